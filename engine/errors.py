@@ -1,0 +1,36 @@
+"""What can go wrong, by whose turn it is to act. The command line maps each class to an exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FlywheelError(Exception):
+    """Anything raised in our own words: printed as a message, never as a traceback."""
+
+    exit_code = 1
+
+
+class UserError(FlywheelError):
+    """The user's input is wrong: say what was found, where, what was expected, what to do. Exit code 2."""
+
+    exit_code = 2
+
+
+class StageFailed(FlywheelError):
+    """A stage could not finish. What it committed stays; running again goes on from there. Exit code 1."""
+
+    exit_code = 1
+
+
+class Waiting(FlywheelError):
+    """A stage waits for people. Running again goes on when they are done. Exit code 3."""
+
+    exit_code = 3
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"` for the closest known spelling, or the empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean `{match[0]}`?" if match else ""

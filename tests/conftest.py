@@ -1,0 +1,73 @@
+"""Fixtures for every room: a store of its own and a way to run one stage in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from engine.schema import conform
+from engine.stage import Stage, load
+from engine.store import Artifact, Store
+from engine.worker import carry_out
+
+
+class Given(Stage):
+    """A stage that commits the table it was made with: the start of a test's little pipeline."""
+
+    tag: str
+
+    def run(self, job: Any) -> None:
+        job.commit("00000-given", TABLES[self.tag])
+
+
+TABLES: dict[str, pa.Table] = {}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def given(store: Store) -> Callable[[str, list[dict[str, Any]]], Artifact]:
+    """`given("Document", rows)`: an artifact of that kind with these rows."""
+
+    def make(kind: str, rows: list[dict[str, Any]]) -> Artifact:
+        from engine.store import digest_json
+
+        tag = digest_json([kind, rows])
+        schema = __import__("engine.schema", fromlist=["DATASETS"]).DATASETS[kind]
+        names = [name for name in schema.names if any(name in row for row in rows)]
+        arrays = {n: pa.array([row.get(n) for row in rows], schema.field(n).type) for n in names}
+        TABLES[tag] = conform(pa.table(arrays), kind)
+        stage = type("GivenKind", (Given,), {"gives": kind})(tag=tag)
+        return carry_out(store, "given", stage, {})
+
+    return make
+
+
+@pytest.fixture
+def build(store: Store) -> Callable[..., Artifact]:
+    """`build("filter", {"documents": artifact}, min_words=3)`: run a stage of this kind (or class) in this process.
+
+    An input may be one artifact, a list, or a mapping of label to artifact.
+    """
+
+    def make(kind: str | type[Stage], inputs: dict[str, Any] | None = None, /, **config: Any) -> Artifact:
+        stage_class = load(kind) if isinstance(kind, str) else kind
+        name = kind if isinstance(kind, str) else kind.__name__.lower()
+        if stage_class.random:
+            config.setdefault("seed", 0)
+        labelled: dict[str, dict[str, Artifact]] = {}
+        for port, value in (inputs or {}).items():
+            if isinstance(value, Artifact):
+                value = [value]
+            labelled[port] = value if isinstance(value, dict) else {f"{port}{i}": a for i, a in enumerate(value)}
+        base = str(config.pop("base", "."))
+        return carry_out(store, name, stage_class(**config), labelled, base)
+
+    return make
