@@ -266,6 +266,9 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
         "summary": json.loads(store.read(*base, SUMMARY)) if SUMMARY in files else {},
         "timings": timings,
     }
+    log = job.scratch / "stage.log"
+    if log.exists():
+        store.put(log.read_bytes(), *base, "logs", "stage.log")
     store.put(json.dumps(manifest, indent=1).encode(), *base, MANIFEST)
     shutil.rmtree(job.scratch, ignore_errors=True)
     finished = store.get(job.artifact)

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from engine.errors import UserError, nearest
 from engine.stage import Stage, load
 
-TOP = {"name": str, "seed": int, "store": str, "stages": dict, "description": str, "executor": str, "report_to": str}
+TOP = {"name": str, "description": str, "seed": int, "store": str, "stages": dict}
 Lines = dict[tuple[str | int, ...], int]
 
 
@@ -33,7 +33,7 @@ class Step:
     """One stage of a recipe, by the name the recipe gives it.
 
     Attributes:
-        inputs: port -> names of stages or external inputs, in the recipe's order.
+        given: its `from`, as written.
         line: where it stands in the file.
     """
 
@@ -42,7 +42,6 @@ class Step:
     config: Stage
     given: Any
     line: int
-    inputs: dict[str, list[str]] = field(default_factory=lambda: {})
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ class Recipe:
     base: Path
     file: str
     store: str | None = None
-    executor: str = "local"
     lines: Lines = field(default_factory=lambda: {})
 
 
@@ -136,40 +134,38 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
             raise fail(spot, f"stage `{name}`: `{dotted}`: {first['msg']}{found}.{hint}") from None
         steps[name] = Step(name, str(body["kind"]), config, body.get("from"), lines.get(where, 1))
 
-    wired: dict[str, Step] = {}
     for step in steps.values():
         if step.given is None and any(not port.optional for port in type(step.config).takes.values()):
             takes = ", ".join(
                 f"{n} ({' or '.join(p.kinds)})" for n, p in type(step.config).takes.items() if not p.optional
             )
             raise fail(("stages", step.name), f"stage `{step.name}` ({step.kind}) needs `from:`; it takes {takes}.")
-        for value in _names(step.given):
+        for value in names_in(step.given):
             if not isinstance(value, str):
                 raise fail(("stages", step.name, "from"), f"`from` holds names of stages, found {value!r}.")
             if value not in steps and not is_external(value):
                 raise fail(
                     ("stages", step.name, "from"),
                     f"stage `{step.name}` takes from `{value}`, which is no stage of this recipe.{nearest(value, steps)} "
-                    "A file or folder starts with `./`, `/` or a URL scheme; a hub model is `hub:NAME`.",
+                    "A file or folder starts with `./` or `/`, a hub model with `hub:`, another artifact of the store with `store:`.",
                 )
-        wired[step.name] = step
     name = data.get("name") or Path(file).stem
-    return Recipe(name, seed, wired, base, file, data.get("store"), data.get("executor", "local"), lines)
+    return Recipe(name, seed, steps, base, file, data.get("store"), lines)
 
 
 def is_external(name: str) -> bool:
     """Whether an input is a file, a folder, a URL or a hub name rather than a stage."""
-    return name.startswith(("./", "../", "/", "~", "hub:")) or "://" in name
+    return name.startswith(("./", "../", "/", "~", "hub:", "store:"))
 
 
-def _names(given: Any) -> list[Any]:
+def names_in(given: Any) -> list[Any]:
     """All input names in a `from`, whatever its shape."""
     if given is None:
         return []
     if isinstance(given, dict):
-        return [name for value in cast(dict[str, Any], given).values() for name in _names(value)]
+        return [name for value in cast(dict[str, Any], given).values() for name in names_in(value)]
     if isinstance(given, list):
-        return [name for value in cast(list[Any], given) for name in _names(value)]
+        return [name for value in cast(list[Any], given) for name in names_in(value)]
     return [given]
 
 

@@ -1,0 +1,283 @@
+"""The command line. Imports what a command needs inside it, so that `flywheel --help` answers at once.
+
+Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 waiting for people.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from engine.errors import FlywheelError
+
+if TYPE_CHECKING:
+    from engine.plan import Planned
+    from engine.store import Store
+
+app = typer.Typer(
+    name="flywheel",
+    help="A synthetic-data and RLHF data engine: from raw text to an aligned assistant, as one recipe that runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
+StoreUrl = Annotated[Optional[str], typer.Option("--store", help="Folder or URL of artifacts [.flywheel].")]  # noqa: UP045
+Settings = Annotated[Optional[list[str]], typer.Option("--set", help="STAGE.FIELD=VALUE, on top of the recipe.")]  # noqa: UP045
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Only = Annotated[Optional[list[str]], typer.Option("--only", help="This stage and what it needs; repeatable.")]  # noqa: UP045
+People = Annotated[bool, typer.Option("--people", help="People rank in the Argilla UI, not scripted annotators.")]
+Name = Annotated[str, typer.Argument(help="RUN/STAGE, a stage's name, or the start of a key.", show_default=False)]
+
+
+def _settings(recipe: Path, settings: list[str] | None, people: bool) -> list[str]:
+    """The `--set` values, with `--people` written out: every `label` stage loses its scripted annotators."""
+    overrides = list(settings or [])
+    if people:
+        from engine.recipe import load_recipe
+
+        steps = load_recipe(recipe).steps.values()
+        overrides += [f"{step.name}.scripted=null" for step in steps if step.kind == "label"]
+    return overrides
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    store: StoreUrl = None,
+    set_: Settings = None,
+    only: Only = None,
+    people: People = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for people instead of leaving with exit code 3.")] = False,
+    json_: Json = False,
+) -> None:
+    """Run a recipe; what the store already holds is not run again."""
+    from engine.progress import Bars, Lines
+    from engine.run import run_recipe
+
+    view = Lines() if json_ else Bars()
+    done = run_recipe(recipe, store=store, overrides=_settings(recipe, set_, people), only=only, wait=wait, view=view)
+    if not json_:
+        from engine.recipe import load_recipe
+
+        name = load_recipe(recipe).name
+        print(f"{len(done)} stages done. Look at it: flywheel report {name}", file=sys.stderr)
+
+
+@app.command()
+def plan(
+    recipe: Recipe,
+    store: StoreUrl = None,
+    set_: Settings = None,
+    only: Only = None,
+    people: People = False,
+    why: Annotated[bool, typer.Option("--why", help="Tell why each stage would run anew.")] = False,
+    json_: Json = False,
+) -> None:
+    """Show what would run and what is cached; check everything, write nothing."""
+    from engine.plan import make_plan
+    from engine.recipe import load_recipe
+    from engine.store import Store
+
+    loaded = load_recipe(recipe, _settings(recipe, set_, people))
+    planned = make_plan(loaded, Store(store or loaded.store), only)
+    if json_:
+        _print_json([
+            {"name": p.name, "kind": p.step.kind, "gives": p.gives, "artifact": p.folder, "cached": p.cached,
+             "rows": p.rows, "why": p.why, "inputs": {k: [n for n, _ in v] for k, v in p.inputs.items()}}
+            for p in planned
+        ])  # fmt: skip
+        return
+    _print_plan(planned, why)
+
+
+def _print_plan(planned: list[Planned], why: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "stage", "kind", "from", "gives", "rows"):
+        table.add_column(title, justify="right" if title == "rows" else "left", overflow="fold")
+    if why:
+        table.add_column("why it runs", overflow="fold")
+    for p in planned:
+        sources = ", ".join(dict.fromkeys(name for given in p.inputs.values() for name, _ in given))
+        row = ["=" if p.cached else "▸", p.name, p.step.kind, sources, p.gives, f"{p.rows:,}" if p.rows else ""]
+        table.add_row(*row, *(["; ".join(p.why)] if why else []), style="dim" if p.cached else None)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    runs = sum(not p.cached for p in planned)
+    console.print(f"{runs} to run, {len(planned) - runs} cached.", highlight=False)
+
+
+@app.command()
+def status(store: StoreUrl = None, json_: Json = False) -> None:
+    """List the runs in the store, how far each is, and what is under way."""
+    from engine.show import status_of
+
+    rows = status_of(_open(store))
+    if json_:
+        _print_json(rows)
+        return
+    if not rows:
+        print("Nothing has run in this store yet. Start with: flywheel run recipes/quickstart.yaml")
+    for row in rows:
+        print(
+            f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}  {row['artifact']}"
+        )
+
+
+@app.command()
+def show(
+    name: Name,
+    store: StoreUrl = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="How many rows.")] = 5,
+    rejected: Annotated[bool, typer.Option("--rejected", help="The rows that did not make it, and why.")] = False,
+    json_: Json = False,
+) -> None:
+    """Show an artifact: what made it, its numbers and rows one can read."""
+    from engine.show import as_json, print_artifact
+
+    artifact = _open(store).find(name)
+    if json_:
+        _print_json(as_json(artifact, rows, rejected))
+    else:
+        print_artifact(artifact, rows, rejected)
+
+
+@app.command()
+def trace(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A row's id (or its start), or an artifact.")],
+    store: StoreUrl = None,
+    forward: Annotated[bool, typer.Option("--forward", help="From this row to everything it touched.")] = False,
+    json_: Json = False,
+) -> None:
+    """Trace a row or model back to the people, models, prompts and files it came from, or forwards."""
+    from engine.lineage import print_trace, trace_back, trace_forward
+
+    opened = _open(store)
+    traced = trace_forward(opened, id_) if forward else trace_back(opened, id_)
+    if json_:
+        _print_json(traced)
+    else:
+        print_trace(traced)
+
+
+@app.command()
+def report(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The recipe's name.")],
+    store: StoreUrl = None,
+    to: Annotated[Optional[Path], typer.Option("--to", help="Where to write the page [RUN.html].")] = None,  # noqa: UP045
+    json_: Annotated[bool, typer.Option("--json", help="Print the evaluation table instead.")] = False,
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    from engine.report import evaluation_table, write_report
+
+    opened = _open(store)
+    if json_:
+        _print_json(evaluation_table(opened, run_name))
+        return
+    print(write_report(opened, run_name, to or Path(f"{run_name}.html")))
+
+
+@app.command()
+def stages(
+    kind: Annotated[Optional[str], typer.Argument(help="Tell the fields of this kind.")] = None,  # noqa: UP045
+    json_: Json = False,
+) -> None:
+    """List the stage kinds, with what each takes and gives."""
+    from engine.show import describe_kind, describe_kinds
+
+    if json_:
+        _print_json(describe_kinds())
+    elif kind:
+        describe_kind(kind)
+    else:
+        for row in describe_kinds():
+            takes = ", ".join(row["takes"].values()) or "files"
+            print(f"{row['kind']:<14} {takes:<34} -> {row['gives']:<13} {row['what']}")
+
+
+@app.command()
+def stage(
+    kind: Annotated[str, typer.Argument(help="A stage kind (`flywheel stages`).")],
+    from_: Annotated[Optional[list[str]], typer.Option("--from", help="[PORT=]ARTIFACT, file or folder.")] = None,  # noqa: UP045
+    to: Annotated[Optional[Path], typer.Option("--to", help="Copy the result to this folder.")] = None,  # noqa: UP045
+    set_: Settings = None,
+    store: StoreUrl = None,
+) -> None:
+    """Run one stage without a recipe, on artifacts or on plain Parquet, JSONL, CSV or text files."""
+    from engine.single import run_single
+
+    artifact = run_single(kind, from_ or [], set_ or [], store, to)
+    print(to or artifact.id)
+
+
+@app.command()
+def export(
+    name: Name,
+    to: Annotated[str, typer.Option("--to", help="A folder or fsspec URL.")],
+    store: StoreUrl = None,
+) -> None:
+    """Copy an artifact out of the store, with a card that tells where it came from."""
+    from engine.single import export_artifact
+
+    print(export_artifact(_open(store).find(name), to))
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Tell what this machine can run, and why not."""
+    from engine.doctor import examine
+
+    findings = examine()
+    if json_:
+        _print_json(findings)
+        return
+    for finding in findings:
+        mark = {True: "✓", False: "✗", None: "–"}[finding["ok"]]
+        print(f"{mark} {finding['what']:<16} {finding['found']}")
+    if any(finding["ok"] is False for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema(
+    kind: Annotated[Optional[str], typer.Argument(help="One stage kind; all of a recipe without it.")] = None,  # noqa: UP045
+) -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from engine.show import recipe_schema
+    from engine.stage import load
+
+    _print_json(load(kind).model_json_schema() if kind else recipe_schema())
+
+
+def _open(store: str | None) -> Store:
+    from engine.store import Store
+
+    return Store(store)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def main() -> None:
+    """Entry point of `flywheel`: our own errors are messages, not tracebacks."""
+    try:
+        app()
+    except FlywheelError as error:
+        print(f"flywheel: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("flywheel: stopped. Running again goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
