@@ -1,0 +1,34 @@
+.PHONY: setup demo test test-fast lint bench lock clean
+RECIPE ?= recipes/quickstart.yaml
+
+setup: .venv/.flywheel           ## everything into .venv
+
+.venv/.flywheel: pyproject.toml $(wildcard requirements/*)
+	requirements/install.sh dev
+
+demo: setup                      ## from random weights to an aligned assistant, and a page that shows it
+	.venv/bin/flywheel run $(RECIPE)
+	.venv/bin/flywheel report quickstart --json
+	.venv/bin/flywheel report quickstart
+
+test: setup                      ## all tests: real vLLM, real Argilla, killed and resumed runs
+	.venv/bin/python -m pytest
+
+test-fast: setup                 ## what takes seconds
+	.venv/bin/python -m pytest -m "not slow"
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+bench: setup                     ## every benchmark, one after the other; minutes to hours
+	for b in $$(cd benchmarks && ls *.py | grep -v __init__ | sed 's/\.py//'); do .venv/bin/python -m benchmarks.$$b --json || exit 1; done
+
+lock: setup                      ## pin what is installed
+	{ sed -n 1p requirements/constraints.txt; echo 'torch==2.13.0'; \
+	  .venv/bin/uv pip freeze --python .venv/bin/python | grep -v -i -E '^(-e|flywheel|uv==|torch==)'; } > requirements/constraints.new
+	mv requirements/constraints.new requirements/constraints.txt
+
+clean:
+	rm -rf .venv .flywheel
