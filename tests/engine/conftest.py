@@ -1,0 +1,66 @@
+"""The spine is tested with toy stage kinds that cost nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOY = Path(__file__).parent / "toy"
+
+RECIPE = """\
+name: toy
+seed: 3
+stages:
+  lines:
+    kind: toy_read
+    path: lines.txt
+  loud:
+    kind: toy_shout
+    from: lines
+  louder:
+    kind: toy_shout
+    from: loud
+    times: 2
+  model:
+    kind: toy_train
+    from: louder
+  other:
+    kind: toy_train
+    from: lines
+    steps: 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TOY))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TOY), str(ROOT)]))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "lines.txt").write_text("\n".join(f"line {i}" for i in range(23)))
+    file = tmp_path / "toy.yaml"
+    file.write_text(RECIPE)
+    return file
+
+
+@pytest.fixture
+def flywheel(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the real command in a folder of its own, with a store there."""
+
+    def command(*args: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "FLYWHEEL_STORE": str(tmp_path / "store")}
+        return subprocess.run(
+            [sys.executable, "-c", "from engine.cli import main; main()", *map(str, args)],
+            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, **kwargs,
+        )  # fmt: skip
+
+    return command

@@ -1,0 +1,173 @@
+"""Runs: cached when nothing changed, anew when something did, and the same bytes however often they are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import StageFailed, UserError
+from engine.plan import Planned, make_plan
+from engine.recipe import load_recipe
+from engine.run import run_recipe
+from engine.store import Store
+from tests.engine.conftest import RECIPE, ROOT, TOY
+
+
+def digests(store: Path) -> dict[str, str]:
+    return {a.id: a.digest for a in Store(str(store)).artifacts()}
+
+
+def plan_of(recipe: Path, text: str, store: str) -> dict[str, Planned]:
+    recipe.write_text(text)
+    return {stage.name: stage for stage in make_plan(load_recipe(recipe), Store(store))}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the toy recipe, run to its end in `store`. Tests only plan against it."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "lines.txt").write_text("\n".join(f"line {i}" for i in range(23)))
+    (folder / "toy.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOY))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TOY), str(ROOT)]))
+        run_recipe(folder / "toy.yaml", store=str(folder / "store"))
+    return folder
+
+
+def test_second_run_is_cached_and_a_change_reruns_what_depends_on_it(
+    recipe: Path, flywheel: Any, tmp_path: Path
+) -> None:
+    assert flywheel("run", recipe).returncode == 0
+    first = digests(tmp_path / "store")
+    assert len(first) == 5
+    done = flywheel("run", recipe, "--json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [e["event"] for e in events] == ["plan", *["cached"] * 5]
+
+    recipe.write_text(RECIPE.replace("times: 2", "times: 3"))
+    told = json.loads(flywheel("plan", recipe, "--why", "--json").stdout)
+    assert {stage["name"]: stage["why"] for stage in told if not stage["cached"]} == {
+        "louder": ["times: 2 -> 3"],
+        "model": ["input documents changed: `louder`"],
+    }
+    assert flywheel("run", recipe).returncode == 0
+    assert len(digests(tmp_path / "store")) == 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "anew"),
+    [
+        ("seed: 3", "seed: 4", {"model", "other"}),  # stages without randomness don't care
+        ("    times: 2", "    times: 2\n    seed: 9", set()),
+        ("    times: 2", "    times: 2\n    style: {suffix: '?'}", {"louder", "model"}),
+        ("    steps: 3", "    steps: 4", {"other"}),
+        ("    steps: 3", "    steps: 3\n    seed: 5", {"other"}),
+        ("    from: louder", "    from: loud", {"model"}),
+        # none of these changes a byte
+        ("    times: 2", "    times: 2\n    workers: 8", set()),
+        ("    times: 2", "    times: 2\n    pause: 0.01", set()),
+        ("    times: 2", "    times: 2\n    max_failed: 0.25", set()),
+        ("name: toy", "name: renamed", set()),
+        ("stages:", "# a comment\nstages:", set()),
+        ("  loud:", "  noisy:", None),
+    ],
+)
+def test_exactly_what_changes_the_bytes_is_identity(finished: Path, old: str, new: str, anew: set[str] | None) -> None:
+    assert old in RECIPE
+    changed = RECIPE.replace(old, new, 1)
+    if anew is None:  # a stage by another name
+        changed, anew = changed.replace("from: loud\n", "from: noisy\n"), set()
+    plan = plan_of(finished / "changed.yaml", changed, str(finished / "store"))
+    assert {name for name, stage in plan.items() if not stage.cached} == anew
+
+
+def test_moving_everything_changes_nothing_and_touching_a_source_does(finished: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "deep" / "elsewhere"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "lines.txt").write_bytes((finished / "lines.txt").read_bytes())
+    store = str(finished / "store")
+    assert all(stage.cached for stage in plan_of(elsewhere / "toy.yaml", RECIPE, store).values())
+    (elsewhere / "lines.txt").write_text("one\ntwo")
+    plan = plan_of(elsewhere / "toy.yaml", RECIPE, store)
+    assert not any(stage.cached for stage in plan.values())
+    assert plan["lines"].why == ["files changed: lines.txt"]
+
+
+def test_killed_at_random_moments_the_result_is_the_same(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(
+        RECIPE.replace("times: 2", "times: 2\n    pause: 0.05").replace("steps: 3", "steps: 30\n    pause: 0.03")
+    )
+    run_recipe(recipe, store=str(tmp_path / "calm"))
+    chance = random.Random(11)
+    code, kills = -1, 0
+    env = {**os.environ, "FLYWHEEL_STORE": str(tmp_path / "stormy")}
+    while code != 0:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from engine.cli import main; main()", "run", str(recipe)],
+            start_new_session=True, env=env, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        if kills < 12:
+            time.sleep(chance.uniform(0.2, 1.6))
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        code = process.wait(timeout=60)
+    assert kills == 12
+    assert digests(tmp_path / "stormy") == digests(tmp_path / "calm")
+    assert not list((tmp_path / "stormy" / "work").glob("*/checkpoint*"))
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("exception", "ZeroDivisionError: planted"),
+        ("empty", "no row came out"),
+        ("exit", "its process ended with code 7"),
+    ],
+)
+def test_a_stage_that_fails_says_why_and_leaves_no_artifact(recipe: Path, tmp_path: Path, how: str, says: str) -> None:
+    recipe.write_text(RECIPE + f"  crash:\n    kind: toy_crash\n    from: lines\n    how: {how}\n")
+    with pytest.raises(StageFailed, match=f"stage `crash` .*{says}"):
+        run_recipe(recipe, store=str(tmp_path / "store"))
+    assert not [a for a in Store(str(tmp_path / "store")).artifacts() if a.id.startswith("toy_crash")]
+
+
+def test_a_plain_file_stands_in_for_a_stage(recipe: Path, tmp_path: Path, flywheel: Any) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    done = flywheel("stage", "toy_shout", "--from", "mine.jsonl", "--set", "times=2", "--to", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    import polars as pl
+
+    assert pl.read_parquet(tmp_path / "out" / "data" / "*.parquet")["text"].to_list() == ["A!!", "B!!"]
+    assert "toy_shout" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_paths_can_not_leave_the_store(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="would leave the store"):
+        Store(str(tmp_path)).put(b"x", "artifacts", "../../etc")
+
+
+def test_trace_backwards_and_forwards(recipe: Path, flywheel: Any, tmp_path: Path) -> None:
+    flywheel("run", recipe)
+    store = Store(str(tmp_path / "store"))
+    shouted = store.find("toy/louder").to_polars()
+    row = shouted.filter(text="LINE 7!!!").row(0, named=True)
+    traced = json.loads(flywheel("trace", row["id"], "--json").stdout)
+    middle = traced["from"][0]
+    start = middle["from"][0]
+    assert (middle["row"]["text"], start["row"]["text"]) == ("LINE 7!", "line 7")
+    assert start["file"] == {"source": "lines.txt", "offset": 7, "paths": None}
+    forward = json.loads(flywheel("trace", start["id"], "--forward", "--json").stdout)
+    kinds = {entry["artifact"].rpartition("-")[0]: entry for entry in forward["touched"]}
+    assert kinds["toy_train"]["kind"] == "Model"
+    assert sum(entry.get("rows", 0) for entry in forward["touched"]) == 2
+    assert flywheel("trace", "ffffffffffff").returncode == 2

@@ -1,0 +1,100 @@
+"""Stage kinds for the spine's own tests, installed the way a third party's would be: by entry points on the path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.schema import row_id
+from engine.stage import NotIdentity, Stage, port
+
+
+class ToyRead(Stage):
+    """Lines of a file as documents."""
+
+    gives = "Document"
+    path: str
+
+    def sources(self, base: str) -> dict[str, str]:
+        file = Path(base) / self.path
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+
+    def run(self, job: Any) -> None:
+        lines = (Path(job.base) / self.path).read_text().splitlines()
+        rows = [
+            {"id": row_id("Document", i, line), "parents": [], "text": line, "source": self.path, "offset": i}
+            for i, line in enumerate(lines)
+        ]
+        job.commit("00000-lines", pa.Table.from_pylist(rows))
+
+
+class Style(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    suffix: str = "!"
+
+
+class ToyShout(Stage):
+    """Upper case, a few rows at a time."""
+
+    takes = {"documents": port("Document", many=True)}
+    gives = "Document"
+    style: Style = Field(default_factory=Style)
+    times: int = Field(1, ge=1)
+    pause: Annotated[float, NotIdentity] = 0.0
+    workers: Annotated[int, NotIdentity] = 1
+
+    def run(self, job: Any) -> None:
+        for part in job.parts("documents", rows=4):
+            time.sleep(self.pause)
+            rows = [
+                {**row, "id": row_id("Document", "shout", row["id"]), "parents": [row["id"]],
+                 "text": row["text"].upper() + self.style.suffix * self.times}
+                for row in part.table.to_pylist()
+            ]  # fmt: skip
+            part.commit(pa.Table.from_pylist(rows, part.table.schema))
+
+
+class ToyTrain(Stage):
+    """A 'model' that adds up random numbers, with a checkpoint every step."""
+
+    takes = {"documents": port("Document"), "start": port("Model", optional=True)}
+    gives = "Model"
+    random = True
+    steps: int = 5
+    pause: Annotated[float, NotIdentity] = 0.0
+
+    def run(self, job: Any) -> None:
+        checkpoint = job.scratch / "checkpoint.json"
+        state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "weight": 0}
+        while state["step"] < self.steps:
+            time.sleep(self.pause)
+            state = {"step": state["step"] + 1, "weight": state["weight"] ^ job.derive("step", state["step"])}
+            partial = checkpoint.with_suffix(".partial")
+            partial.write_text(json.dumps(state))
+            partial.replace(checkpoint)
+            job.metric(state["step"], loss=1.0 / state["step"])
+            job.progress(state["step"], self.steps, "steps")
+        (job.output / "weights.json").write_text(json.dumps(state))
+        job.summary(steps=self.steps)
+
+
+class ToyCrash(Stage):
+    """Fails in the way it is told."""
+
+    takes = {"documents": port("Document")}
+    how: str
+
+    def run(self, job: Any) -> None:
+        if self.how == "exception":
+            raise ZeroDivisionError("planted")
+        if self.how == "empty":
+            return
+        import os
+
+        os._exit(7)
