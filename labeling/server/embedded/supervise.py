@@ -93,6 +93,8 @@ def _children(
         "ARGILLA_AUTH_OAUTH_CFG": str(home / "oauth.yaml"),
         "ARGILLA_SEARCH_ENGINE": "flywheel",
         "ARGILLA_REDIS_URL": f"unix://{redis_socket}?db=0",
+        "ARGILLA_MIN_MESSAGE_LENGTH": "0",  # Argilla refuses empty messages, and long ones
+        "ARGILLA_MAX_MESSAGE_LENGTH": "1000000",
         "ARGILLA_CORS_ORIGINS": json.dumps([f"http://127.0.0.1:{port}", f"http://localhost:{port}"]),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
