@@ -23,6 +23,7 @@ from engine.errors import UserError
 from labeling import server as local_server
 from labeling.argilla_schema import (
     dataset_settings,
+    read_record,
     read_response,
     refuse_other_questions,
     write_records,
@@ -36,6 +37,7 @@ from labeling.ranking_task import (
     RankingRecord,
     RankingResponse,
     RankingTask,
+    ShownRecord,
     Submission,
     UserProgress,
     check_name,
@@ -364,24 +366,28 @@ class Argilla:
 
     # --- as an annotator --------------------------------------------------------------------------
 
-    def pending(self, dataset: Dataset, limit: int = 100) -> list[dict[str, Any]]:
-        """Records that this user has not touched and that still need submissions, in this user's own order.
-
-        Each as {"id", "external_id", "prompt" (messages or text), "answers" (in the order shown)}.
-        """
+    def pending(self, dataset: Dataset, limit: int = 100) -> list[ShownRecord]:
+        """Records this user has not touched and that still need submissions, in this user's own order."""
         scopes = ({"entity": "response", "property": "status"}, {"entity": "record", "property": "status"})
         pending = [{"type": "terms", "scope": scope, "values": ["pending"]} for scope in scopes]
+        return self._shown(dataset, {"filters": {"and": pending}}, offset=0, limit=limit)[0]
+
+    def records(self, dataset: Dataset) -> Iterator[ShownRecord]:
+        """Every record, in this user's own order, which stays the same while records are answered."""
+        offset, total = 0, 1
+        while offset < total:
+            page, total = self._shown(dataset, {}, offset=offset, limit=_PAGE)
+            yield from page
+            offset += _PAGE
+
+    def _shown(
+        self, dataset: Dataset, query: dict[str, Any], offset: int, limit: int
+    ) -> tuple[list[ShownRecord], int]:
+        params = {"offset": offset, "limit": limit, "include": "responses"}
         path = f"me/datasets/{dataset.id}/records/search"
-        found = self.call("POST", path, json={"filters": {"and": pending}}, params={"limit": limit})["items"]
-        return [
-            {
-                "id": item["record"]["id"],
-                "external_id": item["record"]["external_id"],
-                "prompt": item["record"]["fields"]["prompt"],
-                "answers": [item["record"]["fields"][label] for label in dataset.task.labels],
-            }
-            for item in found
-        ]
+        found = self.call("POST", path, json=query, params=params)
+        records = [read_record(dataset.task, item["record"]) for item in found["items"]]
+        return records, found["total"]
 
     def submit(self, dataset: Dataset, submissions: Sequence[Submission]) -> None:
         """Store this user's answers. Returns when the server has them on its disk; submitting again replaces

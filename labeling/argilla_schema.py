@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from engine.errors import UserError
-from labeling.ranking_task import RankingRecord, RankingResponse, RankingTask, Submission
+from labeling.ranking_task import RankingRecord, RankingResponse, RankingTask, ShownRecord, Submission
 
 MAX_RECORD_BYTES = 1_000_000
 
@@ -163,6 +163,17 @@ def read_response(
 def _utc(stamp: str) -> datetime:
     """Argilla's times are UTC and do not say so."""
     return datetime.fromisoformat(stamp.removesuffix("Z").removesuffix("+00:00") + "+00:00")
+
+
+def read_record(task: RankingTask, record: dict[str, Any]) -> ShownRecord:
+    fields = record["fields"]
+    return ShownRecord(
+        id=record["id"],
+        external_id=record["external_id"],
+        prompt=fields["prompt"],
+        answers=tuple(fields[label] for label in task.labels),
+        answered=bool(record.get("responses")),
+    )
 
 
 def write_submission(task: RankingTask, submission: Submission) -> dict[str, Any]:

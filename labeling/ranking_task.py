@@ -15,6 +15,7 @@ from typing import Any, Literal
 from engine.errors import UserError
 
 Status = Literal["submitted", "draft", "discarded"]
+Prompt = Sequence[Mapping[str, str]] | str  # messages (role, content), or one text
 
 MAX_NAME = 64
 
@@ -91,6 +92,18 @@ class RankingResponse:
     flags: tuple[str, ...]
     inserted_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True)
+class ShownRecord:
+    """A record as an annotator sees it. `answered`: this user has a response to it already, in"
+    f" whatever status."""
+
+    id: str
+    external_id: str
+    prompt: Prompt
+    answers: tuple[str, ...]
+    answered: bool
 
 
 @dataclass(frozen=True)
