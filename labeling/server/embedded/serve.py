@@ -11,6 +11,7 @@ socket.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 import alembic.config
 import argilla_server.bulk.records_bulk as records_bulk
+import argilla_server.models.database as database
 import search  # noqa: F401  registers the engine
 import uvicorn
 from alembic.migration import MigrationContext
@@ -34,6 +36,9 @@ def main(listening_fd: int) -> None:
     durable_sqlite()
     migrate()
     asyncio.run(prepare())
+    # Argilla compiles the schema of every question and metadata property anew for every record: more than
+    # half of a push.
+    database.TypeAdapter = functools.cache(database.TypeAdapter)
     records_bulk.notify_record_event_v1 = unless_nobody_listens(records_bulk.notify_record_event_v1)
     config = uvicorn.Config(
         "argilla_server:app",
