@@ -24,7 +24,7 @@ import search  # noqa: F401  registers the engine
 import uvicorn
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from argilla_server.contexts import accounts, webhooks
+from argilla_server.contexts import accounts, datasets, distribution, webhooks
 from argilla_server.database import ALEMBIC_CONFIG_FILE, AsyncSessionLocal, async_engine, sync_engine
 from argilla_server.enums import RecordStatus, ResponseStatus, UserRole
 from argilla_server.models import Dataset, Record, Response, User
@@ -39,7 +39,10 @@ def main(listening_fd: int) -> None:
     # Argilla compiles the schema of every question and metadata property anew for every record: more than
     # half of a push.
     database.TypeAdapter = functools.cache(database.TypeAdapter)
-    records_bulk.notify_record_event_v1 = unless_nobody_listens(records_bulk.notify_record_event_v1)
+    for module in (records_bulk, distribution, datasets):
+        for name in ("notify_record_event_v1", "notify_response_event_v1"):
+            if hasattr(module, name):
+                setattr(module, name, unless_nobody_listens(getattr(module, name)))
     config = uvicorn.Config(
         "argilla_server:app",
         log_level="info",
@@ -110,8 +113,8 @@ async def settle_statuses(db: Any) -> None:
         .join(Response, (Response.record_id == Record.id) & (Response.status == ResponseStatus.submitted))
         .group_by(Record.id, Record.status, Dataset.id)
     )
-    for id, status, count, distribution in rows.all():
-        enough = count >= distribution["min_submitted"]
+    for id, status, count, asked in rows.all():
+        enough = count >= asked["min_submitted"]
         settled = RecordStatus.completed if enough else RecordStatus.pending
         if status is not settled:
             await db.execute(update(Record).where(Record.id == id).values(status=settled))
@@ -119,12 +122,12 @@ async def settle_statuses(db: Any) -> None:
 
 
 def unless_nobody_listens(notify: Any) -> Any:
-    """A bulk push loads six relations per record for a webhook event, even with no webhook: skip those."""
+    """A write loads six relations of a record for a webhook event, even with no webhook: skip those."""
 
-    async def notify_if_heard(db: Any, record_event: Any, record: Any) -> Any:
+    async def notify_if_heard(db: Any, kind: Any, subject: Any) -> Any:
         if "flywheel_webhooks" not in db.info:  # a session lives as long as one request
             db.info["flywheel_webhooks"] = bool(await webhooks.list_enabled_webhooks(db))
-        return await notify(db, record_event, record) if db.info["flywheel_webhooks"] else []
+        return await notify(db, kind, subject) if db.info["flywheel_webhooks"] else []
 
     return notify_if_heard
 
