@@ -1,0 +1,167 @@
+"""What people are asked and what they answer: the annotation schema, whatever tool shows it.
+
+Answers are named by the position they are shown at: `a` is the first, and so on. Which candidate that is, the
+caller knows, who shuffled them; nothing that is shown tells models apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from string import ascii_lowercase
+from typing import Any, Literal
+
+from engine.errors import UserError
+
+Status = Literal["submitted", "draft", "discarded"]
+Prompt = Sequence[Mapping[str, str]] | str  # messages (role, content), or one text
+
+MAX_NAME = 64
+
+GUIDELINES = """Rank the answers from best to worst. Answers that are equally good may share a rank.
+
+Judge whether an answer is right, then whether it helps, then whether it is safe. Length alone is no merit.
+Discard a record that you cannot judge."""
+
+
+@dataclass(frozen=True)
+class RankingTask:
+    """What annotators are asked: rank `answers` answers to a prompt, and optionally write a better one or
+    flag them.
+
+    `min_submitted` is the number of annotators every record goes to. `chat` shows the prompt as a
+    conversation, else as one text. `metadata` and `vectors` (name -> dimensions) can be filtered and searched
+    by in the UI.
+    """
+
+    name: str
+    answers: int
+    workspace: str = "flywheel"
+    chat: bool = True
+    correction: bool = False
+    flags: tuple[str, ...] = ()
+    guidelines: str = GUIDELINES
+    min_submitted: int = 1
+    metadata: Mapping[str, Literal["terms", "integer", "float"]] = field(default_factory=dict[str, Any])
+    vectors: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.answers <= len(ascii_lowercase):
+            raise UserError(
+                f"Dataset {self.name!r}: {self.answers} answers to rank; from 2 to 26 can be ranked."
+            )
+        if self.min_submitted < 1:
+            raise UserError(
+                f"Dataset {self.name!r}: min_submitted is {self.min_submitted}; at least 1 is needed."
+            )
+        for what, name in (("dataset", self.name), ("workspace", self.workspace)):
+            check_name(name, what, limit=200)
+
+    @property
+    def labels(self) -> str:
+        """The names of the answers, in the order shown."""
+        return ascii_lowercase[: self.answers]
+
+
+@dataclass(frozen=True)
+class RankingRecord:
+    """One prompt with its answers, in the order to show them. `external_id` is the caller's,"
+    f" unique in a dataset."""
+
+    external_id: str
+    prompt: Sequence[Mapping[str, str]]  # messages: role, content
+    answers: Sequence[str]
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    vectors: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class RankingResponse:
+    """One annotator's answer. `ranks[i]` is the rank (1 best, ties equal) of the answer shown at position i;
+    None
+    where a draft or discarded response leaves it open."""
+
+    id: str
+    record_id: str
+    external_id: str
+    user: str
+    status: Status
+    ranks: tuple[int | None, ...]
+    correction: str | None
+    flags: tuple[str, ...]
+    inserted_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class ShownRecord:
+    """A record as an annotator sees it. `answered`: this user has a response to it already, in"
+    f" whatever status."""
+
+    id: str
+    external_id: str
+    prompt: Prompt
+    answers: tuple[str, ...]
+    answered: bool
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What an annotator submits for a record: a rank for every answer, in the order shown."""
+
+    record_id: str
+    ranks: Sequence[int | None]
+    status: Status = "submitted"
+    correction: str | None = None
+    flags: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """A user of the server. `password` is None for someone whose password this machine does not know."""
+
+    name: str
+    api_key: str
+    password: str | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A published dataset on the server."""
+
+    id: str
+    workspace_id: str
+    task: RankingTask
+    url: str
+
+
+@dataclass(frozen=True)
+class Pushed:
+    new: int
+    present: int
+
+
+@dataclass(frozen=True)
+class UserProgress:
+    submitted: int
+    draft: int
+    discarded: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`completed` counts the records with at least `min_submitted` submissions."""
+
+    total: int
+    completed: int
+    users: dict[str, UserProgress]
+
+
+def check_name(name: str, what: str, limit: int = MAX_NAME) -> None:
+    if not name or len(name) > limit or name != name.strip() or not name.isprintable():
+        shown = name if len(name) <= 40 else f"{name[:40]}... ({len(name)} characters)"
+        raise UserError(
+            f"{shown!r} can't be the name of a {what}: expected 1 to {limit} printable characters,"
+            " with no space at either end."
+        )

@@ -1,0 +1,135 @@
+"""The search box's query language: words, "quoted phrases", -negation, prefix*, a | b and (groups).
+
+Follows Elasticsearch's `simple_query_string` with `default_operator: AND`, which the Argilla UI was made for:
+every word must occur as a whole word, in any field, whatever its case; a phrase must occur in one field. No
+query is an error: stray operators are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+# Scripts written without spaces: every character is a word of its own, as in Elasticsearch's standard
+# analyser.
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_TOKEN = re.compile(r'(?P<op>-\(|[()|+])|(?P<neg>-)?(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s()|"]+))')
+
+
+@dataclass(frozen=True)
+class Term:
+    """One word or phrase."""
+
+    pattern: re.Pattern[str]
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Not:
+    node: Node
+
+
+@dataclass(frozen=True)
+class All:
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Any:
+    nodes: tuple[Node, ...]
+
+
+Node = Term | Not | All | Any
+
+
+def parse(text: str) -> Node:
+    """The query as a tree. A query without a single word matches everything."""
+    tokens = list(_tokens(text))
+    position = 0
+
+    def either() -> Node:
+        nonlocal position
+        branches = [every()]
+        while position < len(tokens) and tokens[position] == "|":
+            position += 1
+            branches.append(every())
+        filled = [branch for branch in branches if branch != All(())]
+        return filled[0] if len(filled) == 1 else Any(tuple(filled)) if filled else All(())
+
+    def every() -> Node:
+        nonlocal position
+        nodes: list[Node] = []
+        while position < len(tokens) and tokens[position] not in ("|", ")"):
+            token = tokens[position]
+            position += 1
+            if isinstance(token, str):
+                if token in ("(", "-("):
+                    group = either()
+                    if position < len(tokens):
+                        position += 1  # the closing bracket
+                    nodes.append(Not(group) if token == "-(" else group)
+            else:
+                nodes.append(token)
+        return nodes[0] if len(nodes) == 1 else All(tuple(nodes))
+
+    nodes: list[Node] = []
+    while position < len(tokens):
+        nodes.append(either())
+        position += 1  # a closing bracket that nobody opened
+    return nodes[0] if len(nodes) == 1 else All(tuple(nodes))
+
+
+def matches(node: Node, texts: Sequence[str]) -> bool:
+    """Whether a record with these field texts answers the query."""
+    match node:
+        case Term(pattern, _):
+            return any(pattern.search(text) for text in texts)
+        case Not(inner):
+            return not matches(inner, texts)
+        case All(nodes):
+            return all(matches(inner, texts) for inner in nodes)
+        case Any(nodes):
+            return any(matches(inner, texts) for inner in nodes)
+
+
+def required_words(node: Node) -> list[str]:
+    """ASCII words that every matching record contains: a database can discard the others before `matches`
+    runs.
+    """
+    match node:
+        case Term(_, words):
+            return [word for word in words if word.isascii() and word.isalnum()]
+        case All(nodes):
+            return [word for inner in nodes for word in required_words(inner)]
+        case _:
+            return []
+
+
+def _tokens(text: str) -> Iterator[Node | str]:
+    for found in _TOKEN.finditer(text):
+        if found["op"]:
+            if found["op"] != "+":
+                yield found["op"]
+        else:
+            raw = found["phrase"] if found["phrase"] is not None else found["word"].lstrip("+")
+            prefix = found["phrase"] is None and raw.endswith("*")
+            term = _term(raw, prefix)
+            if term is not None:
+                yield Not(term) if found["neg"] else term
+
+
+def _term(raw: str, prefix: bool) -> Term | None:
+    words = _WORD.findall(raw)
+    if not words:
+        return None
+    unspaced = re.compile(f"[{_UNSPACED}]")
+    pattern = "" if unspaced.match(words[0]) else rf"(?<![^\W{_UNSPACED}])"
+    for index, word in enumerate(words):
+        if index:
+            pattern += r"\W*" if unspaced.match(word) or unspaced.match(words[index - 1]) else r"\W+"
+        pattern += re.escape(word)
+    if not prefix and not unspaced.match(words[-1]):
+        pattern += rf"(?![^\W{_UNSPACED}])"
+    return Term(re.compile(pattern, re.IGNORECASE), tuple(words))

@@ -1,0 +1,136 @@
+# Runs inside Argilla's private environment, whose packages this project's type checker cannot see.
+# pyright: basic, reportMissingImports=false
+"""Bring the database up to date, then serve Argilla's API and web UI on a socket that the supervisor holds.
+
+    serve.py LISTENING_FD
+
+Argilla's own command line is not used: it cannot be told to register a search engine, nor to serve a given
+socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import socket
+import sys
+from typing import Any
+
+import alembic.config
+import argilla_server.bulk.records_bulk as records_bulk
+import argilla_server.models.database as database
+import search  # noqa: F401  registers the engine
+import uvicorn
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from argilla_server.contexts import accounts, datasets, distribution, webhooks
+from argilla_server.database import ALEMBIC_CONFIG_FILE, AsyncSessionLocal, async_engine, sync_engine
+from argilla_server.enums import RecordStatus, ResponseStatus, UserRole
+from argilla_server.models import Dataset, Record, Response, User
+from argilla_server.settings import settings
+from sqlalchemy import event, func, select, text, update
+
+
+def main(listening_fd: int) -> None:
+    durable_sqlite()
+    migrate()
+    asyncio.run(prepare())
+    # Argilla compiles the schema of every question and metadata property anew for every record: more than
+    # half of a push.
+    database.TypeAdapter = functools.cache(database.TypeAdapter)
+    for module in (records_bulk, distribution, datasets):
+        for name in ("notify_record_event_v1", "notify_response_event_v1"):
+            if hasattr(module, name):
+                setattr(module, name, unless_nobody_listens(getattr(module, name)))
+    config = uvicorn.Config(
+        "argilla_server:app",
+        log_level="info",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening_fd)])
+
+
+def durable_sqlite() -> None:
+    """What was answered with success is on the disk: a write-ahead log, synced at every commit."""
+    if not settings.database_is_sqlite:
+        return
+
+    def configure(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-65536", "temp_store=MEMORY"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    event.listen(async_engine.sync_engine, "connect", configure)
+    event.listen(sync_engine, "connect", configure)
+
+
+def migrate() -> None:
+    script = ScriptDirectory.from_config(alembic.config.Config(ALEMBIC_CONFIG_FILE))
+    with sync_engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current != script.get_current_head():
+        alembic.config.main(argv=["-c", ALEMBIC_CONFIG_FILE, "upgrade", "head"])
+    with sync_engine.begin() as connection:  # a page of a dataset in order, without sorting all of it
+        connection.execute(
+            text("CREATE INDEX IF NOT EXISTS flywheel_records_order ON records (dataset_id, inserted_at, id)")
+        )
+    sync_engine.dispose()
+
+
+async def prepare() -> None:
+    async with AsyncSessionLocal() as db:
+        await create_owner(db)
+        await settle_statuses(db)
+    await async_engine.dispose()  # its connections belong to this event loop
+
+
+async def create_owner(db: Any) -> None:
+    username, password = os.environ["FLYWHEEL_OWNER"], os.environ["FLYWHEEL_OWNER_PASSWORD"]
+    owner = await accounts.get_user_by_username(db, username)
+    if owner is None:
+        await User.create(
+            db,
+            first_name=username,
+            username=username,
+            role=UserRole.owner,
+            api_key=os.environ["FLYWHEEL_OWNER_API_KEY"],
+            password_hash=accounts.hash_password(password),
+        )
+
+
+async def settle_statuses(db: Any) -> None:
+    """Argilla commits a response first and the record's status after it: a kill in between leaves the status
+    behind.
+    """
+    submitted = func.count(Response.id)
+    rows = await db.execute(
+        select(Record.id, Record.status, submitted, Dataset.distribution)
+        .join(Dataset, Dataset.id == Record.dataset_id)
+        .join(Response, (Response.record_id == Record.id) & (Response.status == ResponseStatus.submitted))
+        .group_by(Record.id, Record.status, Dataset.id)
+    )
+    for id, status, count, asked in rows.all():
+        enough = count >= asked["min_submitted"]
+        settled = RecordStatus.completed if enough else RecordStatus.pending
+        if status is not settled:
+            await db.execute(update(Record).where(Record.id == id).values(status=settled))
+    await db.commit()
+
+
+def unless_nobody_listens(notify: Any) -> Any:
+    """A write loads six relations of a record for a webhook event, even with no webhook: skip those."""
+
+    async def notify_if_heard(db: Any, kind: Any, subject: Any) -> Any:
+        if "flywheel_webhooks" not in db.info:  # a session lives as long as one request
+            db.info["flywheel_webhooks"] = bool(await webhooks.list_enabled_webhooks(db))
+        return await notify(db, kind, subject) if db.info["flywheel_webhooks"] else []
+
+    return notify_if_heard
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
