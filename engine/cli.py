@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,10 +27,10 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
-StoreUrl = Annotated[Optional[str], typer.Option("--store", help="Folder or URL of artifacts [.flywheel].")]  # noqa: UP045
-Settings = Annotated[Optional[list[str]], typer.Option("--set", help="STAGE.FIELD=VALUE, on top of the recipe.")]  # noqa: UP045
+StoreUrl = Annotated[str | None, typer.Option("--store", help="Folder or URL of artifacts [.flywheel].")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="STAGE.FIELD=VALUE, on top of the recipe.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-Only = Annotated[Optional[list[str]], typer.Option("--only", help="This stage and what it needs; repeatable.")]  # noqa: UP045
+Only = Annotated[list[str] | None, typer.Option("--only", help="This stage and what it needs; repeatable.")]
 People = Annotated[bool, typer.Option("--people", help="People rank in the Argilla UI, not scripted annotators.")]
 Name = Annotated[str, typer.Argument(help="RUN/STAGE, a stage's name, or the start of a key.", show_default=False)]
 
@@ -172,7 +172,7 @@ def trace(
 def report(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="The recipe's name.")],
     store: StoreUrl = None,
-    to: Annotated[Optional[Path], typer.Option("--to", help="Where to write the page [RUN.html].")] = None,  # noqa: UP045
+    to: Annotated[Path | None, typer.Option("--to", help="Where to write the page [RUN.html].")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the evaluation table instead.")] = False,
 ) -> None:
     """Write one self-contained HTML page about a run."""
@@ -187,7 +187,7 @@ def report(
 
 @app.command()
 def stages(
-    kind: Annotated[Optional[str], typer.Argument(help="Tell the fields of this kind.")] = None,  # noqa: UP045
+    kind: Annotated[str | None, typer.Argument(help="Tell the fields of this kind.")] = None,
     json_: Json = False,
 ) -> None:
     """List the stage kinds, with what each takes and gives."""
@@ -206,8 +206,8 @@ def stages(
 @app.command()
 def stage(
     kind: Annotated[str, typer.Argument(help="A stage kind (`flywheel stages`).")],
-    from_: Annotated[Optional[list[str]], typer.Option("--from", help="[PORT=]ARTIFACT, file or folder.")] = None,  # noqa: UP045
-    to: Annotated[Optional[Path], typer.Option("--to", help="Copy the result to this folder.")] = None,  # noqa: UP045
+    from_: Annotated[list[str] | None, typer.Option("--from", help="[PORT=]ARTIFACT, file or folder.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Copy the result to this folder.")] = None,
     set_: Settings = None,
     store: StoreUrl = None,
 ) -> None:
@@ -230,6 +230,29 @@ def export(
     print(export_artifact(_open(store).find(name), to))
 
 
+ROOM_COMMAND = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def _room_command(name: str, arguments: list[str]) -> None:
+    """Hand over to a command that a room brings (entry points `flywheel.commands`), imported only now."""
+    from importlib.metadata import entry_points
+
+    entry = next(iter(entry_points(group="flywheel.commands", name=name)))
+    entry.load()(arguments, prog_name=f"flywheel {name}", standalone_mode=True)
+
+
+@app.command(context_settings=ROOM_COMMAND)
+def argilla(context: typer.Context) -> None:
+    """The Argilla server of this machine: up, down, status, backup, restore."""
+    _room_command("argilla", context.args)
+
+
+@app.command(context_settings=ROOM_COMMAND)
+def chat(context: typer.Context) -> None:
+    """Talk to a model in the terminal."""
+    _room_command("chat", context.args)
+
+
 @app.command()
 def doctor(json_: Json = False) -> None:
     """Tell what this machine can run, and why not."""
@@ -248,7 +271,7 @@ def doctor(json_: Json = False) -> None:
 
 @app.command()
 def schema(
-    kind: Annotated[Optional[str], typer.Argument(help="One stage kind; all of a recipe without it.")] = None,  # noqa: UP045
+    kind: Annotated[str | None, typer.Argument(help="One stage kind; all of a recipe without it.")] = None,
 ) -> None:
     """Print the JSON Schema of recipes, for editors."""
     from engine.show import recipe_schema

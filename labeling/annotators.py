@@ -141,9 +141,7 @@ def _submission(annotator: ScriptedAnnotator, record: ShownRecord) -> Submission
 def _utility(annotator: ScriptedAnnotator, prompt: Prompt, answer: str) -> float:
     if isinstance(annotator.utility, Mapping):
         if answer not in annotator.utility:
-            raise UserError(
-                f"Scripted annotator {annotator.name!r} has no utility for the answer {answer[:80]!r}."
-            )
+            raise UserError(f"Scripted annotator {annotator.name!r} has no utility for the answer {answer[:80]!r}.")
         return annotator.utility[answer]
     return float(annotator.utility(prompt, answer))
 

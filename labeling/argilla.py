@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -263,9 +264,7 @@ class Argilla:
         return next((item for item in items if item["name"] == name), None)
 
     def _part(self, path: str, part: str) -> list[dict[str, Any]]:
-        return self.call("GET", f"me/{path}/{part}" if part == "metadata-properties" else f"{path}/{part}")[
-            "items"
-        ]
+        return self.call("GET", f"me/{path}/{part}" if part == "metadata-properties" else f"{path}/{part}")["items"]
 
     # --- records ----------------------------------------------------------------------------------
 
@@ -321,15 +320,11 @@ class Argilla:
         """
         wanted = dataset_settings(dataset.task)
         path = f"datasets/{dataset.id}"
-        refuse_other_questions(
-            dataset.task, {part: self._part(path, part) for part in wanted}, wanted, complete=True
-        )
+        refuse_other_questions(dataset.task, {part: self._part(path, part) for part in wanted}, wanted, complete=True)
         users = _Users(self, dataset.workspace_id)
         seen: set[str] = set()
         total = 0
-        for _ in range(
-            3
-        ):  # pages shift while somebody deletes records: what they hid is found by another pass
+        for _ in range(3):  # pages shift while somebody deletes records: what they hid is found by another pass
             offset, total = 0, 1
             while offset < total:
                 params = {"include": "responses", "offset": offset, "limit": _PAGE}
@@ -354,15 +349,17 @@ class Argilla:
     def progress(self, dataset: Dataset) -> Progress:
         path = f"datasets/{dataset.id}"
         overall = self.call("GET", f"{path}/progress")
+        return Progress(overall["total"], overall["completed"], self.users_progress(dataset.id))
+
+    def users_progress(self, dataset_id: str) -> dict[str, UserProgress]:
         users: dict[str, UserProgress] = {}
-        for user in self.call("GET", f"{path}/users/progress")["users"]:
+        for user in self.call("GET", f"datasets/{dataset_id}/users/progress")["users"]:
             parts = [user.get(status, {}) for status in ("completed", "pending")]
             counts = {
-                status: sum(part.get(status, 0) for part in parts)
-                for status in ("submitted", "draft", "discarded")
+                status: sum(part.get(status, 0) for part in parts) for status in ("submitted", "draft", "discarded")
             }
             users[user["username"]] = UserProgress(**counts)
-        return Progress(overall["total"], overall["completed"], users)
+        return users
 
     # --- as an annotator --------------------------------------------------------------------------
 
@@ -380,9 +377,7 @@ class Argilla:
             yield from page
             offset += _PAGE
 
-    def _shown(
-        self, dataset: Dataset, query: dict[str, Any], offset: int, limit: int
-    ) -> tuple[list[ShownRecord], int]:
+    def _shown(self, dataset: Dataset, query: dict[str, Any], offset: int, limit: int) -> tuple[list[ShownRecord], int]:
         params = {"offset": offset, "limit": limit, "include": "responses"}
         path = f"me/datasets/{dataset.id}/records/search"
         found = self.call("POST", path, json=query, params=params)
@@ -402,9 +397,25 @@ class Argilla:
             for submission, result in zip(chunk, results, strict=True):
                 if result["error"] is not None:
                     raise UserError(
-                        f"The answer for record {submission.record_id} was not accepted:"
-                        f" {result['error']['detail']}"
+                        f"The answer for record {submission.record_id} was not accepted: {result['error']['detail']}"
                     )
+
+
+def every_progress(client: Argilla) -> list[dict[str, Any]]:
+    """Progress of every dataset this user sees: name, workspace, total, completed, users."""
+    workspaces = {w["id"]: w["name"] for w in client.call("GET", "me/workspaces")["items"]}
+    told: list[dict[str, Any]] = []
+    for dataset in client.call("GET", "me/datasets")["items"]:
+        if dataset["status"] != "ready":
+            continue
+        overall = client.call("GET", f"datasets/{dataset['id']}/progress")
+        users = client.users_progress(dataset["id"])
+        told.append({
+            "name": dataset["name"], "workspace": workspaces.get(dataset["workspace_id"], ""),
+            "total": overall["total"], "completed": overall["completed"],
+            "users": {name: asdict(counts) for name, counts in users.items()},
+        })  # fmt: skip
+    return told
 
 
 class _Users:
@@ -444,9 +455,7 @@ def _body(response: httpx.Response, url: str) -> Any:
         try:
             return response.json()
         except ValueError as error:
-            raise UserError(
-                f"{url} answers, but not as an Argilla server does: is the address right?"
-            ) from error
+            raise UserError(f"{url} answers, but not as an Argilla server does: is the address right?") from error
     try:
         detail = response.json()
         detail = detail.get("detail", detail.get("message", detail))
@@ -461,9 +470,7 @@ def _body(response: httpx.Response, url: str) -> Any:
         )
     if response.status_code == 403:
         raise Refused(f"The Argilla server at {url} does not allow this user to do that: {detail}.", 403)
-    raise Refused(
-        f"The Argilla server at {url} refused (HTTP {response.status_code}): {detail}", response.status_code
-    )
+    raise Refused(f"The Argilla server at {url} refused (HTTP {response.status_code}): {detail}", response.status_code)
 
 
 @contextlib.contextmanager

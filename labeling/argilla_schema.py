@@ -65,8 +65,7 @@ def dataset_settings(task: RankingTask) -> dict[str, list[dict[str, Any]]]:
             for name, kind in task.metadata.items()
         ],
         "vectors-settings": [
-            {"name": name, "title": name, "dimensions": dimensions}
-            for name, dimensions in task.vectors.items()
+            {"name": name, "title": name, "dimensions": dimensions} for name, dimensions in task.vectors.items()
         ],
     }
 
@@ -178,9 +177,7 @@ def read_record(task: RankingTask, record: dict[str, Any]) -> ShownRecord:
 
 def write_submission(task: RankingTask, submission: Submission) -> dict[str, Any]:
     if len(submission.ranks) != task.answers:
-        raise UserError(
-            f"Record {submission.record_id}: {len(submission.ranks)} ranks for {task.answers} answers."
-        )
+        raise UserError(f"Record {submission.record_id}: {len(submission.ranks)} ranks for {task.answers} answers.")
     ranking = [
         {"value": label, "rank": rank}
         for label, rank in zip(task.labels, submission.ranks, strict=True)

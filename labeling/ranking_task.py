@@ -48,13 +48,9 @@ class RankingTask:
 
     def __post_init__(self) -> None:
         if not 2 <= self.answers <= len(ascii_lowercase):
-            raise UserError(
-                f"Dataset {self.name!r}: {self.answers} answers to rank; from 2 to 26 can be ranked."
-            )
+            raise UserError(f"Dataset {self.name!r}: {self.answers} answers to rank; from 2 to 26 can be ranked.")
         if self.min_submitted < 1:
-            raise UserError(
-                f"Dataset {self.name!r}: min_submitted is {self.min_submitted}; at least 1 is needed."
-            )
+            raise UserError(f"Dataset {self.name!r}: min_submitted is {self.min_submitted}; at least 1 is needed.")
         for what, name in (("dataset", self.name), ("workspace", self.workspace)):
             check_name(name, what, limit=200)
 

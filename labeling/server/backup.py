@@ -68,9 +68,7 @@ def restore(home: Path | None, frm: Path) -> Path:
             with tarfile.open(frm) as tar:
                 names = set(tar.getnames())
                 if not {"argilla.db", "settings.json"} <= names <= {"argilla.db", *_KEPT}:
-                    raise UserError(
-                        f"{frm} is not a backup of an Argilla server: it holds {sorted(names)[:5]}."
-                    )
+                    raise UserError(f"{frm} is not a backup of an Argilla server: it holds {sorted(names)[:5]}.")
                 tar.extractall(fresh, filter="data")
         except (OSError, tarfile.TarError) as error:
             raise UserError(f"{frm} can't be read as a backup: {error}.") from error

@@ -195,9 +195,7 @@ def _why_not(home: Path, state: dict[str, Any]) -> str:
     return f"The Argilla server did not start: {state['failed']}.\nThe end of {log}:\n{tail}"
 
 
-def _refuse_other_settings(
-    home: Path, settings: dict[str, Any], port: int | None, database_url: str | None
-) -> None:
+def _refuse_other_settings(home: Path, settings: dict[str, Any], port: int | None, database_url: str | None) -> None:
     state = _state(home)
     if port is not None and state.get("port") not in (None, port):
         raise UserError(
@@ -206,8 +204,7 @@ def _refuse_other_settings(
         )
     if database_url is not None and _async_url(database_url) != settings["database_url"]:
         raise UserError(
-            f"The Argilla server in {home} runs with another database."
-            " Stop it first: `flywheel argilla down`."
+            f"The Argilla server in {home} runs with another database. Stop it first: `flywheel argilla down`."
         )
 
 

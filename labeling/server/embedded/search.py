@@ -102,9 +102,7 @@ class TableSearchEngine(SearchEngine):
     # The tables are the index: nothing to create, write or delete.
     async def create_index(self, dataset: Dataset) -> None: ...
     async def delete_index(self, dataset: Dataset) -> None: ...
-    async def configure_metadata_property(
-        self, dataset: Dataset, metadata_property: MetadataProperty
-    ) -> None: ...
+    async def configure_metadata_property(self, dataset: Dataset, metadata_property: MetadataProperty) -> None: ...
     async def configure_index_vectors(self, vector_settings: VectorSettings) -> None: ...
     async def index_records(self, dataset: Dataset, records: Iterable[Record]) -> None: ...
     async def partial_record_update(self, record: Record, **update: Any) -> None: ...
@@ -115,9 +113,7 @@ class TableSearchEngine(SearchEngine):
     async def delete_record_suggestion(self, suggestion: Suggestion) -> None: ...
 
     async def get_dataset_progress(self, dataset: Dataset) -> dict:
-        counted = (
-            select(Record.status, func.count()).where(Record.dataset_id == dataset.id).group_by(Record.status)
-        )
+        counted = select(Record.status, func.count()).where(Record.dataset_id == dataset.id).group_by(Record.status)
         async with AsyncSessionLocal() as db:
             counts = {str(status.value): count for status, count in await db.execute(counted)}
         return {"total": sum(counts.values()), "pending": 0, "completed": 0, **counts}
@@ -157,9 +153,7 @@ class TableSearchEngine(SearchEngine):
                 found = select(Record.id).where(*conditions)
                 if not shuffled:
                     found = found.order_by(*ordering)
-                ids = (
-                    await _matching(db, found, query) if query is not None else list(await db.scalars(found))
-                )
+                ids = await _matching(db, found, query) if query is not None else list(await db.scalars(found))
                 total = len(ids)
                 if shuffled:
                     ids.sort(key=_shuffle_key(user_id))
@@ -188,12 +182,8 @@ class TableSearchEngine(SearchEngine):
             vectors = await _unit_vectors(db, vector_settings)
             allowed: set[UUID] | None = None
             if filter is not None or query is not None:
-                found = select(Record.id).where(
-                    Record.dataset_id == dataset.id, *_conditions(filter, dataset)
-                )
-                allowed = set(
-                    await _matching(db, found, query) if query is not None else await db.scalars(found)
-                )
+                found = select(Record.id).where(Record.dataset_id == dataset.id, *_conditions(filter, dataset))
+                allowed = set(await _matching(db, found, query) if query is not None else await db.scalars(found))
 
         if not vectors.ids:
             return SearchResponses(items=[], total=0)
@@ -219,9 +209,7 @@ class TableSearchEngine(SearchEngine):
             if metadata_property.type == MetadataPropertyType.terms:
                 count = func.count()
                 terms = rows.with_only_columns(values.text, count).where(values.text.is_not(None))
-                counted = (
-                    await db.execute(terms.group_by(values.text).order_by(count.desc(), values.text))
-                ).all()
+                counted = (await db.execute(terms.group_by(values.text).order_by(count.desc(), values.text))).all()
                 return TermsMetrics(
                     total=sum(count for _, count in counted),
                     values=[TermsMetrics.TermCount(term=term, count=count) for term, count in counted],
@@ -298,9 +286,7 @@ async def _unit_vectors(db: Any, vector_settings: VectorSettings) -> _Vectors:
     if cached is not None and cached[0] == stamp:
         return cached[1]
     rows = (
-        await db.execute(
-            select(Vector.record_id, _json_text(Vector.value)).where(mine).order_by(Vector.record_id)
-        )
+        await db.execute(select(Vector.record_id, _json_text(Vector.value)).where(mine).order_by(Vector.record_id))
     ).all()
     matrix_ND = np.asarray([json.loads(value) for _, value in rows], dtype=np.float32)
     matrix_ND = matrix_ND.reshape(len(rows), vector_settings.dimensions)
@@ -337,9 +323,7 @@ def _json_values(column: Any, *path: str) -> _JsonValues:
         text = cast(table.c.value, String)
         number = case((table.c.type.in_(["integer", "real"]), cast(table.c.value, Float)))
         return _JsonValues(table, text, number)
-    items = func.jsonb_path_query(
-        cast(column, JSONB), cast(literal(f"${steps}[*]"), JSONPATH)
-    ).column_valued()
+    items = func.jsonb_path_query(cast(column, JSONB), cast(literal(f"${steps}[*]"), JSONPATH)).column_valued()
     text = items.op("#>>")(literal_column("'{}'"))
     number = case((func.jsonb_typeof(items) == "number", cast(text, Float)))
     return _JsonValues(items, text, number)
@@ -357,9 +341,7 @@ def _value_condition(values: _JsonValues, filter: TermsFilter | RangeFilter) -> 
 
 
 def _between(column: Any, ge: Any, le: Any) -> Any:
-    return and_(
-        true(), *([column >= ge] if ge is not None else []), *([column <= le] if le is not None else [])
-    )
+    return and_(true(), *([column >= ge] if ge is not None else []), *([column <= le] if le is not None else []))
 
 
 def _number(value: Any) -> float | None:
@@ -399,18 +381,14 @@ def _response_condition(filter: TermsFilter | RangeFilter, scope: ResponseFilter
     if scope.property != "status" or not isinstance(filter, TermsFilter):
         raise ValueError(f"Cannot process request for search scope {scope}")
     wanted = {ResponseStatusFilter(value) for value in filter.values}
-    statuses = [
-        ResponseStatus(status.value) for status in wanted if status is not ResponseStatusFilter.pending
-    ]
+    statuses = [ResponseStatus(status.value) for status in wanted if status is not ResponseStatusFilter.pending]
     options = [exists().where(*mine, Response.status.in_(statuses))] if statuses else []
     if ResponseStatusFilter.pending in wanted:
         options.append(~exists().where(*mine))
     return or_(false(), *options)
 
 
-def _suggestion_condition(
-    filter: TermsFilter | RangeFilter, scope: SuggestionFilterScope, dataset: Dataset
-) -> Any:
+def _suggestion_condition(filter: TermsFilter | RangeFilter, scope: SuggestionFilterScope, dataset: Dataset) -> Any:
     mine = _suggestion_of(scope.question, dataset)
     if scope.property == "value":
         return exists().where(*mine, _any_value(_json_values(Suggestion.value), filter))
@@ -488,23 +466,14 @@ def _ordering(order: Order, dataset: Dataset) -> Sequence[Any]:
             values = _json_values(Response.values, scope.question, "value")
             columns = _extremes(values, order, [(Response, mine)], number=func.avg)
         else:
-            columns = [
-                select(func.min(cast(Response.status, String)))
-                .where(*mine)
-                .correlate(Record)
-                .scalar_subquery()
-            ]
+            columns = [select(func.min(cast(Response.status, String))).where(*mine).correlate(Record).scalar_subquery()]
     else:
         raise ValueError(f"Cannot process request for search scope {scope}")
     direction = SortOrder(order.order)
-    return [
-        (column.asc() if direction is SortOrder.asc else column.desc()).nulls_last() for column in columns
-    ]
+    return [(column.asc() if direction is SortOrder.asc else column.desc()).nulls_last() for column in columns]
 
 
-def _extremes(
-    values: _JsonValues, order: Order, owners: list[tuple[Any, list[Any]]], number: Any = None
-) -> list:
+def _extremes(values: _JsonValues, order: Order, owners: list[tuple[Any, list[Any]]], number: Any = None) -> list:
     """The least value (ascending) or the greatest (descending) of a record: numbers first, then text."""
     pick = func.min if order.order == SortOrder.asc else func.max
     columns = []

@@ -75,9 +75,7 @@ def main(home: Path) -> int:
         return _supervise(home, children, port)
 
 
-def _children(
-    home: Path, settings: dict[str, Any], listening: socket.socket, redis_socket: Path
-) -> list[Child]:
+def _children(home: Path, settings: dict[str, Any], listening: socket.socket, redis_socket: Path) -> list[Child]:
     logs = home / "logs"
     logs.mkdir(exist_ok=True)
     for log in logs.glob("*.log"):
@@ -138,9 +136,7 @@ def _supervise(home: Path, children: list[Child], port: int) -> int:
     started_at = time.time()
     version = importlib.metadata.version("argilla-server")
     for child in children:
-        if (
-            child.name == "worker"
-        ):  # on two cores, importing both at once would double the wait for the server
+        if child.name == "worker":  # on two cores, importing both at once would double the wait for the server
             child.retry_at = time.monotonic() + 10.0
         else:
             child.start()
