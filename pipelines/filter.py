@@ -1,0 +1,149 @@
+"""`filter`: documents -> the documents that pass every rule. What a rule removes is kept, with the rule and the value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pydantic import Field
+
+from engine.errors import UserError, nearest
+from engine.expression import column
+from engine.job import Job
+from engine.stage import Port, Stage, port
+from pipelines.statistics import STATISTICS, measure
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A document passes if `low <= statistic <= high`."""
+
+    name: str
+    statistic: str
+    low: float = -np.inf
+    high: float = np.inf
+
+
+# The published sets with their published constants.
+SETS: dict[str, tuple[Rule, ...]] = {
+    # Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", A.1.1, Quality Filtering.
+    "gopher_quality": (
+        Rule("gopher_words", "words", 50, 100_000),
+        Rule("gopher_mean_word_length", "mean_word_length", 3, 10),
+        Rule("gopher_hash_ratio", "hash_ratio", high=0.1),
+        Rule("gopher_ellipsis_ratio", "ellipsis_ratio", high=0.1),
+        Rule("gopher_bullet_lines", "bullet_lines", high=0.9),
+        Rule("gopher_ellipsis_lines", "ellipsis_lines", high=0.3),
+        Rule("gopher_alpha_words", "alpha_words", low=0.8),
+        Rule("gopher_stop_words", "stop_words", low=2),
+    ),
+}
+
+
+class Filter(Stage):
+    """Keep the documents that pass every rule; rules are tried in the order given here, sets first.
+
+    A removed row carries the first rule it broke as `reason` and the value that broke it as `detail`.
+    """
+
+    takes: ClassVar[dict[str, Port]] = {"documents": port("Document", many=True)}
+    gives: ClassVar[str] = "Document"
+
+    rules: list[Literal["gopher_quality"]] = Field(
+        default_factory=lambda: [], description="Published sets of rules, with their published constants."
+    )
+    bounds: dict[str, tuple[float | None, float | None]] = Field(
+        default_factory=lambda: {},
+        description="Other bounds for rules of these sets, by rule: `gopher_words: [20, null]`. null is no bound.",
+    )
+    min_words: int | None = Field(None, ge=0)
+    max_words: int | None = Field(None, ge=0)
+    min_chars: int | None = Field(None, ge=0)
+    max_chars: int | None = Field(None, ge=0)
+    keep: dict[str, str] = Field(
+        default_factory=lambda: {},
+        description="Rules of your own: name -> a Polars SQL expression over the columns and statistics, true for what "
+        "stays: `short_enough: LENGTH(text) < 400 AND words > 5`.",
+    )
+
+    def run(self, job: Job) -> None:
+        rules = self.compile()
+        for part in job.parts("documents"):
+            kept, rejected = self.split(part.table, rules)
+            part.commit(kept, rejected)
+
+    def compile(self) -> list[Rule]:
+        """The rules over statistics, in order.
+
+        Raises:
+            UserError: `bounds` names a rule that is in none of the sets.
+        """
+        rules = [rule for name in self.rules for rule in SETS[name]]
+        known = [rule.name for rule in rules]
+        for name in self.bounds:
+            if name not in known:
+                there = f"Rules: {', '.join(known)}." if known else "`rules` names no set."
+                raise UserError(
+                    f"`bounds` names `{name}`, which is no rule of these sets.{nearest(name, known)} {there}"
+                )
+        rules = [_bounded(rule, *self.bounds[rule.name]) if rule.name in self.bounds else rule for rule in rules]
+        own = (
+            ("min_words", "words", self.min_words, None),
+            ("max_words", "words", None, self.max_words),
+            ("min_chars", "characters", self.min_chars, None),
+            ("max_chars", "characters", None, self.max_chars),
+        )
+        for name, statistic, low, high in own:
+            if low is not None or high is not None:
+                rules.append(_bounded(Rule(name, statistic), low, high))
+        return rules
+
+    def split(self, table: pa.Table, rules: list[Rule]) -> tuple[pa.Table, pa.Table]:
+        """(kept, rejected) rows of a table of documents."""
+        measured = measure(table.column("text").to_pylist()) if rules or self._uses_statistics() else None
+        reason = np.full(len(table), None, dtype=object)
+        detail = np.full(len(table), None, dtype=object)
+
+        def remove(name: str, passes: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> None:
+            for index in np.flatnonzero(~passes & (reason == None)):  # noqa: E711 (element by element)
+                reason[index] = name
+                detail[index] = _shown(values[index])
+
+        for rule in rules:
+            assert measured is not None
+            values = measured.column(rule.statistic).to_numpy()
+            remove(rule.name, (values >= rule.low) & (values <= rule.high), values)
+        if self.keep:
+            frame = cast(pl.DataFrame, pl.from_arrow(table))
+            if measured is not None:
+                extra = [name for name in measured.column_names if name not in frame.columns]
+                frame = frame.hstack(cast(pl.DataFrame, pl.from_arrow(measured.select(extra))))
+            for name, expression in self.keep.items():
+                where = f"`keep.{name}`"
+                verdict = column(expression, frame, where)
+                if verdict.dtype != pl.Boolean:
+                    raise UserError(f"{where}: `{expression}` gives {verdict.dtype}, expected true or false.")
+                if len(verdict) != len(frame):
+                    raise UserError(f"{where}: `{expression}` gives {len(verdict)} values for {len(frame)} rows.")
+                values = np.array(["null" if v is None else expression for v in verdict], dtype=object)
+                remove(name, verdict.fill_null(False).to_numpy(), values)
+        stays = pa.array(reason == None)  # noqa: E711
+        gone = pa.array(reason != None)  # noqa: E711
+        rejected = table.filter(gone)
+        for name, values in (("reason", reason), ("detail", detail)):
+            rejected = rejected.append_column(name, pa.array(values[gone.to_numpy(False)], pa.string()))
+        return table.filter(stays), rejected
+
+    def _uses_statistics(self) -> bool:
+        return any(name in expression for expression in self.keep.values() for name in STATISTICS.names)
+
+
+def _bounded(rule: Rule, low: float | None, high: float | None) -> Rule:
+    return Rule(rule.name, rule.statistic, -np.inf if low is None else low, np.inf if high is None else high)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
