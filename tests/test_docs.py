@@ -1,0 +1,50 @@
+"""The commands in the documentation run as written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    lines = "\n".join(blocks(page, "console")).splitlines()
+    return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
+
+
+def flywheel(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "FLYWHEEL_STORE": str(folder / "store")}
+    program = [sys.executable, "-c", "from engine.cli import main; main()"]
+    return subprocess.run([*program, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+
+
+def test_writing_a_recipe(tmp_path: Path) -> None:
+    page = "docs/recipes.md"
+    (tmp_path / "notes").mkdir()
+    for number in range(4):
+        (tmp_path / "notes" / f"{number}.md").write_text(
+            f"Note {number}: a wheel that stores turning, for later use.\n"
+        )
+    (tmp_path / "notes" / "draft.md").write_text("DRAFT: these are words that nobody should read yet.\n")
+    (tmp_path / "notes.yaml").write_text(blocks(page, "yaml")[0])
+    row = ""
+    for command in commands(page):
+        assert command[0] == "flywheel"
+        arguments = [row if word == "ID" else word for word in command[1:]]
+        stop = arguments.index(">") if ">" in arguments else len(arguments)
+        done = flywheel(tmp_path, arguments[:stop])
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        if command[:3] == ["flywheel", "show", "notes/clean"]:
+            row = row or next(word for word in done.stdout.split() if re.fullmatch("[0-9a-f]{32}", word))
+        if "--rejected" in command:
+            assert "no_drafts" in done.stdout and "DRAFT" in done.stdout
+    assert (tmp_path / "out" / "README.md").exists()
