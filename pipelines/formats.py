@@ -47,12 +47,14 @@ class Options:
 
     Attributes:
         render: columns -> text.
-        used: the columns that `render` needs, left out of the metadata.
+        needs: the columns that `render` needs.
+        left_out: the columns that the metadata does without.
         max_bytes: of one document in UTF-8.
     """
 
     render: Callable[[dict[str, Any]], str]
-    used: frozenset[str]
+    needs: frozenset[str]
+    left_out: frozenset[str]
     max_bytes: int
     min_chars: int
 
@@ -269,13 +271,13 @@ def _render(row: dict[str, Any], offset: int, options: Options) -> Text | Bad:
         text = options.render(row)
     except Exception as error:  # a template is the user's code: anything may happen in it
         return Bad("bad_template", f"{type(error).__name__}: {error}", offset)
-    rest = {name: value for name, value in row.items() if name not in options.used}
+    rest = {name: value for name, value in row.items() if name not in options.left_out}
     return Text(text, offset, _json(rest) if rest else None)
 
 
 def _missing(options: Options, columns: Iterable[str], offset: int) -> Bad | None:
     there = list(columns)
-    for name in sorted(options.used - set(there)):
+    for name in sorted(options.needs - set(there)):
         hint = f"{nearest(name, there)} Columns: {', '.join(there)}."
         return Bad("missing_text", f"there is no column `{name}`.{hint}", offset)
     return None

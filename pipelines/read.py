@@ -44,7 +44,7 @@ class Read(Stage):
     text: str | None = Field(
         None,
         description="For rows (jsonl, csv, parquet): the column with the text (`text` if not given), or a Jinja template "
-        "over the columns. The other columns go to `metadata`.",
+        "over the columns. The columns go to `metadata`, all but one that is the text itself.",
     )
     min_chars: int = Field(200, ge=1, description="Python: the shortest docstring or string literal to take.")
     max_bytes: int = Field(20_000_000, ge=1, description="The longest document, in bytes of UTF-8.")
@@ -59,8 +59,8 @@ class Read(Stage):
 
     def run(self, job: Job) -> None:
         files = find(self.paths, job.base, self.exclude)
-        render, used = renderer(self.text)
-        options = Options(render, used, self.max_bytes, self.min_chars)
+        render, needs, left_out = renderer(self.text)
+        options = Options(render, needs, left_out, self.max_bytes, self.min_chars)
         forms = [self._format(file) for file in files]
         marks = job.scratch / "groups"
         marks.mkdir(exist_ok=True)
@@ -162,8 +162,8 @@ def _tables(kept: list[dict[str, Any]], bad: list[dict[str, Any]]) -> tuple[pa.T
     return pa.Table.from_pylist(kept, DATASETS["Document"]), pa.Table.from_pylist(bad, REJECTED)
 
 
-def renderer(text: str | None) -> tuple[Callable[[dict[str, Any]], str], frozenset[str]]:
-    """How a row's columns become its text, and which columns that uses.
+def renderer(text: str | None) -> tuple[Callable[[dict[str, Any]], str], frozenset[str], frozenset[str]]:
+    """How a row's columns become its text, which columns that needs, and which the metadata does without.
 
     Args:
         text: a column's name, or a Jinja template (it holds `{{` or `{%`).
@@ -177,7 +177,7 @@ def renderer(text: str | None) -> tuple[Callable[[dict[str, Any]], str], frozens
         def pick(row: dict[str, Any]) -> str:
             return "" if row[column] is None else str(row[column])
 
-        return pick, frozenset({column})
+        return pick, frozenset({column}), frozenset({column})
 
     import jinja2
     import jinja2.meta
@@ -193,4 +193,4 @@ def renderer(text: str | None) -> tuple[Callable[[dict[str, Any]], str], frozens
     def fill(row: dict[str, Any]) -> str:
         return template.render(row)
 
-    return fill, frozenset(used)
+    return fill, frozenset(used), frozenset()

@@ -90,8 +90,8 @@ def test_csv_and_parquet_take_a_template_and_survive_broken_rows(build: Build, t
     (tmp_path / "c.csv").write_bytes(b'country,capital,n\nFrance,Paris,1\nshort\n"Per\xff",Lima,2\n"Ki,ri",Tarawa,3\n')
     csv = build("read", base=tmp_path, paths=["c.csv"], text="{{ country }}: {{ capital }}")
     assert [(r["text"], r["offset"], r["metadata"]) for r in rows(csv)] == [
-        ("France: Paris", 0, '{"n": "1"}'),
-        ("Ki,ri: Tarawa", 3, '{"n": "3"}'),
+        ("France: Paris", 0, '{"country": "France", "capital": "Paris", "n": "1"}'),
+        ("Ki,ri: Tarawa", 3, '{"country": "Ki,ri", "capital": "Tarawa", "n": "3"}'),
     ]
     assert [(r["reason"], r["offset"]) for r in rejected(csv)] == [("bad_csv", 1), ("invalid_utf8", 2)]
 
