@@ -83,6 +83,7 @@ def _classes() -> Array:
 CLASSES = _classes()
 MULTIPLIER = U64(0x9E3779B97F4A7C15)  # odd; 2**64 / golden ratio
 MIX_1, MIX_2 = U64(0xFF51AFD7ED558CCD), U64(0xC4CEB9FE1A85EC53)  # MurmurHash3's 64-bit finaliser
+STRETCH = 256  # bytes that are looked at for non-ASCII at a time
 COMBINE = U64(0xD6E8FEB86659FD93)
 
 
@@ -101,26 +102,53 @@ def hash_words(data: Any, start: int, end: int, classes: Any, out: Any) -> int:
     """Write a 64-bit hash of each word to `out`, which needs `end - start + 1` places; return how many.
 
     A polynomial in the word's bytes, without a branch on what they are: words are short, so a mispredicted branch a
-    word would cost more than the arithmetic.
+    word would cost more than the arithmetic. Stretches of ASCII need less of it.
     """
-    n = 0
-    h = U64(0)
-    inside = False
-    before, before2 = np.uint8(0), np.uint8(0)
-    for i in range(start, end):
-        byte = data[i]
+    n, h, inside = 0, U64(0), 0
+    i = start
+    while i < end:
+        stop = min(i + STRETCH, end)
+        high = np.uint8(0)
+        for j in range(max(i - 2, start), stop):
+            high = np.uint8(high | data[j])
+        if high < 0x80:
+            n, h, inside = _ascii_stretch(data, i, stop, classes, out, n, h, inside)
+        else:
+            n, h, inside = _any_stretch(data, start, i, stop, classes, out, n, h, inside)
+        i = stop
+    out[n] = h
+    return n + inside
+
+
+@numba.njit(cache=True, nogil=True)
+def _ascii_stretch(data: Any, i: int, stop: int, classes: Any, out: Any, n: int, h: Any, inside: int) -> Any:
+    for j in range(i, stop):
+        c = classes[data[j]]
+        out[n] = h
+        word = int(c != 0)
+        n += inside & (1 - word)
+        h = h * MULTIPLIER + U64(c) if c != 0 else U64(0)
+        inside = word
+    return n, h, inside
+
+
+@numba.njit(cache=True, nogil=True)
+def _any_stretch(data: Any, start: int, i: int, stop: int, classes: Any, out: Any, n: int, h: Any, inside: int) -> Any:
+    before = data[i - 1] if i > start else np.uint8(0)
+    before2 = data[i - 2] if i > start + 1 else np.uint8(0)
+    for j in range(i, stop):
+        byte = data[j]
         c = classes[byte]
         c = np.uint8(0) if (before == 0xC2) | (before == 0xE2) | (before2 == 0xE2) else c
         leads = (byte >= 0xE3) & (byte <= 0xEF) & (byte != 0xEE)
         out[n] = h
-        n += int(inside & ((c == 0) | leads))
+        n += inside & int((c == 0) | leads)
         h = U64(0) if (c == 0) | leads else h
         h = h * MULTIPLIER + U64(c)
-        inside = c != 0
+        inside = int(c != 0)
         before2 = before
         before = byte
-    out[n] = h
-    return n + int(inside)
+    return n, h, inside
 
 
 @numba.njit(cache=True, nogil=True)

@@ -77,7 +77,7 @@ def removed(artifact: Artifact) -> dict[int, tuple[int, float]]:
 
 @for_all(st.lists(st.text(ALPHABET, max_size=30), min_size=1, max_size=5), st.integers(1, 4))
 @settings(deadline=None)
-@example(["", " ", "a好b", "好", "é“é", "\u0080"], 2)
+@example(["", " ", "a好b", "好", "é“é", "\u0080", *(f"{'a' * k}é“bc 好d" for k in range(250, 258))], 2)
 def test_the_kernels_find_the_words_and_shingles_of_the_definition(texts: list[str], n: int) -> None:
     column = texts_of(pa.chunked_array([pa.array(["cut off", *texts]).slice(1)]))
     seen: dict[int, str] = {}
