@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasketch import MinHash
+from hypothesis import example, settings
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from engine.store import Artifact, Store
+from engine.worker import carry_out
+from pipelines import dedup
+from pipelines.dedup import Dedup
+from pipelines.minhash import Banding, choose_banding, permutations, sign_texts
+from pipelines.shingles import CLASSES, hash_words, jaccard, shingles, sorted_sets, texts_of, words
+
+Build = Callable[..., Artifact]
+Given = Callable[[str, list[dict[str, Any]]], Artifact]
+
+# Characters from every class the definition tells apart, and from the edges of its ranges.
+ALPHABET = st.sampled_from(
+    "aBz09_ \n.-'\u0080\u00a0\u00bf\u00c0é\u1fff\u2000“”…\u2fff\u3000好いか가\ud7ff\ue000\uefff\uf000，\uffff🙂\U0010ffff"
+)
+
+
+def planted(seed: int = 0) -> list[str]:
+    """Texts of random words, and copies of them with some words replaced."""
+    rng = random.Random(seed)
+    vocabulary = [f"w{i}é" for i in range(5000)]
+    texts: list[str] = []
+    for _ in range(60):
+        base = rng.choices(vocabulary, k=rng.randint(60, 200))
+        texts.append(" ".join(base))
+        for _ in range(rng.randint(0, 5)):
+            copy = list(base)
+            for _ in range(rng.randint(0, 6)):
+                copy[rng.randrange(len(copy))] = rng.choice(vocabulary)
+            texts.append(" ".join(copy))
+    rng.shuffle(texts)
+    return texts
+
+
+def greedy(texts: list[str], threshold: float, keep: str) -> dict[int, tuple[int, float]]:
+    """What `dedup` should do, by comparing all pairs of plain Python sets; a copy of words goes where its original does."""
+    sets = [shingles(text, 5) for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: (-len(texts[i].encode()), i) if keep == "longest" else i)
+    kept: list[int] = []
+    gone: dict[int, tuple[int, float]] = {}
+    original: dict[tuple[str, ...], int] = {}
+    for i in order:
+        if (first := original.setdefault(tuple(words(texts[i])), i)) != i:
+            gone[i] = gone.get(first, (first, 1.0))
+            continue
+        like = [(len(sets[i] & sets[k]) / max(len(sets[i] | sets[k]), 1), -place, k) for place, k in enumerate(kept)]
+        if like and max(like)[0] >= threshold:
+            gone[i] = (max(like)[2], max(like)[0])
+        else:
+            kept.append(i)
+    return gone
+
+
+def documents(texts: list[str]) -> list[dict[str, Any]]:
+    return [{"id": f"d{i}", "parents": [], "text": text} for i, text in enumerate(texts)]
+
+
+def removed(artifact: Artifact) -> dict[int, tuple[int, float]]:
+    table = artifact.rejected()
+    rows = table.to_pylist() if table else []
+    return {int(r["id"][1:]): (int(r["kept_id"][1:]), r["jaccard"]) for r in rows}
+
+
+@for_all(st.lists(st.text(ALPHABET, max_size=30), min_size=1, max_size=5), st.integers(1, 4))
+@settings(deadline=None)
+@example(["", " ", "a好b", "好", "é“é", "\u0080", *(f"{'a' * k}é“bc 好d" for k in range(250, 258))], 2)
+def test_the_kernels_find_the_words_and_shingles_of_the_definition(texts: list[str], n: int) -> None:
+    column = texts_of(pa.chunked_array([pa.array(["cut off", *texts]).slice(1)]))
+    seen: dict[int, str] = {}
+    for i, text in enumerate(texts):
+        start, end = column.offsets[i], column.offsets[i + 1]
+        out = np.empty(end - start + 1, np.uint64)
+        count = hash_words(column.data, start, end, CLASSES, out)
+        expected = words(text)
+        assert count == len(expected)
+        for value, word in zip(out[:count].tolist(), expected, strict=True):
+            assert seen.setdefault(value, word) == word  # equal hashes, equal words
+        assert len(set(out[:count].tolist())) == len(set(expected))
+    values, ends = sorted_sets(column, np.arange(len(texts)), n)
+    sets = [set(values[s:e].tolist()) for s, e in zip([0, *ends[:-1]], ends, strict=True)]
+    expected_sets = [shingles(text, n) for text in texts]
+    for i in range(len(texts)):
+        for j in range(len(texts)):
+            assert len(sets[i] & sets[j]) == len(expected_sets[i] & expected_sets[j])
+
+
+def test_signatures_are_datasketchs() -> None:
+    texts = [*planted()[:20], "two words only", "one two three four five six", ""]
+    banding = Banding(3, 7)
+    a, b = permutations(21)
+    column = texts_of(pa.array(texts))
+    signed = sign_texts(column, 5, banding, a, b)
+    for i, text in enumerate(texts):
+        values, _ = sorted_sets(column, np.array([i]), 5)
+        assert signed.counts[i] == max(len(words(text)) - 4, min(len(words(text)), 1))
+        if signed.counts[i] < 2:
+            continue
+        theirs = MinHash(21, hashfunc=int)
+        theirs.update_batch((values >> np.uint64(32)).tolist())
+        assert np.array_equal(signed.signatures[i], theirs.hashvalues)
+        assert np.array_equal(np.stack([a, b]), theirs.permutations)
+
+
+def test_banding_is_the_formula() -> None:
+    assert Banding(14, 8).chance(0.8) == pytest.approx(1 - (1 - 0.8**8) ** 14)
+    for threshold, recall in ((0.8, 0.98), (0.8, 0.99), (0.7, 0.99), (0.5, 0.9)):
+        chosen = choose_banding(threshold, recall, 128)
+        assert chosen.recall(threshold) >= recall and chosen.permutations <= 128
+        steeper = [Banding(b, chosen.rows + 1) for b in range(1, 128 // (chosen.rows + 1) + 1)]
+        assert all(s.recall(threshold) < recall for s in steeper)
+        assert Banding(chosen.bands - 1, chosen.rows).recall(threshold) < recall
+
+
+@pytest.mark.parametrize("keep", ["longest", "first"])
+def test_removals_are_those_of_all_pairs_of_python_sets(build: Build, given: Given, keep: str) -> None:
+    texts = planted()
+    expected = greedy(texts, 0.8, keep)
+    assert len(expected) > 50
+    artifact = build(
+        "dedup", {"documents": given("Document", documents(texts))}, keep=keep, recall=0.9999, permutations=512
+    )
+    got = removed(artifact)
+    assert {i: k for i, (k, _) in got.items()} == {i: k for i, (k, _) in expected.items()}
+    for i, (k, similarity) in got.items():
+        assert similarity == pytest.approx(expected[i][1]) == pytest.approx(jaccard(texts[i], texts[k], 5))
+    assert sorted(artifact.to_table(["id"])["id"].to_pylist()) == sorted(
+        f"d{i}" for i in range(len(texts)) if i not in expected
+    )
+
+
+def test_no_chain_of_likenesses_removes_what_is_unlike_the_kept(build: Build, given: Given) -> None:
+    w = [f"x{i}" for i in range(400)]
+    texts = [" ".join(w[shift : shift + 300]) for shift in (0, 25, 50, 75)]  # neighbours .84 alike, next .71
+    got = removed(build("dedup", {"documents": given("Document", documents(texts))}, keep="first", recall=0.9999,
+                        permutations=512))  # fmt: skip
+    assert {i: k for i, (k, _) in got.items()} == {1: 0, 3: 2}
+
+
+def test_short_and_empty_texts_are_compared_whole(build: Build, given: Given) -> None:
+    texts = ["Yes!", "yes", "yes no", "", "", "!?", "!?", "?!", "a b c d e", "A, b c d e", "a b c d f"]
+    got = removed(build("dedup", {"documents": given("Document", documents(texts))}, keep="first"))
+    assert got == {1: (0, 1.0), 4: (3, 1.0), 6: (5, 1.0), 9: (8, 1.0)}
+    exact = removed(build("dedup", {"documents": given("Document", documents(texts))}, method="exact"))
+    assert exact == {4: (3, 1.0), 6: (5, 1.0)}
+
+
+def test_the_result_depends_on_neither_order_nor_batches(
+    build: Build, given: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    texts = planted(1)
+    rows = documents(texts)
+    lengths = {len(t) for t in texts}
+    rows = [row for row in rows if len(row["text"]) in lengths and not lengths.discard(len(row["text"]))]  # no ties
+    whole = removed(build("dedup", {"documents": given("Document", rows)}))
+    random.Random(5).shuffle(rows)
+    assert whole and removed(build("dedup", {"documents": given("Document", rows)})) == whole
+    monkeypatch.setattr(dedup, "BATCH_ROWS", 13)
+    split = [given("Document", rows[:50]), given("Document", rows[50:])]
+    assert removed(build("dedup", {"documents": split})) == whole
+
+    def killed(event: dict[str, Any]) -> None:
+        if event["event"] == "commit" and event["part"].startswith("00003"):
+            raise KeyboardInterrupt
+
+    inputs = {"documents": {"a": split[0], "b": split[1]}}
+    whole_run = carry_out(Store(str(tmp_path / "one")), "dedup", Dedup(), inputs)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(Store(str(tmp_path / "two")), "dedup", Dedup(), inputs, emit=killed)
+    assert carry_out(Store(str(tmp_path / "two")), "dedup", Dedup(), inputs).digest == whole_run.digest
+
+
+def test_many_copies_cost_no_square(build: Build, given: Given) -> None:
+    texts = ["the same words again and again in every one of these documents here"] * 20_000
+    texts += [f"{texts[0]} number {i % 7}" for i in range(5_000)]
+    artifact = build("dedup", {"documents": given("Document", documents(texts))}, threshold=0.7)
+    assert artifact.rows == 1
+    assert artifact.manifest["summary"]["pairs_met"] <= 16
