@@ -11,7 +11,6 @@ import contextlib
 import json
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import polars as pl
@@ -22,24 +21,15 @@ from pydantic import Field
 from engine.job import Job, Part
 from engine.schema import DATASETS, row_id
 from engine.stage import Stage, port
-from generators.prompting import Message, decode_all, encode_prompt, load_tokenizer, prompt_of
-from generators.vllm_backend import Completion, Sampling, VllmEngine
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One prompt on its way through the engine."""
-
-    id: str
-    messages: list[Message]
-    reference: str | None
-    token_ids: list[int]
+from generators.backend import Answer, Engine, Failure, Sampling, open_backend
+from generators.openai_backend import Server
+from generators.prompting import prompt_of
 
 
 class Candidates(Stage):
     """Sample n answers to every prompt from a model."""
 
-    takes = {"model": port("Model"), "prompts": port("Prompt", "Conversation", many=True)}
+    takes = {"model": port("Model", optional=True), "prompts": port("Prompt", "Conversation", many=True)}
     gives = "Candidate"
     random = True
 
@@ -52,17 +42,20 @@ class Candidates(Stage):
     distinct: bool = Field(False, description="Drop an answer that says what an earlier one to the same prompt says.")
     logprobs: bool = Field(True, description="Keep the log-probability of every sampled token.")
     partition: int = Field(64, ge=1, description="Prompts a partition: one batch of the engine, one file.")
+    engine: Engine = Field("vllm", description="vllm, or transformers: slow, but runs anywhere.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the checkpoint's own.")
     max_model_len: int | None = Field(
         None, ge=2, description="Longest prompt plus answer; the model's own if left out."
     )
+    server: Server | None = Field(None, description="An OpenAI-compatible server that answers instead of a model.")
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "server": self.server.identity() if self.server else None}
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return None if self.distinct else self.n * rows["prompts"]
 
     def run(self, job: Job) -> None:
-        model = job.input("model")
-        tokenizer = load_tokenizer(model.location)
         sampling = Sampling(
             self.temperature,
             self.top_p,
@@ -72,71 +65,68 @@ class Candidates(Stage):
             logprobs=self.logprobs,
         )
         repeated = repeated_ids(job)
-        engine: VllmEngine | None = None
-        done = tokens_in = tokens_out = 0
+        backend, name = open_backend(job, self.server, self.engine, dtype=self.dtype, max_model_len=self.max_model_len)
+        tokens_in = tokens_out = 0
         started = time.monotonic()
-        with contextlib.ExitStack() as stack:
+        with contextlib.closing(backend):
             for part in job.parts("prompts", rows=self.partition):
-                # Loaded when there is something to do: a finished job that lost its manifest needs no engine.
-                engine = engine or stack.enter_context(
-                    VllmEngine(model.location, dtype=self.dtype, max_model_len=self.max_model_len)
-                )
-                asked, rejected = read_prompts(part, self.partition, tokenizer, engine.max_model_len, repeated)
-                prompts = [prompt.token_ids for prompt in asked for _ in range(self.n)]
-                seeds = [job.derive("candidates", prompt.id, sample) for prompt in asked for sample in range(self.n)]
-                made = engine.generate(prompts, sampling, seeds)
-                table, dropped = self._rows(asked, made, seeds, model.id, tokenizer)
-                rejected += dropped
+                asked, rejected = read_prompts(part, self.partition, repeated)
+                seeds = [job.derive("candidates", row["id"], sample) for row in asked for sample in range(self.n)]
+                conversations = [row["prompt"] for row in asked for _ in range(self.n)]
+                answers = backend.complete(conversations, sampling, seeds)
+                table, failed = self._rows(asked, answers, seeds, name)
+                rejected += failed
                 part.commit(table, pa.Table.from_pylist(rejected) if rejected else None)
-                done += len(part.table)
-                tokens_in += sum(map(len, prompts))
-                tokens_out += sum(len(completion.token_ids) for completion in made)
-                rate = tokens_out / (time.monotonic() - started)
-                job.progress(
-                    done, None, "prompts", tokens_in=tokens_in, tokens_out=tokens_out, tokens_per_s=round(rate)
-                )
-        asked_for = self.n * job.rows("prompts")
-        job.summary(model=model.id, asked=asked_for, **totals(job))
+                given = [answer for answer in answers if isinstance(answer, Answer)]
+                tokens_in += sum(answer.tokens_in for answer in given)
+                tokens_out += sum(answer.tokens_out for answer in given)
+                job.emit({
+                    "event": "tokens", "in": tokens_in, "out": tokens_out,
+                    "out_per_s": round(tokens_out / (time.monotonic() - started)),
+                })  # fmt: skip
+        job.summary(model=name, asked=self.n * job.rows("prompts"), **totals(job))
 
     def _rows(
-        self, asked: list[Asked], made: list[Completion], seeds: list[int], model: str, tokenizer: Any
+        self, asked: list[dict[str, Any]], answers: list[Answer | Failure], seeds: list[int], model: str
     ) -> tuple[pa.Table, list[dict[str, Any]]]:
-        """The Candidate rows of one batch, and those dropped as duplicates."""
+        """The Candidate rows of one batch, and those that did not make it. A prompt that fails is one row."""
         sampling = json.dumps(
             {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "max_tokens": self.max_tokens,
              "min_tokens": self.min_tokens}
         )  # fmt: skip
-        texts = decode_all(tokenizer, [completion.token_ids for completion in made])
-        rows = list[dict[str, Any]]()
-        for index, (completion, seed, text) in enumerate(zip(made, seeds, texts, strict=True)):
+        rows, failed = list[dict[str, Any]](), list[dict[str, Any]]()
+        first: dict[tuple[str, str], str] = {}
+        for index, (answer, seed) in enumerate(zip(answers, seeds, strict=True)):
             prompt, sample = asked[index // self.n], index % self.n
-            ids = completion.token_ids
-            rows.append({
-                "id": row_id("Candidate", prompt.id, model, sampling, seed, sample, " ".join(map(str, ids))),
-                "parents": [prompt.id],
-                "prompt_id": prompt.id,
-                "prompt": prompt.messages,
-                "completion": [{"role": "assistant", "content": text}],
-                "prompt_token_ids": prompt.token_ids,
-                "token_ids": ids,
-                "logprobs": completion.logprobs,
-                "finish_reason": completion.finish_reason,
+            if isinstance(answer, Failure):
+                why = {"reason": answer.reason, "detail": answer.detail, "failed": True}
+                if not (failed and failed[-1] == {**prompt, **why}):
+                    failed.append({**prompt, **why})
+                continue
+            content = answer.text if answer.token_ids is None else " ".join(map(str, answer.token_ids))
+            row: dict[str, Any] = {
+                "id": row_id("Candidate", prompt["id"], model, sampling, seed, sample, content),
+                "parents": [prompt["id"]],
+                "prompt_id": prompt["id"],
+                "prompt": prompt["prompt"],
+                "completion": [{"role": "assistant", "content": answer.text}],
+                "prompt_token_ids": answer.prompt_token_ids,
+                "token_ids": answer.token_ids,
+                "logprobs": answer.logprobs,
+                "finish_reason": answer.finish_reason,
                 "model": model,
                 "sampling": sampling,
                 "seed": seed,
                 "sample": sample,
-                "reference": prompt.reference,
-            })  # fmt: skip
-        if not self.distinct:
-            return pa.Table.from_pylist(rows, DATASETS["Candidate"]), []
-        kept, dropped, first = list[dict[str, Any]](), list[dict[str, Any]](), dict[tuple[str, str], str]()
-        for row in rows:
-            earlier = first.setdefault((row["prompt_id"], row["completion"][0]["content"]), row["id"])
-            if earlier == row["id"]:
-                kept.append(row)
+                "reference": prompt["reference"],
+            }
+            earlier = first.setdefault((prompt["id"], answer.text), row["id"])
+            if self.distinct and earlier != row["id"]:
+                why = {"reason": "duplicate", "detail": f"says what {earlier} says", "failed": False}
+                failed.append({"id": row["id"], "prompt": row["prompt"], "reference": row["reference"], **why})
             else:
-                dropped.append({**row, "reason": "duplicate", "detail": f"says what {earlier} says", "failed": False})
-        return pa.Table.from_pylist(kept, DATASETS["Candidate"]), dropped
+                rows.append(row)
+        return pa.Table.from_pylist(rows, DATASETS["Candidate"]), failed
 
 
 def repeated_ids(job: Job) -> dict[str, int]:
@@ -151,33 +141,23 @@ def repeated_ids(job: Job) -> dict[str, int]:
     return repeated
 
 
-def read_prompts(
-    part: Part, size: int, tokenizer: Any, context: int, repeated: dict[str, int]
-) -> tuple[list[Asked], list[dict[str, Any]]]:
-    """Tokenise the prompts of a partition; tell which can't be asked, and why.
+def read_prompts(part: Part, size: int, repeated: dict[str, int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The prompts of a partition (`id`, `prompt`, `reference`), and those whose id was there before.
 
     Args:
         size: prompts a partition.
-        context: tokens the model can see, prompt and answer together.
+        repeated: as `repeated_ids` gives it.
     """
     start = int(part.name.split("-")[0]) * size
-    asked, rejected = list[Asked](), list[dict[str, Any]]()
-    for offset, row in enumerate(part.table.to_pylist()):
+    asked, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
+    for position, row in enumerate(part.table.to_pylist(), start):
         messages, reference = prompt_of(row)
-        reason = detail = None
-        ids = list[int]()
-        if repeated.get(row["id"], start + offset) != start + offset:
-            reason, detail = "duplicate_id", f"prompt {row['id']} was there before, at row {repeated[row['id']]}"
-        elif not any(message["content"].strip() for message in messages):
-            reason, detail = "empty_prompt", "no message has any text"
+        prompt: dict[str, Any] = {"id": row["id"], "prompt": messages, "reference": reference}
+        if repeated.get(row["id"], position) == position:
+            asked.append(prompt)
         else:
-            ids = encode_prompt(tokenizer, messages)
-            if len(ids) >= context:
-                reason, detail = "too_long", f"a prompt of {len(ids)} tokens leaves no room in a context of {context}"
-        if reason:
-            rejected.append({"id": row["id"], "prompt": messages, "reason": reason, "detail": detail, "failed": True})
-        else:
-            asked.append(Asked(row["id"], messages, reference, ids))
+            detail = f"the prompt with this id was there before, at row {repeated[row['id']]}"
+            rejected.append({**prompt, "reason": "duplicate_id", "detail": detail, "failed": True})
     return asked, rejected
 
 
@@ -189,7 +169,7 @@ def totals(job: Job) -> dict[str, Any]:
         with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
             frame = pl.DataFrame(pq.read_table(file, columns=["prompt_token_ids", "token_ids", "finish_reason"]))
         rows += len(frame)
-        tokens_in += int(frame["prompt_token_ids"].list.len().sum())
+        tokens_in += int(frame["prompt_token_ids"].list.len().sum())  # null, and so 0, from a server
         tokens_out += int(frame["token_ids"].list.len().sum())
         finish.update(frame["finish_reason"].to_list())
     return {"delivered": rows, "tokens_in": tokens_in, "tokens_out": tokens_out, "finish": dict(sorted(finish.items()))}

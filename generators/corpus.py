@@ -21,8 +21,9 @@ from engine.errors import UserError
 from engine.job import Job, part_name
 from engine.schema import DATASETS, row_id
 from engine.stage import Stage, port
+from generators.backend import Engine, Failure, Sampling, open_backend
+from generators.openai_backend import Server
 from generators.rendering import Template, Unrenderable, checked, compiled, variables
-from generators.vllm_backend import Sampling
 
 ATTEMPTS = 8  # draws for one document before it is given up
 WITHOUT_MODEL = 5_000  # documents a partition when nothing is generated
@@ -42,12 +43,17 @@ class Corpus(Stage):
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(512, ge=1, description="Longest document a model writes, in tokens.")
+    engine: Engine = Field("vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere.")
+    server: Server | None = Field(None, description="An OpenAI-compatible server that writes instead of a model.")
     partition: int = Field(256, ge=1, description="Documents a partition, with a model.")
 
     @field_validator("templates")
     @classmethod
     def _compile(cls, value: list[str]) -> list[str]:
         return checked(value, "templates")
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "server": self.server.identity() if self.server else None}
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.documents
@@ -72,7 +78,7 @@ class Corpus(Stage):
             )
             return {"text": text, "parents": [ids[i] for i in chosen.tolist()], "templates": styles}
 
-        if job.maybe("model"):
+        if job.maybe("model") or self.server:
             self._written(job, draw)
         else:
             self._rendered(job, draw)
@@ -107,47 +113,33 @@ class Corpus(Stage):
             yield name, numbers, name in done
 
     def _written(self, job: Job, draw: Any) -> None:
-        from generators.prompting import decode, encode_prompt, load_tokenizer
-        from generators.vllm_backend import VllmEngine
-
-        model = job.input("model")
         sampling = Sampling(self.temperature, self.top_p, max_tokens=self.max_tokens, logprobs=False)
-        facts = {"model": model.id, "temperature": self.temperature, "top_p": self.top_p}
-        tokenizer = load_tokenizer(model.location)
-        engine: VllmEngine | None = None
-        with contextlib.ExitStack() as stack:
+        backend, model = open_backend(job, self.server, self.engine, dtype="auto")
+        facts = {"model": model, "temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
+        with contextlib.closing(backend):
             for name, numbers, is_done in self._partitions(job, self.partition):
                 if not is_done:
-                    engine = engine or stack.enter_context(VllmEngine(model.location))
-                    kept, last = dict[int, dict[str, Any]](), dict[int, tuple[str, str]]()
-                    # A document that came out empty is drawn anew, so that the number asked for is the number delivered.
+                    kept, last = dict[int, dict[str, Any]](), dict[int, Failure]()
+                    # What came out empty is drawn anew, so that the number asked for is the number delivered.
                     for attempt in range(ATTEMPTS):
-                        asked, prompts = list[tuple[int, dict[str, Any]]](), list[list[int]]()
-                        for number in numbers:
-                            if number in kept:
-                                continue
+                        asked = list[tuple[int, dict[str, Any]]]()
+                        for number in (n for n in numbers if n not in kept):
                             try:
-                                made = draw(number, attempt)
+                                asked.append((number, draw(number, attempt)))
                             except Unrenderable as error:
-                                last[number] = ("unrenderable", str(error))
-                                continue
-                            prompt = encode_prompt(tokenizer, [{"role": "user", "content": made["text"]}])
-                            room = engine.max_model_len
-                            if len(prompt) >= room:
-                                last[number] = ("too_long", f"a prompt of {len(prompt)} tokens in a context of {room}")
-                                continue
-                            asked.append((number, made))
-                            prompts.append(prompt)
+                                last[number] = Failure("unrenderable", str(error))
                         own = [job.derive("corpus", number, attempt, "sample") for number, _ in asked]
+                        prompts = [[{"role": "user", "content": made["text"]}] for _, made in asked]
                         for (number, made), seed, answer in zip(
-                            asked, own, engine.generate(prompts, sampling, own), strict=True
+                            asked, own, backend.complete(prompts, sampling, own), strict=True
                         ):
-                            text = decode(tokenizer, answer.token_ids)
-                            if text:
-                                kept[number] = _document(number, text, made, {**facts, "seed": seed})
+                            if isinstance(answer, Failure):
+                                last[number] = answer
+                            elif answer.text:
+                                kept[number] = _document(number, answer.text, made, {**facts, "seed": seed})
                             else:
-                                last[number] = ("empty", "the model wrote nothing")
-                    rejected = [_rejected(n, *last[n]) for n in numbers if n not in kept]
+                                last[number] = Failure("empty", "the model wrote nothing")
+                    rejected = [_rejected(n, last[n].reason, last[n].detail) for n in numbers if n not in kept]
                     commit(job, name, [kept[n] for n in numbers if n in kept], rejected)
                 job.progress(numbers[-1] + 1, self.documents, "documents")
 

@@ -16,11 +16,11 @@ import gc
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import StageFailed, UserError
+from generators.backend import Completion, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,46 +32,8 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer that shares this process keeps its threads
 }
-_open: set[int] = set()
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to draw tokens.
-
-    Attributes:
-        temperature: 0 is greedy.
-        top_p: nucleus in (0, 1]; 1 keeps everything.
-        top_k: 0 keeps everything.
-        max_tokens: the longest completion.
-        stop_token_ids: ids that end a completion, besides the model's own end-of-sequence ids.
-        min_tokens: no completion ends before it has this many tokens.
-        logprobs: keep the log-probability of every sampled token.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_tokens: int = 64
-    stop_token_ids: tuple[int, ...] = ()
-    min_tokens: int = 0
-    logprobs: bool = True
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What was sampled.
-
-    Attributes:
-        token_ids: as sampled; when `finish_reason` is "stop" the last one is the id that ended it.
-        logprobs: one a token, natural logarithm; None if they were not asked for.
-        finish_reason: "stop", or "length" when `max_tokens` or the context was full.
-    """
-
-    token_ids: list[int]
-    logprobs: list[float] | None
-    finish_reason: str
+_open: set[int] = set()  # the engines of this process
 
 
 class VllmEngine:
@@ -117,7 +79,7 @@ class VllmEngine:
 
         self.model = model
         self._llm: Any = None
-        config = _config(model)
+        config = model_config(model)
         self.ends = end_ids(model)
         self._names = checkpoint_names(model)
         self._tied = bool(getattr(config, "tie_word_embeddings", False))
@@ -133,12 +95,18 @@ class VllmEngine:
             "enforce_eager": not torch.cuda.is_available(),
             "logprobs_mode": "processed_logprobs",
             "disable_log_stats": True,
+            # llguidance knows all of JSON Schema that can be enforced; without free white space an answer always ends.
+            "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
         }
         try:
             self._llm = LLM(**{**arguments, **options})
         except (ValueError, RuntimeError, OSError) as error:
             raise StageFailed(f"vLLM can't load {model}: {error}") from error
         _open.add(id(self))
+        core = getattr(self._llm.llm_engine.engine_core, "engine_core", None)
+        if manager := getattr(core, "structured_output_manager", None):
+            # Compiled in the background, a grammar would let its requests join the batch whenever it is ready.
+            manager._use_async_grammar_compilation = False
 
     @property
     def max_model_len(self) -> int:
@@ -151,12 +119,16 @@ class VllmEngine:
         Args:
             prompts: token ids, none empty, each shorter than `max_model_len`.
             seeds: one a prompt, in [0, 2**63).
+
+        Raises:
+            UserError: the JSON Schema is one that can't be enforced.
         """
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         if not prompts:
             return []
+        guided = StructuredOutputsParams(json=sampling.json_schema) if sampling.json_schema else None
         params = [
             SamplingParams(
                 temperature=sampling.temperature,
@@ -169,12 +141,19 @@ class VllmEngine:
                 logprobs=0 if sampling.logprobs else None,  # 0: of the sampled token alone
                 flat_logprobs=True,
                 detokenize=False,
+                structured_outputs=guided,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
             for seed in seeds
         ]
         self._llm.reset_prefix_cache()
-        outputs = self._llm.generate([{"prompt_token_ids": list(ids)} for ids in prompts], params, use_tqdm=False)
+        inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]
+        try:
+            outputs = self._llm.generate(inputs, params, use_tqdm=False)
+        except ValueError as error:
+            if guided:  # vLLM compiles the schema when the first request comes in
+                raise UserError(f"`json_schema` can't be enforced: {error}") from error
+            raise
         return [_completion(output.outputs[0]) for output in outputs]
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]]) -> None:
@@ -256,7 +235,12 @@ def checkpoint_names(model: str) -> set[str]:
     return names
 
 
-def _config(model: str) -> Any:
+def model_config(model: str) -> Any:
+    """The configuration of a model folder or hub name.
+
+    Raises:
+        UserError: there is none.
+    """
     from transformers import AutoConfig
 
     try:

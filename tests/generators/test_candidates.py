@@ -11,6 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine import seeds
+from engine.job import Part
+from engine.store import Store
+from engine.worker import carry_out
 from generators.candidates import Candidates
 from generators.prompting import decode, encode_prompt, load_tokenizer
 
@@ -20,37 +23,11 @@ PROMPTS = [
 ]
 
 
-def test_rows_are_complete_and_token_exact(given: Any, build: Any, model: Any, tiny: Path, log_softmax: Any) -> None:
-    policy = model(tiny)
-    made = build(Candidates, {"model": policy, "prompts": given("Prompt", PROMPTS)}, n=3, max_tokens=16, partition=5)
-    rows = made.to_table().to_pylist()
-    assert [(row["prompt_id"], row["sample"]) for row in rows] == [(p["id"], s) for p in PROMPTS for s in range(3)]
-    tokenizer, weights = load_tokenizer(str(tiny)), AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
-    asked = {row["id"]: row for row in PROMPTS}
-    for row in rows:
-        prompt = asked[row["prompt_id"]]
-        assert row["prompt"] == prompt["prompt"] and row["reference"] == prompt["reference"]
-        assert row["parents"] == [row["prompt_id"]] and row["model"] == policy.id
-        assert row["prompt_token_ids"] == encode_prompt(tokenizer, prompt["prompt"])
-        assert row["completion"] == [{"role": "assistant", "content": decode(tokenizer, row["token_ids"])}]
-        assert row["logprobs"] == pytest.approx(
-            log_softmax(weights, row["prompt_token_ids"], row["token_ids"]), abs=1e-4
-        )
-        assert row["seed"] == seeds.derive(0, "candidates", row["prompt_id"], row["sample"])
-        assert json.loads(row["sampling"])["max_tokens"] == 16
-    assert len({row["id"] for row in rows}) == len(rows)
-    assert made.manifest["summary"]["tokens_out"] == sum(len(row["token_ids"]) for row in rows)
-    assert made.manifest["summary"]["tokens_in"] == sum(len(row["prompt_token_ids"]) for row in rows)
-
-
 def test_an_interrupted_run_ends_with_the_same_bytes(
-    given: Any, build: Any, model: Any, tiny: Path, store: Any, tmp_path: Path, monkeypatch: Any
+    given: Any, build: Any, model: Any, tiny: Path, tmp_path: Path, monkeypatch: Any, log_softmax: Any
 ) -> None:
-    from engine.job import Part
-    from engine.store import Store
-
-    settings: dict[str, Any] = {"n": 2, "max_tokens": 12, "partition": 3, "temperature": 0.9}
-    prompts, policy = given("Prompt", PROMPTS), model(tiny)
+    settings: dict[str, Any] = {"n": 3, "max_tokens": 16, "partition": 4, "temperature": 0.9}
+    inputs = {"model": {"m": model(tiny)}, "prompts": {"p": given("Prompt", PROMPTS)}}
     commit, count = Part.commit, [0]
 
     def dies(self: Part, *rows: Any) -> None:
@@ -61,17 +38,35 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 
     monkeypatch.setattr(Part, "commit", dies)
     with pytest.raises(KeyboardInterrupt):
-        build(Candidates, {"model": policy, "prompts": prompts}, **settings)
+        build(Candidates, inputs, **settings)
     monkeypatch.setattr(Part, "commit", commit)
-    resumed = build(Candidates, {"model": policy, "prompts": prompts}, **settings)
-    assert resumed.rows == 28
-    # The same in another store, never interrupted.
-    elsewhere = Store(str(tmp_path / "elsewhere"))
-    from engine.worker import carry_out
-
-    inputs = {"model": {"m": policy}, "prompts": {"p": prompts}}
-    whole = carry_out(elsewhere, "candidates", Candidates(seed=0, **settings), inputs)
+    resumed = build(Candidates, inputs, **settings)
+    whole = carry_out(Store(str(tmp_path / "elsewhere")), "candidates", Candidates(seed=0, **settings), inputs)
     assert whole.digest == resumed.digest
+    check(whole, tiny, inputs["model"]["m"].id, log_softmax)
+
+
+def check(made: Any, folder: Path, model: str, log_softmax: Any) -> None:
+    """Every row is there, complete, and its tokens are those that were sampled."""
+    rows = made.to_table().to_pylist()
+    assert [(row["prompt_id"], row["sample"]) for row in rows] == [(p["id"], s) for p in PROMPTS for s in range(3)]
+    tokenizer, weights = load_tokenizer(str(folder)), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    asked: dict[str, Any] = {row["id"]: row for row in PROMPTS}
+    for row in rows:
+        prompt = asked[row["prompt_id"]]
+        assert row["prompt"] == prompt["prompt"] and row["reference"] == prompt["reference"]
+        assert row["parents"] == [row["prompt_id"]] and row["model"] == model
+        assert row["prompt_token_ids"] == encode_prompt(tokenizer, prompt["prompt"])
+        assert row["completion"] == [{"role": "assistant", "content": decode(tokenizer, row["token_ids"])}]
+        expected = log_softmax(weights, row["prompt_token_ids"], row["token_ids"], 0.9)
+        assert row["logprobs"] == pytest.approx(expected, abs=1e-4)
+        assert row["seed"] == seeds.derive(0, "candidates", row["prompt_id"], row["sample"])
+        assert json.loads(row["sampling"])["max_tokens"] == 16
+    assert len({row["id"] for row in rows}) == len(rows)
+    summary = made.manifest["summary"]
+    assert summary["asked"] == summary["delivered"] == len(rows)
+    assert summary["tokens_out"] == sum(len(row["token_ids"]) for row in rows)
+    assert summary["tokens_in"] == sum(len(row["prompt_token_ids"]) for row in rows)
 
 
 def test_prompts_that_cannot_be_asked_and_answers_said_before_are_rejected(
@@ -81,7 +76,14 @@ def test_prompts_that_cannot_be_asked_and_answers_said_before_are_rejected(
     empty = {**PROMPTS[0], "id": "b" * 32, "prompt": [{"role": "user", "content": " "}]}
     nothing = {**PROMPTS[0], "id": "c" * 32, "prompt": []}
     prompts = given("Prompt", [PROMPTS[1], long, PROMPTS[1], empty, PROMPTS[2], nothing, PROMPTS[1]])
-    settings: dict[str, Any] = {"n": 5, "temperature": 0, "distinct": True, "max_tokens": 4, "partition": 2}
+    settings: dict[str, Any] = {
+        "n": 5,
+        "temperature": 0,
+        "distinct": True,
+        "max_tokens": 4,
+        "partition": 2,
+        "engine": "transformers",
+    }
     made = build(Candidates, {"model": model(tiny), "prompts": prompts}, max_failed=0.9, **settings)
     assert made.to_polars()["prompt_id"].to_list() == [PROMPTS[1]["id"], PROMPTS[2]["id"]]
     assert made.manifest["rejected"] == {"duplicate": 8, "duplicate_id": 2, "empty_prompt": 2, "too_long": 1}

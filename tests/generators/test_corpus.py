@@ -78,7 +78,13 @@ def test_mistakes_are_told_before_anything_is_made(given: Any, build: Any, store
 
 
 def test_a_model_writes_the_documents(given: Any, build: Any, model: Any, tiny: Any) -> None:
-    settings: dict[str, Any] = {"documents": 11, "templates": TEMPLATES, "max_tokens": 12, "partition": 4}
+    settings: dict[str, Any] = {
+        "documents": 11,
+        "templates": TEMPLATES,
+        "max_tokens": 12,
+        "partition": 4,
+        "engine": "transformers",
+    }
     made = build(Corpus, {"records": given("Document", FACTS), "model": model(tiny)}, **settings)
     assert made.rows == 11
     rows = made.to_polars()
