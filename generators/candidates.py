@@ -16,11 +16,13 @@ from typing import Any, Literal
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from engine.job import Job, Part
 from engine.schema import DATASETS, row_id
 from engine.stage import Stage, port
+from engine.store import digest_json
+from generators import structured
 from generators.backend import Answer, Engine, Failure, Sampling, open_backend
 from generators.openai_backend import Server
 from generators.prompting import prompt_of
@@ -41,6 +43,7 @@ class Candidates(Stage):
     min_tokens: int = Field(0, ge=0)
     distinct: bool = Field(False, description="Drop an answer that says what an earlier one to the same prompt says.")
     logprobs: bool = Field(True, description="Keep the log-probability of every sampled token.")
+    json_schema: dict[str, Any] | None = Field(None, description="A JSON Schema that every answer must follow.")
     partition: int = Field(64, ge=1, description="Prompts a partition: one batch of the engine, one file.")
     engine: Engine = Field("vllm", description="vllm, or transformers: slow, but runs anywhere.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the checkpoint's own.")
@@ -48,6 +51,11 @@ class Candidates(Stage):
         None, ge=2, description="Longest prompt plus answer; the model's own if left out."
     )
     server: Server | None = Field(None, description="An OpenAI-compatible server that answers instead of a model.")
+
+    @field_validator("json_schema")
+    @classmethod
+    def _check_schema(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        return value if value is None else structured.checked_schema(value)
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "server": self.server.identity() if self.server else None}
@@ -73,8 +81,12 @@ class Candidates(Stage):
                 asked, rejected = read_prompts(part, self.partition, repeated)
                 seeds = [job.derive("candidates", row["id"], sample) for row in asked for sample in range(self.n)]
                 conversations = [row["prompt"] for row in asked for _ in range(self.n)]
-                answers = backend.complete(conversations, sampling, seeds)
-                table, failed = self._rows(asked, answers, seeds, name)
+                repaired = set[int]()
+                if self.json_schema is None:
+                    answers = backend.complete(conversations, sampling, seeds)
+                else:
+                    answers, repaired = structured.complete(backend, conversations, sampling, seeds, self.json_schema)
+                table, failed = self._rows(asked, answers, seeds, name, repaired)
                 rejected += failed
                 part.commit(table, pa.Table.from_pylist(rejected) if rejected else None)
                 given = [answer for answer in answers if isinstance(answer, Answer)]
@@ -87,13 +99,20 @@ class Candidates(Stage):
         job.summary(model=name, asked=self.n * job.rows("prompts"), **totals(job))
 
     def _rows(
-        self, asked: list[dict[str, Any]], answers: list[Answer | Failure], seeds: list[int], model: str
+        self,
+        asked: list[dict[str, Any]],
+        answers: list[Answer | Failure],
+        seeds: list[int],
+        model: str,
+        repaired: set[int],
     ) -> tuple[pa.Table, list[dict[str, Any]]]:
         """The Candidate rows of one batch, and those that did not make it. A prompt that fails is one row."""
-        sampling = json.dumps(
-            {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "max_tokens": self.max_tokens,
-             "min_tokens": self.min_tokens}
-        )  # fmt: skip
+        parameters = {
+            name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "min_tokens")
+        }
+        if self.json_schema is not None:
+            parameters["json_schema"] = digest_json(self.json_schema)
+        plain, mended = json.dumps(parameters), json.dumps({**parameters, "repaired": True})
         rows, failed = list[dict[str, Any]](), list[dict[str, Any]]()
         first: dict[tuple[str, str], str] = {}
         for index, (answer, seed) in enumerate(zip(answers, seeds, strict=True)):
@@ -103,6 +122,7 @@ class Candidates(Stage):
                 if not (failed and failed[-1] == {**prompt, **why}):
                     failed.append({**prompt, **why})
                 continue
+            sampling = mended if index in repaired else plain
             content = answer.text if answer.token_ids is None else " ".join(map(str, answer.token_ids))
             row: dict[str, Any] = {
                 "id": row_id("Candidate", prompt["id"], model, sampling, seed, sample, content),

@@ -150,8 +150,9 @@ class VllmEngine:
         inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]
         try:
             outputs = self._llm.generate(inputs, params, use_tqdm=False)
-        except ValueError as error:
-            if guided:  # vLLM compiles the schema when the first request comes in
+        except Exception as error:
+            # vLLM compiles the schema when the first request comes in. Its own exception is no ValueError.
+            if guided and (isinstance(error, ValueError) or type(error).__name__ == "VLLMValidationError"):
                 raise UserError(f"`json_schema` can't be enforced: {error}") from error
             raise
         return [_completion(output.outputs[0]) for output in outputs]

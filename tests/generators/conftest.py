@@ -112,3 +112,17 @@ def model(store: Any) -> Callable[[Path], Any]:
             shutil.copytree(self.folder, job.output, dirs_exist_ok=True)
 
     return lambda folder: carry_out(store, "trained", Trained(folder=str(folder)), {})
+
+
+@pytest.fixture(scope="session")
+def tiny_wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with room for an answer in JSON."""
+    return build_model(tmp_path_factory.mktemp("models") / "wide", seed=2, context=512)
+
+
+@pytest.fixture(scope="session")
+def wide(tiny_wide: Path) -> Iterator[Any]:
+    from generators.vllm_backend import VllmEngine
+
+    with VllmEngine(str(tiny_wide), kv_cache_gib=1) as engine:
+        yield engine
