@@ -1,0 +1,180 @@
+"""Who answers: one small interface, whatever is behind it.
+
+    Backend      conversations in, answers out         what stages use
+      Local      a TokenEngine and its tokenizer       weights on this machine
+      ...        see `openai_backend.py`               a server that tokenises by itself
+    TokenEngine  token ids in, token ids out           vLLM, transformers; in this process or in a watched one
+
+A request that can't be answered comes back as a `Failure` in its place: never an exception for the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from engine.errors import UserError
+from generators.prompting import Message, decode_all, encode_prompt, load_tokenizer
+
+if TYPE_CHECKING:
+    from engine.job import Job
+    from generators.openai_backend import Server
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw tokens.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: nucleus in (0, 1]; 1 keeps everything.
+        top_k: 0 keeps everything.
+        max_tokens: the longest completion.
+        stop_token_ids: ids that end a completion, besides the model's own end-of-sequence ids.
+        min_tokens: no completion ends before it has this many tokens.
+        logprobs: keep the log-probability of every sampled token.
+        json_schema: a JSON Schema, as JSON, that the completion must follow (guided decoding).
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 64
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    logprobs: bool = True
+    json_schema: str | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was sampled.
+
+    Attributes:
+        token_ids: as sampled; when `finish_reason` is "stop" the last one is the id that ended it.
+        logprobs: one a token, natural logarithm; None if they were not asked for.
+        finish_reason: "stop", or "length" when `max_tokens` or the context was full.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float] | None
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a request has no answer: a short code (`too_long`) and the particulars."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with its text. A server that does not tell ids gives None for both lists of them."""
+
+    text: str
+    finish_reason: str
+    prompt_token_ids: list[int] | None
+    token_ids: list[int] | None
+    logprobs: list[float] | None
+    tokens_in: int
+    tokens_out: int
+
+
+class TokenEngine(Protocol):
+    """One model. `generate` gives one result a prompt, in order, each from its own seed."""
+
+    @property
+    def max_model_len(self) -> int: ...
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Completion | Failure]: ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """Answers conversations, one result each, in order."""
+
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Answer | Failure]: ...
+
+    def close(self) -> None: ...
+
+
+class Local:
+    """A token engine with its tokenizer: tokenises every conversation once, and nothing that was sampled."""
+
+    def __init__(self, engine: TokenEngine, tokenizer: Any) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Answer | Failure]:
+        results: list[Answer | Failure | None] = []
+        encoded: dict[int, list[int] | Failure] = {}
+        for messages in conversations:  # the n samples of a prompt are the same list
+            if id(messages) not in encoded:
+                encoded[id(messages)] = self._encode(messages)
+            prompt = encoded[id(messages)]
+            results.append(prompt if isinstance(prompt, Failure) else None)
+        asked = [i for i, result in enumerate(results) if result is None]
+        prompts = [ids for i in asked if not isinstance(ids := encoded[id(conversations[i])], Failure)]
+        made = self.engine.generate(prompts, sampling, [seeds[i] for i in asked]) if asked else []
+        texts = decode_all(self.tokenizer, [[] if isinstance(one, Failure) else one.token_ids for one in made])
+        for i, prompt, one, text in zip(asked, prompts, made, texts, strict=True):
+            results[i] = (
+                one
+                if isinstance(one, Failure)
+                else Answer(
+                    text, one.finish_reason, prompt, one.token_ids, one.logprobs, len(prompt), len(one.token_ids)
+                )
+            )
+        return [result for result in results if result is not None]
+
+    def _encode(self, messages: list[Message]) -> list[int] | Failure:
+        if not any(message["content"].strip() for message in messages):
+            return Failure("empty_prompt", "no message has any text")
+        ids = encode_prompt(self.tokenizer, messages)
+        room = self.engine.max_model_len
+        if len(ids) >= room:
+            return Failure("too_long", f"a prompt of {len(ids)} tokens leaves no room in a context of {room}")
+        return ids
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+Engine = Literal["vllm", "transformers"]
+
+
+def open_backend(job: Job, server: Server | None, engine: Engine = "vllm", **options: Any) -> tuple[Backend, str]:
+    """Who answers for a stage, and the name that goes into its rows.
+
+    Args:
+        server: answers if it is set; else the model in the stage's `model` port does, in a watched process.
+        options: of the engine (`dtype`, `max_model_len`); None is left to the engine.
+
+    Raises:
+        UserError: the recipe names both, or neither.
+    """
+    model = job.maybe("model")
+    if (model is None) == (server is None):
+        raise UserError(
+            "who answers? Expected either a model among the inputs (`from: {model: ...}`) or a `server:`, "
+            f"found {'neither' if model is None else 'both'}."
+        )
+    if server is not None:
+        from generators.openai_backend import ServerBackend
+
+        return ServerBackend(server, job.scratch / "answers.jsonl", job.say), server.model
+    assert model is not None
+    from generators.engine_process import WatchedEngine
+
+    given = {name: value for name, value in options.items() if value is not None}
+    return Local(WatchedEngine(engine, model.location, job.say, **given), load_tokenizer(model.location)), model.id

@@ -1,0 +1,237 @@
+"""A token engine in a process of its own, so that its death is an event and not the end.
+
+The child loads the model and answers batches over a socket. If it dies (killed, out of memory, a crash in a kernel) a new one is
+started and the batch is asked again, whole, which gives the same tokens. A batch that kills engine after engine is cut
+in halves until the rows that do it stand alone; those come back as `Failure("engine_died", ...)`, the rest as answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing.connection
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.errors import FlywheelError, StageFailed
+from generators.backend import Completion, Failure, Sampling, TokenEngine
+
+RETRIES = 2  # times a whole batch is asked again before it is cut
+
+
+class EngineDied(Exception):
+    """The child is gone, or said that it can't go on. The message says how."""
+
+
+class WatchedEngine:
+    """A `TokenEngine` in a child process, started when it is first needed and again when it dies.
+
+    Args:
+        backend: "vllm", "transformers" or the `module:Class` of another.
+        model: as for the engine itself.
+        say: told about deaths, in one line each.
+        options: further arguments of the engine.
+    """
+
+    def __init__(
+        self, backend: str, model: str, say: Callable[[str], None] = lambda text: None, **options: Any
+    ) -> None:
+        self._spec = {"backend": backend, "model": model, "options": options}
+        self._say = say
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe: multiprocessing.connection.Connection[Any, Any] | None = None
+        self._max_model_len = 0
+        self.deaths = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while there is one."""
+        return self._child.pid if self._child else None
+
+    @property
+    def max_model_len(self) -> int:
+        """The longest prompt plus completion, in tokens. Starts the engine.
+
+        Raises:
+            UserError, StageFailed: as the engine does; StageFailed if it dies while loading, twice.
+        """
+        if not self._max_model_len:
+            self._start()
+        return self._max_model_len
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion | Failure]:
+        """As `TokenEngine.generate`; a row that kills the engine comes back as a `Failure`."""
+        problem = ""
+        for _ in range(1 + RETRIES):
+            try:
+                return self._ask(prompts, sampling, seeds)
+            except EngineDied as error:
+                problem = str(error)
+                self._say(f"The engine died ({problem}); starting another and asking {len(prompts)} rows again.")
+        return self._bisect(list(zip(prompts, seeds, strict=True)), sampling, problem)
+
+    def _bisect(
+        self, rows: list[tuple[Sequence[int], int]], sampling: Sampling, problem: str
+    ) -> list[Completion | Failure]:
+        """Answer rows that, together, killed the engine."""
+        if len(rows) == 1:
+            return [Failure("engine_died", f"the engine dies on this row: {problem}")]
+        results = list[Completion | Failure]()
+        for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+            try:
+                results += self._ask([prompt for prompt, _ in half], sampling, [seed for _, seed in half])
+            except EngineDied as error:
+                results += self._bisect(half, sampling, str(error))
+        return results
+
+    def _ask(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion | Failure]:
+        """One batch, asked once.
+
+        Raises:
+            EngineDied: there is no answer, and no engine any more.
+        """
+        self._start()
+        return self._exchange(("generate", [list(prompt) for prompt in prompts], sampling, list(seeds)))
+
+    def _exchange(self, message: Any) -> Any:
+        """Send one message, wait for its answer.
+
+        Raises:
+            EngineDied: there will be none.
+            FlywheelError: what the child raised in our own words.
+        """
+        assert self._pipe is not None
+        try:
+            self._pipe.send(message)
+            kind, value = self._pipe.recv()
+        except (EOFError, OSError):
+            kind, value = "died", self._obituary()
+        if kind == "done":
+            return value
+        self._stop()
+        if isinstance(value, FlywheelError):
+            raise value
+        self.deaths += 1
+        raise EngineDied(str(value))
+
+    def _start(self) -> None:
+        if self._child:
+            return
+        for attempt in (1, 2):
+            ours, theirs = socket.socketpair()
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "generators.engine_process", str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": _import_path()},
+            )
+            theirs.close()
+            self._pipe = multiprocessing.connection.Connection(ours.detach())
+            try:
+                self._max_model_len = self._exchange(self._spec)
+                return
+            except EngineDied as error:
+                if attempt == 2:
+                    raise StageFailed(f"the engine for {self._spec['model']} dies while it loads: {error}") from None
+
+    def _obituary(self) -> str:
+        assert self._child is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(10)
+        code = self._child.returncode
+        if code is None:
+            return "it closed its connection"
+        if code >= 0:
+            return f"exit code {code}"
+        hint = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-code).name}{hint}"
+
+    def _stop(self) -> None:
+        if self._pipe:
+            self._pipe.close()
+        if self._child:
+            self._child.kill()
+            self._child.wait()
+        self._child = self._pipe = None
+
+    def close(self) -> None:
+        """End the child."""
+        self._stop()
+
+    def __enter__(self) -> WatchedEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _import_path() -> str:
+    """What the child needs on its path to import this very package."""
+    here = str(Path(__file__).resolve().parents[1])
+    known = os.environ.get("PYTHONPATH", "")
+    return here if not known else known if here in known.split(os.pathsep) else f"{here}{os.pathsep}{known}"
+
+
+ENGINES = {
+    "vllm": "generators.vllm_backend:VllmEngine",
+    "transformers": "generators.transformers_backend:TransformersEngine",
+}
+
+
+def load_engine(backend: str, model: str, options: dict[str, Any]) -> TokenEngine:
+    """The token engine of this name, or of this `module:Class`, in this process."""
+    module, _, name = ENGINES.get(backend, backend).partition(":")
+    return getattr(importlib.import_module(module), name)(model, **options)
+
+
+def serve(pipe: Any) -> None:
+    """The child: load what the first message names, then answer batches until the parent is gone."""
+    spec = pipe.recv()
+    try:
+        engine = load_engine(spec["backend"], spec["model"], spec["options"])
+    except FlywheelError as error:
+        pipe.send(("refused", error))
+        return
+    pipe.send(("done", engine.max_model_len))
+    while True:
+        try:
+            _, prompts, sampling, seeds = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(("done", list(engine.generate(prompts, sampling, seeds))))
+        except FlywheelError as error:
+            pipe.send(("refused", error))
+            return
+        except Exception as error:  # what is left in the engine after this can't be trusted: say so and go
+            traceback.print_exc()
+            pipe.send(("died", f"{type(error).__name__}: {error}"))
+            return
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, even by SIGKILL (Linux; elsewhere EOF does it)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[2]))
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        serve(multiprocessing.connection.Connection(int(sys.argv[1])))
+    sys.stderr.flush()
+    os._exit(0)  # engines leave threads behind that would hold the process

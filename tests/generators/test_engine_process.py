@@ -1,0 +1,107 @@
+"""Engines die; batches do not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import StageFailed, UserError
+from generators.backend import Completion, Failure, Sampling
+from generators.engine_process import WatchedEngine
+from tests.generators.frail import BREAKS, KILLS
+
+FRAIL = "tests.generators.frail:FrailEngine"
+PROMPTS = [[10 + i, 50 + i] for i in range(37)]
+SEEDS = list(range(37))
+
+
+def expected(prompts: list[list[int]]) -> list[Completion]:
+    return [Completion(prompt[::-1], [float(i)], "stop") for i, prompt in enumerate(prompts)]
+
+
+def test_a_batch_survives_deaths(tmp_path: Path) -> None:
+    said = list[str]()
+    for i in range(2):
+        (tmp_path / f"fuse-{i}").touch()
+    with WatchedEngine(FRAIL, str(tmp_path), said.append) as engine:
+        assert engine.generate(PROMPTS, Sampling(), SEEDS) == expected(PROMPTS)
+        assert engine.deaths == 2
+        assert engine.generate(PROMPTS, Sampling(), SEEDS) == expected(PROMPTS)
+        assert engine.deaths == 2
+    assert len(said) == 2 and "SIGKILL, as the kernel does when memory runs out" in said[0]
+
+
+@pytest.mark.parametrize("poison", [KILLS, BREAKS])
+def test_rows_that_kill_the_engine_are_found_and_the_rest_is_answered(tmp_path: Path, poison: int) -> None:
+    prompts = [list(prompt) for prompt in PROMPTS]
+    prompts[3][0] = prompts[30][0] = poison
+    with WatchedEngine(FRAIL, str(tmp_path)) as engine:
+        made = engine.generate(prompts, Sampling(), SEEDS)
+    bad = [i for i, one in enumerate(made) if isinstance(one, Failure)]
+    assert bad == [3, 30]
+    assert [one for i, one in enumerate(made) if i not in bad] == [
+        e for i, e in enumerate(expected(prompts)) if i not in bad
+    ]
+    failure = made[3]
+    assert isinstance(failure, Failure) and failure.reason == "engine_died"
+    assert ("SIGKILL" if poison == KILLS else "IndexError: out of bounds") in failure.detail
+
+
+def test_errors_in_our_own_words_reach_the_caller(tmp_path: Path) -> None:
+    nowhere = WatchedEngine("transformers", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="there is no model at"):
+        nowhere.generate(PROMPTS, Sampling(), SEEDS)
+    broken = WatchedEngine("tests.generators.frail:Missing", str(tmp_path))
+    with pytest.raises(StageFailed, match="dies while it loads: exit code 1"):
+        broken.generate(PROMPTS, Sampling(), SEEDS)
+
+
+def test_the_child_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys; from generators.backend import Sampling; from generators.engine_process import WatchedEngine\n"
+        f"engine = WatchedEngine({FRAIL!r}, {str(tmp_path)!r}, slow=60); engine.max_model_len\n"
+        "print(engine.pid, flush=True); engine.generate([[1]], Sampling(), [0])"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    while not (tmp_path / "busy").exists():
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    for _ in range(500):
+        if not alive(child):
+            break
+        time.sleep(0.01)
+    assert not alive(child)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_killing_vllm_in_the_middle_of_a_batch_changes_no_token(engine: Any, tiny: Path) -> None:
+    prompts = [[i % 250 + 4, 7, 9] for i in range(64)]
+    sampling = Sampling(max_tokens=100, min_tokens=100)
+    truth = engine.generate(prompts, sampling, list(range(64)))
+    with WatchedEngine("vllm", str(tiny), kv_cache_gib=1) as watched:
+        assert watched.max_model_len == 128
+        first = watched.pid
+        assert first is not None
+        killer = threading.Timer(0.05, os.kill, (first, signal.SIGKILL))
+        killer.start()
+        made = watched.generate(prompts, sampling, list(range(64)))
+        killer.join()
+        assert watched.deaths == 1 and watched.pid != first
+    assert made == truth
