@@ -164,29 +164,45 @@ def _digest(file: Path) -> str:
     return digest.hexdigest()
 
 
-def load_model(location: str, job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(location: str, job: Job, quantization: Any = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, by folder (or hub name), ready to be trained.
 
-    Weights come in float32: an optimizer's small steps are lost in bfloat16. `job` gives the seed for whatever is drawn
-    afterwards (dropout, adapters).
+    Weights come in float32: an optimizer's small steps are lost in bfloat16. An adapter comes merged into its base.
+    `job` gives the seed for whatever is drawn afterwards (dropout, new adapters).
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+    from training.lora import base_of, is_adapter, merged
+
     quiet()
     set_seed(job.derive("model") % 2**31)
-    model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
+    adapter = is_adapter(location)
+    options = {"quantization_config": quantization} if quantization else {}
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base_of(location, job) if adapter else location, dtype=torch.float32, **options
+    )
+    if adapter:
+        model = merged(model, location)
     return model, AutoTokenizer.from_pretrained(location)
 
 
-def save(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+def save(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase, base: str = "") -> None:
     """Write the model in the Hugging Face layout into the job's output, by rank 0 alone.
 
     What names this machine (the folder it was loaded from) is left out: the same weights give the same files.
+
+    Args:
+        base: for an adapter (a PEFT model), the id of the artifact it was trained on.
     """
     if int(os.environ.get("RANK", "0")):
         return
-    model.config._name_or_path = ""
-    model.save_pretrained(job.output, safe_serialization=True)
+    if base:
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(job.output, save_embedding_layers=False)  # "auto" would ask a model hub
+    else:
+        model.config._name_or_path = ""
+        model.save_pretrained(job.output)
+    (job.output / "README.md").unlink(missing_ok=True)  # PEFT's template of a card, with paths in it
     tokenizer.name_or_path = ""
     tokenizer.save_pretrained(job.output)
