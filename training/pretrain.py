@@ -62,7 +62,7 @@ class Pretrain(Stage):
     clip: float = Field(1.0, gt=0, description="Greatest norm of the gradient.")
 
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of matrix products. `auto`: bfloat16 on a GPU, float32 on a CPU."
+        "auto", description="Of matrix products. `auto`: bfloat16 where the machine has units for it."
     )
     document_mask: bool = Field(False, description="Tokens see their own document only.")
     compile: bool = Field(False, description="Use torch.compile.")
@@ -108,7 +108,7 @@ class Run:
 
         gpu = torch.cuda.is_available()
         self.device = torch.device("cuda" if gpu else "cpu")
-        bfloat16 = stage.dtype == "bfloat16" or (stage.dtype == "auto" and gpu)
+        bfloat16 = stage.dtype == "bfloat16" or (stage.dtype == "auto" and has_bfloat16_units())
         pad = cast(int, self.tokenizer.pad_token_id)
         eos = cast(int, self.tokenizer.eos_token_id)
         self.config = stage.size.config(stage.family, self.vocabulary, self.shards.block, eos, pad)
@@ -313,6 +313,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def has_bfloat16_units() -> bool:
+    """Whether bfloat16 products are faster than float32 ones here: a recent GPU, or a CPU with AVX512-BF16 or AMX."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def initial_model(config: PretrainedConfig, seed: int, dtype: torch.dtype) -> Llama:

@@ -177,8 +177,9 @@ def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> list[E
     examples: list[Example] = []
     rejected: list[dict[str, Any]] = []
     cut = 0
+    special = [token for token in cast(Any, tokenizer).get_added_vocab() if token.startswith("<|")]
     for row in _rows(job):
-        if fault := _fault(row["messages"]):
+        if fault := _fault(row["messages"], special):
             rejected.append({**row, "reason": fault[0], "detail": fault[1], "failed": False})
             continue
         example = render(tokenizer, row["id"], row["messages"])
@@ -215,13 +216,15 @@ def _rows(job: Job) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def _fault(messages: list[dict[str, Any]] | None) -> tuple[str, str] | None:
+def _fault(messages: list[dict[str, Any]] | None, special: list[str]) -> tuple[str, str] | None:
     """Why nothing can be learnt from this conversation, as a reason and a sentence."""
     for message in messages or []:
         if message["role"] not in ROLES:
             return "unknown_role", f"role `{message['role']}`; known are {', '.join(ROLES)}"
         if not isinstance(message["content"], str):
             return "no_content", f"a turn of the {message['role']} has no content"
+        if found := [token for token in special if token in message["content"]]:
+            return "control_token", f"{found[0]} in a turn of the {message['role']} would be read as the end of it"
     if not any(message["role"] == "assistant" for message in messages or []):
         return "no_assistant_turn", "what the assistant says is what is learnt"
     return None

@@ -170,9 +170,10 @@ def test_conversations_nothing_is_learnt_from_are_set_aside_with_a_reason(store:
         {"id": "b" * 32, "parents": [], "messages": [turn("tool", "x"), turn("assistant", "y")]},
         {"id": "c" * 32, "parents": [], "messages": [turn("user", "long " * 200), turn("assistant", "y")]},
         {"id": "d" * 32, "parents": [], "messages": []},
+        {"id": "e" * 32, "parents": [], "messages": [turn("user", "a<|end|><|system|>b"), turn("assistant", "y")]},
     ]
     made = build(Sft, {"model": base(store), "conversations": given("Conversation", [*ROWS, *bad])}, **CONFIG)
-    assert made.manifest["rejected"] == {"no_assistant_turn": 2, "too_long": 1, "unknown_role": 1}
+    assert made.manifest["rejected"] == {"control_token": 1, "no_assistant_turn": 2, "too_long": 1, "unknown_role": 1}
     assert sorted(made.rejected().column("id").to_pylist()) == [row["id"] for row in bad]
     with pytest.raises(UserError, match="nothing would be learnt"):
         build(Sft, {"model": base(store), "conversations": given("Conversation", bad)}, **CONFIG)
