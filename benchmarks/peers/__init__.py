@@ -1,0 +1,1 @@
+"""What others do, run beside ours."""
