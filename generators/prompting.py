@@ -1,0 +1,73 @@
+"""Messages to token ids and back: the one place where a prompt is tokenised.
+
+What is sampled from, scored and trained on are these ids, so every stage that shows a model a prompt goes through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from engine.errors import UserError
+
+Message = dict[str, str]
+
+
+def load_tokenizer(location: str) -> Any:
+    """The tokenizer of a model folder or hub name (`Artifact.location`).
+
+    Raises:
+        UserError: there is none that can be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"no tokenizer can be loaded from {location}: {first} "
+            "Expected a model folder with `tokenizer.json`, or the name of a model on the hub."
+        ) from error
+
+
+def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """The token ids after which the model's answer starts.
+
+    A tokenizer with a chat template renders it, with the header of the assistant's turn. One without belongs to a base
+    model, which has never seen a turn: it gets the contents as plain text, one a line, and goes on on a new line.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        ids = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return [int(i) for i in ids]
+    text = "\n".join(message["content"] for message in messages) + "\n"
+    ids = cast(list[int], tokenizer(text)["input_ids"])
+    # Some tokenizers close every text with EOS; a prompt is not closed.
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of sampled ids, without special tokens and surrounding white space."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+
+def prompt_of(row: Mapping[str, Any]) -> tuple[list[Message], str | None]:
+    """What a Prompt or Conversation row asks, and the known right answer.
+
+    A conversation asks everything up to its last assistant turn, whose content is the reference unless the row has
+    its own.
+    """
+    if row.get("prompt") is not None:
+        return _messages(row["prompt"]), row.get("reference")
+    messages = _messages(row.get("messages") or [])
+    last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=None)
+    if last is None:
+        return messages, row.get("reference")
+    reference = row.get("reference")
+    return messages[:last], messages[last]["content"] if reference is None else reference
+
+
+def _messages(value: Sequence[Mapping[str, Any]]) -> list[Message]:
+    return [{"role": message["role"] or "", "content": message["content"] or ""} for message in value]

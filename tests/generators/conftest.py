@@ -1,0 +1,96 @@
+"""A tiny random Llama with a tokenizer of its own, and one vLLM engine for all tests that need one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+def build_model(folder: Path, tied: bool = True, chat: bool = True, seed: int = 0, context: int = 128) -> Path:
+    """Save a Llama of random weights (byte-level BPE, `<|end|>` as EOS) in the Hugging Face layout."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    bpe.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        ["What is the capital of France? Paris."],
+        trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>", additional_special_tokens=SPECIAL[1:]
+    )
+    if chat:
+        tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                max_position_embeddings=context,
+                tie_word_embeddings=tied,
+                initializer_range=0.3,  # sharp enough that a wrong weight shows
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        )
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Path]:
+    return build_model
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a chat template and a tied head."""
+    return build_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model: no chat template, a head of its own."""
+    return build_model(tmp_path_factory.mktemp("models") / "untied", tied=False, chat=False, seed=1)
+
+
+@pytest.fixture(scope="session")
+def engine(tiny: Path) -> Iterator[Any]:
+    from generators.vllm_backend import VllmEngine
+
+    with VllmEngine(str(tiny), kv_cache_gib=1) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def log_softmax() -> Callable[[Any, list[int], list[int], float], list[float]]:
+    """`log_softmax(model, prompt, completion, temperature)`: what transformers says of every sampled token."""
+
+    def of(model: Any, prompt: list[int], completion: list[int], temperature: float = 1.0) -> list[float]:
+        import torch
+
+        with torch.no_grad():
+            logits_TV = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        scores_TV = torch.log_softmax(logits_TV.double() / temperature, dim=-1)
+        return scores_TV[torch.arange(len(completion)), torch.tensor(completion)].tolist()
+
+    return of

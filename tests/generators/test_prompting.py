@@ -1,0 +1,40 @@
+"""Prompts become the ids a model was trained on; answers become text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import UserError
+from generators.prompting import decode, encode_prompt, load_tokenizer, prompt_of
+
+ASK = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def test_a_chat_model_gets_its_template_and_the_assistants_header(tiny: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny))
+    ids = encode_prompt(tokenizer, ASK)
+    assert tokenizer.decode(ids) == "<|user|>What is the capital of France?<|end|><|assistant|>"
+    assert decode(tokenizer, ids) == "What is the capital of France?"
+
+
+def test_a_base_model_gets_lines_of_text(untied: Path) -> None:
+    tokenizer = load_tokenizer(str(untied))
+    ids = encode_prompt(tokenizer, [{"role": "system", "content": "Facts."}, *ASK])
+    assert tokenizer.decode(ids) == "Facts.\nWhat is the capital of France?\n"
+    assert tokenizer.eos_token_id not in ids
+
+
+def test_prompt_rows_and_conversation_rows() -> None:
+    answer = {"role": "assistant", "content": "Paris."}
+    assert prompt_of({"prompt": ASK, "reference": "Paris"}) == (ASK, "Paris")
+    assert prompt_of({"messages": [*ASK, answer], "reference": "Paris"}) == (ASK, "Paris")
+    assert prompt_of({"messages": [*ASK, answer], "reference": None}) == (ASK, "Paris.")
+    assert prompt_of({"messages": [*ASK, answer, *ASK, answer], "reference": ""}) == ([*ASK, answer, *ASK], "")
+    assert prompt_of({"messages": ASK}) == (ASK, None)
+
+
+def test_a_folder_without_a_tokenizer_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no tokenizer can be loaded from"):
+        load_tokenizer(str(tmp_path))
