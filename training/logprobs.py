@@ -48,9 +48,8 @@ def forward(model: Any, batch: Batch, entropy: bool = False, hidden: bool = Fals
     place_BR = (batch.prompt_B[:, None] - first + steps_R[None]).clamp(max=labels_BK.shape[1] - 1)
     entropy_BR = None
     if entropy:
-        with torch.no_grad():
-            # H = log Z - E[logit]
-            entropy_BK = normaliser_BK - (torch.softmax(logits_BKV, -1) * logits_BKV).sum(-1)
+        # H = log Z - E[logit]
+        entropy_BK = normaliser_BK - (torch.softmax(logits_BKV, -1) * logits_BKV).sum(-1)
         entropy_BR = entropy_BK.gather(1, place_BR)
     hidden_BRD = None
     if hidden:

@@ -17,7 +17,7 @@ from pydantic import Field
 from engine.job import Job
 from engine.seeds import generator, shuffled
 from engine.stage import Stage, port
-from training import bootstrap, calibration, snapshot
+from training import bootstrap, calibration, schedule, snapshot
 from training.answers import pad
 from training.pairs import Pair, load
 from training.reward_model import FACTS, RewardModel, read_heads
@@ -92,7 +92,7 @@ class Reward(Stage):
             order = shuffled(range(len(training)), job.seed, "reward", epoch)
             chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
             for group in optimizer.param_groups:
-                group["lr"] = self.lr * schedule(step, steps, self.warmup)
+                group["lr"] = self.lr * schedule.linear(step, steps, self.warmup)
             loss, accuracy = self.loss(model, [training[i] for i in chosen], bootstrap_PK[chosen])
             optimizer.zero_grad()
             loss.backward()
@@ -139,12 +139,6 @@ def start_heads(model: Any, seed: int) -> None:
         else:
             random = torch.Generator().manual_seed(seed)
             weight_KD.copy_(torch.randn(weight_KD.shape, generator=random) / weight_KD.shape[1] ** 0.5)
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the learning rate at this step (from 0): a linear rise over `warmup` of the steps, then a linear fall."""
-    rise = max(int(warmup * steps), 1)
-    return min((step + 1) / rise, (steps - step) / max(steps - rise + 1, 1), 1.0)
 
 
 def report(job: Job, reward: RewardModel, training: list[Pair], validation: list[Pair]) -> float:

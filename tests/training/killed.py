@@ -45,7 +45,13 @@ def start(spec: dict[str, Any], folder: Path, kill_at: int | None) -> Artifact |
     """Do it in a new process. None if that was killed, as asked."""
     file = folder / "spec.json"
     file.write_text(json.dumps({**spec, "kill_at": kill_at}))
-    done = subprocess.run([sys.executable, __file__, str(file)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, __file__, str(file)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     if kill_at is not None:
         assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
         return None

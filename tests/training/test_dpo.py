@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_chat
 from test_reward import answers_of, preferences
+from tiny_chat import one_thread
 
 from engine.store import Artifact, Store
 from training.dpo import Dpo
 from training.logprobs import token_logprobs
+
+__all__ = ["one_thread"]  # applies to every test here
 
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
 Build = Callable[..., Artifact]

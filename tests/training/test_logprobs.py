@@ -3,9 +3,12 @@
 import pytest
 import tiny_chat
 import torch
+from tiny_chat import one_thread
 
 from training.answers import Answer, chunks, pad
 from training.logprobs import forward, token_logprobs
+
+__all__ = ["one_thread"]  # applies to every test here
 
 ANSWERS = [Answer([5, 6, 7], [8, 9, 1]), Answer([5], [6]), Answer([4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 1])]
 

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import tiny_chat
 import torch
-from tiny_chat import assistant, user
+from tiny_chat import assistant, one_thread, user
 
 from engine.errors import UserError
 from engine.store import Artifact, Store
 from training.answers import Answer, encode, pad
-from training.reward import Reward, schedule, start_heads
+from training.reward import Reward, start_heads
 from training.reward_model import RewardModel, read_heads
+
+__all__ = ["one_thread"]  # applies to every test here
 
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
 Build = Callable[..., Artifact]
@@ -199,9 +201,3 @@ def test_bad_preferences_are_refused_or_left_out_in_our_own_words(policy: Artifa
         build(Reward, {"policy": policy, "preferences": given("Preference", held)})
     with pytest.raises(UserError, match="at most 5 tokens"):
         build(Reward, {"policy": policy, "preferences": given("Preference", rows)}, max_length=5)
-
-
-def test_the_schedule_rises_then_falls_to_nothing() -> None:
-    rates = [schedule(step, 100, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates.index(1.0) == 9
-    assert rates[-1] == pytest.approx(1 / 91) and schedule(0, 1, 0.05) == 1.0
