@@ -53,6 +53,13 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
+def decode_all(tokenizer: Any, batch: Sequence[Sequence[int]]) -> list[str]:
+    """`decode` of many completions at once."""
+    if not batch:  # which the tokenizer would take for one empty text
+        return []
+    return [text.strip() for text in tokenizer.batch_decode(batch, skip_special_tokens=True)]
+
+
 def prompt_of(row: Mapping[str, Any]) -> tuple[list[Message], str | None]:
     """What a Prompt or Conversation row asks, and the known right answer.
 

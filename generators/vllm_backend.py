@@ -79,7 +79,8 @@ class VllmEngine:
 
     Args:
         model: a folder in the Hugging Face layout, or a hub name.
-        dtype: "float32" agrees with transformers to 1e-5; "bfloat16" is faster.
+        dtype: "float32" agrees with transformers to 1e-5; "bfloat16" is faster; "auto" is the checkpoint's own (which
+            vLLM's "auto" is not: it rounds a float32 checkpoint).
         max_model_len: longest prompt plus completion; the model's own limit if None.
         seed: of the engine itself. Requests carry their own.
         gpu_memory_utilization: share of the GPU for weights and KV cache. Not used on a CPU.
@@ -116,9 +117,12 @@ class VllmEngine:
 
         self.model = model
         self._llm: Any = None
+        config = _config(model)
         self.ends = end_ids(model)
         self._names = checkpoint_names(model)
-        self._tied = _tied(model)
+        self._tied = bool(getattr(config, "tie_word_embeddings", False))
+        if dtype == "auto":
+            dtype = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
         arguments: dict[str, Any] = {
             "model": model,
             "dtype": dtype,
@@ -252,11 +256,11 @@ def checkpoint_names(model: str) -> set[str]:
     return names
 
 
-def _tied(model: str) -> bool:
+def _config(model: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return bool(getattr(AutoConfig.from_pretrained(model), "tie_word_embeddings", False))
+        return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         first = str(error).strip().split("\n")[0]
         raise UserError(f"there is no model at {model}: {first} Expected a folder with `config.json`.") from error

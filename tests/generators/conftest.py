@@ -94,3 +94,21 @@ def log_softmax() -> Callable[[Any, list[int], list[int], float], list[float]]:
         return scores_TV[torch.arange(len(completion)), torch.tensor(completion)].tolist()
 
     return of
+
+
+@pytest.fixture
+def model(store: Any) -> Callable[[Path], Any]:
+    """`model(folder)`: an artifact that holds a copy of this model folder."""
+    import shutil
+
+    from engine.stage import Stage
+    from engine.worker import carry_out
+
+    class Trained(Stage):
+        gives = "Model"
+        folder: str
+
+        def run(self, job: Any) -> None:
+            shutil.copytree(self.folder, job.output, dirs_exist_ok=True)
+
+    return lambda folder: carry_out(store, "trained", Trained(folder=str(folder)), {})

@@ -1,0 +1,108 @@
+"""Jinja templates of a recipe: sandboxed, strict about undefined names, without randomness of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import jinja2
+import jinja2.meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from engine.errors import UserError, nearest
+
+BUILT_IN = frozenset({"range", "dict", "cycler", "joiner", "namespace"})
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+    # A result may depend on the derived seed alone.
+    del environment.filters["random"]
+    del environment.globals["lipsum"]
+    return environment
+
+
+class Unrenderable(Exception):
+    """A row has no value for a name in the template, or one the template can't use."""
+
+
+class Template:
+    """One compiled template.
+
+    Attributes:
+        where: what to call it in a message, e.g. "templates[2]".
+        names: the variables it uses.
+        digest: 16 hexadecimal digits of SHA-256 of its text.
+    """
+
+    def __init__(self, text: str, where: str) -> None:
+        """Compile.
+
+        Raises:
+            UserError: it is not Jinja.
+        """
+        self.where = where
+        self.digest = digest(text)
+        try:
+            self._compiled = _environment().from_string(text)
+            self.names = frozenset(jinja2.meta.find_undeclared_variables(_environment().parse(text))) - BUILT_IN
+        except jinja2.TemplateError as error:
+            raise UserError(f"{where} is not a Jinja template: {error} (in {text!r}).") from None
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """The text for one row, without surrounding white space.
+
+        Raises:
+            Unrenderable: the row has no value for a name.
+        """
+        try:
+            return self._compiled.render(values).strip()
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            raise Unrenderable(f"{self.where}: {error}") from None
+
+    def require(self, known: Iterable[str]) -> None:
+        """Check the names.
+
+        Raises:
+            UserError: the template uses a name that is not among `known`.
+        """
+        known = sorted(set(known))
+        for name in sorted(self.names):
+            if name not in known:
+                raise UserError(
+                    f"{self.where} uses `{name}`, which no row has.{nearest(name, known)} Names: {', '.join(known)}."
+                )
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def compiled(texts: Iterable[str], where: str) -> list[Template]:
+    """Compile a list of templates, called `where[0]`, `where[1]`, ..."""
+    return [Template(text, f"`{where}[{i}]`") for i, text in enumerate(texts)]
+
+
+def checked(texts: list[str], where: str) -> list[str]:
+    """For pydantic validators: the texts, if all compile.
+
+    Raises:
+        ValueError: one does not, or there is none.
+    """
+    if not texts:
+        raise ValueError("at least one template is needed")
+    try:
+        compiled(texts, where)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return texts
+
+
+def variables(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a template sees of a Document: the keys of its metadata, and `text`."""
+    metadata = json.loads(row["metadata"]) if row.get("metadata") else {}
+    return {**metadata, "text": row["text"]}

@@ -1,0 +1,73 @@
+"""Rules give one verdict a candidate and metric, equal to what plain Python computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from engine.errors import UserError
+from generators.judge import COLUMNS, Judge, score
+
+ANSWERS = [
+    ("Paris.", "Paris", 3),
+    ("paris is it", "Paris", 5),
+    ("What is the capital of Italy?", "Rome", 9),
+    ("", "Oslo", 1),
+]
+CANDIDATES = [
+    {
+        "id": f"{i:032x}",
+        "parents": ["p"],
+        "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": f"Question {i}?"}],
+        "completion": [{"role": "assistant", "content": text}],
+        "token_ids": list(range(length)),
+        "finish_reason": "stop" if i != 2 else "length",
+        "model": "sft-1",
+        "reference": reference,
+    }
+    for i, (text, reference, length) in enumerate(ANSWERS)
+]
+RULES = {
+    "accuracy": "STRPOS(LOWER(completion), LOWER(reference)) > 0",
+    "answers": "NOT REGEXP_LIKE(completion, '[?]$')",
+    "length": "length",
+    "about": "REGEXP_LIKE(prompt, '^Question [0-9]')",
+    "cut": "finish_reason = 'length'",
+    "short": "CASE WHEN length < 5 THEN 1 END",
+}
+
+
+def test_one_verdict_a_candidate_and_metric(given: Any, build: Any) -> None:
+    made = build(Judge, {"candidates": given("Candidate", CANDIDATES)}, rules=RULES)
+    values = {(row["subject"], row["metric"]): row["value"] for row in made.to_table().to_pylist()}
+    expected: dict[tuple[str, str], float] = {}
+    for i, (text, reference, length) in enumerate(ANSWERS):
+        one = f"{i:032x}"
+        expected[one, "accuracy"] = float(reference.lower() in text.lower())
+        expected[one, "answers"] = float(not text.endswith("?"))
+        expected[one, "length"] = length
+        expected[one, "about"] = 1.0
+        expected[one, "cut"] = float(i == 2)
+        if length < 5:
+            expected[one, "short"] = 1.0
+    assert values == expected
+    rows = made.to_table().to_pylist()
+    assert all(row["parents"] == [row["subject"]] and row["model"] == "sft-1" for row in rows)
+    assert len({row["id"] for row in rows}) == len(rows)
+
+
+def test_a_constant_rule_is_spread_over_all_rows() -> None:
+    assert score({"one": "1"}, pl.DataFrame({"length": [1, 2, 3]}))["one"].to_list() == [1.0, 1.0, 1.0]
+    assert score({"one": "1"}, pl.DataFrame(schema=COLUMNS)).height == 0
+
+
+def test_mistakes_are_told_when_the_recipe_is_read() -> None:
+    with pytest.raises(ValidationError, match=r"names a column that is not there.*Did you mean `length`"):
+        Judge(rules={"short": "lenght < 5"})
+    with pytest.raises(ValidationError, match="gives String; a rule gives a number"):
+        Judge(rules={"text": "completion"})
+    with pytest.raises(UserError, match="not an expression"):
+        score({"odd": "1 +"}, pl.DataFrame({"length": [1]}))
