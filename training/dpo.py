@@ -8,13 +8,13 @@ names as its origin, which is silently the wrong model once the weights in memor
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from engine.job import Job
-from engine.stage import Stage, port
+from engine.stage import NotIdentity, Stage, port
 from training import bootstrap
 from training.logprobs import token_logprobs
 from training.pairs import Pair, load
@@ -42,12 +42,12 @@ class Dpo(Stage):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of labels believed wrong (cDPO, robust).")
     sft_weight: float = Field(0.0, ge=0, description="Weight of the chosen answer's own log-likelihood (RPO).")
     epochs: int = Field(1, ge=1)
-    batch_size: int = Field(16, ge=1, description="Pairs a step.")
+    batch: int = Field(16, ge=1, description="Pairs a step.")
     lr: float = Field(1e-6, gt=0)
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     max_length: int = Field(1024, ge=2, description="Longest prompt and answer, in tokens. Longer pairs are left out.")
     held_out: float = Field(0.0, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
-    save_every: int = Field(50, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
 
     def run(self, job: Job) -> None:
         import datasets
@@ -56,7 +56,7 @@ class Dpo(Stage):
         policy, tokenizer = load_model(job.input("policy").location, job)
         reference, _ = load_model((job.maybe("reference") or job.input("policy")).location, job)
         training, validation = load(job, "preferences", tokenizer, self.max_length, self.held_out)
-        steps = -(-len(training) // self.batch_size) * self.epochs
+        steps = -(-len(training) // self.batch) * self.epochs
         args = arguments(
             job,
             DPOConfig,
@@ -65,12 +65,12 @@ class Dpo(Stage):
             loss_weights=[1.0, self.sft_weight] if self.sft_weight else None,
             label_smoothing=self.label_smoothing,
             num_train_epochs=self.epochs,
-            per_device_train_batch_size=self.batch_size,
+            per_device_train_batch_size=self.batch,
             learning_rate=self.lr,
             warmup_steps=int(self.warmup * steps),
             lr_scheduler_type="linear",
             max_length=self.max_length,
-            save_steps=self.save_every,
+            save_steps=self.checkpoint_every,
             disable_dropout=True,
         )
         rows = datasets.Dataset.from_list(

@@ -39,6 +39,7 @@ from engine.seeds import generator, shuffled
 from engine.stage import NotIdentity, Stage, port
 from training import gae, kl, schedule, snapshot
 from training.answers import Answer, chunks, pad
+from training.checkpoint import Checkpoints
 from training.critic import Critic
 from training.logprobs import forward, token_logprobs
 from training.reward_model import RewardModel
@@ -90,7 +91,7 @@ class Ppo(Stage):
     correction: float = Field(2.0, ge=1, description="C: the cap on the weight pi_old / pi_sampler.")
     max_grad_norm: float = Field(1.0, gt=0)
     rules: dict[str, str] = Field(
-        {}, description="Name -> expression over completion, reference, prompt, length, ended."
+        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason."
     )
     weights: dict[str, float] = Field(
         {}, description="Weight of each rule and of `reward` in the score; 1 if not named."
@@ -119,14 +120,13 @@ class Ppo(Stage):
 
         parameters = [*policy.parameters(), *critic.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
-        file = job.scratch / "ppo.safetensors"
+        checkpoints = Checkpoints(job.scratch / "checkpoints")
         modules = {"policy": policy, "critic": critic}
-        facts: dict[str, Any] = snapshot.restore(file, modules, optimizer) or {
-            "iteration": 0, "beta": self.beta, "consumed": "",
-        }  # fmt: skip
+        found = snapshot.restore(checkpoints, modules, optimizer)
+        facts: dict[str, Any] = found.facts if found else {"beta": self.beta, "consumed": ""}
         controller = kl.Controller(facts["beta"], self.target)
         engine: VllmEngine | None = None
-        for iteration in range(facts["iteration"], self.iterations):
+        for iteration in range(found.step if found else 0, self.iterations):
             engine = engine or start_engine(location, questions, self.max_tokens, self.gpu_share)
             rollouts, sampled = self.sample(job, engine, policy, tokenizer, questions, iteration)
             scores, parts = scorer.score(rollouts)
@@ -139,9 +139,9 @@ class Ppo(Stage):
             job.metric(iteration + 1, **parts, **describe(rollouts, scores, experience), **learnt, beta=controller.beta)
             job.progress(iteration + 1, self.iterations, "iterations")
             controller.update(experience.kl, self.rollouts)
-            consumed = digest(facts["consumed"], rollouts)
-            facts = {"iteration": iteration + 1, "beta": controller.beta, "consumed": consumed}
-            snapshot.save(file, modules, optimizer, facts)
+            facts = {"beta": controller.beta, "consumed": digest(facts["consumed"], rollouts)}
+            checkpoints.save(snapshot.take(iteration + 1, modules, optimizer, facts))
+        checkpoints.wait()
         if engine is not None:
             engine.close()
         # The same digest says: the same answers to the same prompts, in the same order, were learnt from.
@@ -161,7 +161,7 @@ class Ppo(Stage):
         seeds = [job.derive("rollout", iteration, i) for i in range(len(asked))]
         completions = engine.generate([q.token_ids for q in asked], Sampling(max_tokens=self.max_tokens), seeds)
         return [
-            Rollout(question, c.token_ids, decode(tokenizer, c.token_ids), c.finish_reason == "stop")
+            Rollout(question, c.token_ids, decode(tokenizer, c.token_ids), c.finish_reason)
             for question, c in zip(asked, completions, strict=True)
         ], completions
 

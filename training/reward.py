@@ -9,16 +9,17 @@ Shapes: P pairs of a batch, B = 2P answers (chosen first), K heads.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
 from engine.job import Job
 from engine.seeds import generator, shuffled
-from engine.stage import Stage, port
+from engine.stage import NotIdentity, Stage, port
 from training import bootstrap, calibration, schedule, snapshot
 from training.answers import pad
+from training.checkpoint import Checkpoints
 from training.pairs import Pair, load
 from training.reward_model import FACTS, RewardModel, read_heads
 from training.trl_stage import quiet, save
@@ -35,7 +36,7 @@ class Reward(Stage):
     random = True
 
     epochs: int = Field(1, ge=1, description="Passes over the pairs. More than two overfit easily.")
-    batch_size: int = Field(32, ge=1, description="Pairs a step.")
+    batch: int = Field(32, ge=1, description="Pairs a step.")
     lr: float = Field(1e-4, gt=0)
     warmup: float = Field(
         0.05, ge=0, le=1, description="Share of the steps in which the rate rises; then it falls to 0."
@@ -47,7 +48,7 @@ class Reward(Stage):
     heads: int = Field(1, ge=1, description="Size of the ensemble on the shared backbone.")
     centre: float = Field(0.01, ge=0, description="Weight of (r_chosen + r_rejected)^2, which keeps scores near 0.")
     held_out: float = Field(0.1, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
-    save_every: int = Field(50, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
 
     def run(self, job: Job) -> None:
         import torch
@@ -81,16 +82,16 @@ class Reward(Stage):
         """Train in place, going on from the last checkpoint in scratch."""
         import torch
 
-        steps_an_epoch = -(-len(training) // self.batch_size)
+        steps_an_epoch = -(-len(training) // self.batch)
         steps = self.epochs * steps_an_epoch
         optimizer = torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.95))
-        file = job.scratch / "reward.safetensors"
-        facts = snapshot.restore(file, {"reward": model}, optimizer) or {"step": 0}
+        checkpoints = Checkpoints(job.scratch / "checkpoints")
+        found = snapshot.restore(checkpoints, {"reward": model}, optimizer)
         bootstrap_PK = self.bootstrap_weights(len(training), job.derive("bootstrap"))
-        for step in range(facts["step"], steps):
+        for step in range(found.step if found else 0, steps):
             epoch, place = divmod(step, steps_an_epoch)
             order = shuffled(range(len(training)), job.seed, "reward", epoch)
-            chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+            chosen = order[place * self.batch : (place + 1) * self.batch]
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * schedule.linear(step, steps, self.warmup)
             loss, accuracy = self.loss(model, [training[i] for i in chosen], bootstrap_PK[chosen])
@@ -100,8 +101,9 @@ class Reward(Stage):
             optimizer.step()
             job.metric(step + 1, loss=loss.item(), accuracy=accuracy)
             job.progress(step + 1, steps, "steps")
-            if (step + 1) % self.save_every == 0 or step + 1 == steps:
-                snapshot.save(file, {"reward": model}, optimizer, {"step": step + 1})
+            if (step + 1) % self.checkpoint_every == 0 or step + 1 == steps:
+                checkpoints.save(snapshot.take(step + 1, {"reward": model}, optimizer))
+        checkpoints.wait()
 
     def loss(self, model: Any, pairs: list[Pair], bootstrap_PK: np.ndarray) -> tuple[Tensor, float]:
         """The loss of one batch and the accuracy of the ensemble's mean on it."""

@@ -1,7 +1,8 @@
 """What an answer is worth: a reward model, rules that can be checked, or a weighted sum of both.
 
-A rule is a Polars SQL expression over `completion`, `reference`, `prompt`, `length` (tokens) and `ended` (whether the
-model itself ended its answer), and counts as a number (a truth value as 0 or 1, null as 0).
+A rule is a Polars SQL expression over the columns that `generators.judge` has too: `completion`, `reference`, `prompt`
+(the last thing the user said), `length` (tokens) and `finish_reason` ("stop" where the model ended its answer, "length"
+where it was cut). It counts as a number: true is 1, false and null are 0.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.errors import UserError
-from engine.expression import column
+from generators.judge import COLUMNS
+from generators.judge import score as judge
 from training.answers import Answer, encode, end_id
 from training.reward_model import RewardModel
 
@@ -33,15 +35,24 @@ class Question:
     reference: str | None
     token_ids: list[int]
 
+    @property
+    def said(self) -> str:
+        """The last thing the user said."""
+        return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
+
 
 @dataclass(frozen=True)
 class Rollout:
-    """A sampled answer. When the model `ended` it, its last token is the one that did."""
+    """A sampled answer. Where `finish_reason` is "stop", its last token is the one that ended it."""
 
     question: Question
     token_ids: list[int]
     text: str
-    ended: bool
+    finish_reason: str
+
+    @property
+    def ended(self) -> bool:
+        return self.finish_reason == "stop"
 
     @property
     def answer(self) -> Answer:
@@ -56,37 +67,24 @@ def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
         {
             "completion": [r.text for r in rollouts],
             "reference": [r.question.reference for r in rollouts],
-            "prompt": ["\n".join(m["content"] for m in r.question.messages) for r in rollouts],
+            "prompt": [r.question.said for r in rollouts],
             "length": [len(r.token_ids) for r in rollouts],
-            "ended": [r.ended for r in rollouts],
+            "finish_reason": [r.finish_reason for r in rollouts],
         },
-        schema={
-            "completion": pl.String,
-            "reference": pl.String,
-            "prompt": pl.String,
-            "length": pl.Int64,
-            "ended": pl.Boolean,
-        },
+        schema=COLUMNS,
     )
 
 
-def measure(expression: str, rows: pl.DataFrame, where: str) -> NDArray[np.float64]:
-    """The value of a rule for every row.
+def measure(expression: str, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
+    """The value of a rule for every row; null counts as 0.
 
     Raises:
         UserError: it is no expression over these columns, gives no number, or gives one that is NaN or infinite.
     """
-    import polars as pl
-
-    found = column(expression, rows, where)
-    if not (found.dtype.is_numeric() or found.dtype == pl.Boolean or found.dtype == pl.Null):
-        raise UserError(f"{where}: `{expression}` gives {found.dtype}, expected a number or a truth value.")
-    values = found.cast(pl.Float64).fill_null(0.0).to_numpy()
-    if len(values) == 1 and len(rows) != 1:
-        values = np.full(len(rows), values[0])  # a constant
+    values = judge({name: expression}, rows).to_series().fill_null(0.0).to_numpy()
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
-        raise UserError(f"{where}: `{expression}` is NaN or infinite for {bad} of {len(values)} answers.")
+        raise UserError(f"rule `{name}`: `{expression}` is NaN or infinite for {bad} of {len(values)} answers.")
     return values
 
 
@@ -131,7 +129,7 @@ class Scorer:
         if self.rules:
             rows = frame(rollouts)
             for name, expression in self.rules.items():
-                parts[name] = measure(expression, rows, f"rule `{name}`")
+                parts[name] = measure(expression, rows, name)
         total = sum((self.weights.get(name, 1.0) * values for name, values in parts.items()), np.zeros(len(rollouts)))
         return total, {**{name: float(values.mean()) for name, values in parts.items()}, **extra}
 

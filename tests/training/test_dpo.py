@@ -59,7 +59,7 @@ def by_hand(folder: Path, reference: Path, rows: list[dict[str, Any]], beta: flo
 
 
 def test_the_first_loss_is_ln_2(policy: Artifact, given: Given, build: Build) -> None:
-    made = build(Dpo, {"policy": policy, "preferences": given("Preference", preferences(32))}, lr=3e-3, batch_size=8)
+    made = build(Dpo, {"policy": policy, "preferences": given("Preference", preferences(32))}, lr=3e-3, batch=8)
     assert losses(made)[0] == pytest.approx(math.log(2), abs=1e-6)
     assert losses(made)[-1] < 0.6
 
@@ -74,7 +74,7 @@ def test_a_reference_of_its_own_gives_the_loss_worked_out_by_hand(
         {"policy": policy, "preferences": given("Preference", rows), "reference": other},
         lr=1e-12,
         beta=0.3,
-        batch_size=len(rows),
+        batch=len(rows),
     )
     expected = by_hand(policy.path, other.path, rows, 0.3)
     assert losses(made) == pytest.approx([expected], abs=1e-5)
@@ -99,7 +99,7 @@ def test_a_killed_training_ends_with_the_same_bits(
     spec: dict[str, Any] = {
         "store": store.url,
         "stage": "training.dpo:Dpo",
-        "config": {"seed": 3, "epochs": 3, "batch_size": 8, "lr": 1e-3, "save_every": 4},
+        "config": {"seed": 3, "epochs": 3, "batch": 8, "lr": 1e-3, "checkpoint_every": 4},
         "inputs": {"policy": {"p": ["Model", str(policy.path)]}, "preferences": {"d": ["", made.id]}},
     }
     killed.start(spec, tmp_path, kill_at=7)

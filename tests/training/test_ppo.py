@@ -134,25 +134,30 @@ def test_an_answer_that_was_cut_is_scored_with_its_turn_closed() -> None:
 
     reward = RewardModel(None, tiny_chat.tokenizer(), torch.zeros(1), 1.0)
     scorer = Scorer(reward, {}, {})
-    cut, ended = Rollout(question(), [7, 8], "blue green", False), Rollout(question(), [7, 8, 1], "blue green", True)
+    cut, ended = (
+        Rollout(question(), [7, 8], "blue green", "length"),
+        Rollout(question(), [7, 8, 1], "blue green", "stop"),
+    )
     assert scorer.read(cut) == scorer.read(ended) == Answer([2, 5, 1, 3], [7, 8, 1])
     # another tokenizer reads the text: the same here, since it is the same tokenizer
-    assert Scorer(reward, {}, {}, same_tokens=False).read(Rollout(question(), [7], "blue", True)).response[-1] == 1
+    assert Scorer(reward, {}, {}, same_tokens=False).read(Rollout(question(), [7], "blue", "stop")).response[-1] == 1
 
 
 def test_rules_count_as_numbers_and_bad_ones_are_refused() -> None:
-    rollouts = [Rollout(question(), [7, 1], "blue", True), Rollout(question(), [7, 8, 9], "red green", False)]
+    rollouts = [Rollout(question(), [7, 1], "blue", "stop"), Rollout(question(), [7, 8, 9], "red green", "length")]
     scorer = Scorer(
-        None, {"right": "completion = reference", "short": "-1.0 * length", "done": "ended"}, {"short": 0.1}
+        None,
+        {"right": "completion = reference", "short": "-1.0 * length", "done": "finish_reason = 'stop'"},
+        {"short": 0.1},
     )
     scores, parts = scorer.score(rollouts)
     assert scores.tolist() == pytest.approx([1 - 0.2 + 1, 0 - 0.3 + 0])
     assert parts == {"right": 0.5, "short": -2.5, "done": 0.5}
     assert measure("1", frame(rollouts), "x").tolist() == [1.0, 1.0]
     with pytest.raises(UserError, match="NaN or infinite for 1 of 2"):
-        measure("LN(length - 2)", frame(rollouts), "rule `bad`")
-    with pytest.raises(UserError, match="expected a number or a truth value"):
-        measure("completion", frame(rollouts), "rule `bad`")
+        measure("LN(length - 2)", frame(rollouts), "bad")
+    with pytest.raises(UserError, match="a rule gives a number, or true or false"):
+        measure("completion", frame(rollouts), "bad")
     with pytest.raises(UserError, match="nothing says what an answer is worth"):
         Scorer(None, {}, {})
     with pytest.raises(UserError, match="`weights` names sohrt"):
@@ -160,7 +165,7 @@ def test_rules_count_as_numbers_and_bad_ones_are_refused() -> None:
 
 
 def test_the_digest_depends_on_what_was_consumed_and_in_which_order() -> None:
-    a, b = Rollout(question(), [7], "", True), Rollout(question(), [8], "", True)
+    a, b = Rollout(question(), [7], "", "stop"), Rollout(question(), [8], "", "stop")
     assert digest("", [a, b]) != digest("", [b, a])
     assert digest(digest("", [a]), [b]) != digest("", [a])
 

@@ -176,7 +176,7 @@ def test_a_killed_training_ends_with_the_same_bits(
     spec: dict[str, Any] = {
         "store": store.url,
         "stage": "training.reward:Reward",
-        "config": {"seed": 3, "epochs": 3, "batch_size": 8, "lr": 1e-3, "save_every": 4, "heads": 2},
+        "config": {"seed": 3, "epochs": 3, "batch": 8, "lr": 1e-3, "checkpoint_every": 4, "heads": 2},
         "inputs": {"policy": {"p": ["Model", str(policy.path)]}, "preferences": {"d": ["", made.id]}},
     }
     killed.start(spec, tmp_path, kill_at=7)
