@@ -42,8 +42,8 @@ from training.answers import Answer, chunks, pad
 from training.checkpoint import Checkpoints
 from training.critic import Critic
 from training.logprobs import forward, token_logprobs
-from training.reward_model import RewardModel
-from training.scoring import Question, Rollout, Scorer, same_tokenizer
+from training.rollouts import Question, Rollout, check_room, load_questions
+from training.scoring import make_scorer
 from training.trl_stage import load_model, quiet, save
 
 if TYPE_CHECKING:
@@ -378,53 +378,6 @@ def warn_of_sameness(job: Job, iteration: int, rollouts: Sequence[Rollout], scor
             f"Iteration {iteration + 1}: all {len(rollouts)} answers score {scores[0]:.4g}. A constant reward teaches "
             "nothing but the KL penalty."
         )
-
-
-def load_questions(job: Job, tokenizer: Any) -> list[Question]:
-    """The prompts of all artifacts of the port `prompts`, in order, as token ids.
-
-    Raises:
-        UserError: there is none, or one is empty.
-    """
-    from generators.prompting import encode_prompt, prompt_of
-
-    questions: list[Question] = []
-    for artifact in job.all("prompts"):
-        for row in artifact.to_table().to_pylist():
-            messages, reference = prompt_of(row)
-            if not messages:
-                raise UserError(f"prompt {row['id']} is empty: there is nothing to answer.")
-            questions.append(Question(row["id"], messages, reference, encode_prompt(tokenizer, messages)))
-    if not questions:
-        raise UserError("there are no prompts to sample answers to.")
-    return questions
-
-
-def check_room(questions: Sequence[Question], max_tokens: int, config: Any) -> None:
-    """Refuse prompts that leave no room for an answer.
-
-    Raises:
-        UserError: prompt and answer together are longer than the model's context.
-    """
-    room = getattr(config, "max_position_embeddings", None)
-    for question in questions:
-        if room is not None and len(question.token_ids) + max_tokens > room:
-            raise UserError(
-                f"prompt {question.id} has {len(question.token_ids)} tokens; with `max_tokens` {max_tokens} that is more "
-                f"than the model's context of {room}. Leave out longer prompts or lower `max_tokens`."
-            )
-
-
-def make_scorer(
-    job: Job, tokenizer: Any, rules: dict[str, str], weights: dict[str, float], pessimism: float, device: Any
-) -> Scorer:
-    """The scorer of a job; says so when the reward model has a tokenizer of its own."""
-    given = job.maybe("reward")
-    reward = RewardModel.load(given.location, device) if given else None
-    same = reward is None or same_tokenizer(reward.tokenizer, tokenizer)
-    if not same:
-        job.say("The reward model has another tokenizer than the policy: it gets each answer's text, tokenised anew.")
-    return Scorer(reward, rules, weights, pessimism, same)
 
 
 def make_critic(kind: str, policy: Any, location: str, job: Job) -> Critic:

@@ -14,49 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.errors import UserError
+from engine.job import Job
 from generators.judge import COLUMNS
 from generators.judge import score as judge
 from training.answers import Answer, encode, end_id
 from training.reward_model import RewardModel
+from training.rollouts import Rollout
 
 if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
-
-Message = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt as rows have it and as the model reads it."""
-
-    id: str
-    messages: list[Message]
-    reference: str | None
-    token_ids: list[int]
-
-    @property
-    def said(self) -> str:
-        """The last thing the user said."""
-        return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """A sampled answer. Where `finish_reason` is "stop", its last token is the one that ended it."""
-
-    question: Question
-    token_ids: list[int]
-    text: str
-    finish_reason: str
-
-    @property
-    def ended(self) -> bool:
-        return self.finish_reason == "stop"
-
-    @property
-    def answer(self) -> Answer:
-        return Answer(self.question.token_ids, self.token_ids)
 
 
 def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
@@ -154,3 +121,15 @@ def same_tokenizer(a: Any, b: Any) -> bool:
         return encode_prompt(tokenizer, probe)
 
     return a.get_vocab() == b.get_vocab() and a.eos_token_id == b.eos_token_id and ids(a) == ids(b)
+
+
+def make_scorer(
+    job: Job, tokenizer: Any, rules: dict[str, str], weights: dict[str, float], pessimism: float, device: Any
+) -> Scorer:
+    """The scorer of a job; says so when the reward model has a tokenizer of its own."""
+    given = job.maybe("reward")
+    reward = RewardModel.load(given.location, device) if given else None
+    same = reward is None or same_tokenizer(reward.tokenizer, tokenizer)
+    if not same:
+        job.say("The reward model has another tokenizer than the policy: it gets each answer's text, tokenised anew.")
+    return Scorer(reward, rules, weights, pessimism, same)

@@ -1,7 +1,7 @@
-"""Runs one stage in a process of its own and kills it, for real, when it reports a given step.
+"""Runs one stage in a process of its own and kills it, for real, at a given step or commit.
 
 `python killed.py SPEC.json`: `{"store", "stage": "module:Class", "config", "inputs": {port: {label: [kind, folder]}},
-"kill_at": step or null}`. A kind of "" means a folder of the store.
+"kill_at": step, commit (from 1) or null}`. A kind of "" means a folder of the store.
 """
 
 from __future__ import annotations
@@ -32,8 +32,13 @@ def run(spec: dict[str, Any]) -> Artifact:
             assert found is not None, folder
             inputs[port][label] = found
 
+    commits = 0
+
     def emit(event: dict[str, Any]) -> None:
-        if event["event"] == "metric" and event["step"] == spec["kill_at"]:
+        nonlocal commits
+        commits += event["event"] == "commit"
+        reached = event.get("step") if event["event"] == "metric" else commits if event["event"] == "commit" else None
+        if reached is not None and reached == spec["kill_at"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     module, name = spec["stage"].split(":")

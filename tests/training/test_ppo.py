@@ -20,7 +20,8 @@ from engine.store import Artifact, Store
 from training.answers import Answer, pad
 from training.critic import Critic
 from training.ppo import Experience, Ppo, digest, draw, token_rewards
-from training.scoring import Question, Rollout, Scorer, frame, measure
+from training.rollouts import Question, Rollout
+from training.scoring import Scorer, frame, measure
 
 __all__ = ["one_thread"]  # applies to every test here
 
