@@ -1,0 +1,203 @@
+"""The reward stage against hand-computed losses, transformers' own reading of the model, and known answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import killed
+import numpy as np
+import pytest
+import tiny_chat
+import torch
+from tiny_chat import assistant, one_thread, user
+
+from engine.errors import UserError
+from engine.store import Artifact, Store
+from training.answers import Answer, encode, pad
+from training.reward import Reward, start_heads
+from training.reward_model import RewardModel, read_heads
+
+__all__ = ["one_thread"]  # applies to every test here
+
+Given = Callable[[str, list[dict[str, Any]]], Artifact]
+Build = Callable[..., Artifact]
+
+
+@pytest.fixture
+def policy(store: Store, tmp_path: Path) -> Artifact:
+    return tiny_chat.artifact(store, tiny_chat.save(tmp_path / "policy"))
+
+
+def preferences(pairs: int = 240, flip: Callable[[int], bool] = lambda i: False) -> list[dict[str, Any]]:
+    """One pair a prompt: answers with "good" in them are better than those with "bad"; longer or shorter at random."""
+    random = np.random.default_rng(0)
+    colours = ["red", "blue", "green", "cat", "dog", "one", "two", "three"]
+    rows: list[dict[str, Any]] = []
+    for i in range(pairs):
+        words = [str(w) for w in random.choice(colours, size=6)]
+        cut = random.integers(0, 4, size=2)
+        chosen = assistant(" ".join(["good", *words[: cut[0]]]))
+        rejected = assistant(" ".join(["bad", *words[: cut[1]]]))
+        if flip(i):
+            chosen, rejected = rejected, chosen
+        rows.append(
+            {
+                "id": f"row{i}",
+                "prompt_id": f"prompt{i}",
+                "prompt": user(" ".join(["what", "colour", *words[4:], "?"])),
+                "chosen": chosen,
+                "rejected": rejected,
+                "margin": 1.0,
+                "split": "validation" if i % 4 == 0 else "train",
+            }
+        )
+    return rows
+
+
+def load_scores(folder: Path, answers: list[Answer]) -> torch.Tensor:
+    return RewardModel.load(str(folder)).score(answers)
+
+
+def answers_of(rows: list[dict[str, Any]]) -> list[Answer]:
+    tokens = tiny_chat.tokenizer()
+    return [encode(tokens, row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
+
+
+def test_an_answer_is_encoded_as_the_chat_template_renders_the_whole_conversation() -> None:
+    tokens = tiny_chat.tokenizer()
+    answer = encode(tokens, user("what colour ?"), assistant("red blue"))
+    whole = tokens.apply_chat_template([*user("what colour ?"), *assistant("red blue")], return_dict=False)
+    assert [*answer.prompt, *answer.response] == whole
+    assert answer.response[-1] == tokens.eos_token_id == 1
+
+
+def test_it_learns_a_preference_that_length_does_not_explain(policy: Artifact, given: Given, build: Build) -> None:
+    rows = preferences()
+    made = build(Reward, {"policy": policy, "preferences": given("Preference", rows)}, lr=3e-3, epochs=2)
+    summary = made.manifest["summary"]
+    assert summary["accuracy"] == 1.0 and summary["accuracy_low"] > 0.9
+    assert summary["length_accuracy"] < 0.65 and summary["advantage_over_length_low"] > 0.2
+    assert summary["validation_pairs"] == 60 and summary["pairs"] == 240
+    train = [row for row in rows if row["split"] == "train"]
+    scores = load_scores(made.path, answers_of(train))
+    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
+    assert (scores[0::2] > scores[1::2]).float().mean() == 1.0
+
+
+def test_shuffled_labels_teach_nothing(policy: Artifact, given: Given, build: Build) -> None:
+    coin = np.random.default_rng(1).random(400) < 0.5
+    given_rows = given("Preference", preferences(400, flip=lambda i: bool(coin[i])))
+    made = build(Reward, {"policy": policy, "preferences": given_rows}, lr=3e-3)
+    summary = made.manifest["summary"]
+    assert summary["accuracy_low"] < 0.5 < summary["accuracy_high"]
+    assert summary["brier"] == pytest.approx(0.25, abs=0.03)  # calibrated: it knows that it does not know
+
+
+def test_the_first_loss_is_ln_2_and_the_losses_are_the_formula() -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    from training.pairs import Pair
+
+    tokens = tiny_chat.tokenizer()
+    rows = preferences(8)
+    pairs = [
+        Pair("p", encode(tokens, r["prompt"], r["chosen"]), encode(tokens, r["prompt"], r["rejected"]), 0.7, 0.8)
+        for r in rows
+    ]
+    config = tiny_chat.policy().config
+    config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    start_heads(model, 0)
+    ones = np.ones((8, 1))
+    assert Reward(centre=0).loss(model, pairs, ones)[0].item() == pytest.approx(math.log(2), abs=1e-7)
+    with torch.no_grad():
+        model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    # One answer at a time, without any padding, read by transformers itself.
+    r = [model(torch.tensor([[*a.prompt, *a.response]])).logits.item() for a in answers_of(rows)]
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    def mean(terms: list[float]) -> float:
+        return sum(terms) / len(terms)
+
+    gaps = [c - j for c, j in zip(r[0::2], r[1::2], strict=True)]
+    plain = mean([-math.log(sigmoid(g)) for g in gaps])
+    assert Reward(centre=0).loss(model, pairs, ones)[0].item() == pytest.approx(plain, abs=1e-5)
+    margin = mean([-math.log(sigmoid(g - 0.7)) for g in gaps])
+    assert Reward(centre=0, margin=True).loss(model, pairs, ones)[0].item() == pytest.approx(margin, abs=1e-5)
+    soft = mean([-0.8 * math.log(sigmoid(g)) - 0.2 * math.log(sigmoid(-g)) for g in gaps])
+    assert Reward(centre=0, soft=True).loss(model, pairs, ones)[0].item() == pytest.approx(soft, abs=1e-5)
+    centred = plain + 0.01 * mean([(c + j) ** 2 for c, j in zip(r[0::2], r[1::2], strict=True)])
+    assert Reward(centre=0.01).loss(model, pairs, ones)[0].item() == pytest.approx(centred, abs=1e-5)
+
+
+def test_padding_changes_no_score_and_the_end_token_is_what_is_read(tmp_path: Path) -> None:
+    """The pad id is the end id here: what makes transformers read one token too early (trl #937, #2758)."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = tiny_chat.policy().config
+    config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    short, long = Answer([5, 6], [7, 1]), Answer([5, 6, 7, 8, 9], [10, 11, 12, 13, 1])
+    alone = read_heads(model, pad([short])).item()
+    for pad_id in (0, 1, 17):
+        assert float(read_heads(model, pad([short, long], pad_id=pad_id))[0]) == pytest.approx(alone, abs=1e-6)
+    # and it depends on the end token: without it, the score is another one
+    assert abs(float(read_heads(model, pad([Answer([5, 6], [7])]))) - alone) > 1e-3
+    # the same number that transformers finds where the pad token differs from the end token
+    model.config.pad_token_id = 0
+    padded = pad([short, long], pad_id=0)
+    assert model(padded.ids_BT).logits[:, 0].tolist() == pytest.approx(
+        read_heads(model, padded)[:, 0].tolist(), abs=1e-6
+    )
+
+
+def test_an_ensemble_disagrees_more_where_it_was_not_trained(policy: Artifact, given: Given, build: Build) -> None:
+    rows = preferences()
+    made = build(Reward, {"policy": policy, "preferences": given("Preference", rows)}, lr=3e-3, heads=4, epochs=2)
+    reward = RewardModel.load(str(made.path))
+    known = answers_of(rows[:40])
+    strange = [encode(reward.tokenizer, user("number ."), assistant("three , three . the the")) for _ in range(1)]
+    assert reward.heads(known).shape == (80, 4)
+    assert reward.heads(known).mean(0).abs().max() < 1.0
+    assert reward.score(known, pessimism=1.0).lt(reward.score(known)).all()
+    assert reward.heads(strange).std() > 0
+    assert made.manifest["summary"]["accuracy"] == 1.0
+
+
+def test_a_killed_training_ends_with_the_same_bits(
+    tmp_path: Path, policy: Artifact, given: Given, store: Store
+) -> None:
+    made = given("Preference", preferences(96))
+    spec: dict[str, Any] = {
+        "store": store.url,
+        "stage": "training.reward:Reward",
+        "config": {"seed": 3, "epochs": 3, "batch": 8, "lr": 1e-3, "checkpoint_every": 4, "heads": 2},
+        "inputs": {"policy": {"p": ["Model", str(policy.path)]}, "preferences": {"d": ["", made.id]}},
+    }
+    killed.start(spec, tmp_path, kill_at=7)
+    killed.start(spec, tmp_path, kill_at=18)
+    resumed = killed.start(spec, tmp_path, kill_at=None)
+    whole = killed.start({**spec, "store": killed.another_store(store, made, tmp_path)}, tmp_path, kill_at=None)
+    assert resumed is not None and whole is not None
+    assert resumed.id == whole.id and resumed.digest == whole.digest
+    assert "model.safetensors" in resumed.manifest["files"]
+
+
+def test_bad_preferences_are_refused_or_left_out_in_our_own_words(policy: Artifact, given: Given, build: Build) -> None:
+    rows = preferences(8)
+    equal = [{**row, "rejected": row["chosen"]} for row in rows]
+    with pytest.raises(UserError, match=r"none of the 8 preferences can be trained on .*equal answers"):
+        build(Reward, {"policy": policy, "preferences": given("Preference", equal)})
+    nan = [{**rows[0], "margin": float("nan")}]
+    with pytest.raises(UserError, match="preference row0: `margin` is nan"):
+        build(Reward, {"policy": policy, "preferences": given("Preference", nan)})
+    with pytest.raises(UserError, match="nothing is left to train on"):
+        held = [{**row, "split": "validation"} for row in rows]
+        build(Reward, {"policy": policy, "preferences": given("Preference", held)})
+    with pytest.raises(UserError, match="at most 5 tokens"):
+        build(Reward, {"policy": policy, "preferences": given("Preference", rows)}, max_length=5)

@@ -1,0 +1,62 @@
+"""Are differences of rewards the log-odds they claim to be?
+
+A reward model says that answer a beats b with probability sigmoid((r_a - r_b) / temperature). Calibrated means: of the
+pairs for which it says 70 %, 70 % go that way. ECE and Brier score as in Guo et al. (2017, "On calibration of modern
+neural networks"); temperature scaling from the same paper, section 4.2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def confidence(difference: Floats, temperature: float = 1.0) -> tuple[Floats, Floats]:
+    """For each pair: the probability (0.5 to 1) of the side the model favours, and whether (1 or 0) that side won.
+
+    `difference` is r_chosen - r_rejected; a pair it gives no opinion on (0) counts half.
+    """
+    probability = 1 / (1 + np.exp(-np.abs(difference) / temperature))
+    return probability, np.where(difference > 0, 1.0, np.where(difference < 0, 0.0, 0.5))
+
+
+def ece(difference: Floats, temperature: float = 1.0, bins: int = 10) -> float:
+    """Expected calibration error over bins that each hold the same number of pairs, in [0, 1].
+
+    Equal-mass bins: with equal widths most pairs of a weak model share one bin, which hides what happens inside it.
+    """
+    probability, won = confidence(difference, temperature)
+    order = np.argsort(probability, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    return float(sum(len(p) * abs(probability[p].mean() - won[p].mean()) for p in parts) / len(order))
+
+
+def brier(difference: Floats, temperature: float = 1.0) -> float:
+    """Mean squared error of the probability given to `chosen`, in [0, 1]; 0.25 is a coin."""
+    return float(np.mean((1 / (1 + np.exp(-difference / temperature)) - 1) ** 2))
+
+
+def nll(difference: Floats, temperature: float = 1.0) -> float:
+    """Mean negative log-likelihood of the choices, in nats; ln 2 is a coin."""
+    return float(np.mean(np.logaddexp(0, -difference / temperature)))
+
+
+def fit_temperature(difference: Floats) -> float:
+    """The temperature in [0.01, 100] with the highest likelihood of the choices; 1 for no pairs.
+
+    The likelihood is concave in 1 / temperature, so a golden-section search on its logarithm finds the optimum.
+    """
+    if len(difference) == 0:
+        return 1.0
+    low, high, ratio = np.log(0.01), np.log(100.0), (np.sqrt(5) - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    for _ in range(80):
+        if nll(difference, float(np.exp(a))) <= nll(difference, float(np.exp(b))):
+            high, b = b, a
+            a = high - ratio * (high - low)
+        else:
+            low, a = a, b
+            b = low + ratio * (high - low)
+    return float(np.exp((low + high) / 2))

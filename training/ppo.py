@@ -1,0 +1,398 @@
+"""`ppo`: policy, reward and prompts -> policy (Schulman et al. 2017; for language models, Ziegler et al. 2019).
+
+One iteration:
+
+1.  sample answers from the policy with vLLM, in this process, at temperature 1: the samples are the policy's own
+2.  r_t = -beta (log pi(y_t) - log pi_ref(y_t)) + [t is the last token] (score - penalty if it is not an end token)
+                                                                                         (Ziegler et al. 2019, eq. 2)
+3.  A_t, R_t by generalised advantage estimation                                      (`training.gae`)
+4.  a few epochs of minibatches on
+        L = E[min(rho_t A_t, clip(rho_t, 1-eps, 1+eps) A_t)],   rho_t = pi(y_t) / pi_old(y_t)     (PPO, eq. 7)
+        + value_weight 1/2 E[max((V_t - R_t)^2, (clip(V_t, V_old +- eps_v) - R_t)^2)]             (PPO, eq. 9, clipped)
+        - entropy_weight E[H_t]
+    with values and returns in units of the returns' root mean square, so that no weight depends on the reward's scale
+
+pi_old is the trainer's own: vLLM computes in another order, so its log-probabilities differ by rounding (or by its
+dtype). The weight min(pi_old / pi_sampler, C) corrects for that (truncated importance sampling, Ionides 2008), and
+the difference is one of the curves.
+
+Everything an iteration draws is derived from its number. With policy, critic, optimizer and beta in one checkpoint an
+iteration, a run that is killed ends with the same bits as one that is not.
+
+Shapes: B rollouts, R tokens of the longest response, D hidden.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from engine.errors import UserError
+from engine.job import Job
+from engine.seeds import generator, shuffled
+from engine.stage import NotIdentity, Stage, port
+from training import gae, kl, schedule, snapshot
+from training.answers import Answer, chunks, pad
+from training.checkpoint import Checkpoints
+from training.critic import Critic
+from training.logprobs import forward, token_logprobs
+from training.rollouts import Question, Rollout, check_room, load_questions
+from training.scoring import make_scorer
+from training.trl_stage import load_model, quiet, save
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from generators.vllm_backend import Completion, VllmEngine
+
+
+class Ppo(Stage):
+    """Train a policy by reinforcement learning to give answers that score higher."""
+
+    takes = {
+        "policy": port("Model"),
+        "reward": port("RewardModel", optional=True),
+        "prompts": port("Prompt", "Conversation", many=True),
+        "reference": port("Model", optional=True),
+    }
+    gives = "Model"
+    random = True
+
+    iterations: int = Field(30, ge=1)
+    rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
+    samples: int = Field(1, ge=1, description="Answers a prompt; divides `rollouts`.")
+    max_tokens: int = Field(64, ge=1, description="Longest answer.")
+    epochs: int = Field(2, ge=1, description="Passes over the rollouts of an iteration.")
+    minibatches: int = Field(4, ge=1, description="Optimizer steps an epoch.")
+    lr: float = Field(1e-5, gt=0)
+    decay: bool = Field(True, description="Let the rate fall linearly to 0 over the run.")
+    clip: float = Field(0.2, gt=0, description="eps: how far the ratio moves before it stops to pay.")
+    clip_value: float = Field(0.2, gt=0, description="eps_v: the same for a value, in units of the returns' RMS.")
+    value_weight: float = Field(0.5, ge=0)
+    entropy_weight: float = Field(0.0, ge=0)
+    critic: Literal["shared", "separate"] = Field("shared", description="A head on the policy, or a model of its own.")
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    beta: float = Field(0.05, ge=0, description="Reward given up per nat of KL to the reference.")
+    target: float | None = Field(None, gt=0, description="KL (nats an answer) towards which beta is steered.")
+    kl_estimator: Literal["k1", "k3"] = Field("k1", description="Of the KL in the reward, per token.")
+    stop_kl: float | None = Field(
+        0.05, gt=0, description="KL (nats a token) between the policy and pi_old that ends an iteration's epochs early."
+    )
+    missing_eos: float = Field(1.0, ge=0, description="Taken off the score of an answer that was cut at `max_tokens`.")
+    whiten_rewards: bool = Field(False, description="Scale rewards to unit variance. beta then counts in those units.")
+    whiten_advantages: bool = True
+    correction: float = Field(2.0, ge=1, description="C: the cap on the weight pi_old / pi_sampler.")
+    max_grad_norm: float = Field(1.0, gt=0)
+    rules: dict[str, str] = Field(
+        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason."
+    )
+    weights: dict[str, float] = Field(
+        {}, description="Weight of each rule and of `reward` in the score; 1 if not named."
+    )
+    pessimism: float = Field(0.0, ge=0, description="Standard deviations of an ensemble taken off its mean.")
+    gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
+
+    def run(self, job: Job) -> None:
+        import torch
+
+        quiet()
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        if self.rollouts % self.samples:
+            raise UserError(f"`rollouts` is {self.rollouts}, which `samples` ({self.samples}) does not divide.")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        location = job.input("policy").location
+        policy: Any
+        policy, tokenizer = load_model(location, job)
+        reference: Any = load_model((job.maybe("reference") or job.input("policy")).location, job)[0]
+        critic = make_critic(self.critic, policy, location, job)
+        for module in (policy, reference, critic):
+            module.to(device).eval()  # dropout off: rho is 1 before the first step
+        scorer = make_scorer(job, tokenizer, self.rules, self.weights, self.pessimism, device)
+        questions = load_questions(job, tokenizer)
+        check_room(questions, self.max_tokens, policy.config)
+
+        parameters = [*policy.parameters(), *critic.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
+        checkpoints = Checkpoints(job.scratch / "checkpoints")
+        modules = {"policy": policy, "critic": critic}
+        found = snapshot.restore(checkpoints, modules, optimizer)
+        facts: dict[str, Any] = found.facts if found else {"beta": self.beta, "consumed": ""}
+        controller = kl.Controller(facts["beta"], self.target)
+        engine: VllmEngine | None = None
+        for iteration in range(found.step if found else 0, self.iterations):
+            engine = engine or start_engine(location, questions, self.max_tokens, self.gpu_share)
+            rollouts, sampled = self.sample(job, engine, policy, tokenizer, questions, iteration)
+            scores, parts = scorer.score(rollouts)
+            warn_of_sameness(job, iteration, rollouts, scores)
+            scores = scores - self.missing_eos * np.array([not rollout.ended for rollout in rollouts])
+            experience = self.look_back(policy, reference, critic, rollouts, sampled, scores, controller.beta)
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * (schedule.linear(iteration, self.iterations, 0.0) if self.decay else 1.0)
+            learnt = self.improve(job, policy, critic, optimizer, experience, iteration)
+            job.metric(iteration + 1, **parts, **describe(rollouts, scores, experience), **learnt, beta=controller.beta)
+            job.progress(iteration + 1, self.iterations, "iterations")
+            controller.update(experience.kl, self.rollouts)
+            facts = {"beta": controller.beta, "consumed": digest(facts["consumed"], rollouts)}
+            checkpoints.save(snapshot.take(iteration + 1, modules, optimizer, facts))
+        checkpoints.wait()
+        if engine is not None:
+            engine.close()
+        # The same digest says: the same answers to the same prompts, in the same order, were learnt from.
+        job.summary(consumed=facts["consumed"], episodes=self.iterations * self.rollouts, beta=facts["beta"])
+        save(job, policy, tokenizer)
+
+    def sample(
+        self, job: Job, engine: VllmEngine, policy: Any, tokenizer: Any, questions: list[Question], iteration: int
+    ) -> tuple[list[Rollout], list[Completion]]:
+        """Answers of the policy as it is now; which prompts and which seeds depends on the iteration alone."""
+        from generators.prompting import decode
+        from generators.vllm_backend import Sampling
+
+        engine.load_weights(policy.named_parameters())
+        drawn = draw(len(questions), self.rollouts // self.samples, iteration, job.seed)
+        asked = [questions[i] for i in drawn for _ in range(self.samples)]
+        seeds = [job.derive("rollout", iteration, i) for i in range(len(asked))]
+        completions = engine.generate([q.token_ids for q in asked], Sampling(max_tokens=self.max_tokens), seeds)
+        return [
+            Rollout(question, c.token_ids, decode(tokenizer, c.token_ids), c.finish_reason)
+            for question, c in zip(asked, completions, strict=True)
+        ], completions
+
+    def look_back(
+        self,
+        policy: Any,
+        reference: Any,
+        critic: Critic,
+        rollouts: list[Rollout],
+        sampled: list[Completion],
+        scores: np.ndarray,
+        beta: float,
+    ) -> Experience:
+        """What the rollouts were worth, token by token, under the policy and the values they were sampled with."""
+        import torch
+
+        answers = [rollout.answer for rollout in rollouts]
+        device = next(policy.parameters()).device
+        whole = pad(answers, device)
+        mask_BR = whole.mask_BR
+        logprobs_BR, values_BR, entropy_BR = (torch.zeros(mask_BR.shape, device=device) for _ in range(3))
+        with torch.no_grad():
+            for chunk in chunks(answers):
+                batch = pad([answers[i] for i in chunk], device)
+                out = forward(policy, batch, entropy=True, hidden=critic.backbone is None)
+                assert out.entropy_BR is not None
+                width = out.logprobs_BR.shape[1]
+                logprobs_BR[chunk, :width] = out.logprobs_BR
+                entropy_BR[chunk, :width] = out.entropy_BR
+                values_BR[chunk, :width] = critic(batch, out.hidden_BRD)
+        reference_BR = rows(token_logprobs(reference, answers), mask_BR)
+        sampler_BR = rows([torch.tensor(c.logprobs) for c in sampled], mask_BR)
+        kl_BR = torch.where(mask_BR, kl.estimate(logprobs_BR, reference_BR, self.kl_estimator), 0.0)
+        rewards_BR = token_rewards(kl_BR, torch.tensor(scores, dtype=torch.float32, device=device), mask_BR, beta)
+        if self.whiten_rewards:
+            rewards_BR = gae.whiten(rewards_BR, mask_BR, shift_mean=False)
+        advantages_BR, returns_BR = gae.advantages(rewards_BR, values_BR, mask_BR, self.gamma, self.lam)
+        if self.whiten_advantages:
+            advantages_BR = gae.whiten(advantages_BR, mask_BR)
+        return Experience(
+            answers, mask_BR, logprobs_BR, reference_BR, sampler_BR, values_BR, entropy_BR, advantages_BR, returns_BR
+        )
+
+    def improve(
+        self, job: Job, policy: Any, critic: Critic, optimizer: Any, old: Experience, iteration: int
+    ) -> dict[str, float]:
+        """Epochs of minibatch steps on what `look_back` found. Returns means over the steps taken."""
+        import torch
+
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        weights_BR = torch.exp(old.logprobs_BR - old.sampler_BR).clamp(max=self.correction)
+        seen: list[dict[str, float]] = []
+        stopped = False
+        for epoch in range(self.epochs):
+            order = generator(job.seed, "minibatch", iteration, epoch).permutation(len(old.answers))
+            for minibatch in np.array_split(order, self.minibatches):
+                tokens = int(old.mask_BR[minibatch].sum())
+                optimizer.zero_grad()
+                sums: dict[str, float] = {}
+                for chunk in chunks([old.answers[i] for i in minibatch]):
+                    picked = minibatch[chunk]
+                    loss, parts = self.loss(policy, critic, old, weights_BR, picked)
+                    (loss / tokens).backward()
+                    sums = {name: sums.get(name, 0.0) + value for name, value in parts.items()}
+                step = {name: value / tokens for name, value in sums.items()}
+                if self.stop_kl is not None and step["step_kl"] > self.stop_kl:
+                    stopped = True
+                    break
+                torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+                optimizer.step()
+                seen.append(step)
+            if stopped:
+                break
+        means = {name: float(np.mean([step[name] for step in seen])) for name in (seen[0] if seen else {})}
+        return {**means, "steps": float(len(seen))}
+
+    def loss(
+        self, policy: Any, critic: Critic, old: Experience, weights_BR: Tensor, picked: np.ndarray
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss summed over the tokens of these rollouts, and sums of what it is made of."""
+        import torch
+
+        batch = pad([old.answers[i] for i in picked], old.mask_BR.device)
+        mask_BR = batch.mask_BR
+        width = mask_BR.shape[1]
+        rows_B = torch.as_tensor(picked, device=mask_BR.device)
+
+        def cut(x_BR: Tensor) -> Tensor:
+            return x_BR[rows_B, :width]
+
+        out = forward(policy, batch, entropy=self.entropy_weight > 0, hidden=critic.backbone is None)
+        log_ratio_BR = torch.where(mask_BR, out.logprobs_BR - cut(old.logprobs_BR), 0.0)
+        ratio_BR = log_ratio_BR.exp()
+        clipped_BR = ratio_BR.clamp(1 - self.clip, 1 + self.clip)
+        advantages_BR = cut(old.advantages_BR)
+        gain_BR = torch.minimum(ratio_BR * advantages_BR, clipped_BR * advantages_BR) * cut(weights_BR)
+
+        values_BR, old_values_BR, returns_BR = critic(batch, out.hidden_BRD), cut(old.values_BR), cut(old.returns_BR)
+        reach = self.clip_value * old.scale
+        near_BR = old_values_BR + (values_BR - old_values_BR).clamp(-reach, reach)
+        error_BR = torch.maximum((values_BR - returns_BR) ** 2, (near_BR - returns_BR) ** 2) / (2 * old.scale**2)
+
+        def total(x_BR: Tensor) -> Tensor:
+            return torch.where(mask_BR, x_BR, 0.0).sum()
+
+        loss = -total(gain_BR) + self.value_weight * total(error_BR)
+        if out.entropy_BR is not None:
+            loss = loss - self.entropy_weight * total(out.entropy_BR)
+        with torch.no_grad():
+            parts = {
+                "policy_loss": -total(gain_BR),
+                "value_loss": total(error_BR),
+                "clip_fraction": total((ratio_BR * advantages_BR > clipped_BR * advantages_BR).float()),
+                # KL(pi_old || pi) by k3: the samples are pi_old's
+                "step_kl": total(kl.estimate(cut(old.logprobs_BR), out.logprobs_BR, "k3")),
+            }
+        return loss, {name: value.item() for name, value in parts.items()}
+
+
+def token_rewards(kl_BR: Tensor, score_B: Tensor, mask_BR: Tensor, beta: float) -> Tensor:
+    """-beta KL for every token, and the score on the last one: the end of the turn, not the padding after it."""
+    import torch
+
+    rewards_BR = torch.where(mask_BR, -beta * kl_BR, 0.0)
+    rewards_BR[torch.arange(len(mask_BR), device=mask_BR.device), mask_BR.sum(1) - 1] += score_B
+    return rewards_BR
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Rollouts with everything that stays fixed while the policy learns from them. All _BR are 0 where masked."""
+
+    answers: list[Answer]
+    mask_BR: Tensor
+    logprobs_BR: Tensor
+    reference_BR: Tensor
+    sampler_BR: Tensor
+    values_BR: Tensor
+    entropy_BR: Tensor
+    advantages_BR: Tensor
+    returns_BR: Tensor
+
+    @cached_property
+    def scale(self) -> float:
+        """Root mean square of the returns, the unit of the value loss."""
+        returns = self.returns_BR[self.mask_BR]
+        return max(float((returns**2).mean().sqrt()), 1e-6)
+
+    @property
+    def kl(self) -> float:
+        """KL to the reference in nats an answer: the mean over rollouts of the sum of k1, which has no bias."""
+        import torch
+
+        log_ratio_BR = torch.where(self.mask_BR, self.logprobs_BR - self.reference_BR, 0.0)
+        return float(log_ratio_BR.sum(1).mean())
+
+
+def describe(rollouts: Sequence[Rollout], scores: np.ndarray, old: Experience) -> dict[str, float]:
+    """The curves of an iteration that do not depend on what is learnt from it."""
+    mask_BR = old.mask_BR
+    returns, values = old.returns_BR[mask_BR], old.values_BR[mask_BR]
+    spread = float(returns.var(correction=0))
+    gap = (old.logprobs_BR - old.sampler_BR)[mask_BR].abs()
+    return {
+        "score": float(scores.mean()),
+        "score_std": float(scores.std()),
+        "kl": old.kl,
+        "entropy": float(old.entropy_BR[mask_BR].mean()),
+        "length": float(mask_BR.sum(1).float().mean()),
+        "ended": float(np.mean([rollout.ended for rollout in rollouts])),
+        "distinct": len({(r.question.id, tuple(r.token_ids)) for r in rollouts}) / len(rollouts),
+        # 1: the critic foresees every return; 0: it might as well say their mean; below 0: it misleads
+        "explained_variance": 1 - float((returns - values).var(correction=0)) / spread if spread > 0 else 0.0,
+        "sampler_gap": float(gap.mean()),
+        "sampler_gap_max": float(gap.max()),
+    }
+
+
+def rows(values: Sequence[Tensor], mask_BR: Tensor) -> Tensor:
+    """One row for each rollout's tokens, 0 where masked."""
+    import torch
+
+    flat = torch.cat([v.float() for v in values]).to(mask_BR.device)
+    return torch.zeros(mask_BR.shape, device=mask_BR.device).masked_scatter(mask_BR, flat)
+
+
+def draw(prompts: int, count: int, iteration: int, seed: int) -> list[int]:
+    """The prompts of an iteration: the next `count` of an endless row of shuffled passes over all prompts."""
+    first = iteration * count
+    passes = {
+        p: shuffled(range(prompts), seed, "prompts", p)
+        for p in range(first // prompts, (first + count - 1) // prompts + 1)
+    }
+    return [passes[i // prompts][i % prompts] for i in range(first, first + count)]
+
+
+def digest(before: str, rollouts: Sequence[Rollout]) -> str:
+    """A chain over everything that was learnt from: the digest so far, then each prompt's id and sampled ids."""
+    chain = hashlib.blake2b(before.encode(), digest_size=16)
+    for rollout in rollouts:
+        chain.update(f"{rollout.question.id}:{rollout.token_ids};".encode())
+    return chain.hexdigest()
+
+
+def warn_of_sameness(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarray) -> None:
+    """Say so when an iteration can teach nothing."""
+    if len({tuple(rollout.token_ids) for rollout in rollouts}) == 1:
+        job.say(
+            f"Iteration {iteration + 1}: all {len(rollouts)} answers are equal, so that no advantage can be seen. "
+            "The policy has collapsed: a larger `beta` or a smaller `lr` would have kept it alive."
+        )
+    elif np.ptp(scores) == 0:
+        job.say(
+            f"Iteration {iteration + 1}: all {len(rollouts)} answers score {scores[0]:.4g}. A constant reward teaches "
+            "nothing but the KL penalty."
+        )
+
+
+def make_critic(kind: str, policy: Any, location: str, job: Job) -> Critic:
+    width = int(policy.config.hidden_size)
+    if kind == "shared":
+        return Critic(width)
+    copy: Any = load_model(location, job)[0]
+    return Critic(width, copy.base_model)
+
+
+def start_engine(location: str, questions: Sequence[Question], max_tokens: int, gpu_share: float) -> VllmEngine:
+    """vLLM in this process, with room for the longest prompt and answer."""
+    from generators.vllm_backend import VllmEngine
+
+    longest = max(len(question.token_ids) for question in questions) + max_tokens
+    return VllmEngine(
+        location, dtype="float32", max_model_len=longest, gpu_memory_utilization=gpu_share, kv_cache_gib=1
+    )
