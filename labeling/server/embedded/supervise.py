@@ -138,12 +138,7 @@ def _supervise(home: Path, children: list[Child], port: int) -> int:
     started_at = time.time()
     version = importlib.metadata.version("argilla-server")
     for child in children:
-        if (
-            child.name == "worker"
-        ):  # on two cores, importing both at once would double the wait for the server
-            child.retry_at = time.monotonic() + 10.0
-        else:
-            child.start()
+        child.start()
     failed: Child | None = None
     written: dict[str, int] = {}
     while not stopping and failed is None:
