@@ -48,6 +48,7 @@ _BATCH_RECORDS = 250  # also the most values that one search filter takes
 _BATCH_BYTES = 4_000_000
 _PAGE = 1000
 _SUBMIT_AT_ONCE = 100
+_FAILURES = 4  # a server that is overloaded may fail once; one that fails every time has a fault
 
 
 class ServerUnreachable(UserError):
@@ -127,7 +128,7 @@ class Argilla:
         Raises ServerUnreachable, or Refused with the server's own words.
         """
         deadline = time.monotonic() + (self.patience if patience is None else patience)
-        pause = 0.1
+        pause, failures = 0.1, 0
         while True:
             try:
                 response = self._http.request(method, path, **request)
@@ -136,7 +137,8 @@ class Argilla:
             except httpx.InvalidURL as error:
                 raise UserError(f"{self.url!r} is not the address of an Argilla server: {error}.") from error
             else:
-                if response.status_code < 500:
+                failures += response.status_code >= 500
+                if response.status_code < 500 or failures == _FAILURES:
                     return _body(response, self.url)
                 trouble = f"HTTP {response.status_code}: {response.text[:300]}"
             if time.monotonic() + pause > deadline:

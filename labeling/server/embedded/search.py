@@ -347,10 +347,10 @@ def _json_values(column: Any, *path: str) -> _JsonValues:
         return _JsonValues(table, text, number)
     steps = "".join(f".{json.dumps(step)}" for step in path)
     items = func.jsonb_path_query(cast(column, JSONB), cast(literal(f"${steps}[*]"), JSONPATH))
-    items = items.column_valued()
-    text = items.op("#>>")(literal_column("'{}'"))
-    number = case((func.jsonb_typeof(items) == "number", cast(text, Float)))
-    return _JsonValues(items, text, number)
+    table = items.table_valued("value").render_derived()
+    text = table.c.value.op("#>>")(literal_column("'{}'"))
+    number = case((func.jsonb_typeof(table.c.value) == "number", cast(text, Float)))
+    return _JsonValues(table, text, number)
 
 
 def _any_value(values: _JsonValues, filter: TermsFilter | RangeFilter) -> Any:

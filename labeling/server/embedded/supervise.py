@@ -31,7 +31,7 @@ from typing import IO, Any
 _HERE = Path(__file__).resolve().parent
 _PREFERRED_PORT = 6900
 _GIVE_UP_AFTER = 3  # failures in a row, each within _QUICKLY seconds of the start
-_QUICKLY = 30.0
+_QUICKLY = 90.0
 _LOG_LIMIT = 10 * 2**20
 
 
