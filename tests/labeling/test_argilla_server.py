@@ -10,10 +10,12 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -213,35 +215,34 @@ def test_restore_keeps_what_was_there(home: Path, tmp_path: Path) -> None:
     assert not (target / "note").exists()
 
 
-@pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture
+def postgresql() -> Iterator[str]:
     """A throw-away PostgreSQL cluster, where the machine has the programs."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [
-        Path(shutil.which("initdb") or "none").parent
-    ]
-    if not (found[-1] / "initdb").exists():
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
         pytest.skip("no PostgreSQL on this machine")
-    folder = tmp_path_factory.mktemp("postgresql")
-    user: dict[str, object] = {}
-    if os.geteuid() == 0:  # it refuses to run as root
+    # Not in pytest's folders: PostgreSQL refuses to run as root, and no one else may enter those.
+    folder = Path(tempfile.mkdtemp(prefix="flywheel-postgresql-"))
+    who: dict[str, Any] = {}
+    if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
-        for parent in list(folder.parents)[:2]:
-            parent.chmod(parent.stat().st_mode | 0o711)
-        user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+        who = {"user": "postgres", "group": "postgres", "extra_groups": []}
+
+    def call(program: str, *arguments: str) -> None:
+        command = [str(programs[-1] / program), "-D", str(folder / "data"), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, **who)
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    data = folder / "data"
-
-    def call(*command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True, cwd=folder, **user)  # type: ignore[call-overload]
-
-    call(str(found[-1] / "initdb"), "-D", str(data), "-A", "trust", "-U", "flywheel", "-E", "UTF8")
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    control = str(found[-1] / "pg_ctl")
-    call(control, "-D", str(data), "-l", str(folder / "log"), "-w", "-o", options, "start")
-    yield f"postgresql://flywheel@127.0.0.1:{port}/postgres"
-    call(control, "-D", str(data), "-m", "immediate", "stop")
+    call("initdb", "-A", "trust", "-U", "flywheel", "-E", "UTF8")
+    call("pg_ctl", "-l", str(folder / "log"), "-w", "-o", options, "start")
+    try:
+        yield f"postgresql://flywheel@127.0.0.1:{port}/postgres"
+    finally:
+        call("pg_ctl", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
 
 
 @pytest.mark.slow
