@@ -20,7 +20,7 @@ _TOKEN = re.compile(r'(?P<op>-\(|[()|+])|(?P<neg>-)?(?:"(?P<phrase>[^"]*)"?|(?P<
 
 @dataclass(frozen=True)
 class Term:
-    """One word or phrase."""
+    """One word or phrase, casefolded."""
 
     pattern: re.Pattern[str]
     words: tuple[str, ...]
@@ -83,15 +83,20 @@ def parse(text: str) -> Node:
 
 def matches(node: Node, texts: Sequence[str]) -> bool:
     """Whether a record with these field texts answers the query."""
+    return _matches(node, [text.casefold() for text in texts])
+
+
+def _matches(node: Node, texts: Sequence[str]) -> bool:
     match node:
-        case Term(pattern, _):
-            return any(pattern.search(text) for text in texts)
+        case Term(pattern, words):
+            # Finding a word as a plain string first spares most regular expressions.
+            return any(words[0] in text and pattern.search(text) is not None for text in texts)
         case Not(inner):
-            return not matches(inner, texts)
+            return not _matches(inner, texts)
         case All(nodes):
-            return all(matches(inner, texts) for inner in nodes)
+            return all(_matches(inner, texts) for inner in nodes)
         case Any(nodes):
-            return any(matches(inner, texts) for inner in nodes)
+            return any(_matches(inner, texts) for inner in nodes)
 
 
 def required_words(node: Node) -> list[str]:
@@ -121,7 +126,7 @@ def _tokens(text: str) -> Iterator[Node | str]:
 
 
 def _term(raw: str, prefix: bool) -> Term | None:
-    words = _WORD.findall(raw)
+    words = _WORD.findall(raw.casefold())
     if not words:
         return None
     unspaced = re.compile(f"[{_UNSPACED}]")
@@ -132,4 +137,4 @@ def _term(raw: str, prefix: bool) -> Term | None:
         pattern += re.escape(word)
     if not prefix and not unspaced.match(words[-1]):
         pattern += rf"(?![^\W{_UNSPACED}])"
-    return Term(re.compile(pattern, re.IGNORECASE), tuple(words))
+    return Term(re.compile(pattern), tuple(words))
