@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 # Scripts written without spaces: every character is a word of its own, as in Elasticsearch's standard
 # analyser.
@@ -130,10 +131,13 @@ def _term(raw: str, prefix: bool) -> Term | None:
     if not words:
         return None
     unspaced = re.compile(f"[{_UNSPACED}]")
-    pattern = "" if unspaced.match(words[0]) else rf"(?<![^\W{_UNSPACED}])"
-    for index, word in enumerate(words):
-        if index:
-            pattern += r"\W*" if unspaced.match(word) or unspaced.match(words[index - 1]) else r"\W+"
+    pattern = re.escape(words[0])
+    if not unspaced.match(
+        words[0]
+    ):  # looking back from behind the word lets the search jump from word to word
+        pattern += rf"(?<![^\W{_UNSPACED}]{pattern})"
+    for before, word in pairwise(words):
+        pattern += r"\W*" if unspaced.match(word) or unspaced.match(before) else r"\W+"
         pattern += re.escape(word)
     if not prefix and not unspaced.match(words[-1]):
         pattern += rf"(?![^\W{_UNSPACED}])"
