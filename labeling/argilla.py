@@ -308,9 +308,8 @@ class Argilla:
             if external_id in there and there[external_id] != json.loads(encoded)["fields"]:
                 raise UserError(
                     f"Dataset {dataset.task.name!r} already holds record {external_id!r} with"
-                    f" another prompt or"
-                    " other answers. Judgements of those would be taken for judgements of these: give changed"
-                    " records new ids, or push to a dataset of another name."
+                    " another prompt or other answers. Judgements of those would be taken for judgements of"
+                    " these: give changed records new ids, or push to a dataset of another name."
                 )
         return [(external_id, encoded) for external_id, encoded in batch if external_id not in there]
 
@@ -349,8 +348,7 @@ class Argilla:
                 return
         raise UserError(
             f"Dataset {dataset.task.name!r} is being changed faster than it can be read:"
-            f" {len(seen)} of {total}"
-            " records were seen. Pull again when nobody adds or deletes records."
+            f" {len(seen)} of {total} records were seen. Pull again when nobody adds or deletes records."
         )
 
     def progress(self, dataset: Dataset) -> Progress:
@@ -456,9 +454,8 @@ def _body(response: httpx.Response, url: str) -> Any:
         detail = response.text[:300]
     if response.status_code == 401:
         raise Refused(
-            f"The Argilla server at {url} does not know this key. Check ARGILLA_API_KEY; a user's"
-            f" key is under"
-            " 'My settings' in the web UI.",
+            f"The Argilla server at {url} does not know this key. Check ARGILLA_API_KEY; a user's key is"
+            " under 'My settings' in the web UI.",
             401,
         )
     if response.status_code == 403:
