@@ -96,8 +96,7 @@ def run(
     if wanted > len(annotators):
         raise UserError(
             f"{wanted} judgements a record are wanted, from {len(annotators)} scripted annotators:"
-            f" add annotators"
-            " or lower the number."
+            " add annotators or lower the number."
         )
     users = client.ensure_users(usernames, dataset.task.workspace)
 

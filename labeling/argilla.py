@@ -49,6 +49,7 @@ _BATCH_RECORDS = 250  # also the most values that one search filter takes
 _BATCH_BYTES = 4_000_000
 _PAGE = 1000
 _SUBMIT_AT_ONCE = 100
+_FAILURES = 4  # a server that is overloaded may fail once; one that fails every time has a fault
 
 
 class ServerUnreachable(UserError):
@@ -128,7 +129,7 @@ class Argilla:
         Raises ServerUnreachable, or Refused with the server's own words.
         """
         deadline = time.monotonic() + (self.patience if patience is None else patience)
-        pause = 0.1
+        pause, failures = 0.1, 0
         while True:
             try:
                 response = self._http.request(method, path, **request)
@@ -137,7 +138,8 @@ class Argilla:
             except httpx.InvalidURL as error:
                 raise UserError(f"{self.url!r} is not the address of an Argilla server: {error}.") from error
             else:
-                if response.status_code < 500:
+                failures += response.status_code >= 500
+                if response.status_code < 500 or failures == _FAILURES:
                     return _body(response, self.url)
                 trouble = f"HTTP {response.status_code}: {response.text[:300]}"
             if time.monotonic() + pause > deadline:
@@ -305,9 +307,8 @@ class Argilla:
             if external_id in there and there[external_id] != json.loads(encoded)["fields"]:
                 raise UserError(
                     f"Dataset {dataset.task.name!r} already holds record {external_id!r} with"
-                    f" another prompt or"
-                    " other answers. Judgements of those would be taken for judgements of these: give changed"
-                    " records new ids, or push to a dataset of another name."
+                    " another prompt or other answers. Judgements of those would be taken for judgements of"
+                    " these: give changed records new ids, or push to a dataset of another name."
                 )
         return [(external_id, encoded) for external_id, encoded in batch if external_id not in there]
 
@@ -342,8 +343,7 @@ class Argilla:
                 return
         raise UserError(
             f"Dataset {dataset.task.name!r} is being changed faster than it can be read:"
-            f" {len(seen)} of {total}"
-            " records were seen. Pull again when nobody adds or deletes records."
+            f" {len(seen)} of {total} records were seen. Pull again when nobody adds or deletes records."
         )
 
     def progress(self, dataset: Dataset) -> Progress:
@@ -463,9 +463,8 @@ def _body(response: httpx.Response, url: str) -> Any:
         detail = response.text[:300]
     if response.status_code == 401:
         raise Refused(
-            f"The Argilla server at {url} does not know this key. Check ARGILLA_API_KEY; a user's"
-            f" key is under"
-            " 'My settings' in the web UI.",
+            f"The Argilla server at {url} does not know this key. Check ARGILLA_API_KEY; a user's key is"
+            " under 'My settings' in the web UI.",
             401,
         )
     if response.status_code == 403:

@@ -8,14 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from engine.errors import UserError
-from labeling.ranking_task import RankingRecord, RankingResponse, RankingTask, ShownRecord, Submission
+from labeling.ranking_task import Prompt, RankingRecord, RankingResponse, RankingTask, ShownRecord, Submission
 
 MAX_RECORD_BYTES = 1_000_000
 
 
 def dataset_settings(task: RankingTask) -> dict[str, list[dict[str, Any]]]:
-    """The task in Argilla's terms. Nothing is rendered as Markdown: HTML in an answer is shown,"
-    f" not executed."""
+    """The task in Argilla's terms. Fields are plain text: see `as_text`."""
     prompt_type = "chat" if task.chat else "text"
     fields: list[dict[str, Any]] = [
         {"name": "prompt", "title": "Prompt", "settings": {"type": prompt_type, "use_markdown": False}}
@@ -77,8 +76,7 @@ def refuse_other_questions(
     *,
     complete: bool,
 ) -> None:
-    """Raise UserError when fields or questions on the server are not the task's. Titles and texts"
-    f" may differ."""
+    """Raise UserError when fields or questions on the server are not the task's. Titles may differ."""
     differences: list[str] = []
     for part, one in (("fields", "field"), ("questions", "question")):
         ours = {item["name"]: _essence(item) for item in wanted[part]}
@@ -114,15 +112,15 @@ def write_records(task: RankingTask, records: Sequence[RankingRecord]) -> list[t
         if len(record.answers) != task.answers:
             raise UserError(
                 f"Record {record.external_id!r} has {len(record.answers)} answers, and dataset"
-                f" {task.name!r} ranks"
-                f" {task.answers}. Push records with another number of answers to a dataset of their own."
+                f" {task.name!r} ranks {task.answers}. Push records with another number of answers"
+                f" to a dataset of their own."
             )
-        prompt: Any = [{"role": m["role"], "content": m["content"]} for m in record.prompt]
+        prompt: Any = [{"role": m["role"], "content": as_text(m["content"])} for m in record.prompt]
         if not task.chat:
             prompt = "\n\n".join(m["content"] for m in prompt)
         item = {
             "external_id": record.external_id,
-            "fields": {"prompt": prompt, **dict(zip(task.labels, record.answers, strict=True))},
+            "fields": {"prompt": prompt, **dict(zip(task.labels, map(as_text, record.answers), strict=True))},
             **({"metadata": dict(record.metadata)} if record.metadata else {}),
             **({"vectors": {k: list(v) for k, v in record.vectors.items()}} if record.vectors else {}),
         }
@@ -133,8 +131,8 @@ def write_records(task: RankingTask, records: Sequence[RankingRecord]) -> list[t
         if len(encoded) > MAX_RECORD_BYTES:
             raise UserError(
                 f"Record {record.external_id!r} is {len(encoded):,} bytes long; at most"
-                f" {MAX_RECORD_BYTES:,} can be"
-                " shown to people. Nothing was pushed. Filter such records out before labelling."
+                f" {MAX_RECORD_BYTES:,} can be shown to people. Nothing was pushed. Filter such"
+                f" records out before labelling."
             )
         items[record.external_id] = encoded
     return list(items.items())
@@ -164,13 +162,33 @@ def _utc(stamp: str) -> datetime:
     return datetime.fromisoformat(stamp.removesuffix("Z").removesuffix("+00:00") + "+00:00")
 
 
+def as_text(text: str) -> str:
+    """Text that Argilla's UI shows as it is.
+
+    The UI puts fields into the page as HTML, also without Markdown: a `<b>` is rendered and an `onerror` in a
+    chat message is run, with the rights of whoever reads it. What models write must not do that.
+    """
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def as_written(shown: str) -> str:
+    """The inverse of `as_text`."""
+    return shown.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")
+
+
+def _prompt_as_written(prompt: Any) -> Prompt:
+    if isinstance(prompt, str):
+        return as_written(prompt)
+    return [{"role": m["role"], "content": as_written(m["content"])} for m in prompt]
+
+
 def read_record(task: RankingTask, record: dict[str, Any]) -> ShownRecord:
     fields = record["fields"]
     return ShownRecord(
         id=record["id"],
         external_id=record["external_id"],
-        prompt=fields["prompt"],
-        answers=tuple(fields[label] for label in task.labels),
+        prompt=_prompt_as_written(fields["prompt"]),
+        answers=tuple(as_written(fields[label]) for label in task.labels),
         answered=bool(record.get("responses")),
     )
 

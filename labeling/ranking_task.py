@@ -62,8 +62,10 @@ class RankingTask:
 
 @dataclass(frozen=True)
 class RankingRecord:
-    """One prompt with its answers, in the order to show them. `external_id` is the caller's,"
-    f" unique in a dataset."""
+    """One prompt with its answers, in the order to show them.
+
+    `external_id` is the caller's, unique in a dataset.
+    """
 
     external_id: str
     prompt: Sequence[Mapping[str, str]]  # messages: role, content
@@ -92,8 +94,10 @@ class RankingResponse:
 
 @dataclass(frozen=True)
 class ShownRecord:
-    """A record as an annotator sees it. `answered`: this user has a response to it already, in"
-    f" whatever status."""
+    """A record as an annotator sees it.
+
+    `answered`: this user has a response to it already, in whatever status.
+    """
 
     id: str
     external_id: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 # Scripts written without spaces: every character is a word of its own, as in Elasticsearch's standard
 # analyser.
@@ -20,7 +21,7 @@ _TOKEN = re.compile(r'(?P<op>-\(|[()|+])|(?P<neg>-)?(?:"(?P<phrase>[^"]*)"?|(?P<
 
 @dataclass(frozen=True)
 class Term:
-    """One word or phrase."""
+    """One word or phrase, casefolded."""
 
     pattern: re.Pattern[str]
     words: tuple[str, ...]
@@ -83,15 +84,20 @@ def parse(text: str) -> Node:
 
 def matches(node: Node, texts: Sequence[str]) -> bool:
     """Whether a record with these field texts answers the query."""
+    return _matches(node, [text.casefold() for text in texts])
+
+
+def _matches(node: Node, texts: Sequence[str]) -> bool:
     match node:
-        case Term(pattern, _):
-            return any(pattern.search(text) for text in texts)
+        case Term(pattern, words):
+            # Finding a word as a plain string first spares most regular expressions.
+            return any(words[0] in text and pattern.search(text) is not None for text in texts)
         case Not(inner):
-            return not matches(inner, texts)
+            return not _matches(inner, texts)
         case All(nodes):
-            return all(matches(inner, texts) for inner in nodes)
+            return all(_matches(inner, texts) for inner in nodes)
         case Any(nodes):
-            return any(matches(inner, texts) for inner in nodes)
+            return any(_matches(inner, texts) for inner in nodes)
 
 
 def required_words(node: Node) -> list[str]:
@@ -121,15 +127,16 @@ def _tokens(text: str) -> Iterator[Node | str]:
 
 
 def _term(raw: str, prefix: bool) -> Term | None:
-    words = _WORD.findall(raw)
+    words = _WORD.findall(raw.casefold())
     if not words:
         return None
     unspaced = re.compile(f"[{_UNSPACED}]")
-    pattern = "" if unspaced.match(words[0]) else rf"(?<![^\W{_UNSPACED}])"
-    for index, word in enumerate(words):
-        if index:
-            pattern += r"\W*" if unspaced.match(word) or unspaced.match(words[index - 1]) else r"\W+"
+    pattern = re.escape(words[0])
+    if not unspaced.match(words[0]):  # looking back from behind the word lets the search jump from word to word
+        pattern += rf"(?<![^\W{_UNSPACED}]{pattern})"
+    for before, word in pairwise(words):
+        pattern += r"\W*" if unspaced.match(word) or unspaced.match(before) else r"\W+"
         pattern += re.escape(word)
     if not prefix and not unspaced.match(words[-1]):
         pattern += rf"(?![^\W{_UNSPACED}])"
-    return Term(re.compile(pattern, re.IGNORECASE), tuple(words))
+    return Term(re.compile(pattern), tuple(words))

@@ -317,16 +317,24 @@ def _json_text(column: Any) -> Any:
 
 
 def _json_values(column: Any, *path: str) -> _JsonValues:
-    steps = "".join('."' + step.replace("\\", "\\\\").replace('"', '\\"') + '"' for step in path)
     if _sqlite():
+        if path and set(path[0]) & {'"', "\\"}:  # SQLite's paths know no escapes: look the key up instead
+            entry = func.json_each(column).table_valued("key", "value", "type")
+            whole = case((entry.c.type.in_(["array", "object"]), entry.c.value), else_=func.json_array(entry.c.value))
+            column = select(whole).where(entry.c.key == path[0]).scalar_subquery()
+            path = path[1:]
+        # It compares keys as they are written, and they are written in ASCII.
+        steps = "".join(f".{json.dumps(step)}" for step in path)
         table = func.json_each(column, f"${steps}").table_valued("value", "type")
         text = cast(table.c.value, String)
         number = case((table.c.type.in_(["integer", "real"]), cast(table.c.value, Float)))
         return _JsonValues(table, text, number)
-    items = func.jsonb_path_query(cast(column, JSONB), cast(literal(f"${steps}[*]"), JSONPATH)).column_valued()
-    text = items.op("#>>")(literal_column("'{}'"))
-    number = case((func.jsonb_typeof(items) == "number", cast(text, Float)))
-    return _JsonValues(items, text, number)
+    steps = "".join(f".{json.dumps(step)}" for step in path)
+    items = func.jsonb_path_query(cast(column, JSONB), cast(literal(f"${steps}[*]"), JSONPATH))
+    table = items.table_valued("value").render_derived()
+    text = table.c.value.op("#>>")(literal_column("'{}'"))
+    number = case((func.jsonb_typeof(table.c.value) == "number", cast(text, Float)))
+    return _JsonValues(table, text, number)
 
 
 def _any_value(values: _JsonValues, filter: TermsFilter | RangeFilter) -> Any:

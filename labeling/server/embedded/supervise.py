@@ -31,7 +31,7 @@ from typing import IO, Any
 _HERE = Path(__file__).resolve().parent
 _PREFERRED_PORT = 6900
 _GIVE_UP_AFTER = 3  # failures in a row, each within _QUICKLY seconds of the start
-_QUICKLY = 30.0
+_QUICKLY = 90.0
 _LOG_LIMIT = 10 * 2**20
 
 
@@ -136,10 +136,7 @@ def _supervise(home: Path, children: list[Child], port: int) -> int:
     started_at = time.time()
     version = importlib.metadata.version("argilla-server")
     for child in children:
-        if child.name == "worker":  # on two cores, importing both at once would double the wait for the server
-            child.retry_at = time.monotonic() + 10.0
-        else:
-            child.start()
+        child.start()
     failed: Child | None = None
     written: dict[str, int] = {}
     while not stopping and failed is None:

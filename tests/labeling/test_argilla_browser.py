@@ -1,0 +1,105 @@
+"""A person at work: a browser logs in, ranks by keyboard, corrects and submits; the pull holds just that.
+
+Set FLYWHEEL_SCREENSHOTS to a folder to keep the pictures (docs/images holds the ones of the documentation).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labeling.argilla import Argilla
+from labeling.ranking_task import RankingRecord, RankingTask
+
+HOSTILE = "<b>Lima</b><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
+QUALITY = {"Lima.": 1, HOSTILE: 1, "Cusco, high up in the Andes.": 3}
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium and chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,1100"):
+        options.add_argument(option)
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def wait(for_what: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """The first true answer; elements that are not there yet, or no longer, count as false."""
+    from selenium.common.exceptions import WebDriverException
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if found := for_what():
+                return found
+        except WebDriverException:
+            pass
+        assert time.monotonic() < deadline, "the page never came to that"
+        time.sleep(0.1)
+
+
+def test_a_person_ranks_with_a_tie_and_a_correction(
+    client: Argilla, task: RankingTask, browser: Any, tmp_path: Path
+) -> None:
+    pictures = Path(os.environ.get("FLYWHEEL_SCREENSHOTS", tmp_path))
+    dataset = client.ensure_dataset(task)
+    shown = ["Cusco, high up in the Andes.", "Lima.", HOSTILE]  # the caller's shuffle
+    prompt = [{"role": "user", "content": f"What is the capital of Peru? {HOSTILE}"}]
+    client.push(dataset, [RankingRecord("peru", prompt, shown)])
+    (user,) = client.ensure_users(["ann"], task.workspace)
+
+    def find(selector: str) -> Any:
+        return browser.find_element("css selector", selector)
+
+    def active() -> Any:
+        return browser.switch_to.active_element
+
+    browser.get(client.url)
+    wait(lambda: find("input[name=Username]").is_displayed())
+    find("input[name=Username]").send_keys(user.name)
+    find("input[name=Password]").send_keys(user.password)
+    browser.save_screenshot(str(pictures / "argilla-login.png"))
+    find("input[name=Password]").send_keys("\ue007")
+    wait(lambda: "sign-in" not in browser.current_url)
+
+    browser.get(dataset.url)
+    wait(lambda: active().get_attribute("title") == "Answer A")  # ready for a key
+    browser.save_screenshot(str(pictures / "argilla-rank.png"))
+    for label, answer in zip("abc", shown, strict=True):
+        wait(lambda label=label: active().get_attribute("id") == label)
+        active().send_keys(str(QUALITY[answer]))
+        ranked = f"#{label} .draggable__rank-card--ranked"
+        wait(lambda ranked=ranked: find(ranked))
+        time.sleep(0.7)  # the UI takes a second digit within this time for a longer number
+    correction = find("[contenteditable=true], textarea")
+    correction.click()
+    correction.send_keys("Lima, on the Pacific coast.")
+    browser.save_screenshot(str(pictures / "argilla-ranked.png"))
+
+    # What models wrote is to be read, not run.
+    assert browser.title == "Argilla"
+    assert HOSTILE in find(".chat__bubble").text
+    page = find("body").text
+    assert all(answer in page for answer in shown)
+    assert not browser.find_elements("css selector", "iframe, img[src=x], .chat__bubble b")
+
+    next(b for b in browser.find_elements("css selector", "button") if "Submit" in b.text).click()
+    (response,) = wait(lambda: [r for r in client.pull(dataset) if r.status == "submitted"])
+    assert dict(zip(shown, response.ranks, strict=True)) == QUALITY
+    assert (response.user, response.external_id) == ("ann", "peru")
+    assert (response.correction, response.flags) == ("Lima, on the Pacific coast.", ())
+    time.sleep(1.0)
+    browser.save_screenshot(str(pictures / "argilla-submitted.png"))
