@@ -77,7 +77,25 @@ class WatchedEngine:
             except EngineDied as error:
                 problem = str(error)
                 self._say(f"The engine died ({problem}); starting another and asking {len(prompts)} rows again.")
-        return self._bisect(list(zip(prompts, seeds, strict=True)), sampling, problem)
+        rows = list(zip(prompts, seeds, strict=True))
+        self._probe(rows, sampling)
+        return self._bisect(rows, sampling, problem)
+
+    def _probe(self, rows: list[tuple[Sequence[int], int]], sampling: Sampling) -> None:
+        """Cutting a batch is for rows that kill: an engine that dies on the first row and on the last dies on all.
+
+        Raises:
+            StageFailed: it does.
+        """
+        problem = ""
+        for prompt, seed in (rows[0], rows[-1]):
+            try:
+                self._ask([prompt], sampling, [seed])
+                return
+            except EngineDied as error:
+                problem = str(error)
+        if len(rows) > 1:
+            raise StageFailed(f"the engine for {self._spec['model']} dies whatever it is asked: {problem}")
 
     def _bisect(
         self, rows: list[tuple[Sequence[int], int]], sampling: Sampling, problem: str

@@ -105,3 +105,11 @@ def test_killing_vllm_in_the_middle_of_a_batch_changes_no_token(engine: Any, tin
         killer.join()
         assert watched.deaths == 1 and watched.pid != first
     assert made == truth
+
+
+def test_an_engine_that_dies_on_every_row_fails_the_stage_instead_of_cutting_for_ever(tmp_path: Path) -> None:
+    engine = WatchedEngine("tests.generators.frail:FrailEngine", str(tmp_path))
+    with pytest.raises(StageFailed, match=r"dies whatever it is asked: .*out of bounds"):
+        engine.generate([[BREAKS, i] for i in range(64)], Sampling(), list(range(64)))
+    engine.close()
+    assert engine.deaths == 5  # three whole batches, the first row, the last row
