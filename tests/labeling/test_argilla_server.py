@@ -106,6 +106,9 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"port {port} cannot be used: Address already in use"):
             server.up(tmp_path / "home", port=port)
     assert server.status(tmp_path / "home") is None
+    assert (
+        str(port) not in (tmp_path / "home" / "settings.json").read_text()
+    )  # the next start is free to choose
 
 
 @pytest.mark.slow
