@@ -25,7 +25,7 @@ from engine.errors import UserError
 from labeling.server import environment
 
 OWNER = "owner"
-_READY_WITHIN = 180.0  # seconds; 6-13 are usual, a cold disk and a busy machine take longer
+_READY_WITHIN = 300.0  # seconds; 6-13 are usual, a cold disk and a busy machine take longer
 _STOP_WITHIN = 30.0
 _SUPERVISOR = Path(__file__).parent / "embedded" / "supervise.py"
 
