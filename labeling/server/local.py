@@ -25,7 +25,7 @@ from engine.errors import UserError
 from labeling.server import environment
 
 OWNER = "owner"
-_READY_WITHIN = 180.0  # seconds; 6-13 are usual, a cold disk and a busy machine take longer
+_READY_WITHIN = 300.0  # seconds; 6-13 are usual, a cold disk and a busy machine take longer
 _STOP_WITHIN = 30.0
 _SUPERVISOR = Path(__file__).parent / "embedded" / "supervise.py"
 
@@ -72,29 +72,44 @@ def up(
     step = on_step or (lambda _: None)
     _private_folder(home)
     with _locked(home / "up.lock"):
-        settings = _settings(home)
+        before = _settings(home)
+        settings = dict(before)
+        if port is not None:
+            settings["port"] = port
+        if database_url is not None:
+            settings["database_url"] = _async_url(database_url)
         if _running(home):
-            _refuse_other_settings(home, settings, port, database_url)
-        else:
-            if port is not None:
-                settings["port"] = port
-            if database_url is not None:
-                settings["database_url"] = _async_url(database_url)
-            _write_private(home / "settings.json", json.dumps(settings))
-            python = environment.ensure(step)
-            (home / "state.json").unlink(missing_ok=True)
-            step("starting the Argilla server")
-            (home / "logs").mkdir(exist_ok=True)
-            with (home / "logs" / "supervisor.log").open("ab") as log:
-                subprocess.Popen(
-                    [str(python), str(_SUPERVISOR), str(home)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=home,
-                    start_new_session=True,  # outlives the terminal, and a signal to the caller's group
-                )
-        return _when_ready(home)
+            _refuse_other_settings(home, before, settings)
+        try:
+            for _ in range(3):  # one that was just killed may seem to run for a moment more
+                if not _running(home):
+                    _write_private(home / "settings.json", json.dumps(settings))
+                    _start(home, step)
+                server = _when_ready(home)
+                if server is not None:
+                    return server
+            raise UserError(_why_not(home, {"failed": "the supervisor ended"}))
+        except UserError:
+            _write_private(home / "settings.json", json.dumps(before))  # what does not work is not kept
+            raise
+
+
+def _start(home: Path, step: Callable[[str], None]) -> None:
+    python = environment.ensure(step)
+    (home / "state.json").unlink(missing_ok=True)
+    step("starting the Argilla server")
+    (home / "logs").mkdir(exist_ok=True)
+    with (home / "logs" / "supervisor.log").open("ab") as log:
+        started = subprocess.Popen(
+            [str(python), str(_SUPERVISOR), str(home)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=home,
+            start_new_session=True,  # outlives the terminal, and a signal to the caller's group
+        )
+    while not _running(home) and started.poll() is None:
+        time.sleep(0.02)
 
 
 def down(home: Path | None = None) -> bool:
@@ -164,18 +179,18 @@ def settings_of_place(home: Path) -> dict[str, str]:
     }
 
 
-def _when_ready(home: Path) -> Server:
+def _when_ready(home: Path) -> Server | None:
+    """The server once it answers; None if its supervisor is gone without a word."""
     deadline = time.monotonic() + _READY_WITHIN
-    grace = time.monotonic() + 10.0  # for the supervisor to take its lock
     while time.monotonic() < deadline:
-        state = _state(home)
+        running, state = _running(home), _state(home)
         if "failed" in state:
             raise UserError(_why_not(home, state))
+        if not running:
+            return None
         server = status(home)
         if server is not None and _answers(server.url):
             return server
-        if not _running(home) and time.monotonic() > grace:
-            raise UserError(_why_not(home, {"failed": "the supervisor ended"}))
         time.sleep(0.15)
     down(home)
     raise UserError(_why_not(home, {"failed": f"it did not answer within {_READY_WITHIN:.0f} s"}))
@@ -195,14 +210,14 @@ def _why_not(home: Path, state: dict[str, Any]) -> str:
     return f"The Argilla server did not start: {state['failed']}.\nThe end of {log}:\n{tail}"
 
 
-def _refuse_other_settings(home: Path, settings: dict[str, Any], port: int | None, database_url: str | None) -> None:
-    state = _state(home)
-    if port is not None and state.get("port") not in (None, port):
+def _refuse_other_settings(home: Path, before: dict[str, Any], asked: dict[str, Any]) -> None:
+    port = _state(home).get("port")
+    if port is not None and asked.get("port", port) != port:
         raise UserError(
-            f"The Argilla server in {home} runs on port {state['port']}, not {port}."
+            f"The Argilla server in {home} runs on port {port}, not {asked['port']}."
             " Stop it first: `flywheel argilla down`."
         )
-    if database_url is not None and _async_url(database_url) != settings["database_url"]:
+    if asked["database_url"] != before["database_url"]:
         raise UserError(
             f"The Argilla server in {home} runs with another database. Stop it first: `flywheel argilla down`."
         )

@@ -107,7 +107,7 @@ def test_nothing_accepted_is_lost_when_the_server_is_killed(
     home: Path, task: RankingTask, monkeypatch: pytest.MonkeyPatch, victims: list[str]
 ) -> None:
     """Four annotators submit 120 rankings while processes of the server are killed (-9)."""
-    client = argilla.connect(home=home, patience=120)
+    client = argilla.connect(home=home, patience=300)
     dataset = client.ensure_dataset(task)
     records = [
         RankingRecord(f"g{i}", [{"role": "user", "content": "?"}], ["abc"[(i + j) % 3] for j in range(3)])

@@ -189,19 +189,35 @@ def _end(child: Child) -> None:
 
 def _listen(asked: int | None, last: int | None) -> socket.socket:
     """A loopback socket: on the port asked for or none; else on the last one (or Argilla's own), or any."""
-    candidates = [asked] if asked else [last or _PREFERRED_PORT, 0]
-    for index, port in enumerate(candidates):
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(("127.0.0.1", port))
-            listening.listen(512)
-            return listening
-        except OSError:
-            listening.close()
-            if index == len(candidates) - 1:
-                raise
-    raise AssertionError
+    own = asked or last
+    if own:
+        # After a kill, the former server may hold its port for a moment more. People have its address: wait.
+        deadline = time.monotonic() + 5.0
+        while True:
+            try:
+                return _bound(own)
+            except OSError:
+                if time.monotonic() > deadline:
+                    if asked:
+                        raise
+                    break
+                time.sleep(0.1)
+    try:
+        return _bound(_PREFERRED_PORT)
+    except OSError:
+        return _bound(0)
+
+
+def _bound(port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(("127.0.0.1", port))
+        listening.listen(512)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 def _last_port(home: Path) -> int | None:
