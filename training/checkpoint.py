@@ -180,6 +180,8 @@ def restore_optimizers(
     tensors: dict[str, Tensor], parameters: Iterable[tuple[str, Tensor]], optimizers: list[torch.optim.Optimizer]
 ) -> None:
     """Put back what `optimizer_tensors` took."""
+    from training.distributed import split_like
+
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -187,16 +189,15 @@ def restore_optimizers(
             by_name.setdefault(name, {})[entry] = value
     for name, parameter in parameters:
         for optimizer in optimizers:
-            if any(parameter is p for group in optimizer.param_groups for p in group["params"]) and name in by_name:
+            if any(parameter is p for group in optimizer.param_groups for p in group["params"]):
                 # Adam's step counter lives with the weights where its kernel is fused, on the CPU where it is not.
+                fused = bool(optimizer.param_groups[0].get("fused"))
                 optimizer.state[parameter] = {
-                    entry: value.to(parameter.device) if value.shape == parameter.shape or _fused(optimizer) else value
+                    entry: value.to(parameter.device)
+                    if fused and value.shape != parameter.shape
+                    else split_like(value, parameter)
                     for entry, value in by_name[name].items()
                 }
-
-
-def _fused(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer.param_groups[0].get("fused"))
 
 
 def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:

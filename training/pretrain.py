@@ -72,6 +72,12 @@ class Pretrain(Stage):
     log_every: Annotated[int, NotIdentity] = Field(10, ge=1)
     checkpoint_every: Annotated[int, NotIdentity] = Field(100, ge=1, description="Steps.")
     keep: Annotated[int, NotIdentity] = Field(2, ge=1, description="Checkpoints kept, besides the best.")
+    processes: Annotated[int | None, NotIdentity] = Field(
+        None, ge=1, description="That share each batch; one for each GPU if left out. Changes rounding only."
+    )
+    sharding: Annotated[Literal["replicate", "shard"], NotIdentity] = Field(
+        "replicate", description="`shard`: FSDP2, for models that don't fit one GPU."
+    )
     prompts: Annotated[tuple[str, ...], NotIdentity] = Field(
         (), description="Continued at each validation, to be read."
     )
@@ -82,10 +88,31 @@ class Pretrain(Stage):
             raise ValueError("give `steps` or `epochs`, not both")
         if self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"`micro_batch` ({self.micro_batch}) must divide `batch` ({self.batch})")
+        if self.optimizer == "muon" and self.sharding == "shard":
+            raise ValueError("`muon` needs whole matrices: use `sharding: replicate`, or `adamw`")
         return self
 
     def run(self, job: Job) -> None:
-        Run(self, job).train()
+        import torch
+
+        from training.distributed import processes
+
+        count = self.processes or max(1, torch.cuda.device_count())
+        if self.batch % count:
+            raise UserError(f"a `batch` of {self.batch} blocks can't be shared by {count} processes.")
+        inputs = {port: {label: a.id for label, a in given.items()} for port, given in job.inputs.items()}
+        with processes(count, _join_in, self, job.store.url, job.artifact, inputs, job.seed):
+            Run(self, job).train()
+
+
+def _join_in(stage: Pretrain, store: str, artifact: str, inputs: dict[str, dict[str, str]], seed: int) -> None:
+    """What the processes other than rank 0 do."""
+    from engine.job import Job
+    from engine.store import Store
+
+    opened = Store(store)
+    found = {port: {label: opened.find(name) for label, name in given.items()} for port, given in inputs.items()}
+    Run(stage, Job(opened, artifact, "Model", found, seed)).train()
 
 
 class Run:
@@ -95,10 +122,12 @@ class Run:
         import torch
 
         from training.checkpoint import Checkpoints
+        from training.distributed import rank, spread
         from training.optim import build
         from training.shards import Shards
 
         self.stage, self.job = stage, job
+        self.leads = rank() == 0  # who reports and writes
         artifact = job.input("tokens")
         self.shards = Shards(artifact.path / "data")
         self.tokenizer = load_tokenizer(artifact.path / "tokenizer")
@@ -107,7 +136,7 @@ class Run:
         self.validation = Shards(held_out) if any(held_out.glob("*.arrow")) else None
 
         gpu = torch.cuda.is_available()
-        self.device = torch.device("cuda" if gpu else "cpu")
+        self.device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
         bfloat16 = stage.dtype == "bfloat16" or (stage.dtype == "auto" and has_bfloat16_units())
         pad = cast(int, self.tokenizer.pad_token_id)
         eos = cast(int, self.tokenizer.eos_token_id)
@@ -115,6 +144,7 @@ class Run:
         self.model = initial_model(self.config, job.derive("weights"), torch.bfloat16 if bfloat16 else torch.float32)
         self.model.to(self.device)
         self.parameters = sum(p.numel() for p in self.model.parameters())
+        spread(self.model, stage.sharding)
         self.forward: Any = torch.compile(self.model) if stage.compile else self.model
 
         self.steps = self._horizon()
@@ -143,7 +173,7 @@ class Run:
         torch.manual_seed(job.derive("torch"))
         start = self._resume()
         every = stage.validation_every or max(1, self.steps // 10)
-        job.say(
+        self._say(
             f"{self.parameters:,} parameters, {len(self.shards):,} blocks of {self.shards.block} tokens, "
             f"{self.steps:,} steps of {stage.batch} blocks" + (f", from step {start:,}" if start else "")
         )
@@ -156,9 +186,10 @@ class Run:
             if last or saves or done % stage.log_every == 0:
                 loss, norm = self._read(window)
                 rate = (done - since) * stage.batch * self.shards.block / (time.monotonic() - clock)
-                job.metric(done, loss=loss, grad_norm=norm, lr=self.lr * self._factor(step), tokens_per_s=rate)
+                self._metric(done, loss=loss, grad_norm=norm, lr=self.lr * self._factor(step), tokens_per_s=rate)
                 window, clock, since = [], time.monotonic(), done
-            job.progress(done, self.steps, "steps")
+            if self.leads:
+                job.progress(done, self.steps, "steps")
             if self.validation and (last or done % every == 0):
                 self._validate(done, self.validation)
             if not last and done % every == 0:
@@ -168,28 +199,39 @@ class Run:
         self.checkpoints.wait()
         self._finish()
 
+    def _say(self, text: str) -> None:
+        if self.leads:
+            self.job.say(text)
+
+    def _metric(self, step: int, **values: float) -> None:
+        if self.leads:
+            self.job.metric(step, **values)
+
     def _step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step. Returns the mean loss in nats a token and the norm of the gradient, not yet read."""
         import torch
 
+        from training.distributed import share, sum_gradients, total, whole
+
         stage = self.stage
-        indices = self._indices(step)
+        indices = share(self._indices(step))
         size = stage.micro_batch or stage.batch
         scored = stage.batch * (self.shards.block - 1)
-        total = torch.zeros((), device=self.device)
+        summed = torch.zeros((), device=self.device)
         for at in range(0, len(indices), size):
             tokens_BT, targets_BT, documents_BT = self._batch(self.shards, indices[at : at + size])
             loss = self.forward(tokens_BT, targets_BT, documents_BT) / scored
             loss.backward()
-            total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), stage.clip)
-        share = self._factor(step)
+            summed += loss.detach()
+        sum_gradients(self.model)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), stage.clip))
+        rate = self.lr * self._factor(step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.lr * share
+                group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return total, norm
+        return total(summed), norm
 
     def _factor(self, step: int) -> float:
         stage = self.stage
@@ -242,7 +284,7 @@ class Run:
     def _validate(self, done: int, shards: Shards) -> dict[str, float]:
         nats, targets, size = evaluate(self.model, self._validation_batches(shards), self.bytes_V)
         values = {"validation_loss": nats / max(1, targets), "bits_per_byte": bits_per_byte(nats, max(1, size))}
-        self.job.metric(done, **values)
+        self._metric(done, **values)
         self.last_validation = values
         return values
 
@@ -254,39 +296,47 @@ class Run:
 
     def _show(self) -> None:
         for prompt in self.stage.prompts:
-            self.job.say(f"{prompt}▸{complete(self.model, self.tokenizer, prompt, 32)}")
+            self._say(f"{prompt}▸{complete(self.model, self.tokenizer, prompt, 32)}")
 
     # -- what stays ----------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, done: int) -> None:
         from training.checkpoint import Checkpoint, optimizer_tensors, random_state
+        from training.distributed import whole
 
         random_tensors, facts = random_state()
         tensors = {f"model.{name}": p for name, p in self.model.named_parameters()}
-        tensors |= optimizer_tensors(self.model.named_parameters(), self.optimizers) | random_tensors
+        tensors |= optimizer_tensors(self.model.named_parameters(), self.optimizers)
+        tensors = {name: whole(tensor) for name, tensor in tensors.items()} | random_tensors
         score = getattr(self, "last_validation", {}).get("validation_loss")
-        self.checkpoints.save(Checkpoint(done, tensors, facts, score))
+        if self.leads:
+            self.checkpoints.save(Checkpoint(done, tensors, facts, score))
 
     def _resume(self) -> int:
         """Put back the newest whole checkpoint. Returns the number of steps done."""
         import torch
 
         from training.checkpoint import restore_optimizers, restore_random_state
+        from training.distributed import split_like
 
         found = self.checkpoints.latest()
         if found is None:
             return 0
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                parameter.copy_(found.tensors[f"model.{name}"])
+                parameter.copy_(split_like(found.tensors[f"model.{name}"], parameter))
         restore_optimizers(found.tensors, self.model.named_parameters(), self.optimizers)
         restore_random_state(found.tensors, found.facts)
         return found.step
 
     def _finish(self) -> None:
+        from training.distributed import whole
         from training.trl_stage import save
 
-        save(self.job, to_transformers(self.model, self.config), self.tokenizer)
+        weights = {name: whole(tensor).detach().cpu() for name, tensor in self.model.state_dict().items()}
+        if not self.leads:
+            return
+        save(self.job, to_transformers(weights, self.config), self.tokenizer)
         self.job.summary(
             parameters=self.parameters,
             steps=self.steps,
@@ -345,12 +395,12 @@ def initial_model(config: PretrainedConfig, seed: int, dtype: torch.dtype) -> Ll
     return model
 
 
-def to_transformers(model: Llama, config: PretrainedConfig) -> Any:
-    """The same weights as transformers' class, in float32, on the CPU."""
+def to_transformers(weights: dict[str, torch.Tensor], config: PretrainedConfig) -> Any:
+    """These weights in transformers' class, in float32."""
     from transformers import AutoModelForCausalLM
 
     twin = AutoModelForCausalLM.from_config(config)
-    twin.load_state_dict({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+    twin.load_state_dict(weights)
     return twin
 
 
