@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.errors import UserError, nearest
 from engine.expression import column
@@ -105,6 +105,14 @@ class Filter(Stage):
         description="Rules of your own: name -> a Polars SQL expression over the columns and statistics, true for what "
         "stays: `short_enough: LENGTH(text) < 400 AND words > 5`.",
     )
+
+    @model_validator(mode="after")
+    def _rules_are_known(self) -> Filter:
+        try:
+            self.compile()
+        except UserError as error:
+            raise ValueError(str(error)) from None  # so that the recipe's error names its line
+        return self
 
     def run(self, job: Job) -> None:
         rules = self.compile()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from engine.errors import StageFailed, UserError
 from engine.store import Artifact
@@ -93,7 +94,7 @@ def test_bounds_and_rules_of_ones_own(build: Build, given: Given) -> None:
 
 def test_messages(build: Build, given: Given) -> None:
     rows = given("Document", documents(["one"]))
-    with pytest.raises(UserError, match="Did you mean `gopher_words`"):
+    with pytest.raises(ValidationError, match="Did you mean `gopher_words`"):
         build("filter", {"documents": rows}, rules=["gopher_quality"], bounds={"gopher_wrods": [1, 2]})
     with pytest.raises(UserError, match=r"keep\.long.*expected true or false"):
         build("filter", {"documents": rows}, keep={"long": "LENGTH(text)"})
