@@ -119,7 +119,7 @@ class Dedup(Stage):
         begins = np.concatenate([[0], ends[:-1]])
         order = np.argsort(rank[documents], kind="stable")
         facts["pairs_met"], facts["pairs_verified"] = resolve(
-            membership, bucket_count, order, values, begins, ends, signed.signatures(place), self.threshold, least,
+            membership, bucket_count, order, values, begins, ends, signed.signatures(), place, self.threshold, least,
             replaced, found,
         )  # fmt: skip
         gone = replaced >= 0
@@ -201,9 +201,10 @@ class _Signed:
     def band(self, index: int) -> Array:
         return np.fromfile(self.folder / f"band-{index:03d}", np.uint64)
 
-    def signatures(self, rows: Array) -> Array:
+    def signatures(self) -> Array:
+        """(S, permutations) uint32, mapped."""
         shape = (len(self.rows), self.banding.permutations)
-        return np.memmap(self.folder / "signatures", np.uint32, "r", shape=shape)[rows]
+        return np.asarray(np.memmap(self.folder / "signatures", np.uint32, "r", shape=shape))
 
     @staticmethod
     def make(job: Job, ngram: int, banding: Banding) -> _Signed:
@@ -257,20 +258,24 @@ def _text_keys(job: Job) -> tuple[Array, Array]:
 
 
 def _sets(job: Job, documents: Array, ngram: int) -> tuple[Array, Array]:
-    """The sorted sets of shingles of these documents (sorted numbers), one after the other, and where each ends."""
-    values: list[Array] = [np.zeros(0, np.uint64)]
+    """The sorted sets of shingles of these documents (sorted numbers), one after the other, and where each ends.
+
+    They are nearly as large as the text, so they are on disk, mapped: what is not looked at need not be in memory.
+    """
     ends: list[Array] = [np.zeros(0, np.int64)]
     at = size = 0
-    for batch in _batches(job, ["text"]):
-        low, high = np.searchsorted(documents, [at, at + len(batch)])
-        if high > low:
-            made, made_ends = sorted_sets(texts_of(batch.column("text")), documents[low:high] - at, ngram)
-            values.append(made.copy())
-            ends.append(made_ends + size)
-            size += len(made)
-        at += len(batch)
-        job.progress(at, job.rows("documents"), "rows", doing="verifying")
-    return np.concatenate(values), np.concatenate(ends)
+    path = job.scratch / "signatures" / "sets"
+    with path.open("wb") as file:
+        for batch in _batches(job, ["text"]):
+            low, high = np.searchsorted(documents, [at, at + len(batch)])
+            if high > low:
+                made, made_ends = sorted_sets(texts_of(batch.column("text")), documents[low:high] - at, ngram)
+                file.write(made.data)
+                ends.append(made_ends + size)
+                size += len(made)
+            at += len(batch)
+            job.progress(at, job.rows("documents"), "rows", doing="verifying")
+    return np.asarray(np.memmap(path, np.uint64, "r")), np.concatenate(ends)
 
 
 def _ids(job: Job, documents: Array) -> list[str]:

@@ -50,14 +50,14 @@ def buckets(keys: Array) -> tuple[Array, Array, int]:
 @numba.njit(cache=True, nogil=True)
 def resolve(
     membership: Any, bucket_count: int, order: Any, values: Any, begins: Any, ends: Any, signatures: Any,
-    threshold: float, least: float, kept_by: Any, similarity: Any,
+    place_of: Any, threshold: float, least: float, kept_by: Any, similarity: Any,
 ) -> Any:  # fmt: skip
     """Go through candidates in `order`; decide for each whether it is kept, and if not, by whom it is replaced.
 
     Args:
         membership: (C, bands) int64: the bucket of a candidate in each band, -1 for none.
         values, begins, ends: the sorted set of shingles of candidate c is `values[begins[c]:ends[c]]`.
-        signatures: (C, permutations) uint32.
+        signatures, place_of: the signature of candidate c is `signatures[place_of[c]]`, uint32.
         least: share of equal signature values below which a pair is not worth verifying.
         kept_by: (C,) int64, out: the candidate kept in its place (the most similar; of equals the first in order), or -1.
         similarity: (C,) float64, out.
@@ -89,7 +89,7 @@ def resolve(
                 met += 1
                 equal = 0
                 for p in range(signatures.shape[1]):
-                    equal += int(signatures[c, p] == signatures[k, p])
+                    equal += int(signatures[place_of[c], p] == signatures[place_of[k], p])
                 if equal < need:
                     continue
                 other = values[begins[k] : ends[k]]

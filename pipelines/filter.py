@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.errors import UserError, nearest
 from engine.expression import column
 from engine.job import Job
 from engine.stage import Port, Stage, port
-from pipelines.statistics import STATISTICS, measure
+from pipelines.statistics import STATISTICS, SUBSTRINGS, measure
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,14 @@ class Rule:
     statistic: str
     low: float = -np.inf
     high: float = np.inf
+
+
+def _above(bound: float) -> float:
+    return float(np.nextafter(bound, np.inf))  # a value equal to the bound does not pass
+
+
+def _below(bound: float) -> float:
+    return float(np.nextafter(bound, -np.inf))
 
 
 # The published sets with their published constants.
@@ -40,6 +48,35 @@ SETS: dict[str, tuple[Rule, ...]] = {
         Rule("gopher_alpha_words", "alpha_words", low=0.8),
         Rule("gopher_stop_words", "stop_words", low=2),
     ),
+    # The same, Repetition Removal, Table A1.
+    "gopher_repetition": (
+        Rule("gopher_duplicate_lines", "duplicate_lines", high=0.30),
+        Rule("gopher_duplicate_paragraphs", "duplicate_paragraphs", high=0.30),
+        Rule("gopher_duplicate_line_characters", "duplicate_line_characters", high=0.20),
+        Rule("gopher_duplicate_paragraph_characters", "duplicate_paragraph_characters", high=0.20),
+        Rule("gopher_top_2gram", "top_2gram", high=0.20),
+        Rule("gopher_top_3gram", "top_3gram", high=0.18),
+        Rule("gopher_top_4gram", "top_4gram", high=0.16),
+        Rule("gopher_duplicate_5grams", "duplicate_5grams", high=0.15),
+        Rule("gopher_duplicate_6grams", "duplicate_6grams", high=0.14),
+        Rule("gopher_duplicate_7grams", "duplicate_7grams", high=0.13),
+        Rule("gopher_duplicate_8grams", "duplicate_8grams", high=0.12),
+        Rule("gopher_duplicate_9grams", "duplicate_9grams", high=0.11),
+        Rule("gopher_duplicate_10grams", "duplicate_10grams", high=0.10),
+    ),
+    # Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", 2.2: the
+    # rules that remove whole pages. (Those that remove lines, and the list of bad words, are not here.)
+    "c4": (
+        Rule("c4_sentences", "sentences", low=3),
+        Rule("c4_lorem_ipsum", "lorem_ipsum", high=0),
+        Rule("c4_curly_brackets", "curly_brackets", high=0),
+    ),
+    # Penedo et al. 2024, "The FineWeb Datasets", 3.6: the three rules of their own.
+    "fineweb": (
+        Rule("fineweb_terminal_lines", "terminal_lines", low=_above(0.12)),
+        Rule("fineweb_duplicate_line_characters", "duplicate_line_characters", high=_below(0.1)),
+        Rule("fineweb_short_lines", "short_lines", high=_below(0.67)),
+    ),
 }
 
 
@@ -52,7 +89,7 @@ class Filter(Stage):
     takes: ClassVar[dict[str, Port]] = {"documents": port("Document", many=True)}
     gives: ClassVar[str] = "Document"
 
-    rules: list[Literal["gopher_quality"]] = Field(
+    rules: list[Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]] = Field(
         default_factory=lambda: [], description="Published sets of rules, with their published constants."
     )
     bounds: dict[str, tuple[float | None, float | None]] = Field(
@@ -68,6 +105,14 @@ class Filter(Stage):
         description="Rules of your own: name -> a Polars SQL expression over the columns and statistics, true for what "
         "stays: `short_enough: LENGTH(text) < 400 AND words > 5`.",
     )
+
+    @model_validator(mode="after")
+    def _rules_are_known(self) -> Filter:
+        try:
+            self.compile()
+        except UserError as error:
+            raise ValueError(str(error)) from None  # so that the recipe's error names its line
+        return self
 
     def run(self, job: Job) -> None:
         rules = self.compile()
@@ -103,7 +148,8 @@ class Filter(Stage):
 
     def split(self, table: pa.Table, rules: list[Rule]) -> tuple[pa.Table, pa.Table]:
         """(kept, rejected) rows of a table of documents."""
-        measured = measure(table.column("text").to_pylist()) if rules or self._uses_statistics() else None
+        used = {rule.statistic for rule in rules} | {n for n in STATISTICS for e in self.keep.values() if n in e}
+        measured = measure(table.column("text"), not used.isdisjoint(SUBSTRINGS)) if used else None
         reason = np.full(len(table), None, dtype=object)
         detail = np.full(len(table), None, dtype=object)
 
@@ -136,9 +182,6 @@ class Filter(Stage):
         for name, values in (("reason", reason), ("detail", detail)):
             rejected = rejected.append_column(name, pa.array(values[gone.to_numpy(False)], pa.string()))
         return table.filter(stays), rejected
-
-    def _uses_statistics(self) -> bool:
-        return any(name in expression for expression in self.keep.values() for name in STATISTICS.names)
 
 
 def _bounded(rule: Rule, low: float | None, high: float | None) -> Rule:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 from pydantic import Field
 
@@ -27,7 +26,9 @@ from engine.job import Job
 from engine.schema import row_id
 from engine.stage import NotIdentity, Port, Stage, port
 from engine.store import digest_file
-from pipelines.shards import Array, write_shard
+from pipelines.pretokens import PretokenCache, fits
+from pipelines.shards import write_shard
+from pipelines.shingles import Array, Texts, texts_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -91,10 +92,11 @@ class Tokenize(Stage):
             if seen <= state.documents:  # packed before a kill
                 continue
             ids: list[str] = batch.column("id").to_pylist()
-            texts: list[str] = batch.column("text").to_pylist()
+            texts = texts_of(batch.column("text"))
             held_out = _share(ids, 0) < self.validation
-            for identity, text, ids_T, held in zip(ids, texts, encoder.encode(texts), held_out, strict=True):
-                packers["validation" if held else "data"].add(identity, len(text.encode()), ids_T)
+            sizes: list[int] = np.diff(texts.offsets).tolist()
+            for identity, size, ids_T, held in zip(ids, sizes, encoder.encode(texts), held_out, strict=True):
+                packers["validation" if held else "data"].add(identity, size, ids_T)
             if any(packer.full for packer in packers.values()):
                 for packer in packers.values():
                     packer.flush()
@@ -128,7 +130,7 @@ class Tokenize(Stage):
             return
         total = 0
         for batch in _documents(job, ["text"]):
-            total += sum(pc.call_function("binary_length", [batch.column("text")]).to_numpy(False).tolist())
+            total += int(np.diff(texts_of(batch.column("text")).offsets).sum())
         share = self.train_bytes / max(total, 1)
         seen, rows = 0, job.rows("documents")
 
@@ -224,10 +226,17 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
 
-    def encode(self, texts: list[str]) -> list[Array]:
+        self._cache = PretokenCache(self._encode) if fits(self._backend.to_str()) else None
+
+    def encode(self, texts: Texts) -> list[Array]:
         """The ids of each text."""
-        encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=self.dtype) for encoding in encoded]
+        if self._cache is not None:
+            return self._cache.encode(texts)
+        cuts = zip(texts.offsets[:-1].tolist(), texts.offsets[1:].tolist(), strict=True)
+        return [np.array(ids, np.uint32) for ids in self._encode([texts.data[a:b].tobytes().decode() for a, b in cuts])]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 # -- packing -----------------------------------------------------------------------------------------------------------
@@ -278,7 +287,7 @@ class _Packer:
 
     def add(self, identity: str, size: int, ids_T: Array) -> None:
         self.begins.append((self.size, identity))
-        self.tokens += [ids_T, np.array([self.encoder.eos], self.encoder.dtype)]
+        self.tokens += [ids_T.astype(self.encoder.dtype), np.array([self.encoder.eos], self.encoder.dtype)]
         self.size += len(ids_T) + 1
         self.counts["documents"] += 1
         self.counts["bytes"] += size

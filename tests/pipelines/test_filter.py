@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from engine.errors import StageFailed, UserError
 from engine.store import Artifact
-from pipelines.statistics import measure
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
@@ -16,23 +16,6 @@ PROSE = "The people of the town have to be with the river and that is what they 
 
 def documents(texts: list[str]) -> list[dict[str, Any]]:
     return [{"id": f"d{i}", "parents": [], "text": text} for i, text in enumerate(texts)]
-
-
-def test_statistics_counted_by_hand() -> None:
-    text = "- The cat… is #1\n\n  * and that dog...\nÜber  42 ·\n"
-    (row,) = measure([text]).to_pylist()
-    # words: - The cat… is #1 * and that dog... Über 42 · (12); with a letter: The cat… is and that dog... Über (7)
-    assert row["words"] == 12
-    assert row["characters"] == len(text)
-    assert row["lines"] == 3
-    assert row["mean_word_length"] == (1 + 3 + 4 + 2 + 2 + 1 + 3 + 4 + 6 + 4 + 2 + 1) / 12
-    assert row["hash_ratio"] == 1 / 12
-    assert row["ellipsis_ratio"] == 2 / 12
-    assert row["bullet_lines"] == 2 / 3
-    assert row["ellipsis_lines"] == 1 / 3
-    assert row["alpha_words"] == 7 / 12
-    assert row["stop_words"] == 2  # "and", "that"; "The" is not "the"
-    assert set(measure(["", " \n "]).column("mean_word_length").to_pylist()) == {0.0}
 
 
 def test_gopher_quality_removes_by_the_rule_that_was_broken(build: Build, given: Given) -> None:
@@ -58,6 +41,39 @@ def test_gopher_quality_removes_by_the_rule_that_was_broken(build: Build, given:
     assert clean.manifest["rejected"] == dict.fromkeys(sorted(broken), 1)
 
 
+def test_the_other_sets(build: Build, given: Given) -> None:
+    lines = [" ".join(f"w{i}x{k}" for k in range(8)) + "." for i in range(20)]
+    good = "\n".join(lines)
+    texts = {
+        "good": good,
+        "again": "\n".join(lines[:12] + lines[:8]),
+        "phrase": " ".join(f"see here now then word{i}" for i in range(40)),
+        "short": "\n".join(line[:28] + "." for line in lines),
+        "open": good.replace(".", ""),
+        "code": good + " {",
+        "latin": good + " Lorem IPSUM.",
+        "brief": "One. Two.",
+    }
+    rows = given("Document", [{"id": name, "parents": [], "text": text} for name, text in texts.items()])
+
+    def reasons(*rules: str) -> dict[str, str]:
+        rejected = build("filter", {"documents": rows}, rules=list(rules)).rejected()
+        assert rejected is not None
+        return dict(zip(rejected["id"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
+
+    repetition = reasons("gopher_repetition")
+    assert repetition["again"] == "gopher_duplicate_lines"
+    assert repetition["phrase"] == "gopher_top_2gram" and "good" not in repetition
+    fineweb = reasons("fineweb")
+    assert (fineweb["again"], fineweb["short"], fineweb["open"]) == (
+        "fineweb_duplicate_line_characters", "fineweb_short_lines", "fineweb_terminal_lines",
+    )  # fmt: skip
+    assert "good" not in fineweb
+    c4 = reasons("c4")
+    assert (c4["brief"], c4["code"], c4["latin"]) == ("c4_sentences", "c4_curly_brackets", "c4_lorem_ipsum")
+    assert "good" not in c4
+
+
 def test_bounds_and_rules_of_ones_own(build: Build, given: Given) -> None:
     rows = given("Document", documents(["one two three", "one", "ONE two", "one two three four five"]))
     clean = build(
@@ -78,7 +94,7 @@ def test_bounds_and_rules_of_ones_own(build: Build, given: Given) -> None:
 
 def test_messages(build: Build, given: Given) -> None:
     rows = given("Document", documents(["one"]))
-    with pytest.raises(UserError, match="Did you mean `gopher_words`"):
+    with pytest.raises(ValidationError, match="Did you mean `gopher_words`"):
         build("filter", {"documents": rows}, rules=["gopher_quality"], bounds={"gopher_wrods": [1, 2]})
     with pytest.raises(UserError, match=r"keep\.long.*expected true or false"):
         build("filter", {"documents": rows}, keep={"long": "LENGTH(text)"})
