@@ -54,6 +54,19 @@ class Steps:
     group_MK: Floats
     group_size_M: Ints
 
+    def repeat(self, times: int) -> Steps:
+        """All steps, this often one after another."""
+        return Steps(
+            np.tile(self.item_SK, (times, 1)),
+            np.tile(self.open_SK, (times, 1)),
+            np.tile(self.taken_SK, (times, 1)),
+            np.tile(self.ranking_S, times),
+            np.tile(self.size_S, times),
+            self.sizes,
+            self.group_MK,
+            self.group_size_M,
+        )
+
 
 def dense_ranks(rank_RK: Ints) -> Ints:
     """Ranks 1, 2, 3, ... without gaps in each row, equal where they were equal; 0 (not ranked) stays 0."""

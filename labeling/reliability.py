@@ -35,6 +35,7 @@ POSITION_SD = 0.5
 TIE_SD = 3.0
 SPREAD = 1.5
 SPREAD_RANGE = (0.1, 4.0)
+MOST_STEPS = 50_000
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Reliability:
 
     def accuracy(self, slope: float) -> float:
         """The chance that an annotator of this reliability prefers the better of two answers drawn at random."""
-        x, w = np.polynomial.hermite_e.hermegauss(41)
+        x, w = np.polynomial.hermite_e.hermegauss(100)
         gap = np.abs(x) * np.sqrt(2) * self.spread
         return float((w / w.sum()) @ (1 / (1 + np.exp(-slope * gap))))
 
@@ -152,7 +153,7 @@ def fit(
     draws: int = 16,
     most_blocks: int = 2_000,
     most: int = 200,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
 ) -> Reliability:
     """Utilities of answers and reliabilities of annotators.
 
@@ -264,10 +265,14 @@ class _Problem:
         z_SK = np.where(steps.open_SK, judgements.position_RK[steps.ranking_S], 0.0) * position
         return _Problem(steps, z_SK, judgements.annotator_R[steps.ranking_S], _Layout.of(judgements.block_I))
 
-    def moments(self, state: _State, utility_I: Floats) -> Moments:
+    def repeat(self, times: int) -> _Problem:
+        return _Problem(
+            self.steps.repeat(times), np.tile(self.z_SK, (times, 1)), np.tile(self.annotator_S, times), self.layout
+        )
+
+    def moments(self, state: _State, utility_SK: Floats) -> Moments:
         slope_S1, pull_S1 = state.slope_A[self.annotator_S][:, None], state.position_A[self.annotator_S][:, None]
-        worth_SK = slope_S1 * utility_I[self.steps.item_SK] + pull_S1 * self.z_SK
-        return moments(self.steps, worth_SK, state.log_delta)
+        return moments(self.steps, slope_S1 * utility_SK + pull_S1 * self.z_SK, state.log_delta)
 
 
 def _laplace(problem: _Problem, state: _State) -> Floats:
@@ -281,7 +286,7 @@ def _laplace(problem: _Problem, state: _State) -> Floats:
     block_S = layout.block_I[steps.item_SK.max(axis=1)] if len(steps.item_SK) else np.zeros(0, np.int64)
 
     def at(utility_I: Floats) -> tuple[Floats, Moments]:
-        m = problem.moments(state, utility_I)
+        m = problem.moments(state, utility_I[steps.item_SK])
         value_B = np.bincount(block_S, m.loglik_S, layout.blocks)
         return value_B - 0.5 * (layout.pad(utility_I) ** 2).sum(axis=1) / state.spread**2, m
 
@@ -314,26 +319,27 @@ def _maximise(problem: _Problem, state: _State, covariance_BWW: Floats, free_A: 
     steps, layout, z_SK, annotator_S = problem.steps, problem.layout, problem.z_SK, problem.annotator_S
     annotators, sizes = len(state.slope_A), len(steps.sizes)
     root_BWW = np.linalg.cholesky(covariance_BWW + 1e-12 * np.eye(layout.width))
-    rng = seeds.generator("reliability", draws)
-    noise = rng.standard_normal((max(draws // 2, 1), layout.blocks, layout.width))
+    half_LBW = seeds.generator("reliability", draws).standard_normal((max(draws // 2, 1), layout.blocks, layout.width))
+    offset_LBW = np.einsum("bij,lbj->lbi", root_BWW, np.concatenate([half_LBW, -half_LBW]))
+    utility_LI = state.utility_I + offset_LBW[:, layout.block_I, layout.place_I]
     gradient_S2, hessian_A3 = np.zeros((len(annotator_S), 2)), np.zeros((annotators, 3))
     tie_gradient, tie_hessian = np.zeros(sizes), np.zeros((sizes, sizes))
     seen_SD = np.eye(sizes)[steps.size_S]
-    for half in noise:
-        for sign in (1.0, -1.0):
-            offset_BW = sign * np.einsum("bij,bj->bi", root_BWW, half)
-            utility_I = state.utility_I + layout.flat(offset_BW)
-            m = problem.moments(state, utility_I)
-            u_SK = np.where(steps.open_SK, utility_I[steps.item_SK], 0.0)
-            gradient_S2[:, 0] += (m.residual_SK * u_SK).sum(axis=1)
-            gradient_S2[:, 1] += (m.residual_SK * z_SK).sum(axis=1)
-            spread_u = np.einsum("skl,sl->sk", m.covariance_SKK, u_SK)
-            spread_z = np.einsum("skl,sl->sk", m.covariance_SKK, z_SK)
-            for q, (left, right) in enumerate(((u_SK, spread_u), (u_SK, spread_z), (z_SK, spread_z))):
-                hessian_A3[:, q] += np.bincount(annotator_S, (left * right).sum(axis=1), annotators)
-            tie_gradient += (seen_SD - m.size_SD).sum(axis=0)
-            tie_hessian += np.diag(m.size_SD.sum(axis=0)) - m.size_SD.T @ m.size_SD
-    total = 2 * len(noise)
+    total = len(utility_LI)
+    together = max(1, MOST_STEPS // max(len(annotator_S), 1))  # draws at once: few numbers, few calls
+    for first in range(0, total, together):
+        some_LI = utility_LI[first : first + together]
+        copies = problem.repeat(len(some_LI))
+        u_SK = np.where(copies.steps.open_SK, some_LI[:, steps.item_SK].reshape(copies.z_SK.shape), 0.0)
+        m = copies.moments(state, u_SK)
+        gradient_S2[:, 0] += (m.residual_SK * u_SK).sum(axis=1).reshape(len(some_LI), -1).sum(axis=0)
+        gradient_S2[:, 1] += (m.residual_SK * copies.z_SK).sum(axis=1).reshape(len(some_LI), -1).sum(axis=0)
+        spread_u = np.einsum("skl,sl->sk", m.covariance_SKK, u_SK)
+        spread_z = np.einsum("skl,sl->sk", m.covariance_SKK, copies.z_SK)
+        for q, (left, right) in enumerate(((u_SK, spread_u), (u_SK, spread_z), (copies.z_SK, spread_z))):
+            hessian_A3[:, q] += np.bincount(copies.annotator_S, (left * right).sum(axis=1), annotators)
+        tie_gradient += len(some_LI) * seen_SD.sum(axis=0) - m.size_SD.sum(axis=0)
+        tie_hessian += np.diag(m.size_SD.sum(axis=0)) - m.size_SD.T @ m.size_SD
     gradient_S2 /= total
     gradient_A2 = np.stack([np.bincount(annotator_S, gradient_S2[:, q], annotators) for q in range(2)], axis=1)
     h = hessian_A3 / total
