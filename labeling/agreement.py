@@ -42,11 +42,10 @@ def mid_ranks(ranks: Sequence[int | None], unranked_below: bool = True) -> list[
     Answers without a rank share the last place, or are NaN.
     """
     last = max((r for r in ranks if r is not None), default=0) + 1
-    filled = np.array([last if r is None else r for r in ranks], np.float64)
-    known = np.array([unranked_below or r is not None for r in ranks], np.bool_)
-    below = (filled[None, :] < filled[:, None]) & known[None, :]
-    equal = (filled[None, :] == filled[:, None]) & known[None, :]
-    return np.where(known, below.sum(axis=1) + (equal.sum(axis=1) + 1) / 2, np.nan).tolist()
+    filled = [last if r is None and unranked_below else r for r in ranks]
+    known = [r for r in filled if r is not None]
+    mid = {r: sum(other < r for other in known) + (known.count(r) + 1) / 2 for r in set(known)}
+    return [float("nan") if r is None else mid[r] for r in filled]
 
 
 def krippendorff_alpha(unit_N: ArrayLike, value_N: ArrayLike, block_N: ArrayLike, draws: int = DRAWS) -> Agreement:

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+
 from engine.store import Artifact
+from labeling.bradley_terry import Ints
+from labeling.reliability import Judgements
 
 COLUMNS = [
     *("id", "prompt_id", "prompt", "candidates", "completions", "ranks", "shown"),
@@ -178,3 +182,44 @@ def read_gold(artifact: Artifact, ballots: Sequence[Ballot]) -> Gold:
         if better != worse:
             pairs.setdefault(prompt_id, []).append((better, worse))
     return Gold({prompt_id: sorted(set(found)) for prompt_id, found in sorted(pairs.items())})
+
+
+@dataclass(frozen=True)
+class Index:
+    """Numbers of annotators and of (prompt id, text). The gold key is one annotator more."""
+
+    annotators: list[str]
+    item: dict[tuple[str, str], int]
+
+
+def number(ballots: Sequence[Ballot], gold: Gold) -> tuple[Judgements, Index]:
+    """Ballots and gold pairs as arrays, in an order that depends on what they are about alone."""
+    annotators = sorted({ballot.annotator for ballot in ballots})
+    who = {name: a for a, name in enumerate(annotators)}
+    keyed = sorted({(ballot.prompt_id, text) for ballot in ballots for text in ballot.candidates})
+    item = {key: i for i, key in enumerate(keyed)}
+    block = {prompt_id: b for b, prompt_id in enumerate(sorted({ballot.prompt_id for ballot in ballots}))}
+    items = [[item[ballot.prompt_id, text] for text in ballot.candidates] for ballot in ballots]
+    ranks, shown = [ballot.ranks for ballot in ballots], [ballot.shown for ballot in ballots]
+    annotator = [who[ballot.annotator] for ballot in ballots]
+    for prompt_id, pairs in gold.pairs.items():
+        for better, worse in pairs:
+            if (prompt_id, better) in item and (prompt_id, worse) in item:
+                items.append([item[prompt_id, better], item[prompt_id, worse]])
+                ranks.append([1, 2])
+                shown.append([-1, -1])
+                annotator.append(len(annotators))
+    judgements = Judgements(
+        _padded(items, -1),
+        _padded(ranks, 0),
+        _padded(shown, -1),
+        np.array(annotator, np.int64),
+        np.array([block[prompt_id] for prompt_id, _ in keyed], np.int64),
+        len(annotators) + 1,
+    )
+    return judgements, Index(annotators, item)
+
+
+def _padded(rows: list[list[int]], fill: int) -> Ints:
+    width = max(len(row) for row in rows)
+    return np.array([[*row, *[fill] * (width - len(row))] for row in rows], np.int64)

@@ -39,7 +39,6 @@ class Steps:
         open_SK: what could be taken.
         taken_SK: 1/|G| for members of the group that was taken, else 0.
         ranking_S: the ranking each step belongs to.
-        column_SK: the column of that ranking in each place.
         size_S: index of |G| in `sizes`.
         sizes: the sizes of group seen, 1 first.
         group_MK: 1/|G| for the members of each group that can be taken.
@@ -55,14 +54,14 @@ class Steps:
     group_MK: Floats
     group_size_M: Ints
 
-    def take(self, keep_S: Bools) -> Steps:
-        """The steps where `keep_S` is true, with the same groups."""
+    def repeat(self, times: int) -> Steps:
+        """All steps, this often one after another."""
         return Steps(
-            self.item_SK[keep_S],
-            self.open_SK[keep_S],
-            self.taken_SK[keep_S],
-            self.ranking_S[keep_S],
-            self.size_S[keep_S],
+            np.tile(self.item_SK, (times, 1)),
+            np.tile(self.open_SK, (times, 1)),
+            np.tile(self.taken_SK, (times, 1)),
+            np.tile(self.ranking_S, times),
+            np.tile(self.size_S, times),
             self.sizes,
             self.group_MK,
             self.group_size_M,
@@ -79,13 +78,16 @@ def dense_ranks(rank_RK: Ints) -> Ints:
     return dense
 
 
-def take_apart(item_RK: ArrayLike, rank_RK: ArrayLike, unranked: Unranked = "below") -> Steps:
+def take_apart(
+    item_RK: ArrayLike, rank_RK: ArrayLike, unranked: Unranked = "below", sizes: tuple[int, ...] | None = None
+) -> Steps:
     """The steps of rankings.
 
     Args:
         item_RK: item numbers, -1 in unused places.
         rank_RK: 1 is best, equal ranks are ties, 0 is not ranked.
         unranked: answers without a rank were `below` all that have one, or are to be `ignored`.
+        sizes: the sizes of group that can be taken, at least those that were; these if not given.
 
     Raises:
         UserError: shapes differ, or ties are too large to sum over their groups.
@@ -109,7 +111,7 @@ def take_apart(item_RK: ArrayLike, rank_RK: ArrayLike, unranked: Unranked = "bel
     opened = np.concatenate([p[1] for p in parts]) if parts else np.zeros((0, item.shape[1]), np.bool_)
     taken = np.concatenate([p[2] for p in parts]) if parts else np.zeros((0, item.shape[1]), np.bool_)
     count = taken.sum(axis=1)
-    sizes = tuple(sorted({1, *count.tolist()}))
+    sizes = sizes or tuple(sorted({1, *count.tolist()}))
     columns = item.shape[1]
     if (total := sum(comb(columns, size) for size in sizes)) > MOST_GROUPS:
         raise UserError(
@@ -153,29 +155,32 @@ class Moments:
 
 def moments(steps: Steps, utility_SK: Floats, log_delta_D: Floats) -> Moments:
     """Evaluate every step at these utilities (of the answers in their columns) and tie parameters (`[0]` is 0)."""
-    group = steps.group_MK
-    logit_SM = np.where(steps.open_SK, utility_SK, 0.0) @ group.T + log_delta_D[steps.group_size_M]
-    closed_SM = (~steps.open_SK).astype(np.float64) @ (group > 0).T.astype(np.float64) > 0
-    logit_SM[closed_SM] = -np.inf
+    group, columns = steps.group_MK, utility_SK.shape[1]
+    utility_SK = np.where(steps.open_SK, utility_SK, 0.0)
+    if len(steps.sizes) == 1:  # no ties: the groups are the answers
+        logit_SM = np.where(steps.open_SK, utility_SK, -np.inf)
+    else:
+        logit_SM = utility_SK @ group.T + log_delta_D[steps.group_size_M]
+        logit_SM[(~steps.open_SK).astype(np.float64) @ (group.T > 0) > 0] = -np.inf
     top_S1 = logit_SM.max(axis=1, keepdims=True)
     p_SM = np.exp(logit_SM - top_S1)
     total_S1 = p_SM.sum(axis=1, keepdims=True)
     p_SM /= total_S1
-    chosen_S = (np.where(steps.open_SK, utility_SK, 0.0) * steps.taken_SK).sum(axis=1) + log_delta_D[steps.size_S]
+    chosen_S = (utility_SK * steps.taken_SK).sum(axis=1) + log_delta_D[steps.size_S]
+    loglik_S = chosen_S - top_S1[:, 0] - np.log(total_S1[:, 0])
+    if len(steps.sizes) == 1:
+        covariance = -p_SM[:, :, None] * p_SM[:, None, :]
+        covariance[:, range(columns), range(columns)] += p_SM
+        nothing = np.zeros((*utility_SK.shape, 1))
+        return Moments(loglik_S, steps.taken_SK - p_SM, covariance, np.ones((len(p_SM), 1)), nothing)
     mean_SK = p_SM @ group
-    count, columns = utility_SK.shape
     square = (group[:, :, None] * group[:, None, :]).reshape(len(group), -1)
-    covariance = (p_SM @ square).reshape(count, columns, columns) - mean_SK[:, :, None] * mean_SK[:, None, :]
+    covariance = (p_SM @ square).reshape(-1, columns, columns) - mean_SK[:, :, None] * mean_SK[:, None, :]
     is_size_MD = np.eye(len(steps.sizes))[steps.group_size_M]
     size_SD = p_SM @ is_size_MD
-    if len(steps.sizes) > 1:
-        both = (group[:, :, None] * is_size_MD[:, None, :]).reshape(len(group), -1)
-        cross = (p_SM @ both).reshape(count, columns, -1) - mean_SK[:, :, None] * size_SD[:, None, :]
-    else:
-        cross = np.zeros((count, columns, 1))
-    return Moments(
-        chosen_S - top_S1[:, 0] - np.log(total_S1[:, 0]), steps.taken_SK - mean_SK, covariance, size_SD, cross
-    )
+    both = (group[:, :, None] * is_size_MD[:, None, :]).reshape(len(group), -1)
+    cross = (p_SM @ both).reshape(-1, columns, len(steps.sizes)) - mean_SK[:, :, None] * size_SD[:, None, :]
+    return Moments(loglik_S, steps.taken_SK - mean_SK, covariance, size_SD, cross)
 
 
 def fit(

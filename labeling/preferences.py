@@ -8,7 +8,6 @@ Everything here is a function of the set of rankings: their order does not matte
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 from statistics import NormalDist
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from engine.job import Job, part_name
 from engine.schema import DATASETS, messages_digest, row_id
 from engine.stage import Stage, port
 from labeling import reliability
-from labeling.ballots import Ballot, Gold, Votes, count_votes, read_ballots, read_gold
+from labeling.ballots import Ballot, Gold, Index, Votes, count_votes, number, read_ballots, read_gold
 from labeling.label_report import report
 
 Kind = Literal["person", "scripted", "judge"]
@@ -87,7 +86,14 @@ class Preferences(Stage):
         kept: list[dict[str, Any]] = []
         if counted:
             votes = count_votes(counted, self.unranked)
-            fit, index = _fit(counted, gold, self)
+            judgements, index = number(counted, gold)
+            fit = reliability.fit(
+                judgements,
+                unranked=self.unranked,
+                weigh=self.weigh,
+                position=self.position_bias,
+                pinned={len(index.annotators): GOLD},
+            )
             for row, reason, detail in self._pairs(counted, votes, fit, index):
                 if reason is None:
                     kept.append(row)
@@ -206,54 +212,6 @@ class Preferences(Stage):
         if confidence < self.min_confidence:
             return "low_confidence", f"{confidence:.3f}, expected {self.min_confidence}"
         return None, None
-
-
-@dataclass(frozen=True)
-class Index:
-    """Numbers of annotators and of (prompt, text)."""
-
-    annotators: list[str]
-    item: dict[tuple[str, str], int]
-
-
-def _fit(ballots: list[Ballot], gold: Gold, config: Preferences) -> tuple[reliability.Reliability, Index]:
-    prompts = sorted({ballot.prompt_id for ballot in ballots})
-    annotators = sorted({ballot.annotator for ballot in ballots})
-    number = {name: a for a, name in enumerate(annotators)}
-    keyed = sorted({(b.prompt_id, text) for b in ballots for text in b.candidates})
-    item = {key: i for i, key in enumerate(keyed)}
-    block = {prompt_id: b for b, prompt_id in enumerate(prompts)}
-    items = [[item[ballot.prompt_id, text] for text in ballot.candidates] for ballot in ballots]
-    ranks, shown = [ballot.ranks for ballot in ballots], [ballot.shown for ballot in ballots]
-    who = [number[ballot.annotator] for ballot in ballots]
-    for prompt_id, pairs in gold.pairs.items():
-        for better, worse in pairs:
-            if (prompt_id, better) in item and (prompt_id, worse) in item:
-                items.append([item[prompt_id, better], item[prompt_id, worse]])
-                ranks.append([1, 2])
-                shown.append([-1, -1])
-                who.append(len(annotators))
-    judgements = reliability.Judgements(
-        _padded(items, -1),
-        _padded(ranks, 0),
-        _padded(shown, -1),
-        np.array(who, np.int64),
-        np.array([block[prompt_id] for prompt_id, _ in keyed], np.int64),
-        len(annotators) + 1,
-    )
-    fit = reliability.fit(
-        judgements,
-        unranked=config.unranked,
-        weigh=config.weigh,
-        position=config.position_bias,
-        pinned={len(annotators): GOLD},
-    )
-    return fit, Index(annotators, item)
-
-
-def _padded(rows: list[list[int]], fill: int) -> reliability.Ints:
-    width = max(len(row) for row in rows)
-    return np.array([[*row, *[fill] * (width - len(row))] for row in rows], np.int64)
 
 
 def _wanted(ranked: list[str], pairs: str) -> Iterator[tuple[str, str]]:

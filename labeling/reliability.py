@@ -35,6 +35,7 @@ POSITION_SD = 0.5
 TIE_SD = 3.0
 SPREAD = 1.5
 SPREAD_RANGE = (0.1, 4.0)
+MOST_STEPS = 50_000
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,17 @@ class Judgements:
     block_I: Ints
     annotators: int
 
-    def take(self, rows: Bools) -> Judgements:
+    def about(self, chosen_B: Bools) -> Judgements:
+        """The rankings of these prompts alone, prompts and items numbered anew."""
+        chosen_I = chosen_B[self.block_I]
+        rows = chosen_I[self.item_RK.max(axis=1)]
+        item_RK = np.where(self.item_RK >= 0, (np.cumsum(chosen_I) - 1)[self.item_RK], -1)
         return Judgements(
-            self.item_RK[rows],
+            item_RK[rows],
             self.rank_RK[rows],
             self.shown_RK[rows],
             self.annotator_R[rows],
-            self.block_I,
+            (np.cumsum(chosen_B) - 1)[self.block_I[chosen_I]],
             self.annotators,
         )
 
@@ -121,7 +126,7 @@ class Reliability:
 
     def accuracy(self, slope: float) -> float:
         """The chance that an annotator of this reliability prefers the better of two answers drawn at random."""
-        x, w = np.polynomial.hermite_e.hermegauss(41)
+        x, w = np.polynomial.hermite_e.hermegauss(100)
         gap = np.abs(x) * np.sqrt(2) * self.spread
         return float((w / w.sum()) @ (1 / (1 + np.exp(-slope * gap))))
 
@@ -148,7 +153,7 @@ def fit(
     draws: int = 16,
     most_blocks: int = 2_000,
     most: int = 200,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
 ) -> Reliability:
     """Utilities of answers and reliabilities of annotators.
 
@@ -161,64 +166,57 @@ def fit(
         most_blocks: prompts that reliabilities are estimated on, evenly spread; utilities use all.
         most, tolerance: of EM; it ends when no reliability moves further than this.
     """
-    steps = take_apart(judgements.item_RK, judgements.rank_RK, unranked)
     known = pinned or {}
-    block_R = judgements.block_I[judgements.item_RK.max(axis=1)]
-    several_B = _annotators_per_block(judgements, block_R) > 1
+    several_B = _annotators_per_block(judgements) > 1
     overlap = bool(several_B.any())
-    estimated = weigh and overlap
     free_A = np.array([a not in known for a in range(judgements.annotators)])
-    slope_A = np.array([known.get(a, 1.0) for a in range(judgements.annotators)])
+    whole = _Problem.of(judgements, unranked, position)
+    chosen_B = _evenly(several_B if overlap else ~several_B, most_blocks)
+    part = _Problem.of(judgements.about(chosen_B), unranked, position, whole.steps.sizes)
     state = _State(
-        np.zeros(len(judgements.block_I)),
-        slope_A,
+        np.zeros(len(part.layout.block_I)),
+        np.array([known.get(a, 1.0) for a in range(judgements.annotators)]),
         np.zeros(judgements.annotators),
         0.0,
-        np.zeros(len(steps.sizes)),
+        np.zeros(len(whole.steps.sizes)),
         SPREAD,
-        estimated,
+        weigh and overlap,
         overlap,
     )
-    layout = _Layout.of(judgements.block_I)
-    z_SK = _spread_to_steps(steps, judgements.position_RK) if position else np.zeros(steps.open_SK.shape)
-    se_A2 = np.full((judgements.annotators, 2), np.inf)
     count_A = np.bincount(judgements.annotator_R, minlength=judgements.annotators) * free_A
+    se_A2 = np.full((judgements.annotators, 2), np.inf)
+    before = np.zeros(0)
     taken = 0
-    if overlap or bool((z_SK != 0).any()) or len(steps.sizes) > 1:
-        chosen_B = _evenly(several_B if overlap else np.ones(len(several_B), np.bool_), most_blocks)
-        keep_S = chosen_B[block_R[steps.ranking_S]]
-        part, part_z = steps.take(keep_S), z_SK[keep_S]
-        annotator_S = judgements.annotator_R[part.ranking_S]
-        before = np.zeros(0)
-        while taken < most:
-            taken += 1
-            covariance = _laplace(part, part_z, annotator_S, state, layout)
-            se_A2 = _maximise(part, part_z, annotator_S, state, layout, covariance, chosen_B, free_A, draws)
-            if estimated:
-                se_A2[:, 0] /= _rescale(state, count_A, free_A)
-            now = np.concatenate([state.slope_A, state.position_A, state.log_delta, [state.spread]])
-            if len(before) and np.abs(now - before).max() < tolerance:
-                break
-            before = now
+    while taken < most:
+        taken += 1
+        covariance = _laplace(part, state)
+        se_A2 = _maximise(part, state, covariance, free_A, draws)
+        if state.estimated:
+            se_A2[:, 0] /= _rescale(state, count_A, free_A)
+        now = np.concatenate([state.slope_A, state.position_A, state.log_delta, [state.spread]])
+        if len(before) and np.abs(now - before).max() < tolerance:
+            break
+        before = now
     if not position:
         se_A2[:, 1] = 0.0
-    covariance = _laplace(steps, z_SK, judgements.annotator_R[steps.ranking_S], state, layout)
-    precision_A = 1 / np.maximum(se_A2[:, 1], 1e-6) ** 2
+    state.utility_I = np.zeros(len(judgements.block_I))
+    covariance = _laplace(whole, state)
+    known_A = np.clip(1 / np.maximum(se_A2[:, 1], 1e-6) ** 2 - 1 / POSITION_SD**2, 0, None)
     return Reliability(
         state.utility_I,
         covariance,
         judgements.block_I,
-        layout.place_I,
+        whole.layout.place_I,
         state.slope_A,
-        se_A2[:, 0] if estimated else np.full(judgements.annotators, RELIABILITY_SD),
+        se_A2[:, 0] if state.estimated else np.full(judgements.annotators, RELIABILITY_SD),
         state.position_A,
         se_A2[:, 1],
         state.position,
-        float(1 / np.sqrt(precision_A.sum())) if position else 0.0,
-        steps.sizes,
+        float(1 / np.sqrt(known_A.sum())) if position and known_A.any() else 0.0,
+        whole.steps.sizes,
         state.log_delta,
         state.spread,
-        estimated,
+        state.estimated,
         taken,
     )
 
@@ -250,18 +248,37 @@ class _Layout:
         return value_BW[self.block_I, self.place_I]
 
 
-def _spread_to_steps(steps: Steps, value_RK: Floats) -> Floats:
-    return np.where(steps.open_SK, value_RK[steps.ranking_S], 0.0)
+@dataclass(frozen=True)
+class _Problem:
+    """Rankings taken apart, with what belongs to each step."""
+
+    steps: Steps
+    z_SK: Floats
+    annotator_S: Ints
+    layout: _Layout
+
+    @staticmethod
+    def of(
+        judgements: Judgements, unranked: Unranked, position: bool, sizes: tuple[int, ...] | None = None
+    ) -> _Problem:
+        steps = take_apart(judgements.item_RK, judgements.rank_RK, unranked, sizes)
+        z_SK = np.where(steps.open_SK, judgements.position_RK[steps.ranking_S], 0.0) * position
+        return _Problem(steps, z_SK, judgements.annotator_R[steps.ranking_S], _Layout.of(judgements.block_I))
+
+    def repeat(self, times: int) -> _Problem:
+        return _Problem(
+            self.steps.repeat(times), np.tile(self.z_SK, (times, 1)), np.tile(self.annotator_S, times), self.layout
+        )
+
+    def moments(self, state: _State, utility_SK: Floats) -> Moments:
+        slope_S1, pull_S1 = state.slope_A[self.annotator_S][:, None], state.position_A[self.annotator_S][:, None]
+        return moments(self.steps, slope_S1 * utility_SK + pull_S1 * self.z_SK, state.log_delta)
 
 
-def _worth(steps: Steps, z_SK: Floats, annotator_S: Ints, state: _State, utility_I: Floats) -> Floats:
-    slope_S1, pull_S1 = state.slope_A[annotator_S][:, None], state.position_A[annotator_S][:, None]
-    return slope_S1 * utility_I[steps.item_SK] + pull_S1 * z_SK
-
-
-def _laplace(steps: Steps, z_SK: Floats, annotator_S: Ints, state: _State, layout: _Layout) -> Floats:
+def _laplace(problem: _Problem, state: _State) -> Floats:
     """Move `state.utility_I` to its posterior mode, prompt by prompt; returns the covariances there (B, W, W)."""
-    slope_S = state.slope_A[annotator_S]
+    steps, layout = problem.steps, problem.layout
+    slope_S = state.slope_A[problem.annotator_S]
     size = layout.blocks * layout.width
     flat_SK = layout.block_I[steps.item_SK] * layout.width + layout.place_I[steps.item_SK]
     pair_SKK = flat_SK[:, :, None] * layout.width + layout.place_I[steps.item_SK][:, None, :]
@@ -269,7 +286,7 @@ def _laplace(steps: Steps, z_SK: Floats, annotator_S: Ints, state: _State, layou
     block_S = layout.block_I[steps.item_SK.max(axis=1)] if len(steps.item_SK) else np.zeros(0, np.int64)
 
     def at(utility_I: Floats) -> tuple[Floats, Moments]:
-        m = moments(steps, _worth(steps, z_SK, annotator_S, state, utility_I), state.log_delta)
+        m = problem.moments(state, utility_I[steps.item_SK])
         value_B = np.bincount(block_S, m.loglik_S, layout.blocks)
         return value_B - 0.5 * (layout.pad(utility_I) ** 2).sum(axis=1) / state.spread**2, m
 
@@ -297,40 +314,32 @@ def _laplace(steps: Steps, z_SK: Floats, annotator_S: Ints, state: _State, layou
     return covariance * (layout.used_BW[:, :, None] & layout.used_BW[:, None, :])
 
 
-def _maximise(
-    steps: Steps,
-    z_SK: Floats,
-    annotator_S: Ints,
-    state: _State,
-    layout: _Layout,
-    covariance_BWW: Floats,
-    chosen_B: Bools,
-    free_A: Bools,
-    draws: int,
-) -> Floats:
+def _maximise(problem: _Problem, state: _State, covariance_BWW: Floats, free_A: Bools, draws: int) -> Floats:
     """One Newton step of reliabilities, pulls and ties on the expected log-likelihood, in place; (A, 2) errors."""
+    steps, layout, z_SK, annotator_S = problem.steps, problem.layout, problem.z_SK, problem.annotator_S
     annotators, sizes = len(state.slope_A), len(steps.sizes)
     root_BWW = np.linalg.cholesky(covariance_BWW + 1e-12 * np.eye(layout.width))
-    rng = seeds.generator("reliability", draws)
-    noise = rng.standard_normal((max(draws // 2, 1), layout.blocks, layout.width))
+    half_LBW = seeds.generator("reliability", draws).standard_normal((max(draws // 2, 1), layout.blocks, layout.width))
+    offset_LBW = np.einsum("bij,lbj->lbi", root_BWW, np.concatenate([half_LBW, -half_LBW]))
+    utility_LI = state.utility_I + offset_LBW[:, layout.block_I, layout.place_I]
     gradient_S2, hessian_A3 = np.zeros((len(annotator_S), 2)), np.zeros((annotators, 3))
     tie_gradient, tie_hessian = np.zeros(sizes), np.zeros((sizes, sizes))
     seen_SD = np.eye(sizes)[steps.size_S]
-    for half in noise:
-        for sign in (1.0, -1.0):
-            offset_BW = sign * np.einsum("bij,bj->bi", root_BWW, half)
-            utility_I = state.utility_I + layout.flat(offset_BW)
-            m = moments(steps, _worth(steps, z_SK, annotator_S, state, utility_I), state.log_delta)
-            u_SK = np.where(steps.open_SK, utility_I[steps.item_SK], 0.0)
-            gradient_S2[:, 0] += (m.residual_SK * u_SK).sum(axis=1)
-            gradient_S2[:, 1] += (m.residual_SK * z_SK).sum(axis=1)
-            spread_u = np.einsum("skl,sl->sk", m.covariance_SKK, u_SK)
-            spread_z = np.einsum("skl,sl->sk", m.covariance_SKK, z_SK)
-            for q, (left, right) in enumerate(((u_SK, spread_u), (u_SK, spread_z), (z_SK, spread_z))):
-                hessian_A3[:, q] += np.bincount(annotator_S, (left * right).sum(axis=1), annotators)
-            tie_gradient += (seen_SD - m.size_SD).sum(axis=0)
-            tie_hessian += np.diag(m.size_SD.sum(axis=0)) - m.size_SD.T @ m.size_SD
-    total = 2 * len(noise)
+    total = len(utility_LI)
+    together = max(1, MOST_STEPS // max(len(annotator_S), 1))  # draws at once: few numbers, few calls
+    for first in range(0, total, together):
+        some_LI = utility_LI[first : first + together]
+        copies = problem.repeat(len(some_LI))
+        u_SK = np.where(copies.steps.open_SK, some_LI[:, steps.item_SK].reshape(copies.z_SK.shape), 0.0)
+        m = copies.moments(state, u_SK)
+        gradient_S2[:, 0] += (m.residual_SK * u_SK).sum(axis=1).reshape(len(some_LI), -1).sum(axis=0)
+        gradient_S2[:, 1] += (m.residual_SK * copies.z_SK).sum(axis=1).reshape(len(some_LI), -1).sum(axis=0)
+        spread_u = np.einsum("skl,sl->sk", m.covariance_SKK, u_SK)
+        spread_z = np.einsum("skl,sl->sk", m.covariance_SKK, copies.z_SK)
+        for q, (left, right) in enumerate(((u_SK, spread_u), (u_SK, spread_z), (copies.z_SK, spread_z))):
+            hessian_A3[:, q] += np.bincount(copies.annotator_S, (left * right).sum(axis=1), annotators)
+        tie_gradient += len(some_LI) * seen_SD.sum(axis=0) - m.size_SD.sum(axis=0)
+        tie_hessian += np.diag(m.size_SD.sum(axis=0)) - m.size_SD.T @ m.size_SD
     gradient_S2 /= total
     gradient_A2 = np.stack([np.bincount(annotator_S, gradient_S2[:, q], annotators) for q in range(2)], axis=1)
     h = hessian_A3 / total
@@ -353,15 +362,17 @@ def _maximise(
         state.slope_A = np.where(free_A, state.slope_A + move_A2[:, 0], state.slope_A)
     if z_SK.any():
         state.position_A = state.position_A + move_A2[:, 1]
-        weight_A = 1 / (se_A2[:, 1] ** 2 + POSITION_SD**2)
-        state.position = float(weight_A @ state.position_A / (weight_A.sum() + 1 / POSITION_SD**2))
+        # What the annotators' pulls vary around; those whose positions are unknown say nothing about it.
+        seen_A = np.bincount(annotator_S, np.abs(z_SK).sum(axis=1), annotators) > 0
+        weight_A = seen_A / (se_A2[:, 1] ** 2 + POSITION_SD**2)
+        state.position = float(weight_A @ state.position_A / weight_A.sum())
     if sizes > 1:
         g = tie_gradient[1:] / total - state.log_delta[1:] / TIE_SD**2
         hessian = tie_hessian[1:, 1:] / total + np.eye(sizes - 1) / TIE_SD**2
         state.log_delta[1:] += np.clip(np.linalg.solve(hessian, g), -1, 1)
     if state.overlap:
         variance_BW = np.einsum("bii->bi", covariance_BWW)
-        square = (layout.pad(state.utility_I) ** 2 + variance_BW)[layout.used_BW & chosen_B[:, None]]
+        square = (layout.pad(state.utility_I) ** 2 + variance_BW)[layout.used_BW]
         state.spread = float(np.clip(np.sqrt(square.mean()), *SPREAD_RANGE))
     return se_A2
 
@@ -383,7 +394,8 @@ def _rescale(state: _State, count_A: Floats | Ints, free_A: Bools) -> float:
     return scale
 
 
-def _annotators_per_block(judgements: Judgements, block_R: Ints) -> Ints:
+def _annotators_per_block(judgements: Judgements) -> Ints:
+    block_R = judgements.block_I[judgements.item_RK.max(axis=1)]
     pairs = np.unique(np.stack([block_R, judgements.annotator_R]), axis=1)
     return np.bincount(pairs[0], minlength=int(judgements.block_I[-1]) + 1)
 

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import UserError
+from engine.schema import row_id
+from labeling import ask
+from labeling.ask import Ask
+
+
+def entropy(p: Any) -> Any:
+    return -(p * np.log(p) + (1 - p) * np.log(1 - p))
+
+
+def test_information_is_the_mutual_information_by_simulation() -> None:
+    rng = np.random.default_rng(0)
+    mean, sd = np.array([0.0, 0.5, 2.0, 0.0]), np.array([1.0, 2.0, 1.5, 0.0])
+    p = 1 / (1 + np.exp(-(mean[:, None] + sd[:, None] * rng.standard_normal((4, 400_000)))))
+    expected = entropy(p.mean(axis=1)) - entropy(p).mean(axis=1)
+    assert ask.information(mean, sd) == pytest.approx(expected, abs=2e-3)
+    assert ask.information(np.zeros(1), np.array([1e3]))[0] == pytest.approx(np.log(2), abs=0.05)
+
+
+def test_disagreement_is_highest_where_members_contradict_each_other() -> None:
+    found = ask.disagreement(np.array([[8.0, 0.0, 8.0], [-8.0, 0.0, 8.0]]))
+    p = 1 / (1 + np.exp(-8.0))
+    assert found == pytest.approx([np.log(2) - entropy(p), 0, 0], abs=1e-12)
+
+
+def test_picks_shrink_what_they_settle() -> None:
+    # Pairs 0 and 1 ask the same thing; pair 2 asks another, a little less uncertain.
+    factor = np.array([[1.5, 0.0], [1.5, 0.0], [0.0, 1.4]])
+    assert [p.pair for p in ask.choose(np.zeros(3), factor, 2)] == [0, 2]
+    picks = ask.choose(np.zeros(3), factor, 3)
+    assert [p.pair for p in picks] == [0, 2, 1]
+    assert picks[2].expected < picks[0].expected
+    # The posterior after one judgement of expected curvature, by the textbook formula.
+    nodes, weights = np.polynomial.hermite_e.hermegauss(41)
+    s = 1 / (1 + np.exp(-1.5 * nodes))
+    curvature = (s * (1 - s)) @ (weights / weights.sum())
+    after = 1 / (1 / 1.5**2 + curvature)
+    assert picks[2].expected == pytest.approx(ask.information(np.zeros(1), np.sqrt([after]))[0], abs=1e-6)
+
+
+def test_one_pair_a_prompt_and_a_share_at_random() -> None:
+    rng = np.random.default_rng(1)
+    factor, group = rng.normal(size=(60, 3)), np.arange(60) // 6
+    picks = ask.choose(rng.normal(size=60), factor, 10, group_P=group, random_share=0.3, seed=("s", 1))
+    assert len(picks) == 10 and len({group[p.pair] for p in picks}) == 10
+    assert [p.why for p in picks] == ["random"] * 3 + ["information"] * 7
+    again = ask.choose(rng.normal(size=60), factor, 10, group_P=group, random_share=0.3, seed=("s", 1))
+    assert [p.pair for p in picks[:3]] == [p.pair for p in again[:3]]
+
+
+def test_random_picks_are_even() -> None:
+    drawn = [ask.choose(np.zeros(5), np.eye(5), 1, random_share=1.0, seed=(i,))[0].pair for i in range(1000)]
+    assert np.bincount(drawn, minlength=5).min() > 150
+
+
+def test_max_min() -> None:
+    assert ask.max_min(np.array([[0.1, 3.0, -2.0], [5.0, 4.0, 4.5]])).tolist() == [[1, 2], [0, 1]]
+
+
+def candidates(prompts: int, answers: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"p{p}-{a}",
+            "parents": [],
+            "prompt_id": f"p{p}",
+            "prompt": [{"role": "user", "content": f"q{p}"}],
+            "completion": [{"role": "assistant", "content": f"answer {a}"}],
+            "sample": a,
+        }
+        for p in range(prompts)
+        for a in range(answers)
+    ]
+
+
+def verdicts(members: list[list[list[float]]]) -> list[dict[str, Any]]:
+    """values[member][prompt][answer]"""
+    return [
+        {"id": row_id("Verdict", m, p, a), "parents": [], "subject": f"p{p}-{a}", "model": f"m{m}", "metric": "reward", "value": v}
+        for m, by_prompt in enumerate(members)
+        for p, row in enumerate(by_prompt)
+        for a, v in enumerate(row)
+    ]  # fmt: skip
+
+
+def asked(artifact: Any) -> dict[str, str]:
+    return {row["id"]: row["asked"] for row in artifact.to_table().to_pylist()}
+
+
+def test_the_stage_asks_where_the_ensemble_disagrees(given: Any, build: Any) -> None:
+    agree = [2.0, 0.0, -2.0]
+    members = [[agree, agree, [3.0, 0.0, -3.0]], [agree, agree, [-3.0, 0.0, 3.0]]]
+    inputs = {"candidates": given("Candidate", candidates(3, 3)), "verdicts": given("Verdict", verdicts(members))}
+    artifact = build(Ask, inputs, prompts=1, random_share=0)
+    assert asked(artifact) == {"p2-0": "information", "p2-2": "information"}
+    assert artifact.manifest["rejected"] == {"not_asked": 7}
+    assert set(asked(build(Ask, inputs, prompts=1, random_share=0, answers=3))) == {"p2-0", "p2-1", "p2-2"}
+    ends = asked(build(Ask, inputs, prompts=3, by="max_min", random_share=0))
+    assert {k: v for k, v in ends.items() if k[:2] != "p2"} == dict.fromkeys(
+        ("p0-0", "p0-2", "p1-0", "p1-2"), "max_min"
+    )
+    drawn = build(Ask, {"candidates": inputs["candidates"]}, prompts=2, by="random")
+    assert sorted(asked(drawn).values()) == ["random"] * 4
+    assert drawn.manifest["summary"]["asked"] == {"random": 4}
+
+
+def test_the_stage_asks_first_what_nobody_ranked_then_what_is_least_settled(given: Any, build: Any) -> None:
+    def ranking(p: int, annotator: str, ranks: list[int]) -> dict[str, Any]:
+        return {
+            "id": row_id("Ranking", p, annotator), "parents": [], "prompt_id": f"p{p}", "annotator": annotator,
+            "prompt": [{"role": "user", "content": f"q{p}"}], "candidates": [f"p{p}-0", f"p{p}-1"],
+            "completions": ["answer 0", "answer 1"], "ranks": ranks, "annotator_kind": "person",
+        }  # fmt: skip
+
+    rankings = [ranking(0, name, [1, 2]) for name in "abcdef"]
+    rankings += [ranking(1, name, [1, 2] if name == "a" else [2, 1]) for name in "ab"]
+    rankings += [ranking(2, name, [2, 1]) for name in "abcdef"]
+    inputs = {"candidates": given("Candidate", candidates(4, 2)), "rankings": given("Ranking", rankings)}
+    first = build(Ask, inputs, prompts=1, random_share=0)
+    second = build(Ask, inputs, prompts=2, random_share=0)
+    assert {k[:2] for k in asked(first)} == {"p3"} and {k[:2] for k in asked(second)} == {"p3", "p1"}
+
+
+def test_the_stage_says_what_it_needs(given: Any, build: Any) -> None:
+    pool = given("Candidate", candidates(3, 2))
+    with pytest.raises(UserError, match="needs `verdicts` of a reward ensemble, or `rankings`"):
+        build(Ask, {"candidates": pool}, prompts=1)
+    one = given("Verdict", verdicts([[[1.0, 0.0]] * 3]))
+    with pytest.raises(UserError, match="from 1 models; expected information needs two or more"):
+        build(Ask, {"candidates": pool, "verdicts": one}, prompts=1)
+    gap = given("Verdict", verdicts([[[1.0, 0.0]] * 2] * 2))
+    with pytest.raises(UserError, match="2 candidates have no verdict"):
+        build(Ask, {"candidates": pool, "verdicts": gap}, prompts=3, random_share=0)
+    with pytest.raises(UserError, match="no prompt has two different answers"):
+        build(Ask, {"candidates": given("Candidate", candidates(2, 1))}, prompts=1, by="random")
+
+
+def test_the_order_of_candidates_does_not_matter(given: Any, build: Any) -> None:
+    rows = candidates(20, 3)
+    rng = np.random.default_rng(0)
+    judged = given("Verdict", verdicts(rng.normal(size=(3, 20, 3)).tolist()))
+    one = build(Ask, {"candidates": given("Candidate", rows), "verdicts": judged}, prompts=8, answers=2)
+    two = build(Ask, {"candidates": given("Candidate", rows[::-1]), "verdicts": judged}, prompts=8, answers=2)
+    assert asked(one) == asked(two) and len(asked(one)) == 16
