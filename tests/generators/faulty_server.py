@@ -42,6 +42,7 @@ class FaultyServer:
     ) -> None:
         self.share, self.capacity, self.seconds, self.stall = share, capacity, seconds, stall
         self.answer = answer
+        self.url = ""
         self.faults: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
         self.status: int | None = None  # answer everything with this
