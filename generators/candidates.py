@@ -113,7 +113,7 @@ class Candidates(Stage):
         if self.json_schema is not None:
             parameters["json_schema"] = digest_json(self.json_schema)
         plain, mended = json.dumps(parameters), json.dumps({**parameters, "repaired": True})
-        rows, failed = list[dict[str, Any]](), list[dict[str, Any]]()
+        kept, ids, failed = list[int](), list[str](), list[dict[str, Any]]()
         first: dict[tuple[str, str], str] = {}
         for index, (answer, seed) in enumerate(zip(answers, seeds, strict=True)):
             prompt, sample = asked[index // self.n], index % self.n
@@ -123,30 +123,52 @@ class Candidates(Stage):
                     failed.append({**prompt, **why})
                 continue
             sampling = mended if index in repaired else plain
-            content = answer.text if answer.token_ids is None else " ".join(map(str, answer.token_ids))
-            row: dict[str, Any] = {
-                "id": row_id("Candidate", prompt["id"], model, sampling, seed, sample, content),
-                "parents": [prompt["id"]],
-                "prompt_id": prompt["id"],
-                "prompt": prompt["prompt"],
-                "completion": [{"role": "assistant", "content": answer.text}],
-                "prompt_token_ids": answer.prompt_token_ids,
-                "token_ids": answer.token_ids,
-                "logprobs": answer.logprobs,
-                "finish_reason": answer.finish_reason,
-                "model": model,
-                "sampling": sampling,
-                "seed": seed,
-                "sample": sample,
-                "reference": prompt["reference"],
-            }
-            earlier = first.setdefault((prompt["id"], answer.text), row["id"])
-            if self.distinct and earlier != row["id"]:
-                why = {"reason": "duplicate", "detail": f"says what {earlier} says", "failed": False}
-                failed.append({"id": row["id"], "prompt": row["prompt"], "reference": row["reference"], **why})
+            content = answer.text if answer.token_ids is None else repr(answer.token_ids)
+            one = row_id("Candidate", prompt["id"], model, sampling, seed, sample, content)
+            earlier = first.setdefault((prompt["id"], answer.text), one) if self.distinct else one
+            if earlier == one:
+                kept.append(index)
+                ids.append(one)
             else:
-                rows.append(row)
-        return pa.Table.from_pylist(rows, DATASETS["Candidate"]), failed
+                why = {"reason": "duplicate", "detail": f"says what {earlier} says", "failed": False}
+                failed.append({**prompt, "id": one, **why})
+        # Column by column: building rows of nested lists one by one took most of the time that is not the engine's.
+        schema = DATASETS["Candidate"]
+        prompts = pa.Table.from_pylist(
+            asked, pa.schema([schema.field("id"), schema.field("prompt"), schema.field("reference")])
+        )
+        prompts = prompts.take(pa.array([index // self.n for index in kept], pa.int64()))
+        given = [answer for index in kept if isinstance(answer := answers[index], Answer)]
+        prompt_ids = prompts["id"].combine_chunks()
+        lists = pa.ListArray.from_arrays(pa.array(range(len(kept) + 1), pa.int32()), prompt_ids)
+        said = pa.StructArray.from_arrays(
+            [
+                pa.array(["assistant"] * len(kept), pa.string()),
+                pa.array([answer.text for answer in given], pa.string()),
+            ],
+            ["role", "content"],
+        )
+        columns: dict[str, Any] = {
+            "id": ids,
+            "parents": lists,
+            "prompt_id": prompt_ids,
+            "prompt": prompts["prompt"],
+            "completion": pa.ListArray.from_arrays(pa.array(range(len(kept) + 1), pa.int32()), said),
+            "prompt_token_ids": [answer.prompt_token_ids for answer in given],
+            "token_ids": [answer.token_ids for answer in given],
+            "logprobs": [answer.logprobs for answer in given],
+            "finish_reason": [answer.finish_reason for answer in given],
+            "model": [model] * len(kept),
+            "sampling": [mended if index in repaired else plain for index in kept],
+            "seed": [seeds[index] for index in kept],
+            "sample": [index % self.n for index in kept],
+            "reference": prompts["reference"],
+        }
+        return pa.table({
+            field.name: value if isinstance(value := columns[field.name], pa.Array | pa.ChunkedArray)
+            else pa.array(value, field.type)
+            for field in schema
+        }), failed  # fmt: skip
 
 
 def repeated_ids(job: Job) -> dict[str, int]:

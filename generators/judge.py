@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import polars as pl
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.errors import UserError
 from engine.expression import column
 from engine.job import Job
 from engine.schema import row_id
 from engine.stage import Stage, port
+from generators import ai_feedback
+from generators.backend import Sampling, open_backend
+from generators.openai_backend import Server
 
 COLUMNS: dict[str, pl.DataType] = {
     "completion": pl.String(),
@@ -21,16 +27,29 @@ COLUMNS: dict[str, pl.DataType] = {
 
 
 class Judge(Stage):
-    """Score candidates by rules: each a Polars SQL expression, true or false or a number.
+    """Judge candidates: by rules, by a model that compares them in pairs, or by a model that rates aspects.
+
+    A rule is a Polars SQL expression that gives true or false or a number.
 
     A rule sees `completion` (text), `reference`, `prompt` (the last thing the user said), `length` (tokens) and
     `finish_reason`. Where it is null there is no verdict.
     """
 
-    takes = {"candidates": port("Candidate", many=True)}
+    takes = {"candidates": port("Candidate", many=True), "model": port("Model", optional=True)}
     gives = "Verdict"
+    random = True
 
-    rules: dict[str, str] = Field(min_length=1, description="Metric -> expression.")
+    rules: dict[str, str] = Field({}, description="Metric -> expression.")
+    pairwise: bool = Field(False, description="Have the model compare every two answers to a prompt, in both orders.")
+    criteria: str = Field("", description="What the model should judge pairs by.")
+    rubric: dict[str, str] | bool = Field(
+        False,
+        description="Have the model rate these aspects (name -> meaning) from 1 to 5; true: UltraFeedback's four.",
+    )
+    temperature: float = Field(0.0, ge=0, le=10)
+    max_tokens: int = Field(128, ge=1, description="Longest verdict, in tokens.")
+    partition: int = Field(32, ge=1, description="Prompts a partition, with a model.")
+    server: Server | None = Field(None, description="An OpenAI-compatible server that judges instead of a model.")
 
     @field_validator("rules")
     @classmethod
@@ -41,10 +60,37 @@ class Judge(Stage):
             raise ValueError(str(error)) from None
         return value
 
+    @model_validator(mode="after")
+    def _check_any(self) -> Judge:
+        if not (self.rules or self.pairwise or self.rubric):
+            raise ValueError("nothing to judge by: give `rules`, `pairwise: true` or `rubric`")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        identity = {**super().identity(), "server": self.server.identity() if self.server else None}
+        if not (self.pairwise or self.rubric):  # rules draw nothing
+            identity.pop("seed")
+        return identity
+
     def expected_rows(self, rows: dict[str, int]) -> int | None:
-        return len(self.rules) * rows["candidates"]
+        return None if self.pairwise or self.rubric else len(self.rules) * rows["candidates"]
 
     def run(self, job: Job) -> None:
+        if self.rules:
+            self._by_rules(job)
+        if not (self.pairwise or self.rubric):
+            return
+        backend, name = open_backend(job, self.server, dtype="auto")
+        sampling = Sampling(self.temperature, max_tokens=self.max_tokens, logprobs=False)
+        with contextlib.closing(backend):
+            if self.pairwise:
+                ai_feedback.compare(job, backend, name, sampling, self.criteria, self.partition)
+                job.summary(**ai_feedback.bias(job))
+            if self.rubric:
+                aspects = ai_feedback.ASPECTS if self.rubric is True else self.rubric
+                ai_feedback.rate(job, backend, name, sampling, aspects, self.partition)
+
+    def _by_rules(self, job: Job) -> None:
         for part in job.parts("candidates"):
             frame = pl.DataFrame(part.table)
             scores = pl.concat([frame.select("id", "model"), score(self.rules, readable(frame))], how="horizontal")

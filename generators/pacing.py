@@ -1,7 +1,8 @@
 """How many requests to have under way: as many as the server bears, found out by asking.
 
-Additive increase, multiplicative decrease (Chiu and Jain, 1989), as TCP does it, on the share of answers that say
-"too many" rather than on each one: a lone 429 costs its own request a wait, a quarter of them halves the pace.
+While it is only faster that a doubling makes it, the pace doubles (slow start); the first doubling that brings less than
+a sixth more answers a second is the last for a while, and what it put in the server's queue covers for requests that
+stall. Refusals halve the pace, as in TCP (Chiu and Jain, 1989), but on their share, not on each: a lone 429 costs its own request a wait.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import asyncio
 from collections import deque
 from types import TracebackType
 
+GAIN = 7 / 6  # a doubling that brings less is the last for a while
+REST = 10  # rounds until the next one is tried
 TOO_MANY = 0.25  # share of refusals among the last answers at which the pace is halved
 
 
@@ -18,15 +21,18 @@ class Pace:
 
     Args:
         most: `limit` never exceeds this.
-        start: what to begin with; grows by one an answer until the first refusals, then by one a round.
+        start: what to begin with.
     """
 
     def __init__(self, most: int, start: int = 16) -> None:
         self.most = most
-        self.limit = float(min(start, most))
+        self.limit = min(start, most)
         self.active = 0
-        self._grows_fast = True
-        self._recent: deque[bool] = deque(maxlen=16)
+        self._rate = 0.0  # answers a second in the best round so far
+        self._answers = 0
+        self._round_began: float | None = None
+        self._rounds_to_rest = 0
+        self._recent: deque[bool] = deque(maxlen=64)
         self._paused_until = 0.0
         self._changed = asyncio.Condition()
 
@@ -34,7 +40,7 @@ class Pace:
         loop = asyncio.get_running_loop()
         async with self._changed:
             while True:
-                await self._changed.wait_for(lambda: self.active < int(self.limit))
+                await self._changed.wait_for(lambda: self.active < self.limit)
                 if (wait := self._paused_until - loop.time()) <= 0:
                     break
                 self._changed.release()
@@ -52,15 +58,30 @@ class Pace:
             self._changed.notify_all()
 
     def answered(self) -> None:
-        """An answer came: a little faster."""
+        """An answer came. Every `limit` of them are a round; a round decides whether to go faster."""
+        now = asyncio.get_running_loop().time()
         self._recent.append(False)
-        self.limit = min(float(self.most), self.limit + (1 if self._grows_fast else 1 / self.limit))
+        if self._round_began is None:
+            self._round_began = now
+        self._answers += 1
+        if self._answers <= self.limit or now <= self._round_began:
+            return
+        rate = self._answers / (now - self._round_began)
+        self._answers, self._round_began = 0, now
+        if self._rounds_to_rest:
+            self._rounds_to_rest -= 1
+            self._rate = rate
+        elif rate > GAIN * self._rate:
+            self._rate = rate
+            self.limit = min(self.most, self.limit * 2)
+        else:
+            self._rounds_to_rest = REST
 
     def refused(self, wait: float) -> None:
         """The server said "too many", and to wait this many seconds."""
         self._recent.append(True)
-        if len(self._recent) >= 8 and sum(self._recent) >= TOO_MANY * len(self._recent):
-            self._grows_fast = False
-            self.limit = max(1.0, self.limit / 2)
+        if len(self._recent) >= 32 and sum(self._recent) >= TOO_MANY * len(self._recent):
+            self.limit = max(1, self.limit // 2)
+            self._rounds_to_rest = REST
             self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + wait)
             self._recent.clear()

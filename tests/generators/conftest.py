@@ -15,7 +15,9 @@ CHAT = (
 SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
-def build_model(folder: Path, tied: bool = True, chat: bool = True, seed: int = 0, context: int = 128) -> Path:
+def build_model(
+    folder: Path, tied: bool = True, chat: bool = True, seed: int = 0, context: int = 128, **shape: Any
+) -> Path:
     """Save a Llama of random weights (byte-level BPE, `<|end|>` as EOS) in the Hugging Face layout."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -39,17 +41,20 @@ def build_model(folder: Path, tied: bool = True, chat: bool = True, seed: int = 
         torch.manual_seed(seed)
         model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                max_position_embeddings=context,
-                tie_word_embeddings=tied,
-                initializer_range=0.3,  # sharp enough that a wrong weight shows
-                bos_token_id=None,
-                eos_token_id=tokenizer.eos_token_id,
+                **{
+                    "vocab_size": len(tokenizer),
+                    "hidden_size": 64,
+                    "intermediate_size": 128,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 1,
+                    "max_position_embeddings": context,
+                    "tie_word_embeddings": tied,
+                    "initializer_range": 0.3,  # sharp enough that a wrong weight shows
+                    "bos_token_id": None,
+                    "eos_token_id": tokenizer.eos_token_id,
+                    **shape,
+                }
             )
         )
     model.save_pretrained(folder)

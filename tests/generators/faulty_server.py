@@ -11,6 +11,7 @@ import hashlib
 import json
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 FAULTS = ("429", "500", "reset", "stall", "malformed")
@@ -27,11 +28,21 @@ class FaultyServer:
         share: of attempts that fail, each kind alike.
         capacity: requests served at once; the others queue.
         seconds: time to serve one.
+        answer: what it says to messages and a seed.
         stall: seconds after which a stalled connection is closed.
     """
 
-    def __init__(self, share: float = 0.3, capacity: int = 32, seconds: float = 0.002, stall: float = 30) -> None:
+    def __init__(
+        self,
+        share: float = 0.3,
+        capacity: int = 32,
+        seconds: float = 0.002,
+        stall: float = 30,
+        answer: Callable[[list[dict[str, str]], int], str] = said,
+    ) -> None:
         self.share, self.capacity, self.seconds, self.stall = share, capacity, seconds, stall
+        self.answer = answer
+        self.url = ""
         self.faults: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
         self.status: int | None = None  # answer everything with this
@@ -100,7 +111,7 @@ class FaultyServer:
         async with self._slots:
             await asyncio.sleep(self.seconds)
         self.served[key] += 1
-        text = said(body["messages"], body["seed"])
+        text = self.answer(body["messages"], body["seed"])
         answer = {
             "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],

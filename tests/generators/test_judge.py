@@ -64,6 +64,11 @@ def test_a_constant_rule_is_spread_over_all_rows() -> None:
     assert score({"one": "1"}, pl.DataFrame(schema=COLUMNS)).height == 0
 
 
+def test_the_seed_is_part_of_a_models_judgement_only() -> None:
+    assert Judge(rules=RULES, seed=1).identity() == Judge(rules=RULES, seed=2).identity()
+    assert Judge(pairwise=True, seed=1).identity() != Judge(pairwise=True, seed=2).identity()
+
+
 def test_mistakes_are_told_when_the_recipe_is_read() -> None:
     with pytest.raises(ValidationError, match=r"names a column that is not there.*Did you mean `length`"):
         Judge(rules={"short": "lenght < 5"})
