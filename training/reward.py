@@ -38,7 +38,7 @@ class Reward(Stage):
     """Train a model that scores answers the way people rank them."""
 
     takes = {
-        "policy": port("Model"),
+        "model": port("Model"),
         "preferences": port("Preference", many=True, optional=True),
         "rankings": port("Ranking", many=True, optional=True),
     }
@@ -70,11 +70,11 @@ class Reward(Stage):
         quiet()
         torch.use_deterministic_algorithms(True, warn_only=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        policy = job.input("policy").location
-        tokenizer = load_tokenizer(policy)
+        backbone = job.input("model").location
+        tokenizer = load_tokenizer(backbone)
         examples, training, validation = self.examples(job, tokenizer)
         model: Any = AutoModelForSequenceClassification.from_pretrained(
-            policy, num_labels=self.heads, dtype=torch.float32
+            backbone, num_labels=self.heads, dtype=torch.float32
         )
         start_heads(model, job.derive("heads"))
         # Only readers that must find the end of a padded row by themselves need it; ours knows the lengths.

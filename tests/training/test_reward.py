@@ -76,7 +76,7 @@ def test_an_answer_is_encoded_as_the_chat_template_renders_the_whole_conversatio
 
 def test_it_learns_a_preference_that_length_does_not_explain(policy: Artifact, given: Given, build: Build) -> None:
     rows = preferences()
-    made = build(Reward, {"policy": policy, "preferences": given("Preference", rows)}, lr=3e-3, epochs=2)
+    made = build(Reward, {"model": policy, "preferences": given("Preference", rows)}, lr=3e-3, epochs=2)
     summary = made.manifest["summary"]
     assert summary["accuracy"] == 1.0 and summary["accuracy_low"] > 0.9
     assert summary["length_accuracy"] < 0.65 and summary["advantage_over_length_low"] > 0.2
@@ -90,7 +90,7 @@ def test_it_learns_a_preference_that_length_does_not_explain(policy: Artifact, g
 def test_shuffled_labels_teach_nothing(policy: Artifact, given: Given, build: Build) -> None:
     coin = np.random.default_rng(1).random(400) < 0.5
     given_rows = given("Preference", preferences(400, flip=lambda i: bool(coin[i])))
-    made = build(Reward, {"policy": policy, "preferences": given_rows}, lr=3e-3)
+    made = build(Reward, {"model": policy, "preferences": given_rows}, lr=3e-3)
     summary = made.manifest["summary"]
     assert summary["accuracy_low"] < 0.5 < summary["accuracy_high"]
     assert summary["brier"] == pytest.approx(0.25, abs=0.03)  # calibrated: it knows that it does not know
@@ -158,7 +158,7 @@ def test_padding_changes_no_score_and_the_end_token_is_what_is_read(tmp_path: Pa
 
 def test_an_ensemble_disagrees_more_where_it_was_not_trained(policy: Artifact, given: Given, build: Build) -> None:
     rows = preferences()
-    made = build(Reward, {"policy": policy, "preferences": given("Preference", rows)}, lr=3e-3, heads=4, epochs=2)
+    made = build(Reward, {"model": policy, "preferences": given("Preference", rows)}, lr=3e-3, heads=4, epochs=2)
     reward = RewardModel.load(str(made.path))
     known = answers_of(rows[:40])
     strange = [encode(reward.tokenizer, user("number ."), assistant("three , three . the the")) for _ in range(1)]
@@ -177,7 +177,7 @@ def test_a_killed_training_ends_with_the_same_bits(
         "store": store.url,
         "stage": "training.reward:Reward",
         "config": {"seed": 3, "epochs": 3, "batch": 8, "lr": 1e-3, "checkpoint_every": 4, "heads": 2},
-        "inputs": {"policy": {"p": ["Model", str(policy.path)]}, "preferences": {"d": ["", made.id]}},
+        "inputs": {"model": {"p": ["Model", str(policy.path)]}, "preferences": {"d": ["", made.id]}},
     }
     killed.start(spec, tmp_path, kill_at=7)
     killed.start(spec, tmp_path, kill_at=18)
@@ -192,15 +192,15 @@ def test_bad_preferences_are_refused_or_left_out_in_our_own_words(policy: Artifa
     rows = preferences(8)
     equal = [{**row, "rejected": row["chosen"]} for row in rows]
     with pytest.raises(UserError, match=r"none of the 8 preferences can be trained on .*equal answers"):
-        build(Reward, {"policy": policy, "preferences": given("Preference", equal)})
+        build(Reward, {"model": policy, "preferences": given("Preference", equal)})
     nan = [{**rows[0], "margin": float("nan")}]
     with pytest.raises(UserError, match="preference row0: `margin` is nan"):
-        build(Reward, {"policy": policy, "preferences": given("Preference", nan)})
+        build(Reward, {"model": policy, "preferences": given("Preference", nan)})
     with pytest.raises(UserError, match="nothing is left to train on"):
         held = [{**row, "split": "validation"} for row in rows]
-        build(Reward, {"policy": policy, "preferences": given("Preference", held)})
+        build(Reward, {"model": policy, "preferences": given("Preference", held)})
     with pytest.raises(UserError, match="at most 5 tokens"):
-        build(Reward, {"policy": policy, "preferences": given("Preference", rows)}, max_length=5)
+        build(Reward, {"model": policy, "preferences": given("Preference", rows)}, max_length=5)
 
 
 def rankings(prompts: int = 120, noisy: float = 0.0) -> list[dict[str, Any]]:
@@ -235,7 +235,7 @@ def test_whole_rankings_teach_the_whole_order(policy: Artifact, given: Given, bu
     silent = {**rankings(1)[0], "id": "s", "ranks": [1, None, None, None]}  # one ranked answer says nothing
     made = build(
         Reward,
-        {"policy": policy, "rankings": given("Ranking", [*rankings(), silent])},
+        {"model": policy, "rankings": given("Ranking", [*rankings(), silent])},
         lr=3e-3,
         epochs=4,
         batch=16,
@@ -274,4 +274,4 @@ def test_lists_of_two_give_the_loss_of_pairs() -> None:
 
 def test_pairs_and_rankings_at_once_or_neither_are_refused(policy: Artifact, given: Given, build: Build) -> None:
     with pytest.raises(UserError, match=r"either `preferences` .* or `rankings`"):
-        build(Reward, {"policy": policy})
+        build(Reward, {"model": policy})
