@@ -29,6 +29,10 @@ class Pair:
     agreement: float = 1.0
     weight: float = 1.0
 
+    @property
+    def answers(self) -> tuple[Answer, Answer]:
+        return self.chosen, self.rejected
+
 
 def load(job: Job, port: str, tokenizer: Any, max_length: int, held_out: float) -> tuple[list[Pair], list[Pair]]:
     """(training, validation) pairs of all Preference artifacts of a port, in order.

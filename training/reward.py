@@ -1,26 +1,32 @@
-"""`reward`: preferences -> a reward model (Bradley-Terry; Ouyang et al. 2022, "InstructGPT", eq. 1).
+"""`reward`: preferences or rankings -> a reward model.
 
-The loss of a pair is -log sigmoid(r_chosen - r_rejected - margin), the margin as in Llama 2 (Touvron et al. 2023,
+From pairs, by Bradley-Terry (Ouyang et al. 2022, "InstructGPT", eq. 1): the loss of a pair is -log sigmoid(r_chosen - r_rejected - margin), the margin as in Llama 2 (Touvron et al. 2023,
 eq. 2). With `soft`, the share of annotators who agreed is the label instead of 1. An ensemble is `heads` heads on one
 backbone, each on its own bootstrap sample of the pairs.
 
-Shapes: P pairs of a batch, B = 2P answers (chosen first), K heads.
+From rankings, by Plackett-Luce over whole lists (`training.plackett_luce`), each weighted by the reliability of the
+annotator who made it.
+
+Shapes: P pairs of a batch, B = 2P answers (chosen first), L lists, I items of the longest list, K heads.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 from pydantic import Field
 
+from engine.errors import UserError
 from engine.job import Job
 from engine.seeds import generator, shuffled
 from engine.stage import NotIdentity, Stage, port
-from training import bootstrap, calibration, schedule, snapshot
+from training import bootstrap, calibration, pairs, plackett_luce, rankings, schedule, snapshot
 from training.answers import pad
 from training.checkpoint import Checkpoints
-from training.pairs import Pair, load
+from training.pairs import Pair
+from training.rankings import Ranked
 from training.reward_model import FACTS, RewardModel, read_heads
 from training.trl_stage import quiet, save
 
@@ -31,7 +37,11 @@ if TYPE_CHECKING:
 class Reward(Stage):
     """Train a model that scores answers the way people rank them."""
 
-    takes = {"policy": port("Model"), "preferences": port("Preference", many=True)}
+    takes = {
+        "model": port("Model"),
+        "preferences": port("Preference", many=True, optional=True),
+        "rankings": port("Ranking", many=True, optional=True),
+    }
     gives = "RewardModel"
     random = True
 
@@ -45,6 +55,7 @@ class Reward(Stage):
     max_length: int = Field(1024, ge=2, description="Longest prompt and answer, in tokens. Longer pairs are left out.")
     margin: bool = Field(False, description="Ask for a difference of at least the column `margin` (log-odds).")
     soft: bool = Field(False, description="The label is the column `agreement` rather than 1.")
+    reliability: dict[str, float] = Field({}, description="Annotator -> weight of their rankings; 1 if not named.")
     heads: int = Field(1, ge=1, description="Size of the ensemble on the shared backbone.")
     centre: float = Field(0.01, ge=0, description="Weight of (r_chosen + r_rejected)^2, which keeps scores near 0.")
     held_out: float = Field(0.1, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
@@ -59,26 +70,42 @@ class Reward(Stage):
         quiet()
         torch.use_deterministic_algorithms(True, warn_only=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        policy = job.input("policy").location
-        tokenizer = load_tokenizer(policy)
-        training, validation = load(job, "preferences", tokenizer, self.max_length, self.held_out)
+        backbone = job.input("model").location
+        tokenizer = load_tokenizer(backbone)
+        examples, training, validation = self.examples(job, tokenizer)
         model: Any = AutoModelForSequenceClassification.from_pretrained(
-            policy, num_labels=self.heads, dtype=torch.float32
+            backbone, num_labels=self.heads, dtype=torch.float32
         )
         start_heads(model, job.derive("heads"))
         # Only readers that must find the end of a padded row by themselves need it; ours knows the lengths.
         model.config.pad_token_id = tokenizer.pad_token_id
         model.to(device).eval()  # dropout off: every score is the score
-        self.fit(job, model, training, validation)
+        self.fit(job, model, examples)
 
         reward = RewardModel(model, tokenizer, torch.zeros(self.heads, device=device), 1.0)
-        raw_BK = reward.heads([answer for pair in training for answer in (pair.chosen, pair.rejected)])
+        raw_BK = reward.heads([answer for example in examples for answer in example.answers])
         reward.mean_K = raw_BK.mean(0).to(device)
         temperature = report(job, reward, training, validation)
         setattr(model.config, FACTS, {"mean": raw_BK.mean(0).tolist(), "temperature": temperature})
         save(job, model, tokenizer)
 
-    def fit(self, job: Job, model: Any, training: list[Pair], validation: list[Pair]) -> None:
+    def examples(self, job: Job, tokenizer: Any) -> tuple[Sequence[Pair | Ranked], list[Pair], list[Pair]]:
+        """What is trained on, and the same as pairs: those trained on and those held out.
+
+        Raises:
+            UserError: there are neither preferences nor rankings, or both.
+        """
+        if bool(job.all("preferences")) == bool(job.all("rankings")):
+            raise UserError(
+                "give a reward model either `preferences` (pairs) or `rankings` (whole lists) to learn from."
+            )
+        if job.all("preferences"):
+            training, validation = pairs.load(job, "preferences", tokenizer, self.max_length, self.held_out)
+            return training, training, validation
+        lists, held = rankings.load(job, "rankings", tokenizer, self.max_length, self.held_out, self.reliability)
+        return lists, [p for one in lists for p in one.pairs()], [p for one in held for p in one.pairs()]
+
+    def fit(self, job: Job, model: Any, training: Sequence[Pair | Ranked]) -> None:
         """Train in place, going on from the last checkpoint in scratch."""
         import torch
 
@@ -94,7 +121,11 @@ class Reward(Stage):
             chosen = order[place * self.batch : (place + 1) * self.batch]
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * schedule.linear(step, steps, self.warmup)
-            loss, accuracy = self.loss(model, [training[i] for i in chosen], bootstrap_PK[chosen])
+            batch, weights = [training[i] for i in chosen], bootstrap_PK[chosen]
+            if isinstance(batch[0], Pair):
+                loss, accuracy = self.loss(model, cast(list[Pair], batch), weights)
+            else:
+                loss, accuracy = self.list_loss(model, cast(list[Ranked], batch), weights)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -105,23 +136,45 @@ class Reward(Stage):
                 checkpoints.save(snapshot.take(step + 1, {"reward": model}, optimizer))
         checkpoints.wait()
 
-    def loss(self, model: Any, pairs: list[Pair], bootstrap_PK: np.ndarray) -> tuple[Tensor, float]:
+    def loss(self, model: Any, batch: list[Pair], bootstrap_PK: np.ndarray) -> tuple[Tensor, float]:
         """The loss of one batch and the accuracy of the ensemble's mean on it."""
         import torch
         from torch.nn.functional import logsigmoid
 
         device = next(model.parameters()).device
-        batch = pad([*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)], device)
-        chosen_PK, rejected_PK = read_heads(model, batch).chunk(2)
-        margin_P = torch.tensor([pair.margin if self.margin else 0.0 for pair in pairs], device=device)
-        label_P = torch.tensor([pair.agreement if self.soft else 1.0 for pair in pairs], device=device)
+        both = pad([*(pair.chosen for pair in batch), *(pair.rejected for pair in batch)], device)
+        chosen_PK, rejected_PK = read_heads(model, both).chunk(2)
+        margin_P = torch.tensor([pair.margin if self.margin else 0.0 for pair in batch], device=device)
+        label_P = torch.tensor([pair.agreement if self.soft else 1.0 for pair in batch], device=device)
         weight_PK = torch.tensor(bootstrap_PK, dtype=torch.float32, device=device)
-        weight_PK = weight_PK * torch.tensor([pair.weight for pair in pairs], device=device)[:, None]
+        weight_PK = weight_PK * torch.tensor([pair.weight for pair in batch], device=device)[:, None]
         difference_PK = chosen_PK - rejected_PK - margin_P[:, None]
         loss_PK = -(label_P[:, None] * logsigmoid(difference_PK) + (1 - label_P)[:, None] * logsigmoid(-difference_PK))
         loss_PK = loss_PK + self.centre * (chosen_PK + rejected_PK) ** 2
         loss = (weight_PK * loss_PK).sum() / weight_PK.sum().clamp(min=1e-8)
         return loss, float((chosen_PK.mean(1) > rejected_PK.mean(1)).float().mean())
+
+    def list_loss(self, model: Any, lists: list[Ranked], bootstrap_LK: np.ndarray) -> tuple[Tensor, float]:
+        """The loss of one batch of rankings and the share of their pairs that the ensemble's mean orders alike."""
+        import torch
+
+        device = next(model.parameters()).device
+        raw_BK = read_heads(model, pad([answer for one in lists for answer in one.answers], device))
+        longest = max(len(one.ranks) for one in lists)
+        ranks_LI = torch.tensor([one.ranks + [0] * (longest - len(one.ranks)) for one in lists], device=device)
+        present_LI = torch.tensor([[i < len(one.ranks) for i in range(longest)] for one in lists], device=device)
+        scores_LIK = torch.zeros(*ranks_LI.shape, raw_BK.shape[1], device=device)
+        scores_LIK = scores_LIK.masked_scatter(present_LI[..., None], raw_BK)
+        weight_LK = torch.tensor(bootstrap_LK, dtype=torch.float32, device=device)
+        weight_LK = weight_LK * torch.tensor([one.weight for one in lists], device=device)[:, None]
+        ranked_LI1 = (ranks_LI > 0)[..., None]
+        centre_LK = (scores_LIK**2 * ranked_LI1).sum(1) / ranked_LI1.sum(1)
+        loss_LK = plackett_luce.nll(scores_LIK, ranks_LI) + 4 * self.centre * centre_LK  # of a pair: (2 mean)^2
+        loss = (weight_LK * loss_LK).sum() / weight_LK.sum().clamp(min=1e-8)
+        mean_LI = scores_LIK.detach().mean(2)
+        above_LII = (ranks_LI[:, :, None] > 0) & (ranks_LI[:, :, None] < ranks_LI[:, None, :])
+        agree_LII = mean_LI[:, :, None] > mean_LI[:, None, :]
+        return loss, float((above_LII & agree_LII).sum() / above_LII.sum().clamp(min=1))
 
     def bootstrap_weights(self, pairs: int, seed: int) -> np.ndarray:
         """How often each pair counts for each head: Poisson(1), the bootstrap in the limit; 1 for a single head."""
@@ -203,8 +256,8 @@ def won(difference: np.ndarray) -> np.ndarray:
     return (np.sign(difference) + 1) / 2
 
 
-def length_difference(pairs: list[Pair]) -> np.ndarray:
-    return np.array([len(pair.chosen.response) - len(pair.rejected.response) for pair in pairs], dtype=np.float64)
+def length_difference(measured: list[Pair]) -> np.ndarray:
+    return np.array([len(pair.chosen.response) - len(pair.rejected.response) for pair in measured], dtype=np.float64)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

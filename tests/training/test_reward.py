@@ -76,7 +76,7 @@ def test_an_answer_is_encoded_as_the_chat_template_renders_the_whole_conversatio
 
 def test_it_learns_a_preference_that_length_does_not_explain(policy: Artifact, given: Given, build: Build) -> None:
     rows = preferences()
-    made = build(Reward, {"policy": policy, "preferences": given("Preference", rows)}, lr=3e-3, epochs=2)
+    made = build(Reward, {"model": policy, "preferences": given("Preference", rows)}, lr=3e-3, epochs=2)
     summary = made.manifest["summary"]
     assert summary["accuracy"] == 1.0 and summary["accuracy_low"] > 0.9
     assert summary["length_accuracy"] < 0.65 and summary["advantage_over_length_low"] > 0.2
@@ -90,7 +90,7 @@ def test_it_learns_a_preference_that_length_does_not_explain(policy: Artifact, g
 def test_shuffled_labels_teach_nothing(policy: Artifact, given: Given, build: Build) -> None:
     coin = np.random.default_rng(1).random(400) < 0.5
     given_rows = given("Preference", preferences(400, flip=lambda i: bool(coin[i])))
-    made = build(Reward, {"policy": policy, "preferences": given_rows}, lr=3e-3)
+    made = build(Reward, {"model": policy, "preferences": given_rows}, lr=3e-3)
     summary = made.manifest["summary"]
     assert summary["accuracy_low"] < 0.5 < summary["accuracy_high"]
     assert summary["brier"] == pytest.approx(0.25, abs=0.03)  # calibrated: it knows that it does not know
@@ -145,9 +145,9 @@ def test_padding_changes_no_score_and_the_end_token_is_what_is_read(tmp_path: Pa
     short, long = Answer([5, 6], [7, 1]), Answer([5, 6, 7, 8, 9], [10, 11, 12, 13, 1])
     alone = read_heads(model, pad([short])).item()
     for pad_id in (0, 1, 17):
-        assert float(read_heads(model, pad([short, long], pad_id=pad_id))[0]) == pytest.approx(alone, abs=1e-6)
+        assert read_heads(model, pad([short, long], pad_id=pad_id))[0].item() == pytest.approx(alone, abs=1e-6)
     # and it depends on the end token: without it, the score is another one
-    assert abs(float(read_heads(model, pad([Answer([5, 6], [7])]))) - alone) > 1e-3
+    assert abs(read_heads(model, pad([Answer([5, 6], [7])])).item() - alone) > 1e-3
     # the same number that transformers finds where the pad token differs from the end token
     model.config.pad_token_id = 0
     padded = pad([short, long], pad_id=0)
@@ -158,7 +158,7 @@ def test_padding_changes_no_score_and_the_end_token_is_what_is_read(tmp_path: Pa
 
 def test_an_ensemble_disagrees_more_where_it_was_not_trained(policy: Artifact, given: Given, build: Build) -> None:
     rows = preferences()
-    made = build(Reward, {"policy": policy, "preferences": given("Preference", rows)}, lr=3e-3, heads=4, epochs=2)
+    made = build(Reward, {"model": policy, "preferences": given("Preference", rows)}, lr=3e-3, heads=4, epochs=2)
     reward = RewardModel.load(str(made.path))
     known = answers_of(rows[:40])
     strange = [encode(reward.tokenizer, user("number ."), assistant("three , three . the the")) for _ in range(1)]
@@ -177,7 +177,7 @@ def test_a_killed_training_ends_with_the_same_bits(
         "store": store.url,
         "stage": "training.reward:Reward",
         "config": {"seed": 3, "epochs": 3, "batch": 8, "lr": 1e-3, "checkpoint_every": 4, "heads": 2},
-        "inputs": {"policy": {"p": ["Model", str(policy.path)]}, "preferences": {"d": ["", made.id]}},
+        "inputs": {"model": {"p": ["Model", str(policy.path)]}, "preferences": {"d": ["", made.id]}},
     }
     killed.start(spec, tmp_path, kill_at=7)
     killed.start(spec, tmp_path, kill_at=18)
@@ -192,12 +192,86 @@ def test_bad_preferences_are_refused_or_left_out_in_our_own_words(policy: Artifa
     rows = preferences(8)
     equal = [{**row, "rejected": row["chosen"]} for row in rows]
     with pytest.raises(UserError, match=r"none of the 8 preferences can be trained on .*equal answers"):
-        build(Reward, {"policy": policy, "preferences": given("Preference", equal)})
+        build(Reward, {"model": policy, "preferences": given("Preference", equal)})
     nan = [{**rows[0], "margin": float("nan")}]
     with pytest.raises(UserError, match="preference row0: `margin` is nan"):
-        build(Reward, {"policy": policy, "preferences": given("Preference", nan)})
+        build(Reward, {"model": policy, "preferences": given("Preference", nan)})
     with pytest.raises(UserError, match="nothing is left to train on"):
         held = [{**row, "split": "validation"} for row in rows]
-        build(Reward, {"policy": policy, "preferences": given("Preference", held)})
+        build(Reward, {"model": policy, "preferences": given("Preference", held)})
     with pytest.raises(UserError, match="at most 5 tokens"):
-        build(Reward, {"policy": policy, "preferences": given("Preference", rows)}, max_length=5)
+        build(Reward, {"model": policy, "preferences": given("Preference", rows)}, max_length=5)
+
+
+def rankings(prompts: int = 120, noisy: float = 0.0) -> list[dict[str, Any]]:
+    """Lists of four answers, best to worst: yes, good, no, bad; one unranked or tied now and then."""
+    random = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for i in range(prompts):
+        order = random.permutation(4)
+        ranks: list[int | None] = [int(x) + 1 for x in order]
+        if i % 5 == 0:
+            ranks[int(random.integers(4))] = None
+        if random.random() < noisy:
+            ranks = [int(x) + 1 for x in random.permutation(4)]
+        words = [["yes", "good", "no", "bad"][int(x)] for x in order]
+        tail = [str(random.choice(["red", "blue", "green"])) for _ in range(4)]
+        texts = [f"{w} {t}" for w, t in zip(words, tail, strict=True)]
+        rows.append(
+            {
+                "id": f"r{i}",
+                "prompt_id": f"p{i}",
+                "prompt": user(f"what {tail[0]} ?"),
+                "candidates": [f"c{i}{j}" for j in range(4)],
+                "completions": texts,
+                "ranks": ranks,
+                "annotator": "a" if i % 2 else "b",
+            }
+        )
+    return rows
+
+
+def test_whole_rankings_teach_the_whole_order(policy: Artifact, given: Given, build: Build) -> None:
+    silent = {**rankings(1)[0], "id": "s", "ranks": [1, None, None, None]}  # one ranked answer says nothing
+    made = build(
+        Reward,
+        {"model": policy, "rankings": given("Ranking", [*rankings(), silent])},
+        lr=3e-3,
+        epochs=4,
+        batch=16,
+        held_out=0.25,
+    )
+    summary = made.manifest["summary"]
+    assert summary["rankings"] == 120 and summary["rankings_left_out"] == 1 and summary["accuracy"] > 0.95
+    tokens = tiny_chat.tokenizer()
+    answers = [encode(tokens, user("what red ?"), assistant(f"{w} blue")) for w in ("yes", "good", "no", "bad")]
+    scores = load_scores(made.path, answers).tolist()
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_lists_of_two_give_the_loss_of_pairs() -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    from training.pairs import Pair
+    from training.rankings import Ranked
+
+    tokens = tiny_chat.tokenizer()
+    pairs = [
+        Pair("p", encode(tokens, r["prompt"], r["chosen"]), encode(tokens, r["prompt"], r["rejected"]))
+        for r in preferences(8)
+    ]
+    config = tiny_chat.policy().config
+    config.num_labels = 2
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    lists = [Ranked("p", [p.rejected, p.chosen], [2, 1]) for p in pairs]
+    weights = np.random.default_rng(0).poisson(1.0, size=(8, 2)).astype(float)
+    stage = Reward(centre=0, heads=2)
+    assert stage.loss(model, pairs, weights)[0].item() == pytest.approx(
+        stage.list_loss(model, lists, weights)[0].item(), abs=1e-6
+    )
+    assert lists[0].pairs() == [Pair("p", pairs[0].chosen, pairs[0].rejected)]
+
+
+def test_pairs_and_rankings_at_once_or_neither_are_refused(policy: Artifact, given: Given, build: Build) -> None:
+    with pytest.raises(UserError, match=r"either `preferences` .* or `rankings`"):
+        build(Reward, {"model": policy})

