@@ -15,6 +15,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from engine.plan import Planned
 
@@ -100,4 +101,4 @@ class Bars:
 
     def _print(self, stage: Planned, mark: str, text: str, style: str) -> None:
         self.console.print(f"[{style}]{mark}[/] {stage.name:<{self.width}}  ", end="", highlight=False)
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(Text.from_ansi(text), highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError, nearest
+from engine.show import turns
 from engine.store import Artifact, Store
 
 INK, PAPER, ACCENT, MUTED = "#1c2430", "#ffffff", "#2f6fde", "#8792a2"
@@ -101,7 +102,7 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         seconds=sum(a.manifest["timings"].get("wall_s", 0) for _, a in done),
         flow=flow_svg(stops),
         tables=[(name, _columns(table), table, _win_rates(table)) for name, table in tables],
-        samples=samples,
+        samples=[(name, [{**s, "prompt": turns(s["prompt"])} for s in shown]) for name, shown in samples],
         curves=[(s, svg) for s, a in done for svg in [_curves(a)] if svg],
         rejected=[(s, a) for s, a in done if a.manifest["rejected"]],
         funnel=[(s, a, _rows_in(store, a)) for s, a in done if a.manifest["kind"] == "dataset"],
