@@ -97,6 +97,7 @@ class Argilla:
 
     def __init__(self, url: str, api_key: str, annotators_file: Path, patience: float = 60.0) -> None:
         self.url = url.rstrip("/")
+        self.api_key = api_key
         self.annotators_file = annotators_file
         self.patience = patience
         loopback = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
