@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout belongs to whoever called
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer that shares this process keeps its threads
 }
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
@@ -98,6 +99,10 @@ class VllmEngine:
             # llguidance knows all of JSON Schema that can be enforced; without free white space an answer always ends.
             "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
         }
+        if not torch.cuda.is_available():
+            # A prompt that is prefilled in two steps makes vLLM rewind its request's generator, which the CPU's can't:
+            # "CPU Generator does not use offset" ends the batch. So no prompt is cut.
+            arguments["enable_chunked_prefill"] = False
         try:
             self._llm = LLM(**{**arguments, **options})
         except (ValueError, RuntimeError, OSError) as error:

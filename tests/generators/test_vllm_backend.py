@@ -50,6 +50,12 @@ def test_sampling_follows_the_distribution(engine: VllmEngine, tiny: Path) -> No
     assert ((counts_V - n * expected_V).abs() <= 6 * (n * expected_V * (1 - expected_V)).sqrt() + 3).all()
 
 
+def test_more_prompts_than_one_step_can_take(engine: VllmEngine) -> None:
+    prompts = [[i % 250 + 4] * 100 for i in range(120)]  # 12,000 tokens; a step takes 4,096
+    made = engine.generate(prompts, Sampling(max_tokens=2, min_tokens=2), range(120))
+    assert [len(one.token_ids) for one in made] == [2] * 120
+
+
 def test_a_completion_ends_with_the_id_that_ended_it(engine: VllmEngine) -> None:
     end = engine.ends[0]
     made = engine.generate(PROMPTS * 4, Sampling(max_tokens=40), range(len(PROMPTS) * 4))
