@@ -140,7 +140,7 @@ def _number(value: Any) -> str:
         return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) < 0.1 and value else f"{value:.2f}"
+    return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
 
 
 def _columns(table: dict[str, dict[str, Any]]) -> list[str]:
@@ -238,7 +238,7 @@ def flow_svg(stops: list[Stop]) -> str:
     columns: dict[int, list[Stop]] = {}
     for stop in stops:
         columns.setdefault(depth[stop.name], []).append(stop)
-    wide, high, gap_x, gap_y = 132, 46, 34, 16
+    wide, high, gap_x, gap_y = 116, 46, 16, 14
     tallest = max((len(c) for c in columns.values()), default=0)
     place: dict[str, tuple[float, float]] = {}
     for x, column in sorted(columns.items()):
@@ -272,8 +272,8 @@ def flow_svg(stops: list[Stop]) -> str:
         note = rows + (f", {lost:,} out" if lost else "")
         parts.append(
             f'<g><rect x="{x}" y="{y}" width="{wide}" height="{high}" rx="7" fill="{colour}"/>'
-            f'<text x="{x + 10}" y="{y + 19}" class="name">{html.escape(stop.name)}</text>'
-            f'<text x="{x + 10}" y="{y + 35}" class="rows">{html.escape(note)}</text></g>'
+            f'<text x="{x + 8}" y="{y + 19}" class="name">{html.escape(stop.name)}</text>'
+            f'<text x="{x + 8}" y="{y + 35}" class="rows">{html.escape(note)}</text></g>'
         )
     return "".join([*parts, "</svg>"])
 
