@@ -217,18 +217,26 @@ def print_trace(node: dict[str, Any]) -> None:
         more = f", {n['rows']:,} rows" if n.get("rows") else ""
         return Text.assemble((n["kind"], "bold magenta"), " ", n["artifact"], (more, "dim"))
 
+    told: set[str] = set()
+
     def grow(tree: Tree, n: dict[str, Any]) -> None:
-        for key in ("made_by",):
-            if key in n:
-                grow(tree.add(label(n[key])), n[key])
-        for parent in n.get("from", []):
+        for parent in [*([n["made_by"]] if "made_by" in n else []), *n.get("from", [])]:
+            name = parent.get("id") or parent["artifact"]
+            if name in told and (parent.get("from") or "made_by" in parent):
+                tree.add(label(parent).append("  (as above)", "dim"))
+                continue
+            told.add(name)
             grow(tree.add(label(parent)), parent)
         for entry in n.get("touched", []):
-            what = f"{entry['rows']:,} rows" if "rows" in entry else f"trained on {', '.join(entry['trained_on'])}"
+            if "trained_on" in entry:
+                what = f"trained on {', '.join(entry['trained_on'])}"
+            else:
+                what = f"{entry['rows']:,} rows" if entry["rows"] else "by way of a model"
             tree.add(Text.assemble((entry["kind"], "bold cyan"), " ", entry["artifact"], f"  {what}"))
         for lost in n.get("lost", []):
             tree.add(Text(f"{lost}: not in this store any more", "red"))
 
     root = Tree(label(node))
     grow(root, node)
-    Console(soft_wrap=True).print(root)
+    console = Console()
+    console.print(root) if console.is_terminal else Console(width=240).print(root)
