@@ -1,6 +1,6 @@
 """Runs one stage in a process of its own and kills it, for real, at a given step or commit.
 
-`python killed.py SPEC.json`: `{"store", "stage": "module:Class", "config", "inputs": {port: {label: [kind, folder]}},
+`python -m tests.training.killed SPEC.json`: `{"store", "stage": "module:Class", "config", "inputs": {port: {label: [kind, folder]}},
 "kill_at": step, commit (from 1) or null}`. A kind of "" means a folder of the store.
 """
 
@@ -15,10 +15,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import tiny_chat
-
 from engine.store import Artifact, Store
 from engine.worker import carry_out
+from tests.training import tiny_chat
 
 
 def run(spec: dict[str, Any]) -> Artifact:
@@ -51,10 +50,11 @@ def start(spec: dict[str, Any], folder: Path, kill_at: int | None) -> Artifact |
     file = folder / "spec.json"
     file.write_text(json.dumps({**spec, "kill_at": kill_at}))
     done = subprocess.run(
-        [sys.executable, __file__, str(file)],
+        [sys.executable, "-m", "tests.training.killed", str(file)],
         capture_output=True,
         text=True,
         timeout=300,
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     if kill_at is not None:

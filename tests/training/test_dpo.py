@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import killed
 import pyarrow.parquet as pq
 import pytest
-import tiny_chat
-from test_reward import answers_of, preferences
-from tiny_chat import one_thread
 
 from engine.store import Artifact, Store
+from tests.training import killed, tiny_chat
+from tests.training.test_reward import answers_of, preferences
+from tests.training.tiny_chat import one_thread
 from training.dpo import Dpo
 from training.logprobs import token_logprobs
 

@@ -7,17 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import killed
 import numpy as np
 import pytest
-import tiny_chat
 import torch
-from test_ppo import PROMPTS
-from tiny_chat import one_thread
 
 from engine.errors import UserError
 from engine.store import Artifact, Store
 from generators.prompting import encode_prompt
+from tests.training import killed, tiny_chat
+from tests.training.test_ppo import PROMPTS
+from tests.training.tiny_chat import one_thread
 from training.evaluate import Evaluate
 
 __all__ = ["one_thread"]  # applies to every test here

@@ -1,10 +1,10 @@
 """Log-probabilities of answers against transformers, one unpadded sequence at a time, in plain code."""
 
 import pytest
-import tiny_chat
 import torch
-from tiny_chat import one_thread
 
+from tests.training import tiny_chat
+from tests.training.tiny_chat import one_thread
 from training.answers import Answer, chunks, pad
 from training.logprobs import forward, token_logprobs
 

@@ -7,16 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import killed
 import numpy as np
 import pytest
-import tiny_chat
 import torch
-from test_dpo import curve
-from tiny_chat import one_thread, user
 
 from engine.errors import UserError
 from engine.store import Artifact, Store
+from tests.training import killed, tiny_chat
+from tests.training.test_dpo import curve
+from tests.training.tiny_chat import one_thread, user
 from training.answers import Answer, pad
 from training.critic import Critic
 from training.ppo import Experience, Ppo, digest, draw, token_rewards

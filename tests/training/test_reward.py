@@ -7,15 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import killed
 import numpy as np
 import pytest
-import tiny_chat
 import torch
-from tiny_chat import assistant, one_thread, user
 
 from engine.errors import UserError
 from engine.store import Artifact, Store
+from tests.training import killed, tiny_chat
+from tests.training.tiny_chat import assistant, one_thread, user
 from training.answers import Answer, encode, pad
 from training.reward import Reward, start_heads
 from training.reward_model import RewardModel, read_heads

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_chat
 import torch
-from tiny_chat import one_thread
 
 from generators.vllm_backend import Sampling, VllmEngine
+from tests.training import tiny_chat
+from tests.training.tiny_chat import one_thread
 from training.answers import Answer
 from training.logprobs import token_logprobs
 
