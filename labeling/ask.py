@@ -14,6 +14,7 @@ Legend: P pairs, E members of an ensemble, Q dimensions of the uncertainty.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -82,31 +83,43 @@ def choose(
     group_P = np.arange(len(mean_P)) if group_P is None else group_P
     groups = np.unique(group_P)
     count = min(count, len(groups))
-    open_P = np.ones(len(mean_P), np.bool_)
+    asked: set[int] = set()
     picks: list[Pick] = []
     left_QQ = np.eye(factor_PQ.shape[1])  # covariance of xi, as picks shrink it
-    variance_P = np.einsum("pq,pq->p", factor_PQ, factor_PQ)
 
-    def take(pair: int, why: Literal["information", "random"], expected: float) -> None:
-        nonlocal left_QQ, variance_P
-        open_P[group_P == group_P[pair]] = False
-        p_N = _sigmoid(mean_P[pair] + np.sqrt(variance_P[pair]) * _NODES)
+    def variance(pair: int) -> float:
+        return max(float(factor_PQ[pair] @ left_QQ @ factor_PQ[pair]), 0.0)
+
+    def expected(pair: int) -> float:
+        return float(information(mean_P[[pair]], np.sqrt([variance(pair)]))[0])
+
+    def take(pair: int, why: Literal["information", "random"], value: float) -> None:
+        nonlocal left_QQ
+        asked.add(int(group_P[pair]))
+        before = variance(pair)
+        p_N = _sigmoid(mean_P[pair] + np.sqrt(before) * _NODES)
         curvature = float((p_N * (1 - p_N)) @ _WEIGHTS)
         along_Q = left_QQ @ factor_PQ[pair]
-        gain = curvature / (1 + curvature * float(variance_P[pair]))
-        variance_P = np.clip(variance_P - gain * (factor_PQ @ along_Q) ** 2, 0, None)
-        left_QQ = left_QQ - gain * np.outer(along_Q, along_Q)
-        picks.append(Pick(pair, why, expected))
+        left_QQ = left_QQ - curvature / (1 + curvature * before) * np.outer(along_Q, along_Q)
+        picks.append(Pick(pair, why, value))
 
     rng = seeds.generator("ask", *seed)
     for group in rng.permutation(groups)[: round(random_share * count)]:
-        members = np.flatnonzero(group_P == group)
-        pair = int(rng.choice(members))
-        take(pair, "random", float(information(mean_P[[pair]], np.sqrt(variance_P[[pair]]))[0]))
+        pair = int(rng.choice(np.flatnonzero(group_P == group)))
+        take(pair, "random", expected(pair))
+    # A pick only ever lowers what the others are expected to teach, so a value from before is a bound from above: look
+    # again at the highest alone until it is fresh (Minoux 1978, lazy greedy).
+    first_P = information(mean_P, np.linalg.norm(factor_PQ @ np.linalg.cholesky(left_QQ), axis=1))
+    queue = [(-value, pair, len(picks)) for pair, value in enumerate(first_P.tolist())]
+    heapq.heapify(queue)
     while len(picks) < count:
-        expected_P = np.where(open_P, information(mean_P, np.sqrt(variance_P)), -1.0)
-        pair = int(np.argmax(expected_P))
-        take(pair, "information", float(expected_P[pair]))
+        value, pair, known_at = heapq.heappop(queue)
+        if int(group_P[pair]) in asked:
+            continue
+        if known_at == len(picks):
+            take(pair, "information", -value)
+        else:
+            heapq.heappush(queue, (-expected(pair), pair, len(picks)))
     return picks
 
 
