@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,7 @@ class VllmEngine:
             # A prompt that is prefilled in two steps makes vLLM rewind its request's generator, which the CPU's can't:
             # "CPU Generator does not use offset" ends the batch. So no prompt is cut.
             arguments["enable_chunked_prefill"] = False
+        _give_llvmlite_a_dict()
         try:
             self._llm = LLM(**{**arguments, **options})
         except (ValueError, RuntimeError, OSError) as error:
@@ -219,6 +221,16 @@ def _completion(output: Any) -> Completion:
         )  # FlatLogprobs: position i holds [start_indices[i], end_indices[i]); the first is the sampled token
         logprobs = [flat.logprobs[start] for start in flat.start_indices]
     return Completion(ids, logprobs, "stop" if output.finish_reason == "stop" else "length")
+
+
+def _give_llvmlite_a_dict() -> None:
+    """Let vLLM start in a process that has imported numba.
+
+    On a CPU vLLM looks through every module for kernels and reads `vars(value).get`. llvmlite's library handle answers
+    to any name, `__dict__` too, with a C function that has no `get`.
+    """
+    if ffi := sys.modules.get("llvmlite.binding.ffi"):
+        ffi.lib._fntab["__dict__"] = {}
 
 
 def end_ids(model: str) -> list[int]:
