@@ -104,7 +104,7 @@ class VllmEngine:
             # A prompt that is prefilled in two steps makes vLLM rewind its request's generator, which the CPU's can't:
             # "CPU Generator does not use offset" ends the batch. So no prompt is cut.
             arguments["enable_chunked_prefill"] = False
-        _give_llvmlite_a_dict()
+        _search_for_kernels_in_vllm_alone()
         try:
             self._llm = LLM(**{**arguments, **options})
         except (ValueError, RuntimeError, OSError) as error:
@@ -223,14 +223,26 @@ def _completion(output: Any) -> Completion:
     return Completion(ids, logprobs, "stop" if output.finish_reason == "stop" else "length")
 
 
-def _give_llvmlite_a_dict() -> None:
-    """Let vLLM start in a process that has imported numba.
+class _VllmModules:
+    """`sys` as vLLM's search for kernels may see it: with vLLM's own modules alone."""
 
-    On a CPU vLLM looks through every module for kernels and reads `vars(value).get`. llvmlite's library handle answers
-    to any name, `__dict__` too, with a C function that has no `get`.
+    @property
+    def modules(self) -> dict[str, Any]:
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "vllm"}
+
+
+def _search_for_kernels_in_vllm_alone() -> None:
+    """Let vLLM start in a process that has imported much else.
+
+    On a CPU it swaps its Triton kernels wherever it finds them, and searches the objects of all imported modules. Those that answer to
+    any name (llvmlite's library, flask's proxies) make it fall. Its kernels are in its own modules.
     """
-    if ffi := sys.modules.get("llvmlite.binding.ffi"):
-        ffi.lib._fntab["__dict__"] = {}
+    try:
+        from vllm.triton_utils import dispatcher
+    except ImportError:  # a release that does not search
+        return
+    if hasattr(dispatcher, "sys"):
+        dispatcher.sys = _VllmModules()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def end_ids(model: str) -> list[int]:

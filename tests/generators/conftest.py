@@ -78,8 +78,11 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model(tmp_path_factory.mktemp("models") / "untied", tied=False, chat=False, seed=1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # an engine holds the process group that others may need
 def engine(tiny: Path) -> Iterator[Any]:
+    import flask  # noqa: F401  # like llvmlite, full of objects that answer to any name
+    import numba  # noqa: F401
+
     from generators.vllm_backend import VllmEngine
 
     with VllmEngine(str(tiny), kv_cache_gib=1) as engine:
@@ -125,7 +128,7 @@ def tiny_wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model(tmp_path_factory.mktemp("models") / "wide", seed=2, context=512)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # an engine holds the process group that others may need
 def wide(tiny_wide: Path) -> Iterator[Any]:
     from generators.vllm_backend import VllmEngine
 

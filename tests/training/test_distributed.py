@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -17,6 +18,15 @@ from engine.worker import carry_out
 from tests.training.test_pretrain import CONFIG
 from tests.training.tiny import blocks
 from training.pretrain import Pretrain
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what trainers and engines of other tests left in this process: torchrun's variables, a process group."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def train(store: Store, **config: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
