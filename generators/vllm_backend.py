@@ -242,7 +242,7 @@ def _search_for_kernels_in_vllm_alone() -> None:
     except ImportError:  # a release that does not search
         return
     if hasattr(dispatcher, "sys"):
-        dispatcher.sys = _VllmModules()  # pyright: ignore[reportAttributeAccessIssue]
+        dispatcher.sys = _VllmModules()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def end_ids(model: str) -> list[int]:
