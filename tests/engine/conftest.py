@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from engine.run import run_recipe
+from engine.store import Store
 
 ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).parent / "toy"
@@ -50,6 +54,26 @@ def recipe(tmp_path: Path) -> Path:
     file = tmp_path / "toy.yaml"
     file.write_text(RECIPE)
     return file
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the toy recipe, run to its end in `store`. Tests only plan against it."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "lines.txt").write_text("\n".join(f"line {i}" for i in range(23)))
+    (folder / "toy.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOY))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TOY), str(ROOT)]))
+        run_recipe(folder / "toy.yaml", store=str(folder / "store"))
+    return folder
+
+
+@pytest.fixture
+def run_store(finished: Path, tmp_path: Path) -> Store:
+    """A store of its own that holds the finished toy run."""
+    shutil.copytree(finished / "store", tmp_path / "store")
+    return Store(str(tmp_path / "store"))
 
 
 @pytest.fixture

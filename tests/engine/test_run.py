@@ -19,7 +19,7 @@ from engine.plan import Planned, make_plan
 from engine.recipe import load_recipe
 from engine.run import run_recipe
 from engine.store import Store
-from tests.engine.conftest import RECIPE, ROOT, TOY
+from tests.engine.conftest import RECIPE
 
 
 def digests(store: Path) -> dict[str, str]:
@@ -29,19 +29,6 @@ def digests(store: Path) -> dict[str, str]:
 def plan_of(recipe: Path, text: str, store: str) -> dict[str, Planned]:
     recipe.write_text(text)
     return {stage.name: stage for stage in make_plan(load_recipe(recipe), Store(store))}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the toy recipe, run to its end in `store`. Tests only plan against it."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "lines.txt").write_text("\n".join(f"line {i}" for i in range(23)))
-    (folder / "toy.yaml").write_text(RECIPE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TOY))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(TOY), str(ROOT)]))
-        run_recipe(folder / "toy.yaml", store=str(folder / "store"))
-    return folder
 
 
 def test_second_run_is_cached_and_a_change_reruns_what_depends_on_it(
@@ -156,10 +143,8 @@ def test_paths_can_not_leave_the_store(tmp_path: Path) -> None:
         Store(str(tmp_path)).put(b"x", "artifacts", "../../etc")
 
 
-def test_trace_backwards_and_forwards(recipe: Path, flywheel: Any, tmp_path: Path) -> None:
-    flywheel("run", recipe)
-    store = Store(str(tmp_path / "store"))
-    shouted = store.find("toy/louder").to_polars()
+def test_trace_backwards_and_forwards(run_store: Store, flywheel: Any) -> None:
+    shouted = run_store.find("toy/louder").to_polars()
     row = shouted.filter(text="LINE 7!!!").row(0, named=True)
     traced = json.loads(flywheel("trace", row["id"], "--json").stdout)
     middle = traced["from"][0]

@@ -29,9 +29,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Any:
     server.stop()
 
 
-def test_a_run_on_s3_gives_the_same_digests_as_on_disk(recipe: Path, tmp_path: Path, bucket: str) -> None:
-    on_disk = run_recipe(recipe, store=str(tmp_path / "disk"))
+def test_a_run_on_s3_gives_the_same_digests_as_on_disk(recipe: Path, run_store: Store, bucket: str) -> None:
     remote = run_recipe(recipe, store=bucket)
+    on_disk = {name: run_store.find(f"toy/{name}") for name in remote}
     assert {n: a.digest for n, a in remote.items()} == {n: a.digest for n, a in on_disk.items()}
     assert remote["louder"].to_polars().equals(on_disk["louder"].to_polars())
     assert (remote["model"].path / "weights.json").read_text() == (on_disk["model"].path / "weights.json").read_text()
@@ -40,22 +40,21 @@ def test_a_run_on_s3_gives_the_same_digests_as_on_disk(recipe: Path, tmp_path: P
     assert len(list(again.artifacts())) == 5
 
 
-def test_a_damaged_file_is_noticed(recipe: Path, tmp_path: Path) -> None:
-    made = run_recipe(recipe, store=str(tmp_path / "store"))["lines"]
+def test_a_damaged_file_is_noticed(run_store: Store) -> None:
+    made = run_store.find("toy/lines")
     assert made.verify() == []
     file = made.path / made.parts()[0]
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert made.verify() == [made.parts()[0]]
 
 
-def test_a_folder_without_a_manifest_is_no_artifact(recipe: Path, tmp_path: Path) -> None:
-    made = run_recipe(recipe, store=str(tmp_path / "store"))["lines"]
+def test_a_folder_without_a_manifest_is_no_artifact(run_store: Store) -> None:
+    made = run_store.find("toy/lines")
     (made.path / "manifest.json").unlink()
-    assert Store(str(tmp_path / "store")).get(made.id) is None
+    assert run_store.get(made.id) is None
 
 
-def test_names_resolve_by_run_stage_and_key(recipe: Path, tmp_path: Path) -> None:
-    made = run_recipe(recipe, store=str(tmp_path / "store"))["model"]
-    store = Store(str(tmp_path / "store"))
-    for name in ("toy/model", "model", made.id, made.key[:8]):
-        assert store.find(name).id == made.id
+def test_names_resolve_by_run_stage_and_key(run_store: Store) -> None:
+    made = run_store.find("toy/model")
+    for name in ("model", made.id, made.key[:8]):
+        assert run_store.find(name).id == made.id
