@@ -143,30 +143,30 @@ class Local:
     def complete(
         self, conversations: Sequence[list[Message]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Answer | Failure]:
-        results: list[Answer | Failure | None] = []
         encoded: dict[int, list[int] | Failure] = {}
         for messages in conversations:  # the n samples of a prompt are the same list
             if id(messages) not in encoded:
-                encoded[id(messages)] = self._encode(messages)
-            prompt = encoded[id(messages)]
-            results.append(prompt if isinstance(prompt, Failure) else None)
-        asked = [i for i, result in enumerate(results) if result is None]
-        prompts = [ids for i in asked if not isinstance(ids := encoded[id(conversations[i])], Failure)]
-        made = self.engine.generate(prompts, sampling, [seeds[i] for i in asked]) if asked else []
+                encoded[id(messages)] = self.encode(messages)
+        prompts = [encoded[id(messages)] for messages in conversations]
+        asked = [(ids, seed) for ids, seed in zip(prompts, seeds, strict=True) if not isinstance(ids, Failure)]
+        made = iter(self.sample([ids for ids, _ in asked], sampling, [seed for _, seed in asked]))
+        return [ids if isinstance(ids, Failure) else next(made) for ids in prompts]
+
+    def sample(self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Answer | Failure]:
+        """One result for every prompt that is token ids already."""
+        made = self.engine.generate(prompts, sampling, seeds) if prompts else []
         texts = decode_all(self.tokenizer, [[] if isinstance(one, Failure) else one.token_ids for one in made])
-        for i, prompt, one, text in zip(asked, prompts, made, texts, strict=True):
-            results[i] = (
-                one
-                if isinstance(one, Failure)
-                else Answer(
-                    text, one.finish_reason, prompt, one.token_ids, one.logprobs, len(prompt), len(one.token_ids)
-                )
-            )
         self._tokens_in += sum(map(len, prompts))
         self._tokens_out += sum(len(one.token_ids) for one in made if not isinstance(one, Failure))
-        return [result for result in results if result is not None]
+        return [
+            one
+            if isinstance(one, Failure)
+            else Answer(text, one.finish_reason, prompt, one.token_ids, one.logprobs, len(prompt), len(one.token_ids))
+            for prompt, one, text in zip(prompts, made, texts, strict=True)
+        ]
 
-    def _encode(self, messages: list[Message]) -> list[int] | Failure:
+    def encode(self, messages: list[Message]) -> list[int] | Failure:
+        """The ids of a prompt, or why it can't be asked."""
         if not any(message["content"].strip() for message in messages):
             return Failure("empty_prompt", "no message has any text")
         ids = encode_prompt(self.tokenizer, messages)
