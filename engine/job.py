@@ -70,6 +70,7 @@ class Job:
         gives: the kind of dataset or model being made.
         base: the folder of the recipe, for paths in its configuration.
         options: how to run, never what to make (`{"wait": bool}`).
+        spent: what it took, e.g. tokens and money by model; kept with the timings, outside the digest.
     """
 
     store: Store
@@ -80,6 +81,7 @@ class Job:
     base: str = "."
     emit: Emit = lambda event: None
     options: dict[str, Any] = field(default_factory=lambda: {})
+    spent: dict[str, Any] = field(default_factory=lambda: {})
     _last_progress: float = 0.0
 
     # -- what comes in -----------------------------------------------------------------------------------------------
@@ -264,7 +266,7 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
         "files": files,
         "digest": digest_json({name: entry["sha256"] for name, entry in files.items()}),
         "summary": json.loads(store.read(*base, SUMMARY)) if SUMMARY in files else {},
-        "timings": timings,
+        "timings": {**timings, "spent": job.spent} if job.spent else timings,
     }
     log = job.scratch / "stage.log"
     if log.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from rich.console import Console
@@ -61,6 +62,7 @@ class Bars:
         self.current = ""
         self.width = 12
         self.facts: dict[str, float] = {}
+        self.tokens: tuple[float, int, int] | None = None  # when they were first told of, and how many there were
 
     def start(self, plan: list[Planned]) -> None:
         self.width = max((len(p.name) for p in plan), default=12)
@@ -70,7 +72,7 @@ class Bars:
         if self.current != stage.name:
             if self.task is not None:
                 self.bars.remove_task(self.task)
-            self.facts = {}
+            self.facts, self.tokens = {}, None
             self.task = self.bars.add_task(stage.name, total=None, unit="", facts="")
             self.current = stage.name
         assert self.task is not None
@@ -83,6 +85,8 @@ class Bars:
                 }
                 told = "  ".join(f"{k} {_number(v)}" for k, v in list(self.facts.items())[:4])
                 self.bars.update(self.task, facts=told)
+            case "tokens":
+                self.bars.update(self.task, facts=self._tokens(event))
             case "say":
                 self._print(stage, "·", event["text"], "dim")
             case "cached":
@@ -95,6 +99,19 @@ class Bars:
 
     def stop(self) -> None:
         self.bars.stop()
+
+    def _tokens(self, event: dict[str, Any]) -> str:
+        """What was read and written so far, how fast, and at what cost."""
+        now = time.monotonic()
+        if self.tokens is None:
+            self.tokens = (now, event["in"], event["out"])
+        began, first_in, first_out = self.tokens
+        seconds = max(now - began, 1e-9)
+        told = f"{event['in']:,} tokens in, {event['out']:,} out"
+        if event["out"] > first_out:
+            rates = (event["in"] - first_in) / seconds, (event["out"] - first_out) / seconds
+            told += f" ({rates[0]:,.0f} and {rates[1]:,.0f}/s)"
+        return told + (f"  cost {event['cost']:,.2f}" if "cost" in event else "")
 
     def _rows(self, rows: int) -> str:
         return f", {rows:,} rows" if rows else ""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from engine.errors import UserError
@@ -19,6 +20,7 @@ from generators.prompting import Message, decode_all, encode_prompt, load_tokeni
 
 if TYPE_CHECKING:
     from engine.job import Job
+    from engine.store import Artifact
     from generators.openai_backend import Server
 
 
@@ -83,6 +85,16 @@ class Answer:
     tokens_out: int
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What a backend has spent for one stage. `cost` is in the unit of the prices; 0 where nothing is paid."""
+
+    tokens_in: int
+    tokens_out: int
+    cost: float = 0.0
+    retries: int = 0
+
+
 class TokenEngine(Protocol):
     """One model. `generate` gives one result a prompt, in order, each from its own seed."""
 
@@ -97,7 +109,16 @@ class TokenEngine(Protocol):
 
 
 class Backend(Protocol):
-    """Answers conversations, one result each, in order."""
+    """Answers conversations, one result each, in order. `complete` may be called from several threads.
+
+    Attributes:
+        width: batches worth having under way at once.
+    """
+
+    width: int
+
+    @property
+    def usage(self) -> Usage: ...
 
     def complete(
         self, conversations: Sequence[list[Message]], sampling: Sampling, seeds: Sequence[int]
@@ -109,35 +130,43 @@ class Backend(Protocol):
 class Local:
     """A token engine with its tokenizer: tokenises every conversation once, and nothing that was sampled."""
 
-    def __init__(self, engine: TokenEngine, tokenizer: Any) -> None:
+    def __init__(self, engine: TokenEngine, tokenizer: Any, width: int = 2) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
+        self.width = width  # one batch in the engine, another that is tokenised or written
+        self._tokens_in = self._tokens_out = 0
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self._tokens_in, self._tokens_out)
 
     def complete(
         self, conversations: Sequence[list[Message]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Answer | Failure]:
-        results: list[Answer | Failure | None] = []
         encoded: dict[int, list[int] | Failure] = {}
         for messages in conversations:  # the n samples of a prompt are the same list
             if id(messages) not in encoded:
-                encoded[id(messages)] = self._encode(messages)
-            prompt = encoded[id(messages)]
-            results.append(prompt if isinstance(prompt, Failure) else None)
-        asked = [i for i, result in enumerate(results) if result is None]
-        prompts = [ids for i in asked if not isinstance(ids := encoded[id(conversations[i])], Failure)]
-        made = self.engine.generate(prompts, sampling, [seeds[i] for i in asked]) if asked else []
-        texts = decode_all(self.tokenizer, [[] if isinstance(one, Failure) else one.token_ids for one in made])
-        for i, prompt, one, text in zip(asked, prompts, made, texts, strict=True):
-            results[i] = (
-                one
-                if isinstance(one, Failure)
-                else Answer(
-                    text, one.finish_reason, prompt, one.token_ids, one.logprobs, len(prompt), len(one.token_ids)
-                )
-            )
-        return [result for result in results if result is not None]
+                encoded[id(messages)] = self.encode(messages)
+        prompts = [encoded[id(messages)] for messages in conversations]
+        asked = [(ids, seed) for ids, seed in zip(prompts, seeds, strict=True) if not isinstance(ids, Failure)]
+        made = iter(self.sample([ids for ids, _ in asked], sampling, [seed for _, seed in asked]))
+        return [ids if isinstance(ids, Failure) else next(made) for ids in prompts]
 
-    def _encode(self, messages: list[Message]) -> list[int] | Failure:
+    def sample(self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Answer | Failure]:
+        """One result for every prompt that is token ids already."""
+        made = self.engine.generate(prompts, sampling, seeds) if prompts else []
+        texts = decode_all(self.tokenizer, [[] if isinstance(one, Failure) else one.token_ids for one in made])
+        self._tokens_in += sum(map(len, prompts))
+        self._tokens_out += sum(len(one.token_ids) for one in made if not isinstance(one, Failure))
+        return [
+            one
+            if isinstance(one, Failure)
+            else Answer(text, one.finish_reason, prompt, one.token_ids, one.logprobs, len(prompt), len(one.token_ids))
+            for prompt, one, text in zip(prompts, made, texts, strict=True)
+        ]
+
+    def encode(self, messages: list[Message]) -> list[int] | Failure:
+        """The ids of a prompt, or why it can't be asked."""
         if not any(message["content"].strip() for message in messages):
             return Failure("empty_prompt", "no message has any text")
         ids = encode_prompt(self.tokenizer, messages)
@@ -150,7 +179,7 @@ class Local:
         self.engine.close()
 
 
-Engine = Literal["vllm", "transformers"]
+Engine = Literal["vllm", "serve", "transformers"]
 
 
 def open_backend(job: Job, server: Server | None, engine: Engine = "vllm", **options: Any) -> tuple[Backend, str]:
@@ -158,7 +187,7 @@ def open_backend(job: Job, server: Server | None, engine: Engine = "vllm", **opt
 
     Args:
         server: answers if it is set; else the model in the stage's `model` port does, in a watched process.
-        options: of the engine (`dtype`, `max_model_len`); None is left to the engine.
+        options: as for `open_model`.
 
     Raises:
         UserError: the recipe names both, or neither.
@@ -170,11 +199,61 @@ def open_backend(job: Job, server: Server | None, engine: Engine = "vllm", **opt
             f"found {'neither' if model is None else 'both'}."
         )
     if server is not None:
-        from generators.openai_backend import ServerBackend
-
-        return ServerBackend(server, job.scratch / "answers.jsonl", job.say), server.model
+        return open_server(job, server), server.model
     assert model is not None
-    from generators.engine_process import WatchedEngine
+    return open_model(job, model, engine, **options), model.id
 
-    given = {name: value for name, value in options.items() if value is not None}
-    return Local(WatchedEngine(engine, model.location, job.say, **given), load_tokenizer(model.location)), model.id
+
+def open_server(job: Job, server: Server) -> Backend:
+    """A server as a backend, with the answers that it gave before."""
+    answered = job.store.scratch("answers") / "answers.sqlite"
+    tell = partial(told, job)
+    if server.batch:
+        from generators.batch_backend import BatchBackend
+
+        return BatchBackend(server, answered, job.artifact, job.say, tell)
+    from generators.openai_backend import ServerBackend
+
+    return ServerBackend(server, answered, job.artifact, tell)
+
+
+def open_model(
+    job: Job,
+    model: Artifact,
+    engine: Engine = "vllm",
+    replicas: int = 1,
+    options: dict[str, Any] | None = None,
+    **more: Any,
+) -> Local:
+    """A model of the store as a backend: in watched processes, or behind a `vllm serve` of its own.
+
+    Args:
+        model: a model, or an adapter, which is served unmerged on its base.
+        replicas: engines that share the batches; on a machine with GPUs each gets its share of them.
+        options: of the engine, as it calls them itself.
+        more: of the engine, in our words (`dtype`, `max_model_len`); None is left to the engine.
+    """  # fmt: skip
+    from generators.adapters import base_of
+
+    given = {**{name: value for name, value in more.items() if value is not None}, **(options or {})}
+    location = model.location
+    if model.kind == "Adapter":
+        given["adapter"], location = location, base_of(location, job.store)
+    tokenizer = load_tokenizer(model.location)
+    if engine == "serve":
+        from generators.served import ServedEngine
+
+        return Local(ServedEngine(location, job.scratch, job.say, **given), tokenizer, width=4)
+    from generators.engine_process import WatchedEngine
+    from generators.replicas import Replicas, devices_of
+
+    if engine == "vllm":
+        given.setdefault("gpu_memory_utilization", 0.9)  # nobody trains beside it
+    engines = [WatchedEngine(engine, location, job.say, devices=d, **given) for d in devices_of(replicas)]
+    return Local(engines[0] if replicas == 1 else Replicas(engines), tokenizer, width=2 * replicas)
+
+
+def told(job: Job, usage: Usage) -> None:
+    """Tell whoever watches what was spent so far."""
+    event = {"event": "tokens", "in": usage.tokens_in, "out": usage.tokens_out}
+    job.emit({**event, "cost": round(usage.cost, 4)} if usage.cost else event)

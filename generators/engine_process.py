@@ -15,8 +15,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,22 @@ class WatchedEngine:
         backend: "vllm", "transformers" or the `module:Class` of another.
         model: as for the engine itself.
         say: told about deaths, in one line each.
+        devices: the GPUs it may see, as CUDA_VISIBLE_DEVICES takes them; None: all.
         options: further arguments of the engine.
     """
 
     def __init__(
-        self, backend: str, model: str, say: Callable[[str], None] = lambda text: None, **options: Any
+        self,
+        backend: str,
+        model: str,
+        say: Callable[[str], None] = lambda text: None,
+        devices: str | None = None,
+        **options: Any,
     ) -> None:
         self._spec = {"backend": backend, "model": model, "options": options}
         self._say = say
+        self._devices = devices
+        self._lock = threading.RLock()  # one batch at a time
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: multiprocessing.connection.Connection[Any, Any] | None = None
         self._max_model_len = 0
@@ -63,13 +73,20 @@ class WatchedEngine:
             UserError, StageFailed: as the engine does; StageFailed if it dies while loading, twice.
         """
         if not self._max_model_len:
-            self._start()
+            with self._lock:
+                self._start()
         return self._max_model_len
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Completion | Failure]:
         """As `TokenEngine.generate`; a row that kills the engine comes back as a `Failure`."""
+        with self._lock:
+            return self._generate(prompts, sampling, seeds)
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion | Failure]:
         problem = ""
         for _ in range(1 + RETRIES):
             try:
@@ -148,10 +165,10 @@ class WatchedEngine:
             return
         for attempt in (1, 2):
             ours, theirs = socket.socketpair()
-            self._child = subprocess.Popen(
+            self._child = spawn(
                 [sys.executable, "-m", "generators.engine_process", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": _import_path()},
+                env={**os.environ, "PYTHONPATH": import_path(), **seen(self._devices)},
             )
             theirs.close()
             self._pipe = multiprocessing.connection.Connection(ours.detach())
@@ -193,7 +210,19 @@ class WatchedEngine:
         self.close()
 
 
-def _import_path() -> str:
+_spawner = ThreadPoolExecutor(1, "spawner")
+
+
+def spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """A child from a thread that lives as long as this process: "die with the parent" means with the thread (prctl(2))."""
+    return _spawner.submit(subprocess.Popen[bytes], command, **options).result()
+
+
+def seen(devices: str | None) -> dict[str, str]:
+    return {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
+
+
+def import_path() -> str:
     """What the child needs on its path to import this very package."""
     here = str(Path(__file__).resolve().parents[1])
     known = os.environ.get("PYTHONPATH", "")
@@ -237,14 +266,14 @@ def serve(pipe: Any) -> None:
             return
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, even by SIGKILL (Linux; elsewhere EOF does it)."""
+def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel signal this process when its parent ends, even by SIGKILL (Linux; elsewhere EOF does it)."""
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, int(by))  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
-            os._exit(1)
+            os.kill(os.getpid(), by)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from types import TracebackType
 
 GAIN = 7 / 6  # a doubling that brings less is the last for a while
@@ -34,13 +36,14 @@ class Pace:
         self._rounds_to_rest = 0
         self._recent: deque[bool] = deque(maxlen=64)
         self._paused_until = 0.0
+        self._shut = False
         self._changed = asyncio.Condition()
 
     async def __aenter__(self) -> None:
         loop = asyncio.get_running_loop()
         async with self._changed:
             while True:
-                await self._changed.wait_for(lambda: self.active < self.limit)
+                await self._changed.wait_for(lambda: self.active < self.limit and not self._shut)
                 if (wait := self._paused_until - loop.time()) <= 0:
                     break
                 self._changed.release()
@@ -56,6 +59,20 @@ class Pace:
         async with self._changed:
             self.active -= 1
             self._changed.notify_all()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncGenerator[None]:
+        """A body that runs while no other does."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._shut)
+            self._shut = True
+            await self._changed.wait_for(lambda: not self.active)
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._shut = False
+                self._changed.notify_all()
 
     def answered(self) -> None:
         """An answer came. Every `limit` of them are a round; a round decides whether to go faster."""

@@ -48,6 +48,31 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
+MARK = "\u2042"  # stands for an answer in a template; no template has it
+
+
+def between(tokenizer: Any, last: Sequence[int], user: str) -> list[int]:
+    """The ids between an answer, as it was sampled, and the next: its end, what the user says, the assistant's header.
+
+    Args:
+        last: the id that the answer ends with; where that is the end of the turn already, it is not said twice.
+
+    Raises:
+        UserError: the chat template leaves out earlier answers.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return [int(i) for i in tokenizer(f"\n{user}\n", add_special_tokens=False)["input_ids"]]
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
+    whole = tokenizer.apply_chat_template(
+        [*turns, {"role": "user", "content": user}], add_generation_prompt=True, tokenize=False
+    )
+    _, found, rest = str(whole).partition(MARK)
+    if not found:
+        raise UserError("the chat template leaves out the assistant's earlier answers, so no conversation can go on.")
+    ids = [int(i) for i in tokenizer(rest, add_special_tokens=False)["input_ids"]]
+    return ids[1:] if ids[:1] == list(last) else ids
+
+
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of sampled ids, without special tokens and surrounding white space."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

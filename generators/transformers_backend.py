@@ -19,6 +19,7 @@ class TransformersEngine:
     Args:
         dtype: "auto" is the checkpoint's own.
         batch: prompts that are run together.
+        adapter: a folder with a LoRA adapter that all requests go through, unmerged.
 
     Raises:
         UserError: there is no such model.
@@ -26,7 +27,13 @@ class TransformersEngine:
     """
 
     def __init__(
-        self, model: str, *, dtype: str = "float32", max_model_len: int | None = None, batch: int = 64
+        self,
+        model: str,
+        *,
+        dtype: str = "float32",
+        max_model_len: int | None = None,
+        batch: int = 64,
+        adapter: str | None = None,
     ) -> None:
         import torch
         from transformers import AutoModelForCausalLM
@@ -43,6 +50,10 @@ class TransformersEngine:
             loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         except (ValueError, RuntimeError, OSError) as error:
             raise StageFailed(f"transformers can't load {model}: {error}") from error
+        if adapter:
+            from peft import PeftModel
+
+            loaded = PeftModel.from_pretrained(loaded, adapter)
         self._model: Any = loaded.to(self.device).eval()
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:

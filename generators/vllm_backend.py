@@ -16,11 +16,13 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import StageFailed, UserError
+from engine.errors import StageFailed, UserError, nearest
+from generators import adapters
 from generators.backend import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -49,10 +51,11 @@ class VllmEngine:
         seed: of the engine itself. Requests carry their own.
         gpu_memory_utilization: share of the GPU for weights and KV cache. Not used on a CPU.
         kv_cache_gib: KV cache on a CPU, in GiB, unless `VLLM_CPU_KVCACHE_SPACE` is set.
-        options: further options of `vllm.LLM`.
+        adapter: a folder with a LoRA adapter that all requests go through, unmerged.
+        options: further options of `vllm.LLM`: `tensor_parallel_size`, `speculative_config`, ...
 
     Raises:
-        UserError: vLLM is not installed, or there is no such model.
+        UserError: vLLM is not installed, has no such option, or there is no such model.
         StageFailed: vLLM can't load it.
     """
 
@@ -65,6 +68,7 @@ class VllmEngine:
         seed: int = 0,
         gpu_memory_utilization: float = 0.5,
         kv_cache_gib: int = 2,
+        adapter: str | None = None,
         **options: Any,
     ) -> None:
         for name, value in ENVIRONMENT.items():
@@ -104,6 +108,15 @@ class VllmEngine:
             # A prompt that is prefilled in two steps makes vLLM rewind its request's generator, which the CPU's can't:
             # "CPU Generator does not use offset" ends the batch. So no prompt is cut.
             arguments["enable_chunked_prefill"] = False
+        check_options(options)
+        if int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1)) > 1:
+            arguments["distributed_executor_backend"] = "mp"
+        self._adapter: Any = None
+        if adapter:
+            from vllm.lora.request import LoRARequest
+
+            arguments |= {"enable_lora": True, "max_lora_rank": adapters.room_for(adapter)}
+            self._adapter = LoRARequest("adapter", 1, adapter)
         _search_for_kernels_in_vllm_alone()
         try:
             self._llm = LLM(**{**arguments, **options})
@@ -156,7 +169,7 @@ class VllmEngine:
         self._llm.reset_prefix_cache()
         inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]
         try:
-            outputs = self._llm.generate(inputs, params, use_tqdm=False)
+            outputs = self._llm.generate(inputs, params, use_tqdm=False, lora_request=self._adapter)
         except Exception as error:
             # vLLM compiles the schema when the first request comes in. Its own exception is no ValueError.
             if guided and (isinstance(error, ValueError) or type(error).__name__ == "VLLMValidationError"):
@@ -210,6 +223,22 @@ class VllmEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that the vLLM installed here does not have: which there are differs between its versions.
+
+    Raises:
+        UserError: there is one.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = {field.name for field in fields(EngineArgs)}
+    for name in options:
+        if name not in known:
+            import vllm
+
+            raise UserError(f"vLLM {vllm.__version__} has no option `{name}`.{nearest(name, known)}")
 
 
 def _completion(output: Any) -> Completion:

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine import seeds
-from engine.job import Part
+from engine.errors import UserError
+from engine.job import Job
 from engine.store import Store
 from engine.worker import carry_out
 from generators.candidates import Candidates
@@ -28,18 +29,18 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 ) -> None:
     settings: dict[str, Any] = {"n": 3, "max_tokens": 16, "partition": 4, "temperature": 0.9}
     inputs = {"model": {"m": model(tiny)}, "prompts": {"p": given("Prompt", PROMPTS)}}
-    commit, count = Part.commit, [0]
+    commit, count = Job.commit, [0]
 
-    def dies(self: Part, *rows: Any) -> None:
+    def dies(self: Job, *rows: Any) -> None:
         if count[0] == 2:
             raise KeyboardInterrupt
         count[0] += 1
         commit(self, *rows)
 
-    monkeypatch.setattr(Part, "commit", dies)
+    monkeypatch.setattr(Job, "commit", dies)
     with pytest.raises(KeyboardInterrupt):
         build(Candidates, inputs, **settings)
-    monkeypatch.setattr(Part, "commit", commit)
+    monkeypatch.setattr(Job, "commit", commit)
     resumed = build(Candidates, inputs, **settings)
     whole = carry_out(Store(str(tmp_path / "elsewhere")), "candidates", Candidates(seed=0, **settings), inputs)
     assert whole.digest == resumed.digest
@@ -88,3 +89,35 @@ def test_prompts_that_cannot_be_asked_and_answers_said_before_are_rejected(
     assert made.to_polars()["prompt_id"].to_list() == [PROMPTS[1]["id"], PROMPTS[2]["id"]]
     assert made.manifest["rejected"] == {"duplicate": 8, "duplicate_id": 2, "empty_prompt": 2, "too_long": 1}
     assert made.manifest["failed"] == 5
+
+
+def test_models_and_temperatures_are_dealt_in_turn(
+    given: Any, build: Any, model: Any, tiny: Path, untied: Path, log_softmax: Any
+) -> None:
+    folders = {model(folder).id: folder for folder in (tiny, untied)}
+    settings: dict[str, Any] = {"n": 5, "temperature": [0.0, 0.8], "max_tokens": 6, "engine": "transformers"}
+    inputs = {"model": [model(tiny), model(untied)], "prompts": given("Prompt", PROMPTS)}
+    made = build(Candidates, inputs, partition=5, **settings)
+    dealt: dict[int, tuple[str, float]] = {}
+    weights = {
+        name: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for name, folder in folders.items()
+    }
+    rows = made.to_table().to_pylist()
+    for row in rows:
+        temperature = json.loads(row["sampling"])["temperature"]
+        assert dealt.setdefault(row["sample"], (row["model"], temperature)) == (row["model"], temperature)
+        expected = log_softmax(weights[row["model"]], row["prompt_token_ids"], row["token_ids"], temperature or 1.0)
+        assert row["logprobs"] == pytest.approx(expected, abs=1e-4)
+    one, other = folders
+    assert dealt == {0: (one, 0.0), 1: (other, 0.0), 2: (one, 0.8), 3: (other, 0.8), 4: (one, 0.0)}
+    assert sorted((r["prompt_id"], r["sample"]) for r in rows) == [(p["id"], s) for p in PROMPTS for s in range(5)]
+    models = made.manifest["summary"]["models"]
+    assert {name: entry["delivered"] for name, entry in models.items()} == {one: 14 * 3, other: 14 * 2}
+    with pytest.raises(UserError, match="`n: 3` is too small for 2 who answer at 2 temperatures"):
+        build(Candidates, inputs, **{**settings, "n": 3})
+
+
+def test_where_it_runs_is_no_part_of_what_is_made() -> None:
+    plain, spread = Candidates(), Candidates(replicas=4, options={"tensor_parallel_size": 2})
+    assert plain.identity() == spread.identity()
+    assert plain.identity() != Candidates(options={"speculative_config": {"method": "ngram"}}).identity()

@@ -1,0 +1,64 @@
+"""Several engines of one model: each batch goes, whole, to the next that is free.
+
+A batch is never split, so which engine answers, and how many there are, changes nothing about the answers.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Sequence
+
+from engine.errors import UserError
+from generators.backend import Completion, Failure, Sampling, TokenEngine
+
+
+class Replicas:
+    """A `TokenEngine` over others. `generate` may be called from as many threads as there are engines."""
+
+    def __init__(self, engines: Sequence[TokenEngine]) -> None:
+        self._engines = list(engines)
+        self._free: queue.SimpleQueue[TokenEngine] = queue.SimpleQueue()
+        for engine in self._engines:
+            self._free.put(engine)
+
+    @property
+    def max_model_len(self) -> int:
+        return self._engines[0].max_model_len
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Completion | Failure]:
+        engine = self._free.get()
+        try:
+            return engine.generate(prompts, sampling, seeds)
+        finally:
+            self._free.put(engine)
+
+    def close(self) -> None:
+        for engine in self._engines:
+            engine.close()
+
+
+def devices_of(replicas: int) -> list[str | None]:
+    """The GPUs of each replica as CUDA_VISIBLE_DEVICES takes them; None where all may see all.
+
+    Raises:
+        UserError: there are GPUs, and they can't be shared out evenly.
+    """
+    if replicas == 1:
+        return [None]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(i) for i in range(_gpus())]
+    if not gpus:
+        return [None] * replicas
+    if len(gpus) % replicas:
+        raise UserError(f"`replicas: {replicas}` can't share {len(gpus)} GPUs evenly.")
+    each = len(gpus) // replicas
+    return [",".join(gpus[i * each : (i + 1) * each]) for i in range(replicas)]
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

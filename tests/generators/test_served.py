@@ -1,0 +1,54 @@
+"""A real `vllm serve`, killed under its requests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from generators.backend import Completion, Sampling
+from generators.served import ServedEngine, flags
+from tests.generators.test_engine_process import alive
+
+
+@pytest.mark.slow
+def test_a_served_model_answers_as_it_should_and_survives_being_killed(
+    tiny: Path, tmp_path: Path, log_softmax: Any
+) -> None:
+    prompts = [[i % 250 + 4, 7, 9] for i in range(64)]
+    sampling = Sampling(max_tokens=100, min_tokens=100)
+    said = list[str]()
+    with ServedEngine(str(tiny), tmp_path, said.append, kv_cache_gib=1) as engine:
+        assert engine.max_model_len == 128
+        first = engine.pid
+        assert first is not None
+        killer = threading.Timer(0.3, os.killpg, (first, signal.SIGKILL))
+        killer.start()
+        made = engine.generate(prompts, sampling, range(64))
+        killer.join()
+        assert engine.deaths == 1 and engine.pid != first
+        assert said == ["vLLM's server died (exit code -9); starting another."]
+        model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+        for prompt, one in zip(prompts, made, strict=True):
+            assert isinstance(one, Completion) and len(one.token_ids) == 100
+            assert one.logprobs == pytest.approx(log_softmax(model, prompt, one.token_ids), abs=1e-4)
+        began = time.monotonic()
+        assert engine.generate(prompts, sampling, range(64)) == made  # from the cache
+        assert time.monotonic() - began < 1
+        last = engine.pid
+        assert last is not None
+    assert not alive(last)
+
+
+def test_options_become_flags() -> None:
+    assert flags({"max_model_len": 5, "enforce_eager": True, "enable_prefix_caching": False, "seed": None}) == [
+        "--max-model-len", "5", "--enforce-eager", "--no-enable-prefix-caching",
+    ]  # fmt: skip
+    assert flags({"speculative_config": {"method": "ngram"}}) == ["--speculative-config", '{"method": "ngram"}']
