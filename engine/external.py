@@ -21,6 +21,8 @@ from engine.store import MANIFEST, Artifact, Store, digest_file, digest_json
 if TYPE_CHECKING:
     import polars as pl
 
+# Where a port takes several kinds, a column tells which one a file holds.
+TELLING = (("messages", "Conversation"), ("text", "Document"), ("chosen", "Preference"), ("prompt", "Prompt"))
 READERS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".txt", ".md")
 
 
@@ -103,8 +105,9 @@ def resolve(name: str, base: Path, accepts: tuple[str, ...], store: Store) -> Ex
             f"({', '.join(READERS)})."
         )
     kind = datasets[0]
-    if "Conversation" in datasets and _has_messages(files[0]):
-        kind = "Conversation"
+    if len(datasets) > 1:
+        there = _frame(files[0]).columns
+        kind = next((k for column, k in TELLING if column in there and k in datasets), kind)
     digests = [[p.relative_to(path if path.is_dir() else path.parent).as_posix(), digest_file(p)] for p in files]
     key = digest_json([kind, digests])
     return External(name, kind, key, folder_of("external", key), path, tuple(str(p) for p in files))
@@ -138,10 +141,6 @@ def _frame(file: Path) -> pl.DataFrame:
                 return pl.read_ndjson(file)
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{file} can't be read as {file.suffix.removeprefix('.')}: {error}.") from error
-
-
-def _has_messages(file: Path) -> bool:
-    return "messages" in _frame(file).columns
 
 
 def _rows(external: External) -> pa.Table:

@@ -9,7 +9,7 @@ from engine.errors import UserError, nearest
 from engine.external import External, resolve
 from engine.identity import folder_of, identify, key_of
 from engine.recipe import Recipe, Step, names_in
-from engine.stage import Port
+from engine.stage import Port, load
 from engine.store import Store
 
 
@@ -59,7 +59,50 @@ def make_plan(recipe: Recipe, store: Store, only: list[str] | None = None) -> li
     planned: dict[str, Planned] = {}
     for name in _order(recipe, only):
         planned[name] = _plan_step(recipe, recipe.steps[name], planned, store, before)
+    for stage in list(planned.values()):
+        if audit := _audit(stage, planned):
+            step, inputs = audit
+            planned[step.name] = _plan_step(recipe, step, planned, store, before, inputs)
     return list(planned.values())
+
+
+Inputs = dict[str, list[tuple[str, Planned | External]]]
+
+
+def _audit(stage: Planned, planned: dict[str, Planned]) -> tuple[Step, Inputs] | None:
+    """The check that this stage asks for, wired to all that its models were trained on; None if there is nothing to check."""
+    wanted = stage.step.config.audit()
+    if wanted is None:
+        return None
+    checked = load(wanted.kind)
+    against = stage.inputs.get(wanted.rows, [])
+    rows = {source.name for _, source in against}
+    for other in planned.values():
+        if other.step.kind == wanted.kind and rows <= {source.name for _, source in other.inputs.get("against", [])}:
+            return None  # the recipe spells it out
+    feeds: list[tuple[str, Planned | External]] = []
+    seen: set[str] = set()
+
+    def visit(source: Planned | External) -> None:
+        if source.name in seen:
+            return
+        seen.add(source.name)
+        if _kind(source) in checked.takes["training"].kinds:
+            feeds.append((source.name, source))
+        elif isinstance(source, Planned):  # a model, or what its rows became on their way to it: token blocks
+            for given in source.inputs.values():
+                for _, made_of in given:
+                    visit(made_of)
+
+    for _, model in stage.inputs.get(wanted.models, []):
+        visit(model)
+    if not feeds or not against:
+        return None
+    name = f"{stage.name}_{wanted.kind}"
+    step = Step(
+        name if name not in planned else f"{name}_audit", wanted.kind, checked.model_validate({}), None, stage.step.line
+    )
+    return step, {"training": feeds, "against": against}
 
 
 def _order(recipe: Recipe, only: list[str] | None) -> list[str]:
@@ -88,12 +131,17 @@ def _order(recipe: Recipe, only: list[str] | None) -> list[str]:
 
 
 def _plan_step(
-    recipe: Recipe, step: Step, planned: dict[str, Planned], store: Store, before: dict[str, Any]
+    recipe: Recipe,
+    step: Step,
+    planned: dict[str, Planned],
+    store: Store,
+    before: dict[str, Any],
+    inputs: dict[str, list[tuple[str, Planned | External]]] | None = None,
 ) -> Planned:
     where = (
         f"{recipe.file}:{recipe.lines.get(('stages', step.name, 'from'), step.line)}: stage `{step.name}` ({step.kind})"
     )
-    inputs = _wire(step, planned, recipe, store, where)
+    inputs = _wire(step, planned, recipe, store, where) if inputs is None else inputs
     keys = {port: [(label, source.key) for label, source in given] for port, given in inputs.items()}
     try:
         identity = identify(step.kind, step.config, keys, recipe.base)

@@ -46,6 +46,19 @@ def port(*kinds: str, many: bool = False, optional: bool = False, labelled: bool
     return Port(kinds, many, optional, labelled)
 
 
+@dataclass(frozen=True)
+class Audit:
+    """A check that the plan adds beside a stage, as a stage of its own.
+
+    Its kind takes `training`, all rows that the models on the port `models` were trained on, however indirectly, and
+    `against`, what the stage takes on its port `rows`.
+    """
+
+    kind: str
+    models: str
+    rows: str
+
+
 class Stage(BaseModel):
     """The configuration of one step. Subclasses add fields, set the class variables and implement `run`."""
 
@@ -79,6 +92,10 @@ class Stage(BaseModel):
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         """How many rows to expect from inputs of these sizes (by port), where that is known; for `plan`."""
+        return None
+
+    def audit(self) -> Audit | None:
+        """The check that a recipe with this stage gets by itself, if any."""
         return None
 
     def identity(self) -> dict[str, Any]:

@@ -1,23 +1,31 @@
-"""`decontaminate`: training rows -> those that share no long passage with what a model will be evaluated on.
+"""`decontaminate` and `contamination`: what training rows have in common with what a model will be evaluated on.
 
-A row is removed if it has `ngram` words in a row in common with a row of an evaluation set (Brown et al. 2020, GPT-3,
-appendix C, which used 13; words as in `pipelines.shingles`). An evaluation row of fewer words counts as one passage,
-its whole sequence of words, if it has at least `min_words`.
+A row is contaminated if it has `ngram` words in a row in common with a row of an evaluation set (Brown et al. 2020, GPT-3,
+appendix C, which used 13; words as in `pipelines.shingles`), or is nearly the same as one. `decontaminate` removes such rows;
+`contamination` changes nothing and tells which evaluation rows were touched by what. A recipe that evaluates gets the
+latter by itself.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field
 
-from engine.job import Job
-from engine.stage import Port, Stage, port
-from pipelines.shingles import words
+from engine.errors import StageFailed
+from engine.job import Job, Part
+from engine.schema import row_id
+from engine.stage import NotIdentity, Port, Stage, port
+from engine.store import Artifact
+from pipelines.passages import Passages, Touch
 
 ROWS = ("Document", "Prompt", "Conversation", "Preference")
-Passage = tuple[str, ...]
+EXAMPLES = 20
 
 
 class Decontaminate(Stage):
@@ -27,9 +35,13 @@ class Decontaminate(Stage):
         "documents": port(*ROWS, many=True),
         "against": port(*ROWS, many=True),
     }
+    version: ClassVar[int] = 2
 
     ngram: int = Field(13, ge=1, description="Words in a row that make an overlap.")
     min_words: int = Field(5, ge=1, description="Evaluation rows of fewer words are not looked for.")
+    near: float | None = Field(
+        0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams from which a row is nearly an evaluation row."
+    )
 
     def output(self, given: dict[str, list[str]]) -> str:
         """The kind of the training rows."""
@@ -37,49 +49,141 @@ class Decontaminate(Stage):
         return kinds[0]
 
     def run(self, job: Job) -> None:
-        passages, rows, skipped = self._passages(job)
+        against = Passages(rows_of(job.all("against")), self.ngram, self.min_words, self.near)
+        told = job.scratch / "told"
+        told.mkdir(exist_ok=True)
         for part in job.parts("documents"):
-            hits = [self._first_hit(text, passages) for text in texts(part.table)]
-            gone = [hit is not None for hit in hits]
-            rejected = part.table.filter(pa.array(gone))
-            found = [hit for hit in hits if hit is not None]
-            for name, values in (
-                ("touched", [identity for identity, _ in found]),
-                ("reason", ["contaminated"] * len(found)),
-                ("detail", [f"{identity}: {' '.join(passage)}" for identity, passage in found]),
-            ):
-                rejected = rejected.append_column(name, pa.array(values, pa.string()))
-            part.commit(part.table.filter(pa.array([not g for g in gone])), rejected)
-        job.summary(evaluation_rows=rows, evaluation_rows_too_short=skipped, passages=sum(map(len, passages.values())))
+            touches = against.touches(texts(part.table))
+            counted = Counter(against.ids[touch.row] for row in touches for touch in row)
+            (told / f"{part.name}.json").write_text(json.dumps(counted))
+            self._commit(part, touches, against)
+        total = Counter[str]()
+        for file in told.glob("*.json"):
+            total.update(json.loads(file.read_text()))
+        job.summary(
+            evaluation_rows=len(against),
+            evaluation_rows_too_short=against.too_short,
+            evaluation_rows_touched=len(total),
+            most_touched=dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))[:EXAMPLES]),
+        )
+        touched = pa.table({"id": pa.array(sorted(total), pa.string()), "rows": [total[i] for i in sorted(total)]})
+        pq.write_table(touched, job.output / "touched.parquet")
 
-    def _passages(self, job: Job) -> tuple[dict[int, dict[Passage, str]], int, int]:
-        """Length in words -> passage -> the first evaluation row that has it; and how many rows were read and skipped."""
-        passages: dict[int, dict[Passage, str]] = {}
-        rows = skipped = 0
-        for artifact in job.all("against"):
+    def _commit(self, part: Part, touches: list[list[Touch]], against: Passages) -> None:
+        gone = [bool(row) for row in touches]
+        first = [row[0] for row in touches if row]
+        rejected = part.table.filter(pa.array(gone, pa.bool_()))
+        for name, values in (
+            ("touched", [against.ids[touch.row] for touch in first]),
+            ("reason", ["contaminated" if touch.similarity is None else "nearly_contaminated" for touch in first]),
+            ("detail", [shown(touch, against) for touch in first]),
+        ):
+            rejected = rejected.append_column(name, pa.array(values, pa.string()))
+        part.commit(part.table.filter(pa.array([not g for g in gone], pa.bool_())), rejected)
+
+
+class Contamination(Stage):
+    """Tell which evaluation rows stand in what the models were trained on: one Verdict an evaluation row and training set.
+
+    `value` is how many rows of the training set touch the evaluation row, `text` the first of them with what they share.
+    """
+
+    takes: ClassVar[dict[str, Port]] = {
+        "training": port(*ROWS, many=True, labelled=True),
+        "against": port(*ROWS, many=True),
+    }
+    gives: ClassVar[str] = "Verdict"
+
+    ngram: int = Field(13, ge=1, description="Words in a row that make an overlap.")
+    min_words: int = Field(5, ge=1, description="Evaluation rows of fewer words are not looked for.")
+    near: float | None = Field(
+        0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams from which a row is nearly an evaluation row."
+    )
+    max_touched: Annotated[float, NotIdentity] = Field(
+        1.0, ge=0, le=1, description="Share of the evaluation rows that may be touched before the stage fails."
+    )
+
+    def run(self, job: Job) -> None:
+        against = Passages(rows_of(job.all("against")), self.ngram, self.min_words, self.near)
+        everywhere: set[int] = set()
+        sets: dict[str, Any] = {}
+        examples: list[dict[str, Any]] = []
+        sizes = {label: artifact.rows for label, artifact in job.inputs["training"].items()}
+        seen = 0
+        for index, (label, artifact) in enumerate(job.inputs["training"].items()):
+            counts, first, rows = Counter[int](), dict[int, tuple[str, str]](), 0
             for batch in artifact.batches():
                 table = pa.Table.from_batches([batch])
-                for identity, text in zip(table.column("id").to_pylist(), texts(table), strict=True):
-                    rows += 1
-                    found = words(text)
-                    if len(found) < self.min_words:
-                        skipped += 1
-                        continue
-                    width = min(self.ngram, len(found))
-                    known = passages.setdefault(width, {})
-                    for start in range(len(found) - width + 1):
-                        known.setdefault(tuple(found[start : start + width]), identity)
-        return passages, rows, skipped
+                for identity, found in zip(table["id"].to_pylist(), against.touches(texts(table)), strict=True):
+                    rows += bool(found)
+                    for touch in found:
+                        counts[touch.row] += 1
+                        first.setdefault(touch.row, (identity, shown(touch, against).partition(": ")[2]))
+                seen += len(table)
+                job.progress(seen, sum(sizes.values()), "rows")
+            everywhere |= counts.keys()
+            sets[label] = {"rows": artifact.rows, "rows_that_touch": rows, "evaluation_rows_touched": len(counts)}
+            for row in sorted(first)[:EXAMPLES]:
+                examples.append(
+                    {
+                        "training": label,
+                        "row": first[row][0],
+                        "evaluation_row": against.ids[row],
+                        "shared": first[row][1],
+                    }
+                )
+            job.commit(f"{index:05d}-{label}", self._verdicts(against, label, artifact, counts, first))
+        share = len(everywhere) / max(1, len(against))
+        worst = [
+            f"{label} touches {s['evaluation_rows_touched']}"
+            for label, s in sets.items()
+            if s["evaluation_rows_touched"]
+        ]
+        headline = (
+            f"{len(everywhere)} of {len(against)} evaluation rows stand in training data: {', '.join(worst)}."
+            if everywhere
+            else f"None of {len(against)} evaluation rows was found in the training data of {', '.join(sets)}."
+        )
+        if against.too_short:
+            headline += f" {against.too_short} are too short to tell (fewer than {self.min_words} words)."
+        job.say(headline)
+        job.summary(
+            headline=headline,
+            evaluation_rows=len(against),
+            evaluation_rows_too_short=against.too_short,
+            evaluation_rows_touched=len(everywhere),
+            training=sets,
+            examples=examples,
+        )
+        if share > self.max_touched:
+            raise StageFailed(f"{headline} That is more than `max_touched` ({self.max_touched:.0%}).")
 
-    def _first_hit(self, text: str, passages: dict[int, dict[Passage, str]]) -> tuple[str, Passage] | None:
-        found = words(text)
-        for width in sorted(passages, reverse=True):
-            known = passages[width]
-            for start in range(len(found) - width + 1):
-                passage = tuple(found[start : start + width])
-                if passage in known:
-                    return known[passage], passage
-        return None
+    def _verdicts(
+        self, against: Passages, label: str, artifact: Artifact, counts: Counter[int], first: dict[int, tuple[str, str]]
+    ) -> pa.Table:
+        rows: list[dict[str, Any]] = []
+        for number, identity in enumerate(against.ids):
+            by, shared = first.get(number, (None, None))
+            rows.append({
+                "id": row_id("Verdict", "contamination", label, artifact.key, identity),
+                "parents": [identity, by] if by else [identity],
+                "subject": identity, "model": label, "metric": "contamination", "value": float(counts[number]),
+                "text": f"{by}: {shared}" if by else None,
+            })  # fmt: skip
+        return pa.Table.from_pylist(rows)
+
+
+def rows_of(artifacts: list[Artifact]) -> Iterator[tuple[str, str]]:
+    """(id, text) of all rows."""
+    for artifact in artifacts:
+        for batch in artifact.batches():
+            table = pa.Table.from_batches([batch])
+            yield from zip(table["id"].to_pylist(), texts(table), strict=True)
+
+
+def shown(touch: Touch, against: Passages) -> str:
+    what = touch.passage if touch.similarity is None else f"{touch.similarity:.2f} like it"
+    return f"{against.ids[touch.row]}: {what}"
 
 
 def texts(table: pa.Table) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from engine.errors import UserError, nearest
 from engine.job import Job, part_name
@@ -15,7 +16,9 @@ from engine.stage import NotIdentity, Port, Stage
 from pipelines.formats import Bad, Options, Text, parse
 from pipelines.sources import FORMATS, SourceFile, find
 
-Format = Literal["auto", "text", "markdown", "jsonl", "csv", "parquet", "python"]
+Format = Literal[
+    "auto", "text", "markdown", "html", "pdf", "code", "jsonl", "json", "csv", "parquet", "arrow", "python"
+]
 PART_ROWS = 10_000
 PART_BYTES = 32 << 20
 GROUP_BYTES = 256 << 20
@@ -34,16 +37,25 @@ class Read(Stage):
 
     paths: Annotated[list[str], NotIdentity] = Field(
         min_length=1,
-        description="Files, folders or globs relative to the recipe's folder, URLs, or `stdlib:GLOB` for the running "
-        "interpreter's standard library. What counts for the identity is the content of the files, by relative path.",
+        description="Files, folders or globs relative to the recipe's folder, URLs, `hub:NAME?config=C&split=S` for a "
+        "Hugging Face dataset (of the hub, or a folder), or `stdlib:GLOB` for the running interpreter's standard library. "
+        "What counts for the identity is the content of the files, by relative path.",
     )
     exclude: Annotated[list[str], NotIdentity] = Field(
         default_factory=lambda: [], description="Globs over relative paths to leave out; `*` also matches `/`."
     )
-    format: Format = Field("auto", description="`auto` goes by suffix; .gz, .zst and .bz2 are unpacked.")
+    format: Format = Field(
+        "auto",
+        description="`auto` goes by suffix; .gz, .zst and .bz2 are unpacked. `python` takes docstrings and long string "
+        "literals, `code` whole source files.",
+    )
+    encoding: str = Field(
+        "utf-8",
+        description="Of text, code, jsonl and csv: a codec, or `detect`: UTF-8, or else what the bytes look like.",
+    )
     text: str | None = Field(
         None,
-        description="For rows (jsonl, csv, parquet): the column with the text (`text` if not given), or a Jinja template "
+        description="For rows (jsonl, json, csv, parquet, arrow): the column with the text (`text` if not given), or a Jinja template "
         "over the columns. The columns go to `metadata`, all but one that is the text itself.",
     )
     min_chars: int = Field(200, ge=1, description="Python: the shortest docstring or string literal to take.")
@@ -53,6 +65,17 @@ class Read(Stage):
         1.0, ge=0, le=1, description="Share of rows that may fail before the stage does."
     )
 
+    @field_validator("encoding")
+    @classmethod
+    def _known_codec(cls, name: str) -> str:
+        if name == "detect":
+            return name
+        try:
+            b" ".decode(name, "replace")  # base64 and its like are codecs, too, but not of text
+            return codecs.lookup(name).name
+        except LookupError:
+            raise ValueError(f"Python has no text codec `{name}`; `detect` finds out which") from None
+
     def sources(self, base: str) -> dict[str, str]:
         # Order is part of the result, so it is part of the identity.
         return {file.name: f"{i}:{file.digest()}" for i, file in enumerate(find(self.paths, base, self.exclude))}
@@ -60,7 +83,7 @@ class Read(Stage):
     def run(self, job: Job) -> None:
         files = find(self.paths, job.base, self.exclude)
         render, needs, left_out = renderer(self.text)
-        options = Options(render, needs, left_out, self.max_bytes, self.min_chars)
+        options = Options(render, needs, left_out, self.max_bytes, self.min_chars, self.encoding)
         forms = [self._format(file) for file in files]
         marks = job.scratch / "groups"
         marks.mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ from pydantic import Field
 from engine.errors import UserError, nearest
 from engine.job import Job
 from engine.schema import row_id
-from engine.stage import NotIdentity, Stage, port
+from engine.stage import Audit, NotIdentity, Stage, port
 from engine.store import Artifact
 from training import bootstrap, win_rate
 from training.logprobs import token_logprobs
@@ -61,6 +61,12 @@ class Evaluate(Stage):
     utility: str | None = Field(None, description="A rule that is higher for the better of two answers.")
     show: int = Field(8, ge=0, description="Prompts whose answers are put side by side in samples.json.")
     gpu_share: Annotated[float, NotIdentity] = Field(0.5, gt=0, lt=1)
+    contamination: Annotated[bool, NotIdentity] = Field(
+        True, description="Also tell which prompts stand in what the models were trained on, by a stage of its own."
+    )
+
+    def audit(self) -> Audit | None:
+        return Audit("contamination", models="models", rows="prompts") if self.contamination else None
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return None

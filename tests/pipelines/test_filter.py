@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from engine.errors import StageFailed, UserError
-from engine.store import Artifact
+from engine.store import Artifact, Store
+from engine.worker import carry_out
+from pipelines.filter import Filter
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
@@ -102,3 +106,140 @@ def test_messages(build: Build, given: Given) -> None:
         build("filter", {"documents": rows}, keep={"long": "LENGTH(txet) > 3"})
     with pytest.raises(StageFailed, match=r"no row came out: min_words \(1\)"):
         build("filter", {"documents": rows}, min_words=5)
+
+
+PAGE = """Home
+The first sentence of the article ends here.[1]
+The second line has no full stop at its end
+
+Please enable Javascript to see all of this page.
+We use cookies, as our cookie policy says at length.
+Too short.
+"A quotation may well end a line, too."
+
+The end[edit] of it all is here, my friend!
+"""
+
+
+def test_c4_and_fineweb_remove_lines_and_say_how_many(build: Build, given: Given) -> None:
+    rows = given(
+        "Document", documents([PAGE, "No line of this one stays\nnot one", "This one stays as it was, I think."])
+    )
+    ends = '"A quotation may well end a line, too."\n\nThe end of it all is here, my friend!'
+    clean = build("filter", {"documents": rows}, lines="c4")
+    one, two = clean.to_table().to_pylist()
+    assert one["text"] == f"The first sentence of the article ends here.\n\n{ends}"
+    assert (one["parents"], two["id"], two["parents"]) == (["d0"], "d2", []) and one["id"] != "d0"
+    gone = clean.rejected()
+    assert gone is not None
+    assert gone.select(["id", "reason", "detail"]).to_pylist() == [
+        {"id": "d1", "reason": "no_lines", "detail": "2 lines, none left"}
+    ]
+    assert clean.manifest["summary"]["lines_removed"] == {
+        "c4_terminal": 4, "c4_citation": 2, "c4_javascript": 1, "c4_policy": 1, "c4_short_line": 1,
+    }  # fmt: skip
+    fine = build("filter", {"documents": rows}, lines="fineweb").to_table().to_pylist()
+    assert (
+        [r["id"] for r in fine[1:]] != []
+        and "no full stop at its end" in fine[0]["text"]
+        and "Home" not in fine[0]["text"]
+    )
+
+
+# One sentence in fifteen languages, in six scripts.
+SENTENCES = {
+    "en": "The government said on Monday that it would not change the law before the next election.",
+    "de": "Die Regierung erklärte am Montag, dass sie das Gesetz vor der nächsten Wahl nicht ändern werde.",
+    "fr": "Le gouvernement a déclaré lundi qu'il ne modifierait pas la loi avant les prochaines élections.",
+    "es": "El gobierno dijo el lunes que no cambiaría la ley antes de las próximas elecciones.",
+    "it": "Il governo ha detto lunedì che non avrebbe cambiato la legge prima delle prossime elezioni.",
+    "nl": "De regering zei maandag dat ze de wet niet zou veranderen voor de volgende verkiezingen.",
+    "pt": "O governo disse na segunda-feira que não mudaria a lei antes das próximas eleições.",
+    "sv": "Regeringen sade på måndagen att den inte skulle ändra lagen före nästa val.",
+    "pl": "Rząd powiedział w poniedziałek, że nie zmieni prawa przed następnymi wyborami.",
+    "ru": "Правительство заявило в понедельник, что не изменит закон до следующих выборов.",
+    "zh": "政府周一表示,在下次选举之前不会修改法律。",
+    "ja": "政府は月曜日、次の選挙まで法律を変えないと述べた。",
+    "ar": "قالت الحكومة يوم الاثنين إنها لن تغير القانون قبل الانتخابات القادمة.",
+    "tr": "Hükümet pazartesi günü bir sonraki seçimden önce yasayı değiştirmeyeceğini söyledi.",
+    "fi": "Hallitus sanoi maanantaina, ettei se muuta lakia ennen seuraavia vaaleja.",
+}
+
+
+def test_languages(build: Build, given: Given) -> None:
+    rows = given("Document", [{"id": k, "parents": [], "text": t} for k, t in {**SENTENCES, "none": "12 34"}.items()])
+    clean = build("filter", {"documents": rows}, languages=["en", "de", "ja"])
+    kept = clean.to_table().to_pylist()
+    assert [(r["id"], r["language"]) for r in kept] == [("en", "en"), ("de", "de"), ("ja", "ja")]
+    assert all(0.65 <= r["language_score"] <= 1 for r in kept)
+    gone = clean.rejected()
+    assert gone is not None
+    told = {r["id"]: (r["reason"], r["detail"]) for r in gone.to_pylist()}
+    assert told.pop("none")[0] == "language_score"
+    for code, (reason, detail) in told.items():
+        assert reason == "language" and detail.split()[0] == code
+    assert clean.manifest["summary"]["languages_found"]["fr"] == 1
+    many = build(
+        "filter", {"documents": rows}, languages=["en"], keep={"sure": "language_score > 0.5"}, min_language_score=0
+    )
+    assert many.to_table()["id"].to_pylist() == ["en"]
+    with pytest.raises(ValidationError, match=r"`english` is no language"):
+        build("filter", {"documents": rows}, languages=["english"])
+
+
+def test_personal_data_is_masked_counted_or_reason_to_go(build: Build, given: Given) -> None:
+    card = "4111 1111 1111 1111"
+    texts = [
+        "Nothing here.",
+        "Write to x@y.org or z@y.org.",
+        "From 8.8.8.8 it came.",
+        f"Pay {card}, x@y.org.",
+        "Ring +49 30 901820.",
+    ]
+    rows = given("Document", documents(texts))
+    actions = {"email": "mask", "ip": "count", "card": "remove", "phone": "mask"}
+    clean = build("filter", {"documents": rows}, pii=actions)
+    kept = clean.to_table().to_pylist()
+    assert [r["text"] for r in kept] == [texts[0], "Write to <EMAIL> or <EMAIL>.", texts[2], "Ring <PHONE>."]
+    assert [r["parents"] for r in kept] == [[], ["d1"], [], ["d4"]]
+    gone = clean.rejected()
+    assert gone is not None
+    assert gone.select(["id", "reason", "detail", "text"]).to_pylist() == [
+        {"id": "d3", "reason": "pii_card", "detail": "1 found", "text": texts[3]}
+    ]
+    assert clean.manifest["summary"]["pii_found"] == {
+        "email": {"action": "mask", "found": 3, "documents": 2},
+        "ip": {"action": "count", "found": 1, "documents": 1},
+        "card": {"action": "remove", "found": 1, "documents": 1},
+        "phone": {"action": "mask", "found": 1, "documents": 1},
+    }
+    with pytest.raises(ValidationError, match="`ZZ` is no country"):
+        build("filter", {"documents": rows}, pii={"phone": "mask"}, phone_region="ZZ")
+
+
+def test_what_is_told_adds_up_whatever_was_killed(store: Store, given: Given) -> None:
+    texts = ["one " * (i % 9 + 1) + ("x@y.org" if i % 5 == 0 else "") for i in range(25_000)]
+    rows = given("Document", documents(texts))
+    stage = Filter(min_words=3, max_words=7, pii={"email": "count"}, keep={"not_five": "words <> 5"})
+
+    def killed(event: dict[str, Any]) -> None:
+        if event["event"] == "commit" and event["part"].startswith("00001"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(store, "filter", stage, {"documents": {"rows": rows}}, emit=killed)
+    made = carry_out(store, "filter", stage, {"documents": {"rows": rows}})
+    count = [len(text.split()) for text in texts]
+    summary = made.manifest["summary"]
+    assert summary["documents"] == len(texts) == made.rows + sum(made.manifest["rejected"].values())
+    assert summary["break_rule"] == {
+        "min_words": sum(c < 3 for c in count), "max_words": sum(c > 7 for c in count), "not_five": sum(c == 5 for c in count),
+    }  # fmt: skip
+    assert summary["pii_found"]["email"]["found"] == sum(
+        "@" in t for t, c in zip(texts, count, strict=True) if 3 <= c <= 7 and c != 5
+    )
+    drawn = json.loads(store.read("artifacts", made.id, "histograms.json"))["words"]
+    assert drawn["bounds"] == [3, 7] and drawn["edges"][:5] == [0, 1, 2, 4, 8]
+    expected = np.histogram(count, drawn["edges"])[0]
+    assert (np.array(drawn["kept"]) + drawn["removed"]).tolist() == expected.tolist()
+    assert sum(drawn["kept"]) == made.rows and drawn["kept"][:2] == [0, 0]
