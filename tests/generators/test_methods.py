@@ -225,7 +225,7 @@ def test_personas(make: Any) -> None:
     def reply(asked: str, seed: int) -> str:
         if "as this person would put it" in asked:
             thing = asked.split("keeper of ")[1].split()[0]
-            return f"{task(seed % 9973)}, as one who keeps {thing}"
+            return f"{task(seed % 9973)} {thing} {seed}"
         return f"Like this: {asked}"
 
     made, _ = make(reply, {"name": "personas", "requests": ["a riddle", "a plea"]}, {"records": people}, count=20)
