@@ -1,8 +1,11 @@
-"""`instructions`: conversations made from records, split so that no record is seen twice.
+"""`instructions`: conversations, from templates over records or from a model by a published method.
 
-Questions and answers are templates over a record's metadata; which ones a record gets is drawn by its own seed. A
+Without `method`, questions and answers are templates over a record's metadata; which ones a record gets is drawn by its own seed. A
 record's split is its rank by a digest of its id among all records that came in, so the counts are exact, and stages
 that take different splits of the same records never share one, whatever their seeds, templates and numbers.
+
+With `method`, a model makes them; each method is a file in `generators/methods/`, and `synthesis.py` is the loop that
+they share: what is new is kept, until the number asked for is there.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
@@ -20,17 +23,45 @@ from engine.errors import UserError
 from engine.job import Job
 from engine.schema import DATASETS, messages_digest, row_id
 from engine.stage import Stage, port
+from generators.backend import Engine
+from generators.methods.backtranslation import Backtranslation
+from generators.methods.code import Code
+from generators.methods.constitutional import Constitutional
+from generators.methods.evol_instruct import EvolInstruct
+from generators.methods.magpie import Magpie
+from generators.methods.mathematics import Mathematics
+from generators.methods.multi_turn import MultiTurn
+from generators.methods.personas import Personas
+from generators.methods.self_instruct import SelfInstruct
+from generators.methods.tool_calls import ToolCalls
+from generators.novelty import Novelty
+from generators.openai_backend import Server
 from generators.rendering import Template, Unrenderable, checked, compiled, variables
+from generators.synthesis import synthesize
+
+Method = Annotated[
+    SelfInstruct | EvolInstruct | Magpie | Personas | Backtranslation | MultiTurn | ToolCalls | Code | Mathematics
+    | Constitutional,
+    Field(discriminator="name"),
+]  # fmt: skip
+# What belongs to templates, and what to a method. Neither is part of the other's identity.
+TEMPLATES = ("questions", "answers", "reference", "system", "per_record", "split", "take")
+SYNTHESIS = ("count", "novelty", "tries", "temperature", "top_p", "max_tokens", "partition", "engine", "server")
 
 
 class Instructions(Stage):
-    """Make conversations from records and templates of questions and answers."""
+    """Make conversations: from records by templates, or with a model by a published method."""
 
-    takes = {"records": port("Document", many=True)}
+    takes = {
+        "records": port("Document", many=True, optional=True),
+        "seeds": port("Document", "Conversation", "Prompt", "Candidate", many=True, optional=True),
+        "known": port("Conversation", "Prompt", many=True, optional=True),
+        "model": port("Model", optional=True),
+    }
     gives = "Conversation"
     random = True
 
-    questions: list[str] = Field(description="Jinja; what the user says. Sees the record's metadata and `text`.")
+    questions: list[str] = Field([], description="Jinja; what the user says. Sees the record's metadata and `text`.")
     answers: list[str] = Field([], description="Jinja; what the assistant says. Without any, only questions are made.")
     reference: str | None = Field(None, description="Jinja; the known right answer, for rules and evaluation.")
     system: str | None = Field(None, description="Jinja; a system message before the question.")
@@ -38,10 +69,26 @@ class Instructions(Stage):
     split: dict[str, float] = Field({"all": 1.0}, description="Share of the records in each split; they add up to 1.")
     take: str | None = Field(None, description="The split to make conversations of; all records if left out.")
 
+    method: Method | None = Field(
+        None, description="Have a model make them: `{name: self_instruct}`, and its settings."
+    )
+    count: int | None = Field(None, ge=1, description="Conversations to deliver; where inputs end, all they give.")
+    novelty: Novelty | None = Field(
+        None,
+        description="What is new enough to keep; if left out, ROUGE-L below 0.7 (for what goes on from the seeds: no copies).",
+    )
+    tries: float = Field(20, gt=0, description="Most drafts, as a multiple of `count`.")
+    temperature: float = Field(0.7, ge=0, le=10)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(1024, ge=1, description="Longest thing the model says in one step, in tokens.")
+    partition: int = Field(128, ge=1, description="Most drafts in one round: one batch of the engine, one file.")
+    engine: Engine = Field("vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere.")
+    server: Server | None = Field(None, description="An OpenAI-compatible server instead of a model.")
+
     @field_validator("questions", "answers")
     @classmethod
     def _compile(cls, value: list[str], info: Any) -> list[str]:
-        return checked(value, info.field_name) if value or info.field_name == "questions" else value
+        return checked(value, info.field_name) if value else value
 
     @field_validator("reference", "system")
     @classmethod
@@ -50,6 +97,15 @@ class Instructions(Stage):
 
     @model_validator(mode="after")
     def _check_split(self) -> Instructions:
+        foreign = self.model_fields_set & set(SYNTHESIS if self.method is None else TEMPLATES)
+        if foreign and self.method is None:
+            raise ValueError(f"`{min(foreign)}` needs a `method`: templates ask no model")
+        if foreign:
+            raise ValueError(f"`{min(foreign)}` is for templates, not for `method: {self.method.name}`")  # pyright: ignore
+        if self.method is not None:
+            return self
+        if not self.questions:
+            raise ValueError("nothing to make: at least one template in `questions` is needed, or a `method`")
         if any(share <= 0 for share in self.split.values()) or not math.isclose(sum(self.split.values()), 1):
             raise ValueError(f"`split` needs shares above 0 that add up to 1, found {self.split}")
         if self.take is not None and self.take not in self.split:
@@ -59,7 +115,21 @@ class Instructions(Stage):
             raise ValueError(f"`per_record: {self.per_record}` asks for more than the {pairs} pairs of templates")
         return self
 
+    def identity(self) -> dict[str, Any]:
+        identity = super().identity()
+        dropped = [*SYNTHESIS, "method"] if self.method is None else TEMPLATES
+        if self.server:
+            identity["server"] = self.server.identity()
+        return {name: value for name, value in identity.items() if name not in dropped}
+
+    def expected_rows(self, rows: dict[str, int]) -> int | None:
+        return self.count if self.method else None
+
     def run(self, job: Job) -> None:
+        if self.method is not None:
+            return synthesize(job, self.method, self)
+        if not job.all("records"):
+            raise UserError("templates need records to render: `from: {records: ...}`.")
         records = list[tuple[str, dict[str, Any]]]()
         for artifact in job.all("records"):
             for row in artifact.to_table(["id", "text", "metadata"]).to_pylist():
