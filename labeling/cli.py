@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from labeling.argilla import Overview
 
 app = typer.Typer(help="The Argilla server of this machine: real server, real UI, loopback only.", no_args_is_help=True)
 Home = Annotated[Path | None, typer.Option("--home", help="Its folder [$FLYWHEEL_HOME/argilla].")]
@@ -38,35 +42,68 @@ def down(home: Home = None) -> None:
 
 
 @app.command()
-def status(home: Home = None, json_: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Where it runs, and how far labeling is."""
-    from labeling import server
-    from labeling.argilla import connect, every_progress
+def status(
+    home: Home = None,
+    json_: Annotated[bool, typer.Option("--json")] = False,
+    judgements: Annotated[
+        bool, typer.Option(help="Read what was judged: time a record, agreement, disputed records.")
+    ] = True,
+) -> None:
+    """Where it runs, how far labeling is, who agrees with whom, and which records are disputed."""
+    from dataclasses import asdict
 
-    running = server.status(home)
-    if running is None:
+    from labeling import server
+    from labeling.argilla import connect, overview
+
+    remote = os.environ.get("ARGILLA_API_URL") if home is None else None
+    running = None if remote else server.status(home)
+    if running is None and not remote:
         typer.echo("null" if json_ else "no Argilla server runs; start one with `flywheel argilla up`")
         raise typer.Exit(0 if json_ else 1)
-    progress = every_progress(connect(home=home))
-    if json_:
+    datasets = list(overview(connect(home=home), judgements=judgements))
+    told: dict[str, Any] = {"url": remote}
+    line = str(remote)
+    if running is not None:
         told = {"url": running.url, "user": running.username, "password_file": str(running.password_file)}
-        typer.echo(
-            json.dumps(
-                {**told, "uptime_s": round(running.uptime), "pids": running.pids, "datasets": progress}, indent=1
-            )
-        )
+        told |= {"uptime_s": round(running.uptime), "pids": running.pids}
+        line = f"{running.url}  user {running.username}, password in {running.password_file}"
+        line += f"  (Argilla {running.version})"
+    if json_:
+        told["datasets"] = [
+            {
+                "name": d.name, "workspace": d.workspace, "total": d.progress.total, "completed": d.progress.completed,
+                "users": {name: asdict(counts) for name, counts in d.progress.users.items()},
+                "tables": [table.as_json() for table in d.tables], "agreement_over_time": d.agreement,
+            }
+            for d in datasets
+        ]  # fmt: skip
+        typer.echo(json.dumps(told, indent=1))
         return
+    typer.echo(line)
+    for dataset in datasets:
+        _show(dataset)
+
+
+def _show(found: Overview) -> None:
     typer.echo(
-        f"{running.url}  user {running.username}, password in {running.password_file}  (Argilla {running.version})"
+        f"  {found.workspace}/{found.name:<32} {found.progress.completed:>6} of {found.progress.total} records ranked"
     )
-    for dataset in progress:
-        typer.echo(
-            f"  {dataset['workspace']}/{dataset['name']:<32} {dataset['completed']:>6} of {dataset['total']} records ranked"
-        )
-        for name, counts in dataset["users"].items():
+    if not found.tables:
+        for name, counts in found.progress.users.items():
             typer.echo(
-                f"    {name:<24} {counts['submitted']:>6} submitted, {counts['draft']} drafts, {counts['discarded']} discarded"
+                f"    {name:<24} {counts.submitted:>6} submitted, {counts.draft} drafts, {counts.discarded} discarded"
             )
+    for table in found.tables:
+        if not table.rows:
+            continue
+        cells = [[str(cell) for cell in row] for row in (table.columns, *table.rows)]
+        width = [max(len(row[k]) for row in cells) for k in range(len(table.columns))]
+        typer.echo(f"    {table.title}")
+        for row, link in zip(cells, [None, *table.links], strict=True):
+            line = "  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip()
+            typer.echo(f"      {line}" + (f"  {link}" if link else ""))
+    if len(found.agreement) > 1:
+        typer.echo("    agreement over time: " + " ".join(f"{share:.0%}" for _, share in found.agreement))
 
 
 @app.command()
