@@ -107,6 +107,57 @@ def _show(found: Overview) -> None:
 
 
 @app.command()
+def push(
+    file: Annotated[Path, typer.Argument(help='JSONL: {"id", "prompt", "answers"} a line.')],
+    dataset: Annotated[str, typer.Option(help="Its name in Argilla; made if it isn't there.")],
+    home: Home = None,
+    workspace: Annotated[str, typer.Option()] = "flywheel",
+    asked: Annotated[str, typer.Option(help="ranking, pairwise or rating.")] = "ranking",
+    aspect: Annotated[
+        list[str] | None, typer.Option(help="Rate every answer by this, from 1 to 5; repeatable.")
+    ] = None,
+    flag: Annotated[list[str] | None, typer.Option(help="Something an annotator may tick; repeatable.")] = None,
+    top: Annotated[int | None, typer.Option(help="Rank the best this many alone.")] = None,
+    correction: Annotated[bool, typer.Option(help="Ask for a better answer, too.")] = False,
+    per_record: Annotated[int, typer.Option(help="How many annotators each record goes to.")] = 1,
+    annotator: Annotated[list[str] | None, typer.Option(help="A user to make; repeatable.")] = None,
+) -> None:
+    """Have the answers in a file judged, without a recipe. Pushing again adds what is new."""
+    from engine.errors import UserError
+    from labeling import exchange
+    from labeling.argilla import connect
+    from labeling.ranking_task import RankingTask
+
+    if asked not in ("ranking", "pairwise", "rating"):
+        raise UserError(f"--asked is {asked!r}; expected ranking, pairwise or rating.")
+    records = exchange.read_records(file)
+    task = RankingTask(
+        dataset, len(records[0].answers), workspace, asked=asked, aspects=tuple(aspect or ()), top=top,
+        correction=correction, flags=tuple(flag or ()), min_submitted=per_record,
+    )  # fmt: skip
+    client = connect(home=home)
+    done, url = exchange.push(client, task, records)
+    if annotator:
+        client.ensure_users(annotator, workspace)
+        typer.echo(f"annotators' passwords are in {client.annotators_file}")
+    typer.echo(f"{done.new} new records, {done.present} were there: {url}")
+
+
+@app.command()
+def pull(
+    dataset: Annotated[str, typer.Argument(help="Its name in Argilla.")],
+    to: Annotated[Path, typer.Option(help="A JSONL file: one judgement a line.")],
+    home: Home = None,
+    workspace: Annotated[str | None, typer.Option()] = None,
+) -> None:
+    """Write what annotators said to a file: ranks with ties, ratings, corrections, flags, drafts and discards told apart."""
+    from labeling import exchange
+    from labeling.argilla import connect
+
+    typer.echo(f"{exchange.pull(connect(home=home), dataset, to, workspace)} judgements in {to}")
+
+
+@app.command()
 def backup(to: Annotated[Path, typer.Argument(help="A file; it will hold credentials.")], home: Home = None) -> None:
     """Write everything to one file, also while it runs."""
     from labeling import server
