@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from engine.report import write_report
 from labeling import oversight
 from labeling.oversight import Judged
 
@@ -56,3 +60,19 @@ def test_a_link_survives_what_the_ui_does_to_it() -> None:
     query = parse_qs(urlsplit(url).query)
     assert query["status"] == ["submitted"]
     assert unquote(query["search"][0]) == '"Is 100% of &lt;b&gt; this &lt;/b&gt; &amp; that lost? Yes or no"'
+
+
+def test_the_report_shows_the_tables_and_escapes_what_models_wrote(store: Any, given: Any, tmp_path: Path) -> None:
+    artifact = given("Prompt", [{"id": "p", "parents": [], "prompt": [{"role": "user", "content": "?"}]}])
+    rows = [
+        Judged("r", name, ranks, START, "<script>alert(1)</script>", "http://a/d")
+        for name, ranks in (("ann", [1, 2]), ("bob", [2, 1]))
+    ]
+    told = json.dumps([table.as_json() for table in oversight.tables(rows)]).encode()
+    store.put(told, "artifacts", artifact.id, "logs", "tables.json")
+    stages = {"rankings": {"artifact": artifact.id, "kind": "label", "inputs": {}}}
+    store.put(json.dumps({"stages": stages}).encode(), "runs", "r.json")
+    page = write_report(store, "r", tmp_path / "report.html").read_text()
+    assert "Disputed records <small>rankings</small>" in page and "<td>ann, bob</td>" in page
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;</a>" in page
+    assert 'href="http://a/d?status=submitted&amp;search=' in page
