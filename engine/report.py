@@ -1,7 +1,8 @@
 """One self-contained HTML page about a run: the flow, the evaluation, samples, curves, what was rejected, the time it took.
 
 Pictures are SVG drawn here and now (altair, vl-convert); the page loads nothing and opens offline. Stages take part by what
-their artifacts hold: `table.json` and `samples.json` (evaluations), `logs/metrics.parquet` (curves), `summary.json`.
+their artifacts hold: `table.json` and `samples.json` (evaluations), `logs/metrics.parquet` (curves), `logs/tables.json`
+(tables that depend on the clock: title, columns, rows, and an address or null for each row), `summary.json`.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         flow=flow_svg(stops),
         tables=[(name, _columns(table), table, _win_rates(table)) for name, table in tables],
         samples=[(name, [{**s, "prompt": turns(s["prompt"])} for s in shown]) for name, shown in samples],
+        told=[(s, json.loads(found)) for s, a in done if (found := a.log("tables.json"))],
         curves=[(s, svg) for s, a in done for svg in [_curves(a)] if svg],
         rejected=[(s, a) for s, a in done if a.manifest["rejected"]],
         funnel=[(s, a, _rows_in(store, a)) for s, a in done if a.manifest["kind"] == "dataset"],

@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -21,11 +21,15 @@ from typing import Any
 import httpx
 
 from engine.errors import UserError
+from labeling import oversight
 from labeling import server as local_server
 from labeling.argilla_schema import (
+    as_utc,
     dataset_settings,
+    prompt_as_written,
     read_record,
     read_response,
+    read_task,
     refuse_other_questions,
     write_records,
     write_submission,
@@ -278,7 +282,8 @@ class Argilla:
         UserError for a record that can't be pushed, and when the dataset holds the same id with other
         answers.
         """
-        items = write_records(dataset.task, records)
+        question_id = self._ranking_question(dataset) if any(record.suggested for record in records) else None
+        items = write_records(dataset.task, records, question_id)
         present = 0
         for batch in _batches(items):
             try:
@@ -291,6 +296,13 @@ class Argilla:
                 if fresh:
                     self._create(dataset, fresh)
         return Pushed(new=len(items) - present, present=present)
+
+    def _ranking_question(self, dataset: Dataset) -> str:
+        questions = self._part(f"datasets/{dataset.id}", "questions")
+        found = [question["id"] for question in questions if question["name"] == "ranking"]
+        if not found:
+            raise UserError(f"Dataset {dataset.task.name!r} asks for ratings: no ranking can be suggested in it.")
+        return found[0]
 
     def _create(self, dataset: Dataset, batch: Sequence[tuple[str, bytes]]) -> None:
         body = b'{"items":[' + b",".join(encoded for _, encoded in batch) + b"]}"
@@ -317,11 +329,22 @@ class Argilla:
         """Every response, drafts and discarded ones too, each once; with `since`, those changed at or after
         it.
 
-        Streams page by page. Raises UserError if the questions were changed on the server, or records vanish
-        faster than they can be read.
+        Streams page by page; with `since`, reads nothing where nothing happened. Raises UserError if the dataset is
+        gone, its questions were changed on the server, or records vanish faster than they can be read.
         """
         wanted = dataset_settings(dataset.task)
         path = f"datasets/{dataset.id}"
+        try:
+            about = self.call("GET", path)
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            raise UserError(
+                f"Dataset {dataset.task.name!r} is no longer at {self.url}: somebody deleted it, and the answers in it."
+                " `flywheel argilla restore` brings them back from a backup; running again asks anew."
+            ) from refused
+        if since is not None and as_utc(about["last_activity_at"]) < since:
+            return
         refuse_other_questions(dataset.task, {part: self._part(path, part) for part in wanted}, wanted, complete=True)
         users = _Users(self, dataset.workspace_id)
         seen: set[str] = set()
@@ -402,21 +425,55 @@ class Argilla:
                     )
 
 
-def every_progress(client: Argilla) -> list[dict[str, Any]]:
-    """Progress of every dataset this user sees: name, workspace, total, completed, users."""
+@dataclass(frozen=True)
+class Overview:
+    """A dataset as it stands; `tables` say who judged what, and how far they agree (empty if not asked for)."""
+
+    dataset: Dataset | None
+    name: str
+    workspace: str
+    progress: Progress
+    tables: list[oversight.Table]
+    agreement: list[tuple[int, float]]
+
+
+def overview(client: Argilla, *, judgements: bool = True) -> Iterator[Overview]:
+    """Every published dataset that this user sees. With `judgements`, those of our datasets are read and compared."""
     workspaces = {w["id"]: w["name"] for w in client.call("GET", "me/workspaces")["items"]}
-    told: list[dict[str, Any]] = []
-    for dataset in client.call("GET", "me/datasets")["items"]:
-        if dataset["status"] != "ready":
+    for about in client.call("GET", "me/datasets")["items"]:
+        if about["status"] != "ready":
             continue
-        overall = client.call("GET", f"datasets/{dataset['id']}/progress")
-        users = client.users_progress(dataset["id"])
-        told.append({
-            "name": dataset["name"], "workspace": workspaces.get(dataset["workspace_id"], ""),
-            "total": overall["total"], "completed": overall["completed"],
-            "users": {name: asdict(counts) for name, counts in users.items()},
-        })  # fmt: skip
-    return told
+        path = f"datasets/{about['id']}"
+        fields, questions = (client.call("GET", f"{path}/{part}")["items"] for part in ("fields", "questions"))
+        workspace = workspaces.get(about["workspace_id"], "")
+        task = read_task(about["name"], workspace, about, fields, questions)
+        url = f"{client.url}/dataset/{about['id']}/annotation-mode"
+        dataset = Dataset(about["id"], about["workspace_id"], task, url) if task else None
+        overall = client.call("GET", f"{path}/progress")
+        users = client.users_progress(about["id"])
+        progress = Progress(overall["total"], overall["completed"], users)
+        judged = list(_judged(client, dataset)) if dataset and judgements else []
+        left = {name: {"draft": counts.draft, "discarded": counts.discarded} for name, counts in users.items()}
+        tables = oversight.tables(judged, left) if judged else []
+        yield Overview(
+            dataset, about["name"], workspace, progress, tables, oversight.agreement_over_time(judged) if judged else []
+        )
+
+
+def _judged(client: Argilla, dataset: Dataset) -> Iterator[oversight.Judged]:
+    users = _Users(client, dataset.workspace_id)
+    offset, total = 0, 1
+    while offset < total:
+        params = {"include": "responses", "offset": offset, "limit": _PAGE}
+        page = client.call("GET", f"datasets/{dataset.id}/records", params=params)
+        total, offset = page["total"], offset + _PAGE
+        for record in page["items"]:
+            prompt = prompt_as_written(record["fields"]["prompt"])
+            said = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+            for response in record["responses"]:
+                if response["status"] == "submitted":
+                    one = read_response(dataset.task, record, response, users.name)
+                    yield oversight.Judged(record["id"], one.user, one.ranks, one.updated_at, said, dataset.url)
 
 
 class _Users:

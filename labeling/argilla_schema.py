@@ -8,9 +8,18 @@ from datetime import datetime
 from typing import Any
 
 from engine.errors import UserError
-from labeling.ranking_task import Prompt, RankingRecord, RankingResponse, RankingTask, ShownRecord, Submission
+from labeling.ranking_task import (
+    RATINGS,
+    Prompt,
+    RankingRecord,
+    RankingResponse,
+    RankingTask,
+    ShownRecord,
+    Submission,
+)
 
 MAX_RECORD_BYTES = 1_000_000
+TIE = "tie"
 
 
 def dataset_settings(task: RankingTask) -> dict[str, list[dict[str, Any]]]:
@@ -27,15 +36,7 @@ def dataset_settings(task: RankingTask) -> dict[str, list[dict[str, Any]]]:
         }
         for label in task.labels
     ]
-    options = [{"value": label, "text": f"Answer {label.upper()}"} for label in task.labels]
-    questions: list[dict[str, Any]] = [
-        {
-            "name": "ranking",
-            "title": "Rank the answers, best first",
-            "required": True,
-            "settings": {"type": "ranking", "options": options},
-        }
-    ]
+    questions = _judgement(task)
     if task.correction:
         questions.append(
             {
@@ -67,6 +68,37 @@ def dataset_settings(task: RankingTask) -> dict[str, list[dict[str, Any]]]:
             {"name": name, "title": name, "dimensions": dimensions} for name, dimensions in task.vectors.items()
         ],
     }
+
+
+def _judgement(task: RankingTask) -> list[dict[str, Any]]:
+    """The questions that a judgement needs an answer to."""
+    questions: list[dict[str, Any]] = []
+    if task.asked == "ranking":
+        title = "Rank the answers, best first"
+        if task.top is not None:
+            title = f"Rank the best {task.top}, and give all the others rank {task.top + 1}"
+        options = [{"value": label, "text": f"Answer {label.upper()}"} for label in task.labels]
+        questions.append({"name": "ranking", "title": title, "settings": {"type": "ranking", "options": options}})
+    if task.asked == "pairwise":
+        options = [{"value": label, "text": f"Answer {label.upper()} is better"} for label in task.labels]
+        options.append({"value": TIE, "text": "Equally good"})
+        settings = {"type": "label_selection", "options": options, "visible_options": None}
+        questions.append({"name": "ranking", "title": "Which answer is better?", "settings": settings})
+    scale = [{"value": value} for value in RATINGS]
+    questions += [
+        {
+            "name": _rating(aspect, label),
+            "title": f"Answer {label.upper()}: {aspect.replace('_', ' ')}, {RATINGS[0]} (bad) to {RATINGS[-1]} (good)",
+            "settings": {"type": "rating", "options": scale},
+        }
+        for label in task.labels
+        for aspect in task.aspects
+    ]
+    return [{**question, "required": True} for question in questions]
+
+
+def _rating(aspect: str, label: str) -> str:
+    return f"{aspect}-{label}"
 
 
 def refuse_other_questions(
@@ -103,8 +135,13 @@ def _essence(item: dict[str, Any]) -> str:
     return f"{settings['type']}({options})" if options else settings["type"]
 
 
-def write_records(task: RankingTask, records: Sequence[RankingRecord]) -> list[tuple[str, bytes]]:
-    """Every record as (external id, JSON), or UserError for the first that can't be pushed."""
+def write_records(
+    task: RankingTask, records: Sequence[RankingRecord], question_id: str | None = None
+) -> list[tuple[str, bytes]]:
+    """Every record as (external id, JSON), or UserError for the first that can't be pushed.
+
+    `question_id` is of the ranking, for records with suggested ranks.
+    """
     items: dict[str, bytes] = {}
     for record in records:
         if record.external_id in items:
@@ -118,12 +155,15 @@ def write_records(task: RankingTask, records: Sequence[RankingRecord]) -> list[t
         prompt: Any = [{"role": m["role"], "content": as_text(m["content"])} for m in record.prompt]
         if not task.chat:
             prompt = "\n\n".join(m["content"] for m in prompt)
-        item = {
+        item: dict[str, Any] = {
             "external_id": record.external_id,
             "fields": {"prompt": prompt, **dict(zip(task.labels, map(as_text, record.answers), strict=True))},
             **({"metadata": dict(record.metadata)} if record.metadata else {}),
             **({"vectors": {k: list(v) for k, v in record.vectors.items()}} if record.vectors else {}),
         }
+        if record.suggested is not None:
+            suggested = write_submission(task, Submission(record.external_id, record.suggested))["values"]["ranking"]
+            item["suggestions"] = [{"question_id": question_id, "type": "model", **suggested}]
         try:
             encoded = json.dumps(item, ensure_ascii=False, allow_nan=False).encode()
         except ValueError as error:  # a lone surrogate, or NaN
@@ -141,23 +181,76 @@ def write_records(task: RankingTask, records: Sequence[RankingRecord]) -> list[t
 def read_response(
     task: RankingTask, record: dict[str, Any], response: dict[str, Any], name: Callable[[str], str]
 ) -> RankingResponse:
-    values = response["values"] or {}
-    ranked = {item["value"]: item.get("rank") for item in values.get("ranking", {}).get("value", [])}
+    values = {name: answer["value"] for name, answer in (response["values"] or {}).items()}
+    ratings = {aspect: tuple(values.get(_rating(aspect, label)) for label in task.labels) for aspect in task.aspects}
     return RankingResponse(
         id=response["id"],
         record_id=record["id"],
         external_id=record["external_id"],
         user=name(response["user_id"]),
         status=response["status"],
-        ranks=tuple(ranked.get(label) for label in task.labels),
-        correction=values.get("correction", {}).get("value"),
-        flags=tuple(values.get("flags", {}).get("value", [])),
-        inserted_at=_utc(response["inserted_at"]),
-        updated_at=_utc(response["updated_at"]),
+        ranks=_ranks(task, values.get("ranking"), ratings),
+        correction=values.get("correction"),
+        flags=tuple(values.get("flags", [])),
+        inserted_at=as_utc(response["inserted_at"]),
+        updated_at=as_utc(response["updated_at"]),
+        ratings=ratings,
     )
 
 
-def _utc(stamp: str) -> datetime:
+def _ranks(task: RankingTask, value: Any, ratings: Mapping[str, Sequence[int | None]]) -> tuple[int | None, ...]:
+    if task.asked == "pairwise":
+        return {None: (None, None), "a": (1, 2), "b": (2, 1), TIE: (1, 1)}[value]
+    if task.asked == "rating":  # by the sum over aspects; open where one of them is
+        sums = [None if None in own else sum(own) for own in zip(*ratings.values(), strict=True)]  # pyright: ignore
+        return tuple(None if s is None else 1 + sum(t is not None and t > s for t in sums) for s in sums)
+    ranked: dict[str, int | None] = {item["value"]: item.get("rank") for item in value or []}
+    ranks = tuple(ranked.get(label) for label in task.labels)
+    if task.top is not None:
+        # One rank below the top for all the rest says nothing of them; who told them apart is heard.
+        rest = {rank for rank in ranks if rank is not None and rank > task.top}
+        if len(rest) == 1 and any(rank is not None and rank <= task.top for rank in ranks):
+            return tuple(None if rank in rest else rank for rank in ranks)
+    return ranks
+
+
+def read_task(
+    name: str,
+    workspace: str,
+    about: dict[str, Any],
+    fields: Sequence[dict[str, Any]],
+    questions: Sequence[dict[str, Any]],
+) -> RankingTask | None:
+    """The task behind a dataset on the server; None if it is not one of ours.
+
+    What only says how a ranking was asked for (`top`) is not on the server.
+    """
+    asked = {question["name"]: question["settings"] for question in questions}
+    shown = {field["name"]: field["settings"]["type"] for field in fields}
+    labels = sorted(name for name in shown if len(name) == 1)
+    ranking = asked.get("ranking", {}).get("type")
+    aspects = tuple(dict.fromkeys(name[:-2] for name in asked if name[-2:-1] == "-"))
+    if "prompt" not in shown or len(labels) < 2 or not (ranking or aspects):
+        return None
+    task = RankingTask(
+        name,
+        len(labels),
+        workspace,
+        asked={"ranking": "ranking", "label_selection": "pairwise"}.get(ranking or "", "rating"),  # pyright: ignore
+        aspects=aspects,
+        chat=shown["prompt"] == "chat",
+        correction="correction" in asked,
+        flags=tuple(option["value"] for option in asked.get("flags", {}).get("options", [])),
+        guidelines=about["guidelines"] or "",
+        min_submitted=about["distribution"]["min_submitted"],
+    )
+    wanted = dataset_settings(task)
+    ours = all({item["name"] for item in wanted[part]} == set(there) for part, there in
+               (("fields", shown), ("questions", asked)))  # fmt: skip
+    return task if ours else None
+
+
+def as_utc(stamp: str) -> datetime:
     """Argilla's times are UTC and do not say so."""
     return datetime.fromisoformat(stamp.removesuffix("Z").removesuffix("+00:00") + "+00:00")
 
@@ -176,7 +269,7 @@ def as_written(shown: str) -> str:
     return shown.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")
 
 
-def _prompt_as_written(prompt: Any) -> Prompt:
+def prompt_as_written(prompt: Any) -> Prompt:
     if isinstance(prompt, str):
         return as_written(prompt)
     return [{"role": m["role"], "content": as_written(m["content"])} for m in prompt]
@@ -187,21 +280,33 @@ def read_record(task: RankingTask, record: dict[str, Any]) -> ShownRecord:
     return ShownRecord(
         id=record["id"],
         external_id=record["external_id"],
-        prompt=_prompt_as_written(fields["prompt"]),
+        prompt=prompt_as_written(fields["prompt"]),
         answers=tuple(as_written(fields[label]) for label in task.labels),
         answered=bool(record.get("responses")),
     )
 
 
 def write_submission(task: RankingTask, submission: Submission) -> dict[str, Any]:
-    if len(submission.ranks) != task.answers:
-        raise UserError(f"Record {submission.record_id}: {len(submission.ranks)} ranks for {task.answers} answers.")
-    ranking = [
-        {"value": label, "rank": rank}
-        for label, rank in zip(task.labels, submission.ranks, strict=True)
-        if rank is not None
-    ]
-    values: dict[str, Any] = {"ranking": {"value": ranking}} if ranking else {}
+    for what, given in (("ranks", submission.ranks), *((f"ratings of {k}", v) for k, v in submission.ratings.items())):
+        if len(given) != task.answers:
+            raise UserError(f"Record {submission.record_id}: {len(given)} {what} for {task.answers} answers.")
+    values: dict[str, Any] = {
+        _rating(aspect, label): {"value": rating}
+        for aspect in task.aspects
+        for label, rating in zip(task.labels, submission.ratings.get(aspect, [None] * task.answers), strict=True)
+        if rating is not None
+    }
+    if task.asked == "pairwise" and None not in submission.ranks:
+        first, second = submission.ranks
+        values["ranking"] = {"value": TIE if first == second else task.labels[first > second]}  # pyright: ignore
+    if task.asked == "ranking":
+        rest = task.top + 1 if task.top is not None and submission.status == "submitted" else None
+        ranking = [
+            {"value": label, "rank": rank if rank is not None else rest}
+            for label, rank in zip(task.labels, submission.ranks, strict=True)
+            if rank is not None or rest is not None
+        ]
+        values |= {"ranking": {"value": ranking}} if ranking else {}
     if submission.correction:
         values["correction"] = {"value": submission.correction}
     if submission.flags:

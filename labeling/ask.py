@@ -29,14 +29,14 @@ from engine.errors import UserError
 from engine.job import Job, part_name
 from engine.stage import Stage, port
 from labeling import reliability
-from labeling.ballots import Gold, number, read_ballots
+from labeling.ballots import Gold, count_votes, number, read_ballots
 from labeling.bradley_terry import Floats, Ints
 
 # The expectation over a standard normal; an even number of nodes, so that none sits on the peak of the entropy.
 _NODES, _MASSES = np.polynomial.hermite_e.hermegauss(40)
 _WEIGHTS = _MASSES / _MASSES.sum()
 
-By = Literal["information", "max_min", "random"]
+By = Literal["information", "max_min", "random", "disputed"]
 
 
 def information(mean_P: Floats, sd_P: Floats) -> Floats:
@@ -143,7 +143,9 @@ class Ask(Stage):
 
     With `verdicts` of two or more models (a reward ensemble), the uncertainty is their disagreement; with `rankings`,
     what the ranking model does not know yet, so that prompts nobody has seen come first, then the least settled ones.
-    Kept rows carry the column `asked`: `information`, `max_min` or `random`. The others are rejected as `not_asked`.
+    `by: disputed` picks the prompts on which annotators contradict each other, with all their answers: an adjudication set,
+    to be labelled by someone else and given to `preferences` as `adjudications`.
+    Kept rows carry the column `asked`, which says how they were picked. The others are rejected as `not_asked`.
     """
 
     takes = {
@@ -192,6 +194,8 @@ class Ask(Stage):
 
     def _pick(self, job: Job, answers: dict[str, list[int]], ids: list[str], texts: list[str]) -> dict[int, str]:
         """Row -> why it is asked about."""
+        if self.by == "disputed":
+            return self._disputed(job, answers, texts)
         prompts = list(answers)
         count = min(self.prompts, len(prompts))
         at_random = count if self.by == "random" else round(self.random_share * count)
@@ -234,6 +238,16 @@ class Ask(Stage):
             picked.update(dict.fromkeys(rows, "information"))
         return picked
 
+    def _disputed(self, job: Job, answers: dict[str, list[int]], texts: list[str]) -> dict[int, str]:
+        """The answers that were ranked, of the prompts with the largest share of contradicted votes."""
+        if not job.inputs.get("rankings"):
+            raise UserError("`by: disputed` needs the `rankings` that may contradict each other.")
+        ballots, _ = read_ballots(job.all("rankings"))
+        votes = count_votes([ballot for ballot in ballots if ballot.planted is None])
+        worst = [p for p, share in votes.disputes().items() if p in answers and share > 0][: self.prompts]
+        ranked = {(b.prompt_id, text) for b in ballots for text in b.candidates if text != b.planted}
+        return {row: "disputed" for p in worst for row in answers[p] if (p, texts[row]) in ranked}
+
     def _scores(self, job: Job, answers: dict[str, list[int]], ids: list[str], texts: list[str]) -> _Scores:
         """What is known of every answer.
 
@@ -268,7 +282,7 @@ class Ask(Stage):
         )
 
     def _from_rankings(self, job: Job, answers: dict[str, list[int]], texts: list[str]) -> _Scores:
-        ballots, _ = read_ballots(job.all("rankings"))
+        ballots = [ballot for ballot in read_ballots(job.all("rankings"))[0] if ballot.planted is None]
         if not ballots:
             raise UserError("none of the rankings can be used: there is nothing to learn from yet. Use `by: random`.")
         judgements, index = number(ballots, Gold({}))

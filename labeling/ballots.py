@@ -27,6 +27,7 @@ class Ballot:
         candidates: text -> ids of the candidates that say it, in the order of the columns below.
         ranks: 1 best, equal ranks are ties, 0 not ranked; by text.
         shown: position from 0, -1 unknown; by text.
+        planted: the text that answers another prompt, in an attention check; None in a real question.
     """
 
     id: str
@@ -37,6 +38,15 @@ class Ballot:
     shown: list[int]
     annotator: str
     kind: str
+    planted: str | None = None
+
+    @property
+    def attention(self) -> tuple[int, int]:
+        """Of an attention check: answers ranked above the planted one, answers compared with it."""
+        rank = dict(zip(self.candidates, self.ranks, strict=True))
+        planted = rank[self.planted] if self.planted is not None else 0
+        others = [r for text, r in rank.items() if text != self.planted and (r or planted)]
+        return sum(r > 0 and (not planted or r < planted) for r in others), len(others)
 
     def rejected(self, reason: str, detail: str) -> dict[str, Any]:
         return _rejected({"id": self.id, "prompt_id": self.prompt_id, "annotator": self.annotator}, reason, detail)
@@ -44,7 +54,11 @@ class Ballot:
 
 def read_ballots(artifacts: Sequence[Artifact], ignore_flagged: Sequence[str] = ()) -> tuple[list[Ballot], list[Any]]:
     """All ballots, ordered by prompt, annotator and id, and the rows that are none, with their reasons."""
-    rows = {row["id"]: row for artifact in artifacts for row in artifact.to_table(COLUMNS).to_pylist()}
+    rows: dict[str, dict[str, Any]] = {}
+    for artifact in artifacts:
+        table = artifact.to_table()
+        names = [*COLUMNS, "planted"] if "planted" in table.column_names else COLUMNS
+        rows |= {row["id"]: row for row in table.select(names).to_pylist()}
     ballots: list[Ballot] = []
     rejected: list[dict[str, Any]] = []
     for row in sorted(rows.values(), key=lambda r: (r["prompt_id"] or "", r["annotator"] or "", r["id"])):
@@ -74,6 +88,8 @@ def _wrong(row: dict[str, Any]) -> str | None:
     missing = [name for name in ("prompt_id", "prompt", "annotator") if not row[name]]
     missing += ["completions"] if None in row["completions"] else []
     missing += ["candidates"] if None in row["candidates"] else []
+    if row.get("planted") is not None and row["planted"] not in row["candidates"]:
+        return f"the planted candidate {row['planted']} is not among the candidates"
     return f"no {', '.join(missing)}" if missing else None
 
 
@@ -102,6 +118,7 @@ def _ballot(row: dict[str, Any]) -> Ballot:
         [order.get(text, -1) for text in candidates],
         row["annotator"],
         row["annotator_kind"] or "person",
+        next((t for t, ids in candidates.items() if row.get("planted") in ids), None),
     )
 
 
@@ -127,6 +144,17 @@ class Votes:
         if left <= right:
             return self.by_pair.get((prompt_id, left, right), {})
         return {name: -net for name, net in self.by_pair.get((prompt_id, right, left), {}).items()}
+
+    def disputes(self) -> dict[str, float]:
+        """Prompt id -> votes for the lesser side of its pairs, as a share of all votes on them; most disputed first."""
+        lesser: dict[str, int] = {}
+        total: dict[str, int] = {}
+        for (prompt_id, _, _), opinion in self.by_pair.items():
+            sides = [sum(v > 0 for v in opinion.values()), sum(v < 0 for v in opinion.values())]
+            lesser[prompt_id] = lesser.get(prompt_id, 0) + min(sides)
+            total[prompt_id] = total.get(prompt_id, 0) + len(opinion)
+        share = {prompt_id: lesser[prompt_id] / total[prompt_id] for prompt_id in total}
+        return dict(sorted(share.items(), key=lambda item: (-item[1], item[0])))
 
 
 def count_votes(ballots: Sequence[Ballot], unranked: str = "below") -> Votes:

@@ -10,18 +10,20 @@ a mixed model (Henderson 1975, "Best linear unbiased estimation and prediction u
 generalised least squares, its two variances by EM. Intervals are sandwich by prompt: they lean on neither normality nor
 the variances being right.
 
-Legend: P judgements, I items, C clusters (prompts).
+Legend: P judgements, I items, C clusters (prompts), M judgements of the largest cluster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from engine.errors import UserError
-from labeling.bradley_terry import Floats, Strengths, require_connected
+from labeling.bradley_terry import Bools, Floats, Ints, Strengths, require_connected
 
 
 def log_odds(share_P: ArrayLike, floor: float = 1e-6) -> Floats:
@@ -58,49 +60,72 @@ def fit(
     joined = np.zeros((items, items), np.bool_)
     joined[left, right] = joined[right, left] = True
     require_connected(joined, names)
-    _, cluster = np.unique(np.asarray(cluster_P), return_inverse=True)
-    rows = np.split(np.argsort(cluster, kind="stable"), np.cumsum(np.bincount(cluster))[:-1])
-    designs: list[tuple[Floats, Floats]] = []
-    for member in rows:
-        design = np.zeros((len(member), items))
-        design[np.arange(len(member)), left[member]] += 1
-        design[np.arange(len(member)), right[member]] -= 1
-        designs.append((design, y[member]))
+    clusters = _Clusters.of(left, right, y, items, np.asarray(cluster_P))
     noise = shared = float(np.var(y)) / 2
     for _ in range(most):
-        inverse, utility, meat = _solve(designs, noise, shared, items)
-        squares, effects, count = 0.0, 0.0, 0
-        for design, seen in designs:
-            met = np.flatnonzero(np.abs(design).sum(axis=0))
-            z = design[:, met]
-            covariance = np.linalg.inv(z.T @ z / noise + np.eye(len(met)) / shared)
-            rest = seen - design @ utility
-            effect = covariance @ z.T @ rest / noise
-            effects += float(effect @ effect + np.trace(covariance))
-            squares += float(((rest - z @ effect) ** 2).sum() + np.trace(z @ covariance @ z.T))
-            count += len(met)
+        step = _solve(clusters, noise, shared)
         before = noise, shared
-        noise, shared = max(squares / len(y), 1e-9), max(effects / count, 1e-9)
+        noise, shared = max(step.noise, 1e-9), max(step.shared, 1e-9)
         if max(abs(noise / before[0] - 1), abs(shared / before[1] - 1)) < 1e-4:
             break
-    inverse, utility, meat = _solve(designs, noise, shared, items)
-    factor = len(designs) / max(len(designs) - 1, 1)
-    return Strengths(utility, factor * inverse @ meat @ inverse, np.zeros(0), None, float("nan"), 0)
+    found = _solve(clusters, noise, shared)
+    count = len(clusters.y_CM)
+    covariance = count / max(count - 1, 1) * found.inverse @ found.meat @ found.inverse
+    return Strengths(found.utility_I, covariance, np.zeros(0), None, float("nan"), 0)
 
 
-def _solve(
-    designs: Sequence[tuple[Floats, Floats]], noise: float, shared: float, items: int
-) -> tuple[Floats, Floats, Floats]:
-    """Generalised least squares: the inverse information, the utilities, and the sum of squared scores of clusters."""
-    weighted: list[Floats] = []
-    information, right = np.full((items, items), 1.0 / items), np.zeros(items)
-    for design, seen in designs:
-        weight = np.linalg.inv(noise * np.eye(len(seen)) + shared * design @ design.T) @ design
-        weighted.append(weight)
-        information += design.T @ weight
-        right += weight.T @ seen
-    inverse = np.linalg.inv(information)
-    utility = inverse @ right
+@dataclass(frozen=True)
+class _Clusters:
+    """Judgements by prompt, padded with rows of zeros, which tell nothing."""
+
+    design_CMI: Floats
+    y_CM: Floats
+    used_CM: Bools
+    met: int  # pairs of a prompt and an item judged on it
+
+    @staticmethod
+    def of(left_P: Ints, right_P: Ints, y_P: Floats, items: int, cluster_P: NDArray[Any]) -> _Clusters:
+        _, cluster, size = np.unique(cluster_P, return_inverse=True, return_counts=True)
+        order = np.argsort(cluster, kind="stable")
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
+        design = np.zeros((len(size), int(size.max()), items))
+        np.add.at(design, (cluster, place, left_P), 1.0)
+        np.add.at(design, (cluster, place, right_P), -1.0)
+        y, used = np.zeros(design.shape[:2]), np.zeros(design.shape[:2], np.bool_)
+        y[cluster, place], used[cluster, place] = y_P, True
+        return _Clusters(design, y, used, int((np.abs(design).sum(axis=1) > 0).sum()))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The solution at two variances, and the next two. `meat` is the sum of squared scores of clusters."""
+
+    utility_I: Floats
+    inverse: Floats
+    meat: Floats
+    noise: float
+    shared: float
+
+
+def _solve(clusters: _Clusters, noise: float, shared: float) -> _Step:
+    """Generalised least squares, and one EM step of the variances, from the inverse covariances of the judgements."""
+    design, y = clusters.design_CMI, clusters.y_CM
+    items, width = design.shape[2], design.shape[1]
+    precision = np.linalg.inv(noise * np.eye(width) + shared * design @ design.transpose(0, 2, 1))
+    weight = precision @ design
+    inverse = np.linalg.inv(np.einsum("cmi,cmj->ij", design, weight, optimize=True) + 1.0 / items)
+    utility = inverse @ np.einsum("cmi,cm->i", weight, y)
     utility -= utility.mean()
-    scores = np.stack([w.T @ (seen - d @ utility) for w, (d, seen) in zip(weighted, designs, strict=True)])
-    return inverse, utility, scores.T @ scores
+    rest = np.where(clusters.used_CM, y - design @ utility, 0.0)
+    score_CI = np.einsum("cmi,cm->ci", weight, rest)
+    trace = float(np.where(clusters.used_CM, np.diagonal(precision, axis1=1, axis2=2), 0.0).sum())
+    squares = noise**2 * float((np.einsum("cmn,cn->cm", precision, rest) ** 2).sum()) - noise**2 * trace
+    effects = shared**2 * float((score_CI**2).sum()) - shared**2 * float((design * weight).sum())
+    return _Step(
+        utility,
+        inverse,
+        score_CI.T @ score_CI,
+        noise + squares / clusters.used_CM.sum(),
+        shared + effects / clusters.met,
+    )

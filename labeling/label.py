@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,11 +16,13 @@ from engine.errors import UserError, Waiting
 from engine.job import Job, encode
 from engine.schema import messages_digest, row_id
 from engine.stage import NotIdentity, Stage, port
+from labeling.oversight import Judged, agreement_over_time, tables
+from labeling.shown import Shown, attention_checks, to_show
 
 if TYPE_CHECKING:
     from labeling.annotators import ScriptedAnnotator
     from labeling.argilla import Argilla, Dataset
-    from labeling.ranking_task import RankingRecord, RankingResponse
+    from labeling.ranking_task import RankingResponse, RankingTask
 
 LOOK_AGAIN = 5.0  # seconds between looks at how far people are
 
@@ -37,10 +40,13 @@ class Scripted(BaseModel):
 
 
 class Label(Stage):
-    """Have answers ranked in Argilla, by people or by scripted annotators.
+    """Have answers judged in Argilla, by people or by scripted annotators.
 
     The local Argilla is started if no `ARGILLA_API_URL` names a remote one. Each prompt's answers are shown in an order of
     their own; ranks are mapped back. With people, the stage waits until every record has been judged `per_record` times.
+
+    Rows carry two more columns where they are asked for: `ratings` (by aspect, in the order of the candidates), and
+    `planted`, the candidate of an attention check that answers another prompt.
     """
 
     takes = {"candidates": port("Candidate", many=True), "verdicts": port("Verdict", optional=True)}
@@ -54,6 +60,18 @@ class Label(Stage):
     people: tuple[str, ...] = Field((), description="User names of annotators, made if they don't exist.")
     scripted: tuple[Scripted, ...] | None = Field(None, description="Stand-ins for people; they need `verdicts`.")
     metric: str = Field("utility", description="The verdicts' metric that scripted annotators perceive.")
+    asked: Literal["ranking", "pairwise", "rating"] = Field(
+        "ranking", description="Rank the answers, say which of two is better, or rate each by `aspects` from 1 to 5."
+    )
+    aspects: tuple[str, ...] = Field((), description="Rate every answer by these, e.g. accuracy, helpfulness, safety.")
+    top: int | None = Field(None, ge=1, description="Have the best this many ranked; the others share the last rank.")
+    orders: Literal["prompt", "annotator"] = Field(
+        "prompt",
+        description="Shuffle the answers once a prompt, or anew for each annotator: each then has a workspace and a "
+        "dataset of their own, and records are dealt out instead of going to whoever comes first.",
+    )
+    attention: float = Field(0.0, ge=0, le=0.5, description="Attention checks, as a share of the prompts.")
+    suggest: bool = Field(False, description="Fill the form with the verdicts' ranking. It anchors people.")
     guidelines: str | None = None
     correction: bool = Field(False, description="Ask for a better answer, too.")
     flags: tuple[str, ...] = Field((), description="Things an annotator may tick, e.g. unsafe.")
@@ -62,88 +80,86 @@ class Label(Stage):
     )
 
     @model_validator(mode="after")
-    def _enough_annotators(self) -> Label:
+    def _check(self) -> Label:
         if self.scripted is not None and len(self.scripted) < self.per_record:
             raise ValueError(
                 f"per_record is {self.per_record}, but there are only {len(self.scripted)} scripted annotators"
             )
+        if self.asked == "pairwise" and self.answers != 2:
+            raise ValueError(f"`asked: pairwise` compares two answers: set `answers: 2` (it is {self.answers})")
+        if self.asked == "rating" and not self.aspects:
+            raise ValueError("`asked: rating` needs `aspects`, e.g. [accuracy, helpfulness, safety]")
+        if self.top is not None and (self.asked != "ranking" or self.top >= self.answers):
+            raise ValueError(f"`top` goes with rankings of more answers than it; here {self.asked} of {self.answers}")
+        if self.orders == "annotator" and self.scripted is None and len(self.people) < self.per_record:
+            raise ValueError(
+                f"`orders: annotator` deals records out, each to {self.per_record}: name that many `people` or more"
+            )
+        if self.suggest and self.asked == "rating":
+            raise ValueError("`suggest` goes with rankings and pairs; ratings can't be suggested")
         return self
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return None
 
     def run(self, job: Job) -> None:
-        shown, rejected = self._shown(job)
-        sizes = sorted({len(record.candidates) for record in shown})
+        columns = ["id", "prompt_id", "prompt", "completion", "reference"]
+        rows = [row for artifact in job.all("candidates") for row in artifact.to_table(columns).to_pylist()]
+        shown, rejected = to_show(rows, self.answers, job.seed, self._utilities(job))
         if not shown:
             raise UserError("no prompt has two different answers: there is nothing to rank. Sample more, or hotter.")
+        checks = attention_checks(shown, self.attention, job.seed)
+        if self.suggest:
+            shown = [replace(s, suggested=_ranks_of(s.worth, self.top)) for s in shown]
         client = self._connect(job)
         try:
-            rankings = [
-                row
-                for size in sizes
-                for row in self._rank(job, client, size, [r for r in shown if len(r.candidates) == size])
-            ]
+            rankings = self._rank(job, client, [*shown, *checks])
         finally:
             client.close()
         # What the clock says differs from run to run, so it is kept beside the rows, not in them.
-        times = pa.table({key: [row[key] for row in rankings] for key in ("id", "inserted_at", "updated_at")})
+        keys = ("id", "annotator", "inserted_at", "updated_at", "url")
+        times = pa.table({key: [row[key] for row in rankings] for key in keys})
         job.store.put(encode(times), "artifacts", job.artifact, "logs", "times.parquet")
-        rows = sorted(
-            ({k: v for k, v in row.items() if k not in ("inserted_at", "updated_at")} for row in rankings),
-            key=lambda row: (row["prompt_id"], row["annotator"]),
+        judged = [
+            Judged(
+                row["prompt_id"],
+                row["annotator"],
+                row["ranks"],
+                row["updated_at"],
+                row["prompt"][-1]["content"],
+                row["url"],
+            )
+            for row in rankings
+            if row["planted"] is None
+        ]
+        told = json.dumps([table.as_json() for table in tables(judged)]).encode()
+        job.store.put(told, "artifacts", job.artifact, "logs", "tables.json")
+        for step, share in agreement_over_time(judged):
+            job.metric(step, agreement=share)
+        kept = sorted(
+            ({k: v for k, v in row.items() if k not in keys[2:]} for row in rankings),
+            key=lambda row: (row["prompt_id"], row["planted"] or "", row["annotator"]),
         )
+        if not checks:
+            kept = [{k: v for k, v in row.items() if k != "planted"} for row in kept]
+        annotators = sorted({row["annotator"] for row in kept})
         job.summary(
             prompts=len(shown),
-            annotators={
-                name: sum(r["annotator"] == name for r in rows) for name in sorted({r["annotator"] for r in rows})
-            },
+            annotators={name: sum(r["annotator"] == name for r in kept) for name in annotators},
             scripted=self.scripted is not None,
+            **({"attention_checks": len(checks)} if checks else {}),
         )
-        job.commit("00000-rankings", pa.Table.from_pylist(rows), pa.Table.from_pylist(rejected) if rejected else None)
+        job.commit("00000-rankings", pa.Table.from_pylist(kept), pa.Table.from_pylist(rejected) if rejected else None)
 
     # -- what is shown -----------------------------------------------------------------------------------------------
 
-    def _shown(self, job: Job) -> tuple[list[_Shown], list[dict[str, Any]]]:
-        """Up to `answers` different answers to every prompt, in an order derived from the seed."""
-        by_prompt: dict[str, list[dict[str, Any]]] = {}
-        for artifact in job.all("candidates"):
-            columns = ["id", "prompt_id", "prompt", "completion"]
-            for row in artifact.to_table(columns).to_pylist():
-                by_prompt.setdefault(row["prompt_id"], []).append(row)
-        worth = self._utilities(job)
-        shown: list[_Shown] = []
-        rejected: list[dict[str, Any]] = []
-        for prompt_id, rows in sorted(by_prompt.items()):
-            different = {
-                row["completion"][-1]["content"]: row for row in sorted(rows, key=lambda r: r["id"], reverse=True)
-            }
-            picked = seeds.shuffled(sorted(different.values(), key=lambda r: r["id"]), job.seed, "shown", prompt_id)
-            picked = picked[: self.answers]
-            if len(picked) < 2:
-                rejected.append(
-                    {"id": prompt_id, "reason": "one_answer", "detail": f"{len(rows)} samples, all the same"}
-                )
-                continue
-            shown.append(
-                _Shown(
-                    row_id("Shown", prompt_id, *(row["id"] for row in picked)),
-                    prompt_id,
-                    picked[0]["prompt"],
-                    picked,
-                    [worth.get(row["id"]) for row in picked],
-                )
-            )
-        return shown, rejected
-
     def _utilities(self, job: Job) -> dict[str, float]:
-        if self.scripted is None:
+        if self.scripted is None and not self.suggest:
             return {}
         verdicts = job.maybe("verdicts")
         if verdicts is None:
-            raise UserError(
-                "scripted annotators need `verdicts` (a `judge` stage) that tell them what an answer is worth."
-            )
+            who = "suggestions" if self.scripted is None else "scripted annotators"
+            raise UserError(f"{who} need `verdicts` (a `judge` stage) that tell what an answer is worth.")
         table = verdicts.to_polars().filter(metric=self.metric)
         if table.is_empty():
             raise UserError(f"the verdicts have no metric `{self.metric}` (`metric` of this stage).")
@@ -162,50 +178,79 @@ class Label(Stage):
             job.say(f"Argilla: {running.url}  user {running.username}, password in {running.password_file}")
         return connect(patience=self.patience)
 
-    def _rank(self, job: Job, client: Argilla, size: int, shown: list[_Shown]) -> list[dict[str, Any]]:
+    def _rank(self, job: Job, client: Argilla, shown: list[Shown]) -> list[dict[str, Any]]:
         from labeling import annotators
-        from labeling.ranking_task import GUIDELINES, RankingRecord, RankingTask
 
-        task = RankingTask(
-            name=f"{self.dataset}-{job.artifact.rpartition('-')[2][:8]}-of-{size}",
-            answers=size,
-            workspace=self.workspace,
-            correction=self.correction,
-            flags=self.flags,
-            guidelines=self.guidelines or GUIDELINES,
-            min_submitted=self.per_record,
-        )
-        dataset = client.ensure_dataset(task)
-        records: list[RankingRecord] = [RankingRecord(s.key, s.prompt, s.texts) for s in shown]
-        pushed = client.push(dataset, records)
-        job.say(f"pushed {pushed.new} prompts with {size} answers each ({pushed.present} were there): {dataset.url}")
-        if self.people:
-            client.ensure_users(self.people, self.workspace)
-        if self.scripted is not None:
-            stand_ins = self._stand_ins(job, shown)
-            done, total = 0, len(records) * self.per_record
+        rounds: list[tuple[_Round, Dataset]] = []
+        for part in self._rounds(job, shown):
+            dataset = client.ensure_dataset(part.task)
+            pushed = client.push(dataset, [s.record() for s in part.shown])
+            job.say(
+                f"pushed {pushed.new} prompts with {part.task.answers} answers each ({pushed.present} were there):"
+                f" {dataset.url}"
+            )
+            if part.people:
+                client.ensure_users(part.people, part.task.workspace)
+            rounds.append((part, dataset))
+        if self.scripted is None:
+            self._await_people(job, client, [dataset for _, dataset in rounds])
+        done, total = 0, len(shown) * self.per_record
 
-            def count(more: int) -> None:
-                nonlocal done
-                done += more
-                job.progress(done, total, "rankings")
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            job.progress(done, total, "rankings")
 
-            annotators.run(client, dataset, stand_ins, per_record=self.per_record, on_progress=count)
-        else:
-            self._await_people(job, client, dataset)
-        by_key = {s.key: s for s in shown}
-        return [
-            self._row(by_key[response.external_id], response)
-            for response in client.pull(dataset)
-            if response.status == "submitted" and response.external_id in by_key
-        ]
+        rows: list[dict[str, Any]] = []
+        for part, dataset in rounds:
+            if part.scripted:
+                stand_ins = self._stand_ins(job, part)
+                annotators.run(client, dataset, stand_ins, per_record=part.task.min_submitted, on_progress=count)
+            by_key = {s.key: s for s in part.shown}
+            rows += [
+                self._row(by_key[response.external_id], response, dataset.url)
+                for response in client.pull(dataset)
+                if response.status == "submitted" and response.external_id in by_key
+            ]
+        return rows
 
-    def _stand_ins(self, job: Job, shown: Sequence[_Shown]) -> list[ScriptedAnnotator]:
+    def _rounds(self, job: Job, shown: list[Shown]) -> Iterator[_Round]:
+        """The datasets to make: one for each number of answers and, where all have orders of their own, annotator."""
+        from labeling.annotators import PREFIX, assigned
+        from labeling.ranking_task import GUIDELINES, RankingTask
+
+        scripted = self.scripted or ()
+        for size in sorted({len(s.candidates) for s in shown}):
+            part = [s for s in shown if len(s.candidates) == size]
+            task = RankingTask(
+                name=f"{self.dataset}-{job.artifact.rpartition('-')[2][:8]}-of-{size}",
+                answers=size,
+                workspace=self.workspace,
+                asked=self.asked,
+                aspects=self.aspects,
+                top=self.top if self.top is not None and self.top < size else None,
+                correction=self.correction,
+                flags=self.flags,
+                guidelines=self.guidelines or GUIDELINES,
+                min_submitted=self.per_record,
+            )
+            # The queue's order is the user's own (by record), so checks do not stand out at its end.
+            if self.orders == "prompt":
+                yield _Round(task, part, self.people, scripted)
+                continue
+            names = [s.name if s.name.startswith(PREFIX) else PREFIX + s.name for s in scripted] or list(self.people)
+            for place, name in enumerate(names):
+                own = [s.for_annotator(name, job.seed) for s in part if name in assigned(names, s.key, self.per_record)]
+                if own:
+                    alone = replace(task, workspace=f"{self.workspace}-{name}", min_submitted=1)
+                    yield _Round(alone, own, () if scripted else (name,), scripted[place : place + 1])
+
+    def _stand_ins(self, job: Job, part: _Round) -> list[ScriptedAnnotator]:
         from labeling.annotators import ScriptedAnnotator
 
         worth: dict[tuple[str, str], float] = {}
-        for s in shown:
-            for text, value in zip(s.texts, s.utilities, strict=True):
+        for s in part.shown:
+            for text, value in zip(s.texts, s.worth, strict=True):
                 if value is None:
                     raise UserError(f"an answer to prompt {s.prompt_id} has no verdict of metric `{self.metric}`.")
                 worth[messages_digest(s.prompt), text] = value
@@ -223,59 +268,68 @@ class Label(Stage):
                 s.tie_margin,
                 seed=seeds.derive(job.seed, s.name),
             )
-            for s in self.scripted or ()
+            for s in part.scripted
         ]
 
-    def _await_people(self, job: Job, client: Argilla, dataset: Dataset) -> None:
+    def _await_people(self, job: Job, client: Argilla, datasets: Sequence[Dataset]) -> None:
         while True:
-            progress = client.progress(dataset)
-            job.progress(progress.completed, progress.total, "prompts")
-            if progress.completed >= progress.total:
+            progress = [client.progress(dataset) for dataset in datasets]
+            done, total = sum(p.completed for p in progress), sum(p.total for p in progress)
+            job.progress(done, total, "prompts")
+            if done >= total:
                 return
             if not job.options.get("wait"):
+                left = [d.url for d, p in zip(datasets, progress, strict=True) if p.completed < p.total]
                 raise Waiting(
-                    f"{progress.completed} of {progress.total} prompts are ranked. Rank the others at {dataset.url}, "
+                    f"{done} of {total} prompts are ranked. Rank the others at {', '.join(left)}, "
                     "then run again; or run with --wait."
                 )
             time.sleep(LOOK_AGAIN)
 
-    def _row(self, shown: _Shown, response: RankingResponse) -> dict[str, Any]:
+    def _row(self, shown: Shown, response: RankingResponse, url: str) -> dict[str, Any]:
         """One Ranking, its candidates in the order of their ids whatever the order they were shown in."""
         order = sorted(range(len(shown.candidates)), key=lambda i: shown.candidates[i]["id"])
-        ids = [shown.candidates[i]["id"] for i in order]
+        ids, texts = [shown.candidates[i]["id"] for i in order], shown.texts
         ranks = [response.ranks[i] for i in order]
+        ratings = {aspect: [given[i] for i in order] for aspect, given in response.ratings.items()}
+        told = [json.dumps(ratings)] if ratings else []
         return {
-            "id": row_id("Ranking", shown.key, response.user, json.dumps(ranks), response.correction, *response.flags),
+            "id": row_id(
+                "Ranking", shown.key, response.user, json.dumps(ranks), response.correction, *response.flags, *told
+            ),
             "parents": ids,
             "prompt_id": shown.prompt_id,
             "prompt": shown.prompt,
             "candidates": ids,
-            "completions": [shown.texts[i] for i in order],
+            "completions": [texts[i] for i in order],
             "ranks": ranks,
             "shown": order,
             "annotator": response.user,
             "annotator_kind": "scripted" if self.scripted is not None else "person",
             "correction": response.correction,
             "flags": list(response.flags),
+            **({"ratings": ratings} if ratings else {}),
+            "planted": shown.planted,
             "inserted_at": response.inserted_at,
             "updated_at": response.updated_at,
+            "url": url,
         }
 
 
-class _Shown:
-    """The answers to one prompt, in the order in which annotators see them."""
+@dataclass(frozen=True)
+class _Round:
+    """One dataset to make, what it shows, and who works on it."""
 
-    def __init__(
-        self,
-        key: str,
-        prompt_id: str,
-        prompt: list[dict[str, str]],
-        candidates: list[dict[str, Any]],
-        utilities: list[float | None],
-    ) -> None:
-        self.key = key
-        self.prompt_id = prompt_id
-        self.prompt = prompt
-        self.candidates = candidates
-        self.texts: list[str] = [row["completion"][-1]["content"] for row in candidates]
-        self.utilities = utilities
+    task: RankingTask
+    shown: list[Shown]
+    people: tuple[str, ...]
+    scripted: tuple[Scripted, ...]
+
+
+def _ranks_of(worth: Sequence[float | None], top: int | None) -> list[int] | None:
+    """Ranks by worth, for a suggestion; None where one is not known."""
+    known = [w for w in worth if w is not None]
+    if len(known) < len(worth):
+        return None
+    ranks = [1 + sum(other > w for other in known) for w in known]
+    return [min(rank, top + 1) for rank in ranks] if top is not None else ranks

@@ -25,19 +25,21 @@ def report(
     names: Sequence[str],
     gold: Gold,
     unranked: str,
+    checks: Sequence[Ballot] = (),
 ) -> dict[str, Any]:
     """The summary of a `preferences` stage, as JSON.
 
     Args:
         ballots: all valid rankings; `counted` those that made the utilities, by the annotators in `names`.
         votes: on pairs, of all rankings.
+        checks: attention checks.
     """
     kind = {ballot.annotator: ballot.kind for ballot in ballots}
     kinds = sorted(set(kind.values()))
     below = unranked == "below"
     summary: dict[str, Any] = {
         "agreement": {"alpha": _alpha(counted, below), "kendall_w": _kendall(counted, below)},
-        "annotators": _annotators(ballots, votes, fit, names, gold),
+        "annotators": _annotators(ballots, votes, fit, names, gold, checks),
         "kinds": {name: _kind(name, ballots, votes, kind, below) for name in kinds},
         "position_bias": {
             "estimate": _round(fit.position),
@@ -81,13 +83,28 @@ def _kendall(ballots: Sequence[Ballot], below: bool) -> dict[str, Any]:
     return agreement.mean_kendall_w([ranks for ranks in same.values() if len(ranks) > 1]).as_json()
 
 
+def attention(checks: Sequence[Ballot]) -> dict[str, tuple[int, int]]:
+    """Annotator -> answers ranked above a planted one, answers compared with one."""
+    found: dict[str, tuple[int, int]] = {}
+    for ballot in checks:
+        (right, asked), (more_right, more) = found.get(ballot.annotator, (0, 0)), ballot.attention
+        found[ballot.annotator] = (right + more_right, asked + more)
+    return found
+
+
 def _annotators(
-    ballots: Sequence[Ballot], votes: Votes, fit: Reliability, names: Sequence[str], gold: Gold
+    ballots: Sequence[Ballot],
+    votes: Votes,
+    fit: Reliability,
+    names: Sequence[str],
+    gold: Gold,
+    checks: Sequence[Ballot],
 ) -> dict[str, Any]:
     rankings = Counter(ballot.annotator for ballot in ballots)
     kind = {ballot.annotator: ballot.kind for ballot in ballots}
     scores = gold.score(ballots)
     agrees = _with_others(votes)
+    attentive = attention(checks)
     found: dict[str, Any] = {}
     for name in sorted(rankings):
         entry: dict[str, Any] = {"kind": kind[name], "rankings": rankings[name]}
@@ -109,6 +126,8 @@ def _annotators(
             entry["agrees_with_others"] = _share(*agrees[name])
         if name in scores:
             entry["gold"] = _share(*scores[name])
+        if name in attentive:
+            entry["attention"] = _share(*attentive[name])
         found[name] = entry
     return found
 

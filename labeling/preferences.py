@@ -21,9 +21,10 @@ from engine.errors import UserError
 from engine.job import Job, part_name
 from engine.schema import DATASETS, messages_digest, row_id
 from engine.stage import Stage, port
+from engine.store import Artifact
 from labeling import reliability
 from labeling.ballots import Ballot, Gold, Index, Votes, count_votes, number, read_ballots, read_gold
-from labeling.label_report import report
+from labeling.label_report import attention, report
 
 Kind = Literal["person", "scripted", "judge"]
 # The reliability of a gold key: at this one, an answer worth one log-odd more is preferred 20 times out of 21.
@@ -48,12 +49,16 @@ class Preferences(Stage):
     Kept rows carry two more columns than the schema: `confidence`, the probability that `chosen` is worth more, and
     `kinds`, the kinds of annotator behind it (`person`, `judge+person`, ...).
 
-    Rejected, by reason: `malformed`, `empty` (nothing ranked), `one_answer`, `flagged`, `kind`, `failed_gold` are whole
-    rankings; `identical` (one text twice), `not_compared`, `few_annotators`, `tie`, `conflict` (as much weight against as
+    Rejected, by reason: `malformed`, `empty` (nothing ranked), `one_answer`, `flagged`, `kind`, `failed_gold`,
+    `failed_attention`, `attention_check` (asks nothing real), `adjudicated` (someone else decides) are whole rankings; `identical` (one text twice), `not_compared`, `few_annotators`, `tie`, `conflict` (as much weight against as
     for), `low_agreement`, `low_margin`, `low_confidence` are pairs.
     """
 
-    takes = {"rankings": port("Ranking", many=True), "gold": port("Preference", optional=True)}
+    takes = {
+        "rankings": port("Ranking", many=True),
+        "gold": port("Preference", optional=True),
+        "adjudications": port("Ranking", many=True, optional=True),
+    }
     gives = "Preference"
 
     pairs: Literal["all", "best_worst", "adjacent"] = Field("all", description="Which pairs of a prompt's answers.")
@@ -77,12 +82,22 @@ class Preferences(Stage):
         None, ge=0, le=1, description="Set aside annotators who get less than this share of gold pairs right."
     )
 
+    min_attention: float | None = Field(
+        None, ge=0, le=1, description="Set aside annotators who rank less than this share above planted answers."
+    )
+
     def run(self, job: Job) -> None:
-        ballots, rejected = read_ballots(job.all("rankings"), self.ignore_flagged)
+        read, rejected = read_ballots(job.all("rankings"), self.ignore_flagged)
+        checks = [ballot for ballot in read if ballot.planted is not None]
+        ballots = [ballot for ballot in read if ballot.planted is None]
+        rejected += [b.rejected("attention_check", "{} of {} right".format(*b.attention)) for b in checks]
         gold_artifact = job.maybe("gold")
         gold = read_gold(gold_artifact, ballots) if gold_artifact else Gold({})
-        counted, aside = self._counted(ballots, gold)
+        counted, aside = self._counted(ballots, gold, attention(checks))
         rejected += aside
+        if adjudications := job.all("adjudications"):
+            counted, aside = self._adjudicated(counted, adjudications)
+            rejected += aside
         kept: list[dict[str, Any]] = []
         if counted:
             votes = count_votes(counted, self.unranked)
@@ -100,7 +115,7 @@ class Preferences(Stage):
                 else:
                     rejected.append({**row, "reason": reason, "detail": detail, "failed": False})
             everyone = count_votes(ballots, self.unranked)
-            job.summary(**report(ballots, counted, everyone, fit, index.annotators, gold, self.unranked))
+            job.summary(**report(ballots, counted, everyone, fit, index.annotators, gold, self.unranked, checks))
         _split(kept, self.validation)
         sides = {side: sum(row["split"] == side for row in kept) for side in ("train", "validation")}
         job.summary(pairs=sides, prompts={"ranked": len({b.prompt_id for b in ballots}), "kept": _prompts(kept)})
@@ -112,7 +127,20 @@ class Preferences(Stage):
             consumed=job.rows("rankings"),
         )
 
-    def _counted(self, ballots: list[Ballot], gold: Gold) -> tuple[list[Ballot], list[dict[str, Any]]]:
+    def _adjudicated(
+        self, counted: list[Ballot], artifacts: list[Artifact]
+    ) -> tuple[list[Ballot], list[dict[str, Any]]]:
+        """On prompts that were adjudicated, the adjudicators' rankings alone."""
+        decisions, rejected = read_ballots(artifacts, self.ignore_flagged)
+        decisions = [ballot for ballot in decisions if ballot.planted is None]
+        decided = {ballot.prompt_id: ballot.annotator for ballot in decisions}
+        rejected += [b.rejected("adjudicated", f"by {decided[b.prompt_id]}") for b in counted if b.prompt_id in decided]
+        left = [*(ballot for ballot in counted if ballot.prompt_id not in decided), *decisions]
+        return sorted(left, key=lambda b: (b.prompt_id, b.annotator, b.id)), rejected
+
+    def _counted(
+        self, ballots: list[Ballot], gold: Gold, attentive: dict[str, tuple[int, int]]
+    ) -> tuple[list[Ballot], list[dict[str, Any]]]:
         """The rankings that count towards utilities, and the others as rejected rows.
 
         Raises:
@@ -129,6 +157,11 @@ class Preferences(Stage):
             for name, (right, asked) in gold.score(ballots).items()
             if self.min_gold is not None and asked and right < self.min_gold * asked
         }
+        asleep = {
+            name: f"{right} of {asked} answers above the planted one"
+            for name, (right, asked) in attentive.items()
+            if self.min_attention is not None and asked and right < self.min_attention * asked
+        }
         counted: list[Ballot] = []
         aside: list[dict[str, Any]] = []
         for ballot in ballots:
@@ -136,6 +169,8 @@ class Preferences(Stage):
                 aside.append(ballot.rejected("kind", f"{ballot.kind} is not among `kinds`"))
             elif ballot.annotator in failed:
                 aside.append(ballot.rejected("failed_gold", failed[ballot.annotator]))
+            elif ballot.annotator in asleep:
+                aside.append(ballot.rejected("failed_attention", asleep[ballot.annotator]))
             else:
                 counted.append(ballot)
         return counted, aside

@@ -6,6 +6,7 @@ caller knows, who shuffled them; nothing that is shown tells models apart.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,9 +16,11 @@ from typing import Any, Literal
 from engine.errors import UserError
 
 Status = Literal["submitted", "draft", "discarded"]
+Asked = Literal["ranking", "pairwise", "rating"]
 Prompt = Sequence[Mapping[str, str]] | str  # messages (role, content), or one text
 
 MAX_NAME = 64
+RATINGS = (1, 2, 3, 4, 5)
 
 GUIDELINES = """Rank the answers from best to worst. Answers that are equally good may share a rank.
 
@@ -27,17 +30,23 @@ Discard a record that you cannot judge."""
 
 @dataclass(frozen=True)
 class RankingTask:
-    """What annotators are asked: rank `answers` answers to a prompt, and optionally write a better one or
-    flag them.
+    """What annotators are asked about `answers` answers to a prompt.
 
-    `min_submitted` is the number of annotators every record goes to. `chat` shows the prompt as a
-    conversation, else as one text. `metadata` and `vectors` (name -> dimensions) can be filtered and searched
-    by in the UI.
+    asked: rank them, say which of two is better, or rate each by `aspects` from 1 to 5 (its rank is then by the mean).
+    aspects: with a ranking or a pair, ratings that are asked for as well.
+    top: rank the best this many; the others share the next rank, which is read as not ranked.
+    correction, flags: ask for a better answer, and for what is wrong; nobody has to answer these.
+    min_submitted: the number of annotators every record goes to.
+    chat: show the prompt as a conversation, else as one text.
+    metadata, vectors: (name -> type, name -> dimensions) to filter and search by in the UI.
     """
 
     name: str
     answers: int
     workspace: str = "flywheel"
+    asked: Asked = "ranking"
+    aspects: tuple[str, ...] = ()
+    top: int | None = None
     chat: bool = True
     correction: bool = False
     flags: tuple[str, ...] = ()
@@ -53,6 +62,20 @@ class RankingTask:
             raise UserError(f"Dataset {self.name!r}: min_submitted is {self.min_submitted}; at least 1 is needed.")
         for what, name in (("dataset", self.name), ("workspace", self.workspace)):
             check_name(name, what, limit=200)
+        if self.asked == "pairwise" and self.answers != 2:
+            raise UserError(f"Dataset {self.name!r}: a pairwise question compares 2 answers, not {self.answers}.")
+        if self.asked == "rating" and not self.aspects:
+            raise UserError(f"Dataset {self.name!r}: name the `aspects` to rate answers by, e.g. accuracy, safety.")
+        for aspect in self.aspects:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,39}", aspect):
+                raise UserError(
+                    f"Dataset {self.name!r}: {aspect!r} can't be an aspect: expected lower-case letters, digits and _."
+                )
+        if self.top is not None and not (self.asked == "ranking" and 1 <= self.top < self.answers):
+            raise UserError(
+                f"Dataset {self.name!r}: top is {self.top}; from a ranking of {self.answers} answers the best 1 to"
+                f" {self.answers - 1} can be asked for."
+            )
 
     @property
     def labels(self) -> str:
@@ -64,7 +87,8 @@ class RankingTask:
 class RankingRecord:
     """One prompt with its answers, in the order to show them.
 
-    `external_id` is the caller's, unique in a dataset.
+    `external_id` is the caller's, unique in a dataset. `suggested` are ranks that the form is filled with: they anchor
+    people, and Enter submits them.
     """
 
     external_id: str
@@ -72,13 +96,16 @@ class RankingRecord:
     answers: Sequence[str]
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     vectors: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Any])
+    suggested: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
 class RankingResponse:
-    """One annotator's answer. `ranks[i]` is the rank (1 best, ties equal) of the answer shown at position i;
-    None
-    where a draft or discarded response leaves it open."""
+    """One annotator's answer.
+
+    `ranks[i]` is the rank (1 best, ties equal) of the answer shown at position i; None where it was left open: in a
+    draft, a discarded response, or below the `top` that was asked for. `ratings` is by aspect, then as `ranks`.
+    """
 
     id: str
     record_id: str
@@ -90,6 +117,7 @@ class RankingResponse:
     flags: tuple[str, ...]
     inserted_at: datetime
     updated_at: datetime
+    ratings: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -108,13 +136,14 @@ class ShownRecord:
 
 @dataclass(frozen=True)
 class Submission:
-    """What an annotator submits for a record: a rank for every answer, in the order shown."""
+    """What an annotator submits for a record: a rank for every answer, in the order shown; ratings by aspect."""
 
     record_id: str
     ranks: Sequence[int | None]
     status: Status = "submitted"
     correction: str | None = None
     flags: Sequence[str] = ()
+    ratings: Mapping[str, Sequence[int | None]] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ def given(store: Store) -> Callable[[str, list[dict[str, Any]]], Artifact]:
         schema = __import__("engine.schema", fromlist=["DATASETS"]).DATASETS[kind]
         names = [name for name in schema.names if any(name in row for row in rows)]
         arrays = {n: pa.array([row.get(n) for row in rows], schema.field(n).type) for n in names}
+        extra = sorted({name for row in rows for name in row} - set(schema.names))
+        arrays |= {n: pa.array([row.get(n) for row in rows]) for n in extra}
         TABLES[tag] = conform(pa.table(arrays), kind)
         stage = type("GivenKind", (Given,), {"gives": kind})(tag=tag)
         return carry_out(store, "given", stage, {})

@@ -255,8 +255,14 @@ def test_postgresql_holds_the_same_contract(postgresql: str, tmp_path: Path, tas
         client = argilla.connect(home=tmp_path / "home")
         fill(client, task)
         assert judged(client, task) == {(f"g{i}", "ann", (2, 1, 2)) for i in range(5)}
-        with pytest.raises(UserError, match="pg_dump"):
-            server.backup(tmp_path / "home", tmp_path / "b.tar")
+        before = judged(client, task)
+        backup = server.backup(tmp_path / "home", tmp_path / "b.tar")
+        client.call("DELETE", f"datasets/{client.ensure_dataset(task).id}")
+        server.down(tmp_path / "home")
+        server.restore(tmp_path / "home", backup)
+        assert (tmp_path / "home.before-restore" / "argilla.dump").stat().st_size > 0
+        running = server.up(tmp_path / "home")
+        assert judged(argilla.connect(home=tmp_path / "home"), task) == before
         environment = {**os.environ, "ARGILLA_API_URL": running.url, "ARGILLA_API_KEY": running.api_key}
         contract = ["-m", "pytest", "-q", str(Path(__file__).with_name("test_argilla_search.py"))]
         done = subprocess.run([sys.executable, *contract], env=environment, capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from engine.errors import UserError, Waiting
 from engine.store import Artifact
+from labeling.label import Label
 
 ANSWERS = ["the best", "good", "poor", "the worst"]
 
@@ -18,10 +20,14 @@ def inputs(given: Callable[..., Artifact], client: Any, monkeypatch: pytest.Monk
     """Six prompts with four answers each (and one whose answers are all the same), judged 3, 2, 1, 0."""
     monkeypatch.setenv("ARGILLA_API_URL", client.url)
     monkeypatch.setenv("ARGILLA_API_KEY", client.api_key)
+    return made_of(given, lambda p: ANSWERS if p < 6 else ["same", "same"])
+
+
+def made_of(given: Callable[..., Artifact], answers: Callable[[int], list[str]]) -> dict[str, Artifact]:
     candidates: list[dict[str, Any]] = []
     verdicts: list[dict[str, Any]] = []
     for p in range(7):
-        for a, text in enumerate(ANSWERS if p < 6 else ["same", "same"]):
+        for a, text in enumerate(answers(p)):
             candidate_id = f"{p:016x}{a:016x}"
             candidates.append({
                 "id": candidate_id, "parents": [f"{p:032x}"], "prompt_id": f"{p:032x}", "model": "m", "seed": a, "sample": a,
@@ -59,3 +65,47 @@ def test_without_stand_ins_the_stage_waits_for_people(
 def test_stand_ins_without_verdicts_are_refused(inputs: dict[str, Artifact], build: Callable[..., Artifact]) -> None:
     with pytest.raises(UserError, match="need `verdicts`"):
         build("label", {"candidates": inputs["candidates"]}, scripted=[{"name": "ada"}])
+
+
+def test_ratings_attention_checks_and_an_order_for_each_annotator(
+    client: Any, inputs: dict[str, Artifact], given: Callable[..., Artifact], build: Callable[..., Artifact]
+) -> None:
+    """Everything at once: two of three annotators a prompt, each with a dataset, an order and checks of their own."""
+    own = made_of(given, lambda p: [f"{text} of {p}" for text in ANSWERS])
+    annotators = [{"name": name} for name in ("ada", "ben", "cleo")]
+    made = build(
+        "label", own, per_record=2, scripted=annotators, dataset="label-own", orders="annotator", aspects=["accuracy"],
+        attention=0.3,
+    )  # fmt: skip
+    rows = made.to_table().to_pylist()
+    real, checks = [r for r in rows if r["planted"] is None], [r for r in rows if r["planted"] is not None]
+    assert (len(real), len(checks)) == (7 * 2, 2 * 2) and made.manifest["summary"]["attention_checks"] == 2
+    orders: dict[str, set[tuple[int, ...]]] = {}
+    for row in real:
+        place = [ANSWERS.index(text.rpartition(" of ")[0]) for text in row["completions"]]
+        assert row["ranks"] == [p + 1 for p in place] and row["ratings"]["accuracy"] == [5 - p for p in place]
+        orders.setdefault(row["prompt_id"], set()).add(tuple(row["shown"]))
+    assert sum(len(found) == 2 for found in orders.values()) >= 5  # one in 24 agree by chance
+    for row in checks:
+        place = row["candidates"].index(row["planted"])
+        assert row["ranks"][place] == 4 and row["completions"][place][-1] != row["prompt"][0]["content"][-2]
+    told = {table["title"]: table["rows"] for table in json.loads(made.log("tables.json"))}
+    count = {name: sum(r["annotator"] == name for r in real) for name in sorted({r["annotator"] for r in real})}
+    assert {row[0]: row[1] for row in told["Annotators"]} == count and sum(count.values()) == 14
+    assert {row[-1] for row in told["Annotators"]} == {"100%"} and told["Disputed records"] == []
+    assert made.log("metrics.parquet") is not None  # agreement over time, for the report
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"asked": "pairwise"}, "set `answers: 2`"),
+        ({"asked": "rating"}, "needs `aspects`"),
+        ({"top": 4}, "`top` goes with rankings of more answers"),
+        ({"orders": "annotator", "per_record": 2, "people": ["ann"]}, "name that many `people`"),
+        ({"asked": "rating", "aspects": ["a"], "suggest": True}, "ratings can't be suggested"),
+    ],
+)
+def test_questions_that_cannot_be(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Label(seed=0, **config)

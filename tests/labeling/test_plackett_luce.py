@@ -18,16 +18,38 @@ def drawn(rng: np.random.Generator, u: np.ndarray, count: int, top: int) -> tupl
     return np.tile(np.arange(len(u)), (count, 1)), rank
 
 
-@pytest.mark.parametrize(("count", "least"), [(500, 0.99), (5000, 0.999)])
-def test_top_4_lists_of_10_items_recover_the_utilities(count: int, least: float) -> None:
-    found = []
-    for seed in range(3):
+def least_error(rng: np.random.Generator, u: np.ndarray, count: int, top: int, draws: int = 1000) -> float:
+    """What 1 - r comes to, in expectation and for many lists, for an estimator at the Cramer-Rao bound.
+
+    The bound is the inverse Fisher information, which here is the expected covariance of the choices, averaged over
+    drawn lists. Only errors across `u` lower a correlation: 1 - r = (error across u)^2 / 2 |u|^2.
+    """
+    steps = plackett_luce.take_apart(*drawn(rng, u, draws, top))
+    covariance = plackett_luce.moments(steps, u[steps.item_SK], np.zeros(1)).covariance_SKK.sum(axis=0) / draws
+    bound = np.linalg.pinv(covariance) / count
+    centred = u - u.mean()
+    along = [np.ones(len(u)) / np.sqrt(len(u)), centred / np.linalg.norm(centred)]
+    across = np.eye(len(u)) - sum(np.outer(e, e) for e in along)
+    return float(np.trace(across @ bound @ across) / (2 * centred @ centred))
+
+
+@pytest.mark.parametrize(("count", "least", "seeds"), [(500, 0.99, 40), (5000, 0.999, 20)])
+def test_top_4_lists_of_10_items_recover_the_utilities(count: int, least: float, seeds: int) -> None:
+    """Utilities from N(0, 1), the best four of all ten ranked. The mean r over the seeds is .9956 and .9995.
+
+    One draw of utilities may lie below the bar (they are close together in it); none can be expected to do better: the
+    mean shortfall is the one at the Cramer-Rao bound.
+    """
+    found, bound = [], []
+    for seed in range(seeds):
         rng = np.random.default_rng(seed)
         u = rng.normal(size=10)
         fit = plackett_luce.fit(*drawn(rng, u, count, 4), 10)
-        assert np.abs((fit.utility_I - (u - u.mean())) / fit.se_I).max() < 4
+        assert np.abs((fit.utility_I - (u - u.mean())) / fit.se_I).max() < 4.5
         found.append(np.corrcoef(fit.utility_I, u)[0, 1])
+        bound.append(least_error(rng, u, count, 4))
     assert np.mean(found) >= least
+    assert 0.7 < (1 - np.mean(found)) / np.mean(bound) < 1.35
 
 
 def test_two_answers_are_bradley_terry() -> None:

