@@ -70,7 +70,9 @@ class GuardConfig(BaseModel):
         default=2.0, gt=1, description="Stop when the heads disagree this many times as much as at the start."
     )
     patience: int = Field(
-        default=3, ge=1, description="Stop after this many held-out scores in a row that are beyond doubt below the best."
+        default=3,
+        ge=1,
+        description="Stop after this many held-out scores in a row that are beyond doubt below the best.",
     )
     z: float = Field(default=1.0, ge=0, description="How many standard errors below the best is beyond doubt.")
 

@@ -66,7 +66,9 @@ class Number(_Verifier):
     """The last number of the answer (or the marked one) is the reference's."""
 
     kind: Literal["number"]
-    tolerance: float = Field(default=0.0, ge=0, description="Relative error that is allowed; 0 compares exact fractions.")
+    tolerance: float = Field(
+        default=0.0, ge=0, description="Relative error that is allowed; 0 compares exact fractions."
+    )
 
     def check(self, completion: str, reference: str) -> bool:
         return numbers.agrees(completion, reference, self.tolerance)
