@@ -57,12 +57,17 @@ def statistic(
     """
     names, inverse = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     order = np.argsort(inverse, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(inverse))[:-1])
+    size = np.bincount(inverse)
+    start = np.cumsum(size) - size
     random = generator("bootstrap", *seed)
-    drawn = [
-        compute(np.concatenate([members[c] for c in random.integers(0, len(names), size=len(names))]))
-        for _ in range(resamples)
-    ]
+
+    def rows() -> NDArray[np.int64]:
+        """The rows of as many clusters as there are, drawn with replacement."""
+        c = random.integers(0, len(names), size=len(names))
+        first = np.cumsum(size[c]) - size[c]
+        return order[np.repeat(start[c] - first, size[c]) + np.arange(size[c].sum())]
+
+    drawn = [compute(rows()) for _ in range(resamples)]
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return Interval(float(compute(np.arange(len(inverse)))), float(low), float(high))
 

@@ -7,8 +7,14 @@ neural networks"); temperature scaling from the same paper, section 4.2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+from engine.seeds import generator
+from training import bootstrap
+from training.bootstrap import Interval
 
 Floats = NDArray[np.float64]
 
@@ -41,6 +47,33 @@ def brier(difference: Floats, temperature: float = 1.0) -> float:
 def nll(difference: Floats, temperature: float = 1.0) -> float:
     """Mean negative log-likelihood of the choices, in nats; ln 2 is a coin."""
     return float(np.mean(np.logaddexp(0, -difference / temperature)))
+
+
+def brier_interval(difference: Floats, clusters: Sequence[str], *seed: str | int) -> Interval:
+    """The Brier score with its 95 % interval over resampled prompts."""
+    return bootstrap.statistic(clusters, lambda rows: brier(difference[rows]), "brier", *seed)
+
+
+def ece_interval(difference: Floats, clusters: Sequence[str], *seed: str | int, resamples: int = 500) -> Interval:
+    """The expected calibration error with its 95 % interval.
+
+    An average of absolute values is positive by chance alone, and more so in a resample, so percentiles would lie above
+    the truth. The interval is the estimate and 1.96 standard errors over resampled prompts to each side; its lower end
+    is 0 where the estimate is no more than 95 % of perfectly calibrated models would show on as many pairs (consistency
+    resampling; Bröcker and Smith 2007, "Increasing the reliability of reliability diagrams").
+    """
+    found = bootstrap.statistic(clusters, lambda rows: ece(difference[rows]), "ece", *seed, resamples=resamples)
+    half = (found.high - found.low) / 2
+    by_chance = np.quantile(calibrated_ece(difference, "ece", *seed, resamples=resamples), 0.95)
+    low = 0.0 if found.value <= by_chance else max(found.value - half, 0.0)
+    return Interval(found.value, low, found.value + half)
+
+
+def calibrated_ece(difference: Floats, *seed: str | int, resamples: int = 500) -> Floats:
+    """What a perfectly calibrated model's ECE looks like on these pairs: drawn anew, each by the probability claimed."""
+    probability, _ = confidence(difference)
+    draws = generator("calibrated", *seed).random((resamples, len(probability))) < probability
+    return np.array([ece(np.where(won, 1.0, -1.0) * np.abs(difference)) for won in draws])
 
 
 def fit_temperature(difference: Floats) -> float:

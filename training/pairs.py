@@ -20,6 +20,8 @@ class Pair:
         weight: how much this row counts, at least 0.
         margin: difference of the utilities in log-odds, 0 where unknown.
         agreement: share of the annotators that preferred `chosen`, 1 where unknown.
+        source: the recipe's name for where the row is from.
+        shown_first: +1 the chosen one was seen first, -1 the rejected one, 0 unknown.
     """
 
     prompt_id: str
@@ -28,6 +30,8 @@ class Pair:
     margin: float = 0.0
     agreement: float = 1.0
     weight: float = 1.0
+    source: str = ""
+    shown_first: int = 0
 
     @property
     def answers(self) -> tuple[Answer, Answer]:
@@ -44,10 +48,10 @@ def load(job: Job, port: str, tokenizer: Any, max_length: int, held_out: float) 
     Raises:
         UserError: a number is not finite, or no pair is left.
     """
-    rows = [row for artifact in job.all(port) for row in artifact.to_table().to_pylist()]
+    given = [(label, row) for label, a in job.inputs.get(port, {}).items() for row in a.to_table().to_pylist()]
     dropped = {"equal answers": 0, "empty": 0, "too long": 0}
     pairs: list[tuple[Pair, str | None]] = []
-    for row in rows:
+    for source, row in given:
         margin, agreement = row.get("margin") or 0.0, row.get("agreement")
         weight = row.get("weight")
         numbers = {"margin": margin, "agreement": agreement or 0.0, "weight": weight or 0.0}
@@ -73,16 +77,17 @@ def load(job: Job, port: str, tokenizer: Any, max_length: int, held_out: float) 
             float(margin),
             1.0 if agreement is None else float(agreement),
             1.0 if weight is None else float(weight),
+            source,
         )
         pairs.append((pair, row.get("split")))
     left_out = {reason: count for reason, count in dropped.items() if count}
     job.summary(pairs=len(pairs), left_out=left_out)
     if left_out:
         told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        job.say(f"{sum(left_out.values())} of {len(rows)} preferences say nothing and are left out: {told}.")
+        job.say(f"{sum(left_out.values())} of {len(given)} preferences say nothing and are left out: {told}.")
     if not pairs:
         raise UserError(
-            f"none of the {len(rows)} preferences can be trained on ({left_out}). Expected rows with `prompt`, `chosen` "
+            f"none of the {len(given)} preferences can be trained on ({left_out}). Expected rows with `prompt`, `chosen` "
             f"and `rejected` that differ and are at most {max_length} tokens long (`max_length`)."
         )
     if not any(split == "validation" for _, split in pairs):

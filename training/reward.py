@@ -1,33 +1,40 @@
 """`reward`: preferences or rankings -> a reward model.
 
-From pairs, by Bradley-Terry (Ouyang et al. 2022, "InstructGPT", eq. 1): the loss of a pair is -log sigmoid(r_chosen - r_rejected - margin), the margin as in Llama 2 (Touvron et al. 2023,
-eq. 2). With `soft`, the share of annotators who agreed is the label instead of 1. An ensemble is `heads` heads on one
-backbone, each on its own bootstrap sample of the pairs.
+From pairs, by Bradley-Terry (Ouyang et al. 2022, "InstructGPT", eq. 1): the loss of a pair is
+-log sigmoid(r_chosen - r_rejected - margin), the margin as in Llama 2 (Touvron et al. 2023, eq. 2). With `soft`, the
+share of annotators who agreed is the label instead of 1. An ensemble is `heads` heads on one backbone, each on its own
+bootstrap sample of the pairs.
 
 From rankings, by Plackett-Luce over whole lists (`training.plackett_luce`), each weighted by the reliability of the
-annotator who made it.
+annotator who made it: as `reliability` says, or as the `preferences` made from these rankings have found it.
 
-Shapes: P pairs of a batch, B = 2P answers (chosen first), L lists, I items of the longest list, K heads.
+With `objectives` (accuracy, helpfulness, safety), each has preferences and heads of its own on the shared backbone, and
+the reward is the weighted sum of what they say, each in the units of `normalise`.
+
+Shapes: P pairs of a batch, B = 2P answers (chosen first), L lists, I items of the longest list, O objectives, H heads of
+each, K = O H.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.errors import UserError
 from engine.job import Job
 from engine.seeds import generator, shuffled
 from engine.stage import NotIdentity, Stage, port
-from training import bootstrap, calibration, pairs, plackett_luce, rankings, schedule, snapshot
+from training import pairs, plackett_luce, rankings, schedule, snapshot
 from training.answers import pad
 from training.checkpoint import Checkpoints
+from training.lora import Lora, trainable_share
 from training.pairs import Pair
 from training.rankings import Ranked
 from training.reward_model import FACTS, RewardModel, read_heads
+from training.reward_report import report
 from training.trl_stage import quiet, save
 
 if TYPE_CHECKING:
@@ -39,7 +46,7 @@ class Reward(Stage):
 
     takes = {
         "model": port("Model"),
-        "preferences": port("Preference", many=True, optional=True),
+        "preferences": port("Preference", many=True, optional=True, labelled=True),
         "rankings": port("Ranking", many=True, optional=True),
     }
     gives = "RewardModel"
@@ -55,11 +62,28 @@ class Reward(Stage):
     max_length: int = Field(1024, ge=2, description="Longest prompt and answer, in tokens. Longer pairs are left out.")
     margin: bool = Field(False, description="Ask for a difference of at least the column `margin` (log-odds).")
     soft: bool = Field(False, description="The label is the column `agreement` rather than 1.")
-    reliability: dict[str, float] = Field({}, description="Annotator -> weight of their rankings; 1 if not named.")
+    reliability: dict[str, float] = Field(
+        {}, description="Annotator -> weight of their rankings, over what `preferences` say; 1 if not named anywhere."
+    )
+    objectives: dict[str, float] = Field(
+        {}, description="Weight of each objective in the reward, by the name its `preferences` have in `from`."
+    )
+    normalise: Literal["none", "log_odds", "unit"] | None = Field(
+        None,
+        description="What one point of reward is: as trained; calibrated log-odds of being preferred; one standard "
+        "deviation of the training answers. Log-odds with `objectives`, else as trained.",
+    )
     heads: int = Field(1, ge=1, description="Size of the ensemble on the shared backbone.")
+    lora: Lora | None = Field(None, description="Train an adapter and the heads instead of all weights; it is merged.")
     centre: float = Field(0.01, ge=0, description="Weight of (r_chosen + r_rejected)^2, which keeps scores near 0.")
     held_out: float = Field(0.1, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Reward:
+        if self.lora and (not self.lora.merge or self.lora.quantize):
+            raise ValueError("a reward model's adapter is merged into float weights: leave out `merge` and `quantize`")
+        return self
 
     def run(self, job: Job) -> None:
         import torch
@@ -74,35 +98,66 @@ class Reward(Stage):
         tokenizer = load_tokenizer(backbone)
         examples, training, validation = self.examples(job, tokenizer)
         model: Any = AutoModelForSequenceClassification.from_pretrained(
-            backbone, num_labels=self.heads, dtype=torch.float32
+            backbone, num_labels=self.heads * max(len(self.objectives), 1), dtype=torch.float32
         )
-        start_heads(model, job.derive("heads"))
+        start_heads(model, job.derive("heads"), zero=self.heads == 1)
         # Only readers that must find the end of a padded row by themselves need it; ours knows the lengths.
         model.config.pad_token_id = tokenizer.pad_token_id
+        adapted = adapt(model, self.lora, job.derive("lora")) if self.lora else None
         model.to(device).eval()  # dropout off: every score is the score
+        if adapted is not None:
+            job.summary(trained=round(trainable_share(model), 4))
         self.fit(job, model, examples)
+        if adapted is not None:
+            model = adapted.merge_and_unload()
 
-        reward = RewardModel(model, tokenizer, torch.zeros(self.heads, device=device), 1.0)
-        raw_BK = reward.heads([answer for example in examples for answer in example.answers])
+        reward = RewardModel(model, tokenizer, torch.zeros(model.config.num_labels, device=device), 1.0)
+        reward.objectives = self.objectives
+        raw_BK = reward.by_objective([answer for example in examples for answer in example.answers]).flatten(1)
         reward.mean_K = raw_BK.mean(0).to(device)
-        temperature = report(job, reward, training, validation)
-        setattr(model.config, FACTS, {"mean": raw_BK.mean(0).tolist(), "temperature": temperature})
+        temperature_O = report(job, reward, training, validation)
+        self.set_scale(reward, raw_BK, temperature_O)
+        setattr(model.config, FACTS, reward.facts())
         save(job, model, tokenizer)
+
+    def set_scale(self, reward: RewardModel, raw_BK: Tensor, temperature_O: np.ndarray) -> None:
+        """The units of the reward, and the temperature that then makes log-odds of it."""
+        import torch
+
+        objectives = len(temperature_O)
+        how = self.normalise or ("log_odds" if self.objectives else "none")
+        scale_O = {
+            "none": np.ones(objectives),
+            "log_odds": temperature_O,
+            # of the ensemble's mean: what a single number says
+            "unit": raw_BK.double().reshape(len(raw_BK), objectives, -1).mean(2).std(0, correction=0).numpy(),
+        }[how]
+        scale_O = np.where(scale_O > 1e-12, scale_O, 1.0)
+        scale_K = torch.tensor(np.repeat(scale_O, self.heads), dtype=torch.float32)
+        reward.scale_K = scale_K.to(reward.mean_K.device)
+        reward.temperature = float(temperature_O[0] / scale_O[0]) if objectives == 1 else 1.0
 
     def examples(self, job: Job, tokenizer: Any) -> tuple[Sequence[Pair | Ranked], list[Pair], list[Pair]]:
         """What is trained on, and the same as pairs: those trained on and those held out.
 
         Raises:
-            UserError: there are neither preferences nor rankings, or both.
+            UserError: there are neither preferences nor rankings, or an objective has no preferences.
         """
-        if bool(job.all("preferences")) == bool(job.all("rankings")):
+        given = list(job.inputs.get("preferences", {}))
+        if not given and not job.all("rankings"):
+            raise UserError("give a reward model `preferences` (pairs) or `rankings` (whole lists) to learn from.")
+        if self.objectives and (set(self.objectives) != set(given) or job.all("rankings")):
             raise UserError(
-                "give a reward model either `preferences` (pairs) or `rankings` (whole lists) to learn from."
+                f"`objectives` are {', '.join(self.objectives)}, and the preferences are called {', '.join(given)}: each "
+                "objective needs preferences of its name, as in `preferences: {accuracy: STAGE, safety: STAGE}`."
             )
-        if job.all("preferences"):
+        if not job.all("rankings"):
             training, validation = pairs.load(job, "preferences", tokenizer, self.max_length, self.held_out)
             return training, training, validation
-        lists, held = rankings.load(job, "rankings", tokenizer, self.max_length, self.held_out, self.reliability)
+        reliability = {**rankings.reliability_in(job.all("preferences")), **self.reliability}
+        if given:
+            job.summary(reliability={name: round(weight, 4) for name, weight in sorted(reliability.items())})
+        lists, held = rankings.load(job, "rankings", tokenizer, self.max_length, self.held_out, reliability)
         return lists, [p for one in lists for p in one.pairs()], [p for one in held for p in one.pairs()]
 
     def fit(self, job: Job, model: Any, training: Sequence[Pair | Ranked]) -> None:
@@ -111,10 +166,14 @@ class Reward(Stage):
 
         steps_an_epoch = -(-len(training) // self.batch)
         steps = self.epochs * steps_an_epoch
-        optimizer = torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.95))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.95))
         checkpoints = Checkpoints(job.scratch / "checkpoints")
         found = snapshot.restore(checkpoints, {"reward": model}, optimizer)
         bootstrap_PK = self.bootstrap_weights(len(training), job.derive("bootstrap"))
+        if self.objectives:  # a pair counts for the heads of its own objective
+            own_PO = np.array([[name == cast(Pair, one).source for name in self.objectives] for one in training])
+            bootstrap_PK = (own_PO[:, :, None] * bootstrap_PK[:, None]).reshape(len(training), -1)
         for step in range(found.step if found else 0, steps):
             epoch, place = divmod(step, steps_an_epoch)
             order = shuffled(range(len(training)), job.seed, "reward", epoch)
@@ -128,7 +187,7 @@ class Reward(Stage):
                 loss, accuracy = self.list_loss(model, cast(list[Ranked], batch), weights)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             job.metric(step + 1, loss=loss.item(), accuracy=accuracy)
             job.progress(step + 1, steps, "steps")
@@ -152,7 +211,9 @@ class Reward(Stage):
         loss_PK = -(label_P[:, None] * logsigmoid(difference_PK) + (1 - label_P)[:, None] * logsigmoid(-difference_PK))
         loss_PK = loss_PK + self.centre * (chosen_PK + rejected_PK) ** 2
         loss = (weight_PK * loss_PK).sum() / weight_PK.sum().clamp(min=1e-8)
-        return loss, float((chosen_PK.mean(1) > rejected_PK.mean(1)).float().mean())
+        used_PK = (weight_PK > 0) if self.objectives else torch.ones_like(weight_PK, dtype=torch.bool)
+        right_P = ((chosen_PK - rejected_PK) * used_PK).sum(1) > 0
+        return loss, float(right_P.float().mean())
 
     def list_loss(self, model: Any, lists: list[Ranked], bootstrap_LK: np.ndarray) -> tuple[Tensor, float]:
         """The loss of one batch of rankings and the share of their pairs that the ensemble's mean orders alike."""
@@ -183,89 +244,28 @@ class Reward(Stage):
         return generator(seed).poisson(1.0, size=(pairs, self.heads)).astype(np.float64)
 
 
-def start_heads(model: Any, seed: int) -> None:
+def adapt(model: Any, lora: Lora, seed: int) -> Any:
+    """Put an adapter into the model, in place, and freeze all but it and the heads; returns PEFT's view of the two."""
+    import torch
+    from peft import get_peft_model
+
+    torch.manual_seed(seed % 2**31)
+    config = lora.config()
+    config.task_type = None  # a sequence classifier's would wrap the heads
+    config.exclude_modules = ["score"]
+    adapted = get_peft_model(model, config)
+    model.score.weight.requires_grad_(True)
+    return adapted
+
+
+def start_heads(model: Any, seed: int, zero: bool = True) -> None:
     """Zero for a single head: training starts from no opinion at all. Several start apart, so that they can disagree."""
     import torch
 
     weight_KD = model.score.weight
     with torch.no_grad():
-        if len(weight_KD) == 1:
+        if zero:
             weight_KD.zero_()
         else:
             random = torch.Generator().manual_seed(seed)
             weight_KD.copy_(torch.randn(weight_KD.shape, generator=random) / weight_KD.shape[1] ** 0.5)
-
-
-def report(job: Job, reward: RewardModel, training: list[Pair], validation: list[Pair]) -> float:
-    """Measure the model on held-out prompts, put it into the summary, and return the calibrated temperature."""
-    if not validation:
-        job.say("No pair is held out, so the accuracy of this reward model is unknown.")
-        return 1.0
-    scores_BK = reward.heads([answer for pair in validation for answer in (pair.chosen, pair.rejected)])
-    scores = scores_BK.mean(1).double().numpy()
-    difference = scores[0::2] - scores[1::2]
-    clusters = [pair.prompt_id for pair in validation]
-    lengths = length_difference(validation)
-    longer_wins = np.sign(np.sign(length_difference(training)).sum())
-    by_length = won(longer_wins * lengths)
-    accuracy = bootstrap.mean(won(difference), clusters, job.seed, "accuracy")
-    baseline = bootstrap.mean(by_length, clusters, job.seed, "length")
-    advantage = bootstrap.mean(won(difference) - by_length, clusters, job.seed, "advantage")
-    # Each half is judged at the temperature the other one asks for.
-    half = np.array([generator("half", cluster).random() < 0.5 for cluster in clusters])
-    temperatures = np.where(
-        half, calibration.fit_temperature(difference[~half]), calibration.fit_temperature(difference[half])
-    )
-    calibrated = difference / temperatures
-    facts: dict[str, Any] = {
-        "validation_pairs": len(validation),
-        "validation_prompts": len(set(clusters)),
-        "accuracy": accuracy.value,
-        "accuracy_low": accuracy.low,
-        "accuracy_high": accuracy.high,
-        "length_accuracy": baseline.value,
-        "length_accuracy_low": baseline.low,
-        "length_accuracy_high": baseline.high,
-        "advantage_over_length": advantage.value,
-        "advantage_over_length_low": advantage.low,
-        "advantage_over_length_high": advantage.high,
-        "length_correlation": correlation(difference, lengths),
-        "ece": calibration.ece(calibrated),
-        "ece_uncalibrated": calibration.ece(difference),
-        "brier": calibration.brier(calibrated),
-        "nll": calibration.nll(calibrated),
-        "temperature": calibration.fit_temperature(difference),
-        "training_mean": [float(m) for m in reward.mean_K],
-    }
-    if scores_BK.shape[1] > 1:
-        facts["disagreement"] = float(scores_BK.std(1, correction=0).mean())
-    job.summary(**{name: round_off(value) for name, value in facts.items()})
-    job.say(
-        f"Held-out accuracy {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}] on {len(validation)} pairs "
-        f"of {len(set(clusters))} prompts; picking by length alone {baseline.value:.1%}."
-    )
-    if scores.std() < 1e-6:
-        job.say("The reward is constant: it tells no two answers apart. Are there enough preferences that differ?")
-    elif advantage.low <= 0:
-        job.say("The reward model does not beat picking by length alone beyond doubt (see `advantage_over_length`).")
-    return facts["temperature"]
-
-
-def won(difference: np.ndarray) -> np.ndarray:
-    """1 where the difference is positive, 0 where negative, 0.5 where there is none."""
-    return (np.sign(difference) + 1) / 2
-
-
-def length_difference(measured: list[Pair]) -> np.ndarray:
-    return np.array([len(pair.chosen.response) - len(pair.rejected.response) for pair in measured], dtype=np.float64)
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's r; 0 where one of them does not vary."""
-    if len(a) < 2 or a.std() == 0 or b.std() == 0:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def round_off(value: Any) -> Any:
-    return round(value, 6) if isinstance(value, float) else value

@@ -1,6 +1,6 @@
 """What an answer is worth: a reward model, rules that can be checked, or a weighted sum of both.
 
-A rule is a Polars SQL expression over the columns that `generators.judge` has too: `completion`, `reference`, `prompt`
+A rule is one of `training.verify`, or a Polars SQL expression over the columns that `generators.judge` has too: `completion`, `reference`, `prompt`
 (the last thing the user said), `length` (tokens) and `finish_reason` ("stop" where the model ended its answer, "length"
 where it was cut). It counts as a number: true is 1, false and null are 0.
 """
@@ -20,6 +20,7 @@ from generators.judge import score as judge
 from training.answers import Answer, encode, end_id
 from training.reward_model import RewardModel
 from training.rollouts import Rollout
+from training.verify import Rule
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,16 +43,18 @@ def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
     )
 
 
-def measure(expression: str, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
+def measure(rule: Rule, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
     """The value of a rule for every row; null counts as 0.
 
     Raises:
         UserError: it is no expression over these columns, gives no number, or gives one that is NaN or infinite.
     """
-    values = judge({name: expression}, rows).to_series().fill_null(0.0).to_numpy()
+    if not isinstance(rule, str):
+        return rule.measure(rows, name)
+    values = judge({name: rule}, rows).to_series().fill_null(0.0).to_numpy()
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
-        raise UserError(f"rule `{name}`: `{expression}` is NaN or infinite for {bad} of {len(values)} answers.")
+        raise UserError(f"rule `{name}`: `{rule}` is NaN or infinite for {bad} of {len(values)} answers.")
     return values
 
 
@@ -61,14 +64,14 @@ class Scorer:
 
     Attributes:
         reward: may be None if there are rules.
-        rules: name -> expression.
+        rules: name -> expression or verifier.
         weights: name -> weight in the sum, 1 where not named; `reward` is the reward model's.
         pessimism: standard deviations over an ensemble's heads that are taken off its mean.
         same_tokens: the reward model reads the policy's own token ids; otherwise the text is tokenised anew for it.
     """
 
     reward: RewardModel | None
-    rules: Mapping[str, str]
+    rules: Mapping[str, Rule]
     weights: Mapping[str, float]
     pessimism: float = 0.0
     same_tokens: bool = True
@@ -95,8 +98,8 @@ class Scorer:
                 parts["reward"] = parts["reward"] - self.pessimism * deviation
         if self.rules:
             rows = frame(rollouts)
-            for name, expression in self.rules.items():
-                parts[name] = measure(expression, rows, name)
+            for name, rule in self.rules.items():
+                parts[name] = measure(rule, rows, name)
         total = sum((self.weights.get(name, 1.0) * values for name, values in parts.items()), np.zeros(len(rollouts)))
         return total, {**{name: float(values.mean()) for name, values in parts.items()}, **extra}
 
@@ -124,7 +127,7 @@ def same_tokenizer(a: Any, b: Any) -> bool:
 
 
 def make_scorer(
-    job: Job, tokenizer: Any, rules: dict[str, str], weights: dict[str, float], pessimism: float, device: Any
+    job: Job, tokenizer: Any, rules: Mapping[str, Rule], weights: dict[str, float], pessimism: float, device: Any
 ) -> Scorer:
     """The scorer of a job; says so when the reward model has a tokenizer of its own."""
     given = job.maybe("reward")

@@ -271,6 +271,124 @@ def test_lists_of_two_give_the_loss_of_pairs() -> None:
     assert lists[0].pairs() == [Pair("p", pairs[0].chosen, pairs[0].rejected)]
 
 
-def test_pairs_and_rankings_at_once_or_neither_are_refused(policy: Artifact, given: Given, build: Build) -> None:
-    with pytest.raises(UserError, match=r"either `preferences` .* or `rankings`"):
+def test_an_adapter_learns_as_well_and_is_merged_into_an_ordinary_reward_model(
+    policy: Artifact, given: Given, build: Build
+) -> None:
+    rows = preferences()
+    made = build(
+        Reward,
+        {"model": policy, "preferences": given("Preference", rows)},
+        lr=1e-2,
+        epochs=2,
+        lora={"r": 4, "alpha": 8},
+    )
+    summary = made.manifest["summary"]
+    assert summary["accuracy"] > 0.95 and summary["trained"] < 0.3
+    assert "model.safetensors" in made.manifest["files"] and "adapter_config.json" not in made.manifest["files"]
+    from safetensors.torch import load_file
+
+    before, after = (load_file(Path(folder) / "model.safetensors") for folder in (policy.location, made.path))
+    shared = [name for name in after if name in before]
+    assert not [name for name in after if "lora" in name] and len(shared) > 10
+    moved = {name for name in shared if not torch.equal(before[name], after[name])}
+    assert moved and all("proj" in name for name in moved)  # neither embeddings nor norms
+
+
+def test_objectives_learn_apart_and_add_up_by_their_weights(policy: Artifact, given: Given, build: Build) -> None:
+    """Helpful says "good" over "bad"; safe says "no" over "yes"."""
+    helpful = preferences(160)
+    swap = str.maketrans({})
+    safe = [
+        {
+            **row,
+            "id": f"s{i}",
+            "chosen": assistant(row["chosen"][0]["content"].replace("good", "no").translate(swap)),
+            "rejected": assistant(row["rejected"][0]["content"].replace("bad", "yes")),
+        }
+        for i, row in enumerate(preferences(160))
+    ]
+    inputs = {
+        "model": policy,
+        "preferences": {"helpful": given("Preference", helpful), "safe": given("Preference", safe)},
+    }
+    made = build(Reward, inputs, lr=3e-3, epochs=3, heads=2, objectives={"helpful": 1.0, "safe": 2.0})
+    told = made.manifest["summary"]["objectives"]
+    assert told["helpful"]["accuracy"] > 0.95 and told["safe"]["accuracy"] > 0.95
+    reward = RewardModel.load(str(made.path))
+    both = [encode(reward.tokenizer, user("what ?"), assistant(text)) for text in ("good no", "good yes", "bad no")]
+    scores_BOH = reward.by_objective(both)
+    assert scores_BOH.shape == (3, 2, 2) and reward.heads(both).shape == (3, 2)
+    expected = scores_BOH[:, 0] + 2 * scores_BOH[:, 1]
+    assert reward.heads(both).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert reward.score(both).tolist() == pytest.approx(expected.mean(1).tolist(), abs=1e-5)
+    with pytest.raises(UserError, match="each objective needs preferences of its name"):
+        build(Reward, inputs, objectives={"helpful": 1.0, "honest": 1.0})
+
+
+def test_rewards_come_in_the_units_asked_for(policy: Artifact, given: Given, build: Build) -> None:
+    """Labels that are right four times in five: the log-odds of any difference it is sure of are ln 4."""
+    random = np.random.default_rng(3)
+    wrong = random.random(400) < 0.2
+    rows = preferences(400, flip=lambda i: bool(wrong[i]))
+    inputs = {"model": policy, "preferences": given("Preference", rows)}
+    train = answers_of([row for row in rows if row["split"] == "train"])
+    plain, unit, odds = (
+        RewardModel.load(str(build(Reward, inputs, lr=3e-3, normalise=how).path)) for how in (None, "unit", "log_odds")
+    )
+    assert unit.score(train).std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    # the same model in other units, and the temperature keeps what it means
+    for other in (unit, odds):
+        calibrated = [reward.score(train) / reward.temperature for reward in (plain, other)]
+        assert calibrated[0].tolist() == pytest.approx(calibrated[1].tolist(), rel=1e-3, abs=1e-4)
+    assert odds.temperature == pytest.approx(1)
+    gaps = odds.score(train)[0::2] - odds.score(train)[1::2]
+    assert gaps.abs().median().item() == pytest.approx(math.log(4), abs=0.5)
+
+
+def test_labels_that_follow_the_position_are_told(policy: Artifact, given: Given, build: Build) -> None:
+    random = np.random.default_rng(0)
+    rows = rankings(80)
+    for i, row in enumerate(rows):
+        row["shown"] = [int(x) for x in random.permutation(4)]
+        if i % 2:  # half of them rank what they see from top to bottom
+            row["ranks"] = [place + 1 for place in row["shown"]]
+    made = build(Reward, {"model": policy, "rankings": given("Ranking", rows)}, lr=3e-3, held_out=0.5)
+    summary = made.manifest["summary"]
+    assert summary["shown_first_won_low"] > 0.6 and summary["shown_first_won"] == pytest.approx(0.75, abs=0.06)
+    assert summary["shown_first_scores_higher_low"] < 0.5 < summary["shown_first_scores_higher_high"]
+
+
+def test_annotators_count_as_the_preferences_made_from_their_rankings_say(
+    policy: Artifact, given: Given, build: Build
+) -> None:
+    rows = rankings(90)
+    random = np.random.default_rng(1)
+    crowd: list[dict[str, Any]] = []
+    for row in rows:
+        for name in ("ada", "ben", "eve"):
+            ranks = row["ranks"] if name != "eve" else [int(x) + 1 for x in random.permutation(4)]
+            more = {"id": f"{row['id']}{name}", "annotator": name, "annotator_kind": "person", "ranks": ranks}
+            crowd.append({**row, **more})
+    ranked = given("Ranking", crowd)
+    judged = build("preferences", {"rankings": ranked}, seed=0)
+    made = build(Reward, {"model": policy, "rankings": ranked, "preferences": judged}, lr=3e-3)
+    weights = made.manifest["summary"]["reliability"]
+    assert weights["eve"] < 0.2 < 0.7 < min(weights["ada"], weights["ben"])
+    own = build(
+        Reward,
+        {"model": policy, "rankings": ranked, "preferences": judged},
+        lr=3e-3,
+        reliability={"ada": 0.0, "eve": 0.0},
+    )
+    assert own.manifest["summary"]["rankings"] == 90
+    with pytest.raises(UserError, match="are to say how reliable each annotator is"):
+        build(Reward, {"model": policy, "rankings": ranked, "preferences": given("Preference", preferences(4))})
+    with pytest.raises(UserError, match="`reliability` names zoe, none of whom ranked anything"):
+        build(Reward, {"model": policy, "rankings": ranked}, reliability={"zoe": 0.5})
+
+
+def test_a_reward_model_without_labels_or_with_an_adapter_of_its_own_is_refused(policy: Artifact, build: Build) -> None:
+    with pytest.raises(UserError, match=r"give a reward model `preferences` .* or `rankings`"):
         build(Reward, {"model": policy})
+    with pytest.raises(ValueError, match="leave out `merge` and `quantize`"):
+        Reward.model_validate({"lora": {"merge": False}})

@@ -1,0 +1,214 @@
+"""Over-optimisation: a policy that scores ever higher with its reward model, and is ever worse (Gao, Schulman and
+Hilton 2022, "Scaling laws for reward model overoptimization").
+
+What is trained on is the *proxy*: the reward model. What counts is the *gold* score: people, or a rule, or a reward
+model of another round, on answers to held-out prompts. Against the distance d = sqrt(KL(policy || reference)) a proxy
+goes on rising where gold turns over; Gao et al. (eq. 1) find
+
+    best-of-n      gold(d) = d (alpha - beta d)          with its peak at d = alpha / (2 beta)
+    RL             gold(d) = d (alpha - beta log d)      with its peak at d = exp(alpha / beta - 1)
+
+Two signals stop a run in time. The heads of an ensemble agree where they were trained and part where they were not, so
+their *disagreement* on the policy's answers, relative to what it was on the reference's, tells how far the policy has
+left what the labels cover (Coste et al. 2023, "Reward model ensembles help mitigate overoptimization"). Errors that
+all heads share it can't see: for those, a *held-out* score has to fall by more than its error. Either way the checkpoint
+to keep is the best by the held-out score, not the last.
+
+    guard = Guard(max_disagreement=2.0)
+    for step ...:
+        guard.add(Point(step, kl, proxy, disagreement, gold, gold_error))
+        if reason := guard.stop():
+            break
+    keep = guard.best().step
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.errors import UserError
+
+
+@dataclass(frozen=True)
+class Point:
+    """A policy as it was at one step.
+
+    Attributes:
+        kl: to the reference, in nats an answer. An estimate may be slightly negative.
+        proxy: mean score of its answers by what it is trained on.
+        disagreement: mean standard deviation of an ensemble's heads on its answers; None for a single model.
+        gold: mean held-out score; None where it was not measured at this step.
+        gold_error: standard error of `gold`; of the difference to the first point, if the same prompts were asked.
+    """
+
+    step: int
+    kl: float
+    proxy: float
+    disagreement: float | None = None
+    gold: float | None = None
+    gold_error: float = 0.0
+
+    @property
+    def distance(self) -> float:
+        """sqrt(KL), 0 where the estimate is negative."""
+        return math.sqrt(max(self.kl, 0.0))
+
+
+class GuardConfig(BaseModel):
+    """When to stop optimising against a reward model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_disagreement: float | None = Field(
+        default=2.0, gt=1, description="Stop when the heads disagree this many times as much as at the start."
+    )
+    patience: int = Field(
+        default=3,
+        ge=1,
+        description="Stop after this many held-out scores in a row that are beyond doubt below the best.",
+    )
+    z: float = Field(default=1.0, ge=0, description="How many standard errors below the best is beyond doubt.")
+
+
+@dataclass
+class Guard:
+    """What has been seen of a run, and whether to go on. As JSON it goes into a checkpoint and comes back."""
+
+    config: GuardConfig = field(default_factory=GuardConfig)
+    points: list[Point] = field(default_factory=lambda: [])
+
+    def add(self, point: Point) -> None:
+        """Take note of a policy.
+
+        Raises:
+            UserError: a number is NaN or infinite.
+        """
+        for name, value in asdict(point).items():
+            if value is not None and not math.isfinite(value):
+                raise UserError(f"step {point.step}: `{name}` is {value}, expected a finite number.")
+        self.points = [p for p in self.points if p.step != point.step] + [point]
+
+    def stop(self) -> str | None:
+        """Why optimisation should end here, in words; None if it may go on."""
+        return disagreement_reason(self.points, self.config.max_disagreement) or held_out_reason(
+            self.points, self.config.patience, self.config.z
+        )
+
+    def best(self) -> Point:
+        """The policy to keep."""
+        return best(self.points, self.config.max_disagreement)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [asdict(point) for point in self.points]
+
+    @classmethod
+    def from_json(cls, config: GuardConfig, points: Sequence[dict[str, Any]]) -> Guard:
+        return cls(config, [Point(**point) for point in points])
+
+
+def disagreement_reason(points: Sequence[Point], most: float | None) -> str | None:
+    """Set when the last point's ensemble disagrees more than `most` times as much as the first one's did."""
+    measured = [p for p in points if p.disagreement is not None]
+    if most is None or len(measured) < 2:
+        return None
+    first, last = measured[0].disagreement or 0.0, measured[-1].disagreement or 0.0
+    if last <= most * max(first, 1e-12):
+        return None
+    return (
+        f"the heads of the reward model disagree {last / max(first, 1e-12):.1f} times as much about these answers as "
+        f"they did at the start (limit {most:g}): the policy has left what the labels cover."
+    )
+
+
+def held_out_reason(points: Sequence[Point], patience: int, z: float) -> str | None:
+    """Set when the last `patience` held-out scores are all below the best by more than `z` standard errors."""
+    measured = [p for p in points if p.gold is not None]
+    if len(measured) <= patience:
+        return None
+    top = max(measured, key=lambda p: p.gold or 0.0)
+    recent = measured[-patience:]
+    if top in recent or any((top.gold or 0.0) - (p.gold or 0.0) <= z * max(p.gold_error, 0.0) for p in recent):
+        return None
+    return (
+        f"the held-out score has been below its best ({top.gold:.4g} at step {top.step}) for {patience} measurements, "
+        f"now {recent[-1].gold:.4g}, while the reward went from {top.proxy:.4g} to {recent[-1].proxy:.4g}: the policy "
+        "is learning the reward model's mistakes."
+    )
+
+
+def best(points: Sequence[Point], max_disagreement: float | None = None) -> Point:
+    """The point with the best held-out score; without any, the last one within the limit of disagreement.
+
+    Raises:
+        UserError: there is no point.
+    """
+    if not points:
+        raise UserError("no policy was measured, so none can be chosen.")
+    measured = [p for p in points if p.gold is not None]
+    if measured:
+        return max(measured, key=lambda p: (p.gold or 0.0, -p.step))
+    within = [p for n, p in enumerate(points) if disagreement_reason(points[: n + 1], max_disagreement) is None]
+    return within[-1]
+
+
+Form = Literal["rl", "best_of_n"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Gao et al.'s law fitted to gold scores; `peak` is the distance at which gold is highest, infinite if never."""
+
+    form: Form
+    alpha: float
+    beta: float
+
+    def gold(self, distance: ArrayLike) -> np.ndarray:
+        """Gold score, relative to the reference's, at these distances."""
+        d = np.asarray(distance, np.float64)
+        bend = np.log(np.maximum(d, 1e-12)) if self.form == "rl" else d
+        return d * (self.alpha - self.beta * bend)
+
+    @property
+    def peak(self) -> float:
+        if self.beta <= 0:
+            return math.inf
+        return math.exp(self.alpha / self.beta - 1) if self.form == "rl" else self.alpha / (2 * self.beta)
+
+
+def fit(points: Sequence[Point], form: Form = "rl") -> Curve:
+    """Least squares of the law (linear in alpha and beta) on the points with a gold score, relative to the first one's.
+
+    Raises:
+        UserError: fewer than three of them are away from the reference.
+    """
+    measured = [p for p in points if p.gold is not None]
+    away = [p for p in measured if p.distance > 0]
+    if len(away) < 3:
+        raise UserError(f"{len(away)} measured policies differ from the reference; a curve needs three.")
+    start = measured[0].gold if measured[0].distance == 0 else 0.0
+    d = np.array([p.distance for p in away])
+    gold = np.array([(p.gold or 0.0) - (start or 0.0) for p in away])
+    bend = np.log(d) if form == "rl" else d
+    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * bend], axis=1), gold, rcond=None)
+    return Curve(form, float(alpha), float(beta))
+
+
+def best_of_n_kl(n: int) -> float:
+    """log n - (n - 1)/n: the most that choosing the best of n answers moves a policy, in nats (Beirami et al. 2024,
+    "Theoretical guarantees on the best-of-n alignment policy", theorem 1); exact where no two answers are equal."""
+    return math.log(n) - (n - 1) / n
+
+
+def best_of_at_kl(kl: float) -> int:
+    """The fewest answers of which the best is `kl` nats away at most: best-of-n at equal KL."""
+    n = 1
+    while best_of_n_kl(n) < kl and n < 1 << 20:
+        n += 1 if n < 64 else n // 64
+    return n
