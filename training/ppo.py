@@ -24,8 +24,8 @@ Shapes: B rollouts, R tokens of the longest response, D hidden.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -35,14 +35,25 @@ from pydantic import Field
 
 from engine.errors import UserError
 from engine.job import Job
-from engine.seeds import generator, shuffled
+from engine.seeds import generator
 from engine.stage import NotIdentity, Stage, port
 from training import gae, kl, schedule, snapshot
 from training.answers import Answer, chunks, pad
 from training.checkpoint import Checkpoints
 from training.critic import Critic
 from training.logprobs import forward, token_logprobs
-from training.rollouts import Question, Rollout, check_room, load_questions
+from training.lora import Lora
+from training.rollouts import (
+    Rollout,
+    ask,
+    check_room,
+    consumed,
+    draw,
+    keep,
+    load_questions,
+    start_engine,
+    warn_of_sameness,
+)  # fmt: skip
 from training.scoring import make_scorer
 from training.trl_stage import load_model, quiet, save
 
@@ -56,13 +67,14 @@ class Ppo(Stage):
     """Train a policy by reinforcement learning to give answers that score higher."""
 
     takes = {
-        "policy": port("Model"),
+        "policy": port("Model", "Adapter"),
         "reward": port("RewardModel", optional=True),
         "prompts": port("Prompt", "Conversation", many=True),
-        "reference": port("Model", optional=True),
+        "reference": port("Model", "Adapter", optional=True),
     }
     gives = "Model"
     random = True
+    version = 2
 
     iterations: int = Field(30, ge=1)
     rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
@@ -97,7 +109,11 @@ class Ppo(Stage):
         {}, description="Weight of each rule and of `reward` in the score; 1 if not named."
     )
     pessimism: float = Field(0.0, ge=0, description="Standard deviations of an ensemble taken off its mean.")
+    lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
     gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
+
+    def output(self, given: dict[str, list[str]]) -> str:
+        return "Adapter" if self.lora and not self.lora.merge else "Model"
 
     def run(self, job: Job) -> None:
         import torch
@@ -110,27 +126,38 @@ class Ppo(Stage):
         location = job.input("policy").location
         policy: Any
         policy, tokenizer = load_model(location, job)
-        reference: Any = load_model((job.maybe("reference") or job.input("policy")).location, job)[0]
+        given = job.maybe("reference")
+        # With an adapter the policy without it is the reference: one copy of the weights.
+        reference: Any = (
+            None if self.lora and not given else load_model((given or job.input("policy")).location, job)[0]
+        )
         critic = make_critic(self.critic, policy, location, job)
+        if self.lora:
+            from peft import get_peft_model
+
+            policy = get_peft_model(policy, self.lora.config())
         for module in (policy, reference, critic):
-            module.to(device).eval()  # dropout off: rho is 1 before the first step
+            if module is not None:
+                module.to(device).eval()  # dropout off: rho is 1 before the first step
         scorer = make_scorer(job, tokenizer, self.rules, self.weights, self.pessimism, device)
         questions = load_questions(job, tokenizer)
         check_room(questions, self.max_tokens, policy.config)
 
-        parameters = [*policy.parameters(), *critic.parameters()]
+        parameters = [p for p in (*policy.parameters(), *critic.parameters()) if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
         checkpoints = Checkpoints(job.scratch / "checkpoints")
         modules = {"policy": policy, "critic": critic}
         found = snapshot.restore(checkpoints, modules, optimizer)
-        facts: dict[str, Any] = found.facts if found else {"beta": self.beta, "consumed": ""}
-        controller = kl.Controller(facts["beta"], self.target)
+        controller = kl.Controller(found.facts["beta"] if found else self.beta, self.target)
         engine: VllmEngine | None = None
         for iteration in range(found.step if found else 0, self.iterations):
-            engine = engine or start_engine(location, questions, self.max_tokens, self.gpu_share)
-            rollouts, sampled = self.sample(job, engine, policy, tokenizer, questions, iteration)
+            engine = engine or start_engine(location, questions, self.max_tokens, self.gpu_share, job)
+            drawn = draw(len(questions), self.rollouts // self.samples, iteration, job.seed)
+            asked = [questions[i] for i in drawn for _ in range(self.samples)]
+            rollouts, sampled = ask(job, engine, policy, tokenizer, asked, self.max_tokens, iteration)
             scores, parts = scorer.score(rollouts)
             warn_of_sameness(job, iteration, rollouts, scores)
+            keep(job, iteration, rollouts, scores)
             scores = scores - self.missing_eos * np.array([not rollout.ended for rollout in rollouts])
             experience = self.look_back(policy, reference, critic, rollouts, sampled, scores, controller.beta)
             for group in optimizer.param_groups:
@@ -139,31 +166,15 @@ class Ppo(Stage):
             job.metric(iteration + 1, **parts, **describe(rollouts, scores, experience), **learnt, beta=controller.beta)
             job.progress(iteration + 1, self.iterations, "iterations")
             controller.update(experience.kl, self.rollouts)
-            facts = {"beta": controller.beta, "consumed": digest(facts["consumed"], rollouts)}
-            checkpoints.save(snapshot.take(iteration + 1, modules, optimizer, facts))
+            checkpoints.save(snapshot.take(iteration + 1, modules, optimizer, {"beta": controller.beta}))
         checkpoints.wait()
         if engine is not None:
             engine.close()
-        # The same digest says: the same answers to the same prompts, in the same order, were learnt from.
-        job.summary(consumed=facts["consumed"], episodes=self.iterations * self.rollouts, beta=facts["beta"])
-        save(job, policy, tokenizer)
-
-    def sample(
-        self, job: Job, engine: VllmEngine, policy: Any, tokenizer: Any, questions: list[Question], iteration: int
-    ) -> tuple[list[Rollout], list[Completion]]:
-        """Answers of the policy as it is now; which prompts and which seeds depends on the iteration alone."""
-        from generators.prompting import decode
-        from generators.vllm_backend import Sampling
-
-        engine.load_weights(policy.named_parameters())
-        drawn = draw(len(questions), self.rollouts // self.samples, iteration, job.seed)
-        asked = [questions[i] for i in drawn for _ in range(self.samples)]
-        seeds = [job.derive("rollout", iteration, i) for i in range(len(asked))]
-        completions = engine.generate([q.token_ids for q in asked], Sampling(max_tokens=self.max_tokens), seeds)
-        return [
-            Rollout(question, c.token_ids, decode(tokenizer, c.token_ids), c.finish_reason)
-            for question, c in zip(asked, completions, strict=True)
-        ], completions
+        # The same digest of `consumed` says: the same answers to the same prompts, in the same order, were learnt from.
+        job.summary(consumed=consumed(job), episodes=self.iterations * self.rollouts, beta=controller.beta)
+        if self.lora and self.lora.merge:
+            policy = policy.merge_and_unload()
+        save(job, policy, tokenizer, job.input("policy").id if self.lora and not self.lora.merge else "")
 
     def look_back(
         self,
@@ -192,7 +203,8 @@ class Ppo(Stage):
                 logprobs_BR[chunk, :width] = out.logprobs_BR
                 entropy_BR[chunk, :width] = out.entropy_BR
                 values_BR[chunk, :width] = critic(batch, out.hidden_BRD)
-        reference_BR = rows(token_logprobs(reference, answers), mask_BR)
+        with policy.disable_adapter() if reference is None else nullcontext():
+            reference_BR = rows(token_logprobs(reference or policy, answers), mask_BR)
         sampler_BR = rows([torch.tensor(c.logprobs) for c in sampled], mask_BR)
         kl_BR = torch.where(mask_BR, kl.estimate(logprobs_BR, reference_BR, self.kl_estimator), 0.0)
         rewards_BR = token_rewards(kl_BR, torch.tensor(scores, dtype=torch.float32, device=device), mask_BR, beta)
@@ -348,51 +360,9 @@ def rows(values: Sequence[Tensor], mask_BR: Tensor) -> Tensor:
     return torch.zeros(mask_BR.shape, device=mask_BR.device).masked_scatter(mask_BR, flat)
 
 
-def draw(prompts: int, count: int, iteration: int, seed: int) -> list[int]:
-    """The prompts of an iteration: the next `count` of an endless row of shuffled passes over all prompts."""
-    first = iteration * count
-    passes = {
-        p: shuffled(range(prompts), seed, "prompts", p)
-        for p in range(first // prompts, (first + count - 1) // prompts + 1)
-    }
-    return [passes[i // prompts][i % prompts] for i in range(first, first + count)]
-
-
-def digest(before: str, rollouts: Sequence[Rollout]) -> str:
-    """A chain over everything that was learnt from: the digest so far, then each prompt's id and sampled ids."""
-    chain = hashlib.blake2b(before.encode(), digest_size=16)
-    for rollout in rollouts:
-        chain.update(f"{rollout.question.id}:{rollout.token_ids};".encode())
-    return chain.hexdigest()
-
-
-def warn_of_sameness(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarray) -> None:
-    """Say so when an iteration can teach nothing."""
-    if len({tuple(rollout.token_ids) for rollout in rollouts}) == 1:
-        job.say(
-            f"Iteration {iteration + 1}: all {len(rollouts)} answers are equal, so that no advantage can be seen. "
-            "The policy has collapsed: a larger `beta` or a smaller `lr` would have kept it alive."
-        )
-    elif np.ptp(scores) == 0:
-        job.say(
-            f"Iteration {iteration + 1}: all {len(rollouts)} answers score {scores[0]:.4g}. A constant reward teaches "
-            "nothing but the KL penalty."
-        )
-
-
 def make_critic(kind: str, policy: Any, location: str, job: Job) -> Critic:
     width = int(policy.config.hidden_size)
     if kind == "shared":
         return Critic(width)
     copy: Any = load_model(location, job)[0]
     return Critic(width, copy.base_model)
-
-
-def start_engine(location: str, questions: Sequence[Question], max_tokens: int, gpu_share: float) -> VllmEngine:
-    """vLLM in this process, with room for the longest prompt and answer."""
-    from generators.vllm_backend import VllmEngine
-
-    longest = max(len(question.token_ids) for question in questions) + max_tokens
-    return VllmEngine(
-        location, dtype="float32", max_model_len=longest, gpu_memory_utilization=gpu_share, kv_cache_gib=1
-    )

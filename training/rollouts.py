@@ -1,14 +1,28 @@
-"""Prompts to be answered, and answers that a model gave."""
+"""Answers sampled while a policy learns: which prompts are asked, with which weights, and what came back.
+
+Which prompts and which seeds an iteration has depends on its number alone, so that a continued run asks what the
+uninterrupted one would have. What was learnt from is kept with the model, in `rollouts/`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from engine.errors import UserError
-from engine.job import Job
+from engine.job import Job, encode
+from engine.seeds import shuffled
 from training.answers import Answer, Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from generators.vllm_backend import Completion, VllmEngine
 
 
 @dataclass(frozen=True)
@@ -77,3 +91,112 @@ def check_room(questions: Sequence[Question], max_tokens: int, config: Any) -> N
                 f"prompt {question.id} has {len(question.token_ids)} tokens; with `max_tokens` {max_tokens} that is more "
                 f"than the model's context of {room}. Leave out longer prompts or lower `max_tokens`."
             )
+
+
+def draw(prompts: int, count: int, iteration: int, seed: int) -> list[int]:
+    """The prompts of an iteration: the next `count` of an endless row of shuffled passes over all prompts."""
+    first = iteration * count
+    passes = {
+        p: shuffled(range(prompts), seed, "prompts", p)
+        for p in range(first // prompts, (first + count - 1) // prompts + 1)
+    }
+    return [passes[i // prompts][i % prompts] for i in range(first, first + count)]
+
+
+def start_engine(
+    location: str, questions: Sequence[Question], max_tokens: int, gpu_share: float, job: Job
+) -> VllmEngine:
+    """vLLM in this process, with room for the longest prompt and answer. An adapter's engine starts from its base."""
+    from generators.vllm_backend import VllmEngine
+    from training.lora import base_of, is_adapter
+
+    longest = max(len(question.token_ids) for question in questions) + max_tokens
+    folder = base_of(location, job) if is_adapter(location) else location
+    return VllmEngine(folder, dtype="float32", max_model_len=longest, gpu_memory_utilization=gpu_share, kv_cache_gib=1)
+
+
+def ask(
+    job: Job, engine: VllmEngine, model: Any, tokenizer: Any, asked: Sequence[Question], max_tokens: int, iteration: int
+) -> tuple[list[Rollout], list[Completion]]:
+    """One answer of the model as it is now to each question, at temperature 1: the samples are the model's own."""
+    from generators.backend import Sampling
+    from generators.prompting import decode_all
+
+    engine.load_weights(weights(model))
+    seeds = [job.derive("rollout", iteration, i) for i in range(len(asked))]
+    completions = engine.generate([q.token_ids for q in asked], Sampling(max_tokens=max_tokens), seeds)
+    texts = decode_all(tokenizer, [c.token_ids for c in completions])
+    return [
+        Rollout(question, c.token_ids, text, c.finish_reason)
+        for question, c, text in zip(asked, completions, texts, strict=True)
+    ], completions
+
+
+def weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors a sampler needs to answer as this model does; an adapter's update is added to the weights it is for.
+
+    Each adapted layer is merged in a copy of its own: merging and taking back would leave rounding behind in the base,
+    which is the reference.
+    """
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if not isinstance(model, PeftModel):
+        yield from model.named_parameters()
+        return
+    base: Any = model.get_base_model()
+    adapted = [(name, module) for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, module in adapted:
+        merged: Any = copy.deepcopy(module)
+        merged.merge()
+        for part, tensor in merged.get_base_layer().named_parameters():
+            yield f"{name}.{part}", tensor
+    inside = tuple(f"{name}." for name, _ in adapted)
+    yield from ((name, tensor) for name, tensor in base.named_parameters() if not name.startswith(inside))
+
+
+def keep(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarray) -> None:
+    """Put what an iteration learns from beside the model: `rollouts/ITERATION.parquet`, one row an answer, in order."""
+    import pyarrow as pa
+
+    table = pa.table(
+        {
+            "iteration": pa.array([iteration] * len(rollouts), pa.int32()),
+            "prompt_id": [r.question.id for r in rollouts],
+            "prompt": [r.question.said for r in rollouts],
+            "completion": [r.text for r in rollouts],
+            "token_ids": pa.array([r.token_ids for r in rollouts], pa.list_(pa.int32())),
+            "finish_reason": [r.finish_reason for r in rollouts],
+            "score": pa.array(scores, pa.float64()),
+        }
+    )
+    folder = job.output / "rollouts"
+    folder.mkdir(exist_ok=True)
+    partial = job.scratch / "rollouts.partial"
+    partial.write_bytes(encode(table))
+    partial.replace(folder / f"{iteration:05d}.parquet")
+
+
+def consumed(job: Job) -> str:
+    """A digest of everything that was learnt from: each prompt's id and sampled ids, in order."""
+    import pyarrow.parquet as pq
+
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted((job.output / "rollouts").glob("*.parquet")):
+        for row in pq.read_table(file, columns=["prompt_id", "token_ids"]).to_pylist():
+            digest.update(f"{row['prompt_id']}:{row['token_ids']};".encode())
+    return digest.hexdigest()
+
+
+def warn_of_sameness(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarray) -> None:
+    """Say so when an iteration can teach nothing."""
+    if len({tuple(rollout.token_ids) for rollout in rollouts}) == 1:
+        job.say(
+            f"Iteration {iteration + 1}: all {len(rollouts)} answers are equal, so that no advantage can be seen. "
+            "The policy has collapsed: a larger `beta` or a smaller `lr` would have kept it alive."
+        )
+    elif np.ptp(scores) == 0:
+        job.say(
+            f"Iteration {iteration + 1}: all {len(rollouts)} answers score {scores[0]:.4g}. A constant reward teaches "
+            "nothing but the KL penalty."
+        )

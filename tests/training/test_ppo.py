@@ -18,8 +18,8 @@ from tests.training.test_dpo import curve
 from tests.training.tiny_chat import one_thread, user
 from training.answers import Answer, pad
 from training.critic import Critic
-from training.ppo import Experience, Ppo, digest, draw, token_rewards
-from training.rollouts import Question, Rollout
+from training.ppo import Experience, Ppo, token_rewards
+from training.rollouts import Question, Rollout, draw
 from training.scoring import Scorer, frame, measure
 
 __all__ = ["one_thread"]  # applies to every test here
