@@ -26,6 +26,19 @@ NotIdentity = _NotIdentity()
 
 
 @dataclass(frozen=True)
+class Device:
+    """What models are trained on: a GPU, or this machine where there is none.
+
+    Attributes:
+        memory: bytes.
+    """
+
+    name: str
+    memory: int
+    gpu: bool
+
+
+@dataclass(frozen=True)
 class Port:
     """One named input of a stage.
 
@@ -80,6 +93,19 @@ class Stage(BaseModel):
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         """How many rows to expect from inputs of these sizes (by port), where that is known; for `plan`."""
         return None
+
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        """What is known about the result before there is one, for `plan`.
+
+        Args:
+            given: by port, what is known about the inputs: what their stages forecast, and of those that exist `config`
+                (a model's config.json) and `summary`.
+            device: what models will be on.
+
+        Returns:
+            facts for the stages that take the result; `needs` is a sentence that `plan` prints.
+        """
+        return {}
 
     def identity(self) -> dict[str, Any]:
         """The part of the configuration that changes the bytes of the result, as JSON."""
