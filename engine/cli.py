@@ -77,26 +77,32 @@ def plan(
     only: Only = None,
     people: People = False,
     why: Annotated[bool, typer.Option("--why", help="Tell why each stage would run anew.")] = False,
+    gpu: Annotated[
+        float | None, typer.Option("--gpu", help="GiB of the GPU to plan for, instead of the one here.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Show what would run and what is cached; check everything, write nothing."""
+    """Show what would run, what is cached and what training needs in memory; check everything, write nothing."""
+    from engine.doctor import device
     from engine.plan import make_plan
     from engine.recipe import load_recipe
+    from engine.stage import Device
     from engine.store import Store
 
     loaded = load_recipe(recipe, _settings(recipe, set_, people))
-    planned = make_plan(loaded, Store(store or loaded.store), only)
+    target = Device(f"a GPU of {gpu:g} GiB", int(gpu * 2**30), gpu=True) if gpu else device()
+    planned = make_plan(loaded, Store(store or loaded.store), only, target)
     if json_:
         _print_json([
             {"name": p.name, "kind": p.step.kind, "gives": p.gives, "artifact": p.folder, "cached": p.cached,
-             "rows": p.rows, "why": p.why, "inputs": {k: [n for n, _ in v] for k, v in p.inputs.items()}}
+             "rows": p.rows, "why": p.why, "needs": p.forecast.get("needs"), "inputs": {k: [n for n, _ in v] for k, v in p.inputs.items()}}
             for p in planned
         ])  # fmt: skip
         return
-    _print_plan(planned, why)
+    _print_plan(planned, why, target.name)
 
 
-def _print_plan(planned: list[Planned], why: bool) -> None:
+def _print_plan(planned: list[Planned], why: bool, device: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -111,6 +117,11 @@ def _print_plan(planned: list[Planned], why: bool) -> None:
         table.add_row(*row, *(["; ".join(p.why)] if why else []), style="dim" if p.cached else None)
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
+    needs = [p for p in planned if not p.cached and p.forecast.get("needs")]
+    if needs:
+        console.print(f"\nMemory, on {device}:", highlight=False)
+    for p in needs:
+        console.print(f"  {p.name}: {p.forecast['needs']}", highlight=False, markup=False)
     runs = sum(not p.cached for p in planned)
     console.print(f"{runs} to run, {len(planned) - runs} cached.", highlight=False)
 

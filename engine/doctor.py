@@ -6,9 +6,11 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
+from engine.stage import Device
 from engine.store import default_url
 
 
@@ -41,6 +43,18 @@ def examine() -> list[dict[str, Any]]:
     tell("gpu", *_gpu())
     tell("argilla", _version("argilla") or "not installed", _version("argilla") is not None)
     return findings
+
+
+def device() -> Device:
+    """The first GPU, or this machine where there is none. Imports no torch."""
+    if shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits"]
+        asked = subprocess.run(command, capture_output=True, text=True)
+        if asked.returncode == 0 and asked.stdout.strip():
+            mebibytes, name = asked.stdout.splitlines()[0].split(", ", 1)
+            return Device(name, int(mebibytes) << 20, gpu=True)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Device("this machine, which has no GPU", memory, gpu=False)
 
 
 def _version(name: str) -> str | None:

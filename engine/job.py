@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from engine import schema, seeds
+from engine.card import CARD, card
 from engine.errors import StageFailed, UserError
 from engine.store import MANIFEST, Artifact, Store, digest_json
 
@@ -226,7 +227,7 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
     rows = rejected = failed = 0
     reasons: Counter[str] = Counter()
     for name in store.walk(*base):
-        if name == MANIFEST or name.startswith("logs/"):
+        if name in (MANIFEST, CARD) or name.startswith("logs/"):
             continue
         with store.fs.open(store.path(*base, name), "rb") as handle:
             files[name] = {
@@ -271,6 +272,8 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
     log = job.scratch / "stage.log"
     if log.exists():
         store.put(log.read_bytes(), *base, "logs", "stage.log")
+    if job.gives in schema.MODELS:
+        store.put(card(store, job.artifact, manifest).encode(), *base, CARD)
     store.put(json.dumps(manifest, indent=1).encode(), *base, MANIFEST)
     shutil.rmtree(job.scratch, ignore_errors=True)
     finished = store.get(job.artifact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -9,8 +10,8 @@ from engine.errors import UserError, nearest
 from engine.external import External, resolve
 from engine.identity import folder_of, identify, key_of
 from engine.recipe import Recipe, Step, names_in
-from engine.stage import Port, load
-from engine.store import Store
+from engine.stage import Device, Port, load
+from engine.store import Artifact, Store
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Planned:
         cached: whether that artifact is there already.
         why: why it is not, in words (empty when cached).
         rows: rows that it gave (cached) or is expected to give, where known.
+        forecast: what is known of its result ahead (`Stage.forecast`), if that was asked for.
     """
 
     step: Step
@@ -33,6 +35,7 @@ class Planned:
     cached: bool
     why: list[str] = field(default_factory=lambda: [])
     rows: int | None = None
+    forecast: dict[str, Any] = field(default_factory=lambda: {})
 
     @property
     def name(self) -> str:
@@ -43,11 +46,14 @@ class Planned:
         return folder_of(self.step.kind, self.key)
 
 
-def make_plan(recipe: Recipe, store: Store, only: list[str] | None = None) -> list[Planned]:
+def make_plan(
+    recipe: Recipe, store: Store, only: list[str] | None = None, device: Device | None = None
+) -> list[Planned]:
     """Wire, check and key every stage of a recipe, in an order in which they can run.
 
     Args:
         only: names of stages; the plan then holds these and what they need.
+        device: what models will be on; with it, stages tell what they need of it.
 
     Raises:
         UserError: a cycle, an input that fits no port, a port without input, a file that is not there.
@@ -58,7 +64,10 @@ def make_plan(recipe: Recipe, store: Store, only: list[str] | None = None) -> li
     before = (store.run(recipe.name) or {}).get("stages", {})
     planned: dict[str, Planned] = {}
     for name in _order(recipe, only):
-        planned[name] = _plan_step(recipe, recipe.steps[name], planned, store, before)
+        stage = _plan_step(recipe, recipe.steps[name], planned, store, before)
+        if device:
+            stage.forecast.update(_forecast(recipe, stage, store, device))
+        planned[name] = stage
     for stage in list(planned.values()):
         if audit := _audit(stage, planned):
             step, inputs = audit
@@ -156,6 +165,34 @@ def _plan_step(
     sums = {port: sum(cast(list[int], rows)) for port, rows in known.items() if None not in rows}
     rows = step.config.expected_rows(sums) if len(sums) == len(known) else None
     return Planned(step, inputs, identity, key, gives, False, _why(before.get(step.name), identity, inputs), rows)
+
+
+def _forecast(recipe: Recipe, stage: Planned, store: Store, device: Device) -> dict[str, Any]:
+    given = {
+        port: [s.forecast if isinstance(s, Planned) else _known(store, s) for _, s in sources]
+        for port, sources in stage.inputs.items()
+    }
+    try:
+        told = stage.step.config.forecast(given, device)
+    except UserError as error:
+        raise UserError(f"{recipe.file}:{stage.step.line}: stage `{stage.name}`: {error}") from None
+    return {**told, **_facts(store.get(stage.folder) if stage.cached else None)}
+
+
+def _known(store: Store, source: External) -> dict[str, Any]:
+    file = source.place / "config.json" if source.place else None
+    if file and file.exists():
+        return {"config": json.loads(file.read_text())}
+    return _facts(store.get(source.folder))
+
+
+def _facts(artifact: Artifact | None) -> dict[str, Any]:
+    if artifact is None:
+        return {}
+    facts: dict[str, Any] = {"summary": artifact.manifest["summary"]}
+    if "config.json" in artifact.manifest["files"]:
+        facts["config"] = json.loads(artifact.store.read("artifacts", artifact.id, "config.json"))
+    return facts
 
 
 def _kind(source: Planned | External) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import yaml
 
+from engine.card import CARD, card
 from engine.errors import UserError
 from engine.recipe import build_recipe, is_external
 from engine.run import run_plan
@@ -62,25 +62,6 @@ def export_artifact(artifact: Artifact, to: str) -> str:
         target = f"{root.rstrip('/')}/{name}"
         fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         fs.pipe_file(target, artifact.store.read("artifacts", artifact.id, name))
-    fs.pipe_file(f"{root.rstrip('/')}/README.md", card(artifact).encode())
+    told = card(artifact.store, artifact.id, artifact.manifest)
+    fs.pipe_file(f"{root.rstrip('/')}/{CARD}", told.encode())
     return to
-
-
-def card(artifact: Artifact) -> str:
-    """A dataset or model card: YAML front matter, what made it, from what, and with which versions."""
-    manifest = artifact.manifest
-    front: dict[str, Any] = {"tags": ["flywheel", manifest["stage"]["kind"]]}
-    if manifest["kind"] == "dataset":
-        front["configs"] = [{"config_name": "default", "data_files": "data/*.parquet"}]
-    else:
-        front["library_name"] = "transformers"
-    lines = ["---", yaml.safe_dump(front).strip(), "---", "", f"# {artifact.id}", ""]
-    if manifest["rows"]:
-        lines += [f"{manifest['rows']:,} rows of {artifact.kind}.", ""]
-    lines += ["## Made by", "", "```json", json.dumps(manifest["stage"], indent=1), "```", "", "## From", ""]
-    lines += [
-        f"- {port}: {e['name']} (`{e['artifact']}`)" for port, given in manifest["inputs"].items() for e in given
-    ] or ["- files"]
-    lines += ["", "## Versions", "", *(f"- {name} {version}" for name, version in manifest["packages"].items()), ""]
-    lines += [f"Digest `{artifact.digest}`, key `{artifact.key}`.", ""]
-    return "\n".join(lines)

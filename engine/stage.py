@@ -26,6 +26,19 @@ NotIdentity = _NotIdentity()
 
 
 @dataclass(frozen=True)
+class Device:
+    """What models are trained on: a GPU, or this machine where there is none.
+
+    Attributes:
+        memory: bytes.
+    """
+
+    name: str
+    memory: int
+    gpu: bool
+
+
+@dataclass(frozen=True)
 class Port:
     """One named input of a stage.
 
@@ -97,6 +110,19 @@ class Stage(BaseModel):
     def audit(self) -> Audit | None:
         """The check that a recipe with this stage gets by itself, if any."""
         return None
+
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        """What is known about the result before there is one, for `plan`.
+
+        Args:
+            given: by port, what is known about the inputs: what their stages forecast, and of those that exist `config`
+                (a model's config.json) and `summary`.
+            device: what models will be on.
+
+        Returns:
+            facts for the stages that take the result; `needs` is a sentence that `plan` prints.
+        """
+        return {}
 
     def identity(self) -> dict[str, Any]:
         """The part of the configuration that changes the bytes of the result, as JSON."""

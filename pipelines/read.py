@@ -61,6 +61,9 @@ class Read(Stage):
     min_chars: int = Field(200, ge=1, description="Python: the shortest docstring or string literal to take.")
     max_bytes: int = Field(20_000_000, ge=1, description="The longest document, in bytes of UTF-8.")
     limit: int | None = Field(None, ge=1, description="Stop after this many documents.")
+    license: Annotated[str | None, NotIdentity] = Field(
+        None, description="Of these texts, e.g. `cc-by-4.0`. Stands in the card of every model made from them."
+    )
     max_failed: Annotated[float, NotIdentity] = Field(
         1.0, ge=0, le=1, description="Share of rows that may fail before the stage does."
     )

@@ -24,7 +24,7 @@ from pydantic import Field
 from engine.errors import UserError
 from engine.job import Job
 from engine.schema import row_id
-from engine.stage import NotIdentity, Port, Stage, port
+from engine.stage import Device, NotIdentity, Port, Stage, port
 from engine.store import digest_file
 from pipelines.pretokens import PretokenCache, fits
 from pipelines.shards import write_shard
@@ -71,6 +71,10 @@ class Tokenize(Stage):
                 raise UserError(f"there is no tokenizer folder {folder}; give a folder in the Hugging Face layout.")
             return {"tokenizer": f"hub:{self.tokenizer}"}
         return {f"tokenizer/{file.name}": digest_file(file) for file in sorted(folder.glob("*tok*")) if file.is_file()}
+
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        trains = self.tokenizer is None and not given.get("tokenizer")
+        return {"block": self.block, "summary": {"vocab_size": self.vocab_size} if trains else {}}
 
     def run(self, job: Job) -> None:
         done = job.scratch / "done"

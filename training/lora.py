@@ -105,3 +105,25 @@ def trainable_share(model: Any) -> float:
     """Trained weights as a share of all."""
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trained in counts if trained) / sum(n for n, _ in counts)
+
+
+def say_cost(job: Job, model: Any, batch: int, length: int) -> None:
+    """Tell what the adapter cost, beside what training all weights is counted to take."""
+    import torch
+
+    from training import flops, memory
+
+    device = next(model.parameters()).device
+    config = model.config.get_text_config()
+    shape = memory.shape_of(config.to_dict())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    line = (
+        f"LoRA trains {trainable_share(model):.2%} of the weights ({trained:,}, {memory.gibibytes(4 * trained)} on disk); "
+        f"peak memory {memory.gibibytes(flops.peak_memory(device))}"
+    )
+    if shape:
+        gpu = torch.cuda.is_available()
+        ours = memory.fine_tuning(shape, "lora", batch, length, gpu=gpu)
+        full = memory.fine_tuning(shape, "full", batch, length, gpu=gpu)
+        line += f"; counted: {memory.gibibytes(ours.total)}, full training {memory.gibibytes(full.total)}"
+    job.say(line)

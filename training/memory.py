@@ -1,4 +1,4 @@
-"""What training will need in memory, before it is tried: weights, gradients, optimizer, activations.
+"""What training will need in memory, before it is tried: weights, gradients, optimizer, activations, cached keys and values.
 
 Counts follow from the model's config. Activations are those that `training.llama` keeps for its backward pass (checked
 against what autograd really keeps, in `tests/training/test_memory.py`); fine-tuning through TRL recomputes them layer by
@@ -7,15 +7,52 @@ layer on a GPU. Allocators and kernels need some on top: `HEADROOM`.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from engine.stage import Device
 
 Method = Literal["full", "lora", "qlora"]
 HEADROOM = 0.9  # the share of a device's memory that can be planned with
 QUANTIZED = 0.5 + 0.127 / 8  # bytes a weight: 4-bit NormalFloat and its doubly quantised scales (arXiv:2305.14314, 3)
+
+
+class Shape(Protocol):
+    """What of a transformers config counts. (`shape_of` reads one without importing transformers.)"""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    tie_word_embeddings: bool
+
+
+def shape_of(settings: dict[str, Any]) -> Shape | None:
+    """A decoder's shape from its config.json. None for another kind of model, whose layers are not counted here."""
+    if settings.get("model_type") not in ("llama", "qwen3", "mistral"):
+        return None
+    heads = settings["num_attention_heads"]
+    filled = {
+        "num_key_value_heads": heads,
+        "head_dim": settings["hidden_size"] // heads,
+        "tie_word_embeddings": False,
+        **{name: value for name, value in settings.items() if value is not None},
+    }
+    return cast(Shape, SimpleNamespace(**filled))
+
+
+def read_shape(folder: Path) -> Shape | None:
+    """The shape of the model in this folder, if it is one that is counted here."""
+    file = folder / "config.json"
+    return shape_of(json.loads(file.read_text())) if file.exists() else None
 
 
 @dataclass(frozen=True)
@@ -42,14 +79,14 @@ class Fit:
     memory: Memory
 
 
-def matrix_weights(config: PretrainedConfig) -> int:
+def matrix_weights(config: Shape) -> int:
     """Weights of the matrices inside the layers."""
     width, inner, head = config.hidden_size, config.intermediate_size, config.head_dim
     queries, groups = config.num_attention_heads * head, config.num_key_value_heads * head
     return config.num_hidden_layers * (2 * width * queries + 2 * width * groups + 3 * width * inner)
 
 
-def parameters(config: PretrainedConfig) -> int:
+def parameters(config: Shape) -> int:
     """Weights of a Llama or Qwen3 decoder."""
     width, layers = config.hidden_size, config.num_hidden_layers
     norms = 2 * width * layers + width + (2 * config.head_dim * layers if config.model_type == "qwen3" else 0)
@@ -57,7 +94,7 @@ def parameters(config: PretrainedConfig) -> int:
     return matrix_weights(config) + norms + tables
 
 
-def adapter_weights(config: PretrainedConfig, r: int) -> int:
+def adapter_weights(config: Shape, r: int) -> int:
     """Weights of LoRA of rank r on all matrices inside the layers: r * (in + out) each."""
     width, inner, head = config.hidden_size, config.intermediate_size, config.head_dim
     queries, groups = config.num_attention_heads * head, config.num_key_value_heads * head
@@ -65,7 +102,7 @@ def adapter_weights(config: PretrainedConfig, r: int) -> int:
     return config.num_hidden_layers * r * each
 
 
-def layer_activations(config: PretrainedConfig, product_bytes: int) -> float:
+def layer_activations(config: Shape, product_bytes: int) -> float:
     """Bytes a token that one layer keeps: two residuals in float32; in the products' type two norms before and after their
     weights, queries, keys and values, queries and keys rotated, the attention's output, and the MLP's gate, up,
     silu(gate) and their product."""
@@ -74,9 +111,7 @@ def layer_activations(config: PretrainedConfig, product_bytes: int) -> float:
     return 2 * width * 4 + product_bytes * (4 * width + 3 * queries + 3 * groups + 4 * inner)
 
 
-def pretraining(
-    config: PretrainedConfig, blocks: int, block: int, product_bytes: int = 2, processes: int = 1
-) -> Memory:
+def pretraining(config: Shape, blocks: int, block: int, product_bytes: int = 2, processes: int = 1) -> Memory:
     """`pretrain` with AdamW, `blocks` at once in each process; with FSDP2 all but activations is split over them."""
     count = parameters(config) / processes
     head = block * blocks * config.hidden_size * (4 + product_bytes) + 4 * config.vocab_size * config.hidden_size
@@ -86,24 +121,81 @@ def pretraining(
     return Memory(4 * count, 4 * count, 8 * count, kept)
 
 
-def fine_tuning(config: PretrainedConfig, method: Method, batch: int, length: int, r: int = 16) -> Memory:
-    """`sft` on a GPU: AdamW on float32 weights (or adapters), bfloat16 products, activations recomputed by layer."""
+def fine_tuning(config: Shape, method: Method, batch: int, length: int, r: int = 16, gpu: bool = True) -> Memory:
+    """`sft` with AdamW on float32 weights (or adapters). On a GPU products are in bfloat16 and activations are recomputed
+    by layer; without one they are float32 and all kept."""
     count = parameters(config)
     matrices = matrix_weights(config)
     trained = count if method == "full" else adapter_weights(config, r)
     frozen = {"full": 0.0, "lora": 4.0 * count, "qlora": QUANTIZED * matrices + 2.0 * (count - matrices)}[method]
     tokens = batch * length
-    kept = tokens * (2 * config.hidden_size * config.num_hidden_layers + layer_activations(config, 2))
+    kept = tokens * (
+        2 * config.hidden_size * config.num_hidden_layers + layer_activations(config, 2)
+        if gpu
+        else config.num_hidden_layers * layer_activations(config, 4)
+    )
     return Memory(frozen + 4 * trained, 4 * trained, 8 * trained, kept)
 
 
-def propose(config: PretrainedConfig, device: float, batch: int, length: int, r: int = 16) -> list[Fit]:
+def propose(config: Shape, device: float, batch: int, length: int, r: int = 16, gpu: bool = True) -> list[Fit]:
     """What fits into `device` bytes for steps of `batch` sequences: for each method the most at once, full first."""
     found: list[Fit] = []
-    for method in ("full", "lora", "qlora"):
+    for method in ("full", "lora", "qlora")[: 3 if gpu else 2]:
         for at_once in sorted((n for n in range(1, batch + 1) if batch % n == 0), reverse=True):
-            need = fine_tuning(config, method, at_once, length, r)
+            need = fine_tuning(config, method, at_once, length, r, gpu)
             if need.total <= HEADROOM * device:
                 found.append(Fit(method, at_once, batch // at_once, need))
                 break
     return found
+
+
+def kv_cache(config: Shape, sequences: int, length: int, number_bytes: int = 2) -> int:
+    """Bytes of the keys and values of so many sequences of this length, when text is generated."""
+    width = config.num_key_value_heads * config.head_dim
+    return 2 * config.num_hidden_layers * width * number_bytes * sequences * length
+
+
+# -- in words, for `flywheel plan` ---------------------------------------------------------------------------------------
+
+
+def gibibytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{max(1, round(count / 2**20)):,} MiB"
+
+
+def say_fine_tuning(
+    config: Shape, device: Device, method: Method, batch: int, micro_batch: int, length: int, r: int
+) -> str:
+    """What the configured way needs of a device, and where that does not fit, what does."""
+    need = fine_tuning(config, method, micro_batch, length, r, device.gpu)
+    told = (
+        f"{parameters(config):,} weights, {method} at {micro_batch} x {length} tokens: {gibibytes(need.total)} "
+        f"(weights {gibibytes(need.weights)}, gradients {gibibytes(need.gradients)}, optimizer "
+        f"{gibibytes(need.optimizer)}, activations {gibibytes(need.activations)}) of {gibibytes(device.memory)}"
+    )
+    if need.total <= HEADROOM * device.memory:
+        return told
+    settings = {"full": "", "lora": f"lora: {{r: {r}}}, ", "qlora": f"lora: {{r: {r}, quantize: true}}, "}
+    ways = [
+        f"`{settings[fit.method]}micro_batch: {fit.batch}` (x {fit.accumulate}: {gibibytes(fit.memory.total)})"
+        for fit in propose(config, device.memory, batch, length, r, device.gpu)
+    ]
+    return f"{told}: DOES NOT FIT. " + (f"What does: {'; '.join(ways)}" if ways else "Nor does an adapter with one row")
+
+
+def say_pretraining(config: Shape, device: Device, batch: int, micro_batch: int, block: int, processes: int) -> str:
+    """As `say_fine_tuning`; `processes` are those that split the weights (FSDP2)."""
+    product = 2 if device.gpu else 4
+    need = pretraining(config, micro_batch, block, product, processes).total
+    told = (
+        f"{parameters(config):,} weights at {micro_batch} x {block} tokens: "
+        f"{gibibytes(need)} of {gibibytes(device.memory)}"
+    )
+    if need <= HEADROOM * device.memory:
+        return told
+    for at_once in sorted((n for n in range(1, micro_batch) if batch % n == 0), reverse=True):
+        less = pretraining(config, at_once, block, product, processes).total
+        if less <= HEADROOM * device.memory:
+            return (
+                f"{told}: DOES NOT FIT. What does: `micro_batch: {at_once}` (x {batch // at_once}: {gibibytes(less)})"
+            )
+    return f"{told}: DOES NOT FIT, nor does one block at once. More GPUs with `sharding: shard`, or a smaller `size`"

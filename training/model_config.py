@@ -39,6 +39,23 @@ class Size(BaseModel):
         """
         from transformers import LlamaConfig, Qwen3Config
 
+        settings: dict[str, Any] = {
+            **self.settings(vocabulary),
+            "max_position_embeddings": context,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rms_norm_eps": 1e-6,
+            "bos_token_id": None,
+            "eos_token_id": eos,
+            "pad_token_id": pad,
+        }
+        return LlamaConfig(**settings) if family == "llama" else Qwen3Config(**settings)
+
+    def settings(self, vocabulary: int) -> dict[str, Any]:
+        """What of the config is the shape, by transformers' names.
+
+        Raises:
+            UserError: widths don't divide.
+        """
         width = self.width or 64 * self.depth
         heads = self.heads or max(1, round(width / 64))
         groups = self.kv_heads or heads
@@ -48,7 +65,7 @@ class Size(BaseModel):
             )
         if heads % groups:
             raise UserError(f"{heads} heads can't share {groups} key and value heads: `kv_heads` must divide `heads`.")
-        settings: dict[str, Any] = {
+        return {
             "vocab_size": vocabulary,
             "hidden_size": width,
             "intermediate_size": self.inner or -(-width * 8 // 3 // 64) * 64,
@@ -56,15 +73,8 @@ class Size(BaseModel):
             "num_attention_heads": heads,
             "num_key_value_heads": groups,
             "head_dim": width // heads,
-            "max_position_embeddings": context,
             "tie_word_embeddings": self.tied,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "rms_norm_eps": 1e-6,
-            "bos_token_id": None,
-            "eos_token_id": eos,
-            "pad_token_id": pad,
         }
-        return LlamaConfig(**settings) if family == "llama" else Qwen3Config(**settings)
 
 
 def learning_rate(config: PretrainedConfig) -> float:

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import Field, model_validator
 
 from engine.errors import StageFailed, UserError
-from engine.stage import NotIdentity, Stage, port
+from engine.stage import Device, NotIdentity, Stage, port
+from training import flops, memory
 from training.model_config import Family, Size, learning_rate
 from training.optim import OptimizerName, ScheduleName, factor
+from training.tracking import ReportTo, tracked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +83,7 @@ class Pretrain(Stage):
     prompts: Annotated[tuple[str, ...], NotIdentity] = Field(
         (), description="Continued at each validation, to be read."
     )
+    report_to: ReportTo = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> Pretrain:
@@ -92,6 +95,21 @@ class Pretrain(Stage):
             raise ValueError("`muon` needs whole matrices: use `sharding: replicate`, or `adamw`")
         return self
 
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        (tokens,) = given["tokens"]
+        vocabulary, block = tokens.get("summary", {}).get("vocab_size"), tokens.get("block")
+        if not vocabulary or not block:
+            return {}
+        config = {"model_type": self.family, **self.size.settings(vocabulary), "max_position_embeddings": block}
+        shape = memory.shape_of(config)
+        assert shape is not None
+        count = self.processes or 1
+        needs = memory.say_pretraining(
+            shape, device, self.batch // count, (self.micro_batch or self.batch) // count or 1, block,
+            count if self.sharding == "shard" else 1,
+        )  # fmt: skip
+        return {"config": config, "needs": needs}
+
     def run(self, job: Job) -> None:
         import torch
 
@@ -101,7 +119,8 @@ class Pretrain(Stage):
         if self.batch % count:
             raise UserError(f"a `batch` of {self.batch} blocks can't be shared by {count} processes.")
         inputs = {port: {label: a.id for label, a in given.items()} for port, given in job.inputs.items()}
-        with processes(count, _join_in, self, job.store.url, job.artifact, inputs, job.seed):
+        started = processes(count, _join_in, self, job.store.url, job.artifact, inputs, job.seed)
+        with tracked(job, self.report_to), started:
             Run(self, job).train()
 
 
@@ -169,14 +188,19 @@ class Run:
     def train(self) -> None:
         import torch
 
+        from training.distributed import world
+
         stage, job = self.stage, self.job
         torch.manual_seed(job.derive("torch"))
         start = self._resume()
         every = stage.validation_every or max(1, self.steps // 10)
+        peak = flops.measured_peak(self.device, self.model.dtype) if self.leads else math.inf
+        by_token = flops.by_token(cast(memory.Shape, self.config), self.shards.block)
         self._say(
             f"{self.parameters:,} parameters, {len(self.shards):,} blocks of {self.shards.block} tokens, "
             f"{self.steps:,} steps of {stage.batch} blocks" + (f", from step {start:,}" if start else "")
         )
+        self._say(f"mfu is taken against {peak / 1e12:.2f} TFLOP/s, measured in {str(self.model.dtype)[6:]} products")
         window: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # step, loss, gradient norm; read when it is logged
         clock, since = time.monotonic(), start
         for step in range(start, self.steps):
@@ -186,7 +210,10 @@ class Run:
             if last or saves or done % stage.log_every == 0:
                 loss, norm = self._read(window)
                 rate = (done - since) * stage.batch * self.shards.block / (time.monotonic() - clock)
-                self._metric(done, loss=loss, grad_norm=norm, lr=self.lr * self._factor(step), tokens_per_s=rate)
+                self._metric(
+                    done, loss=loss, grad_norm=norm, lr=self.lr * self._factor(step), tokens_per_s=rate,
+                    mfu=rate * by_token / world() / peak, memory_gib=flops.peak_memory(self.device) / 2**30,
+                )  # fmt: skip
                 window, clock, since = [], time.monotonic(), done
             if self.leads:
                 job.progress(done, self.steps, "steps")

@@ -6,6 +6,7 @@ assistant says is scored, its end-of-turn token included, since a model that nev
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from pydantic import Field, model_validator
 
 from engine.errors import UserError
 from engine.job import encode
-from engine.stage import NotIdentity, Stage, port
-from training.lora import Lora, quantization, trainable_share
+from engine.stage import Device, NotIdentity, Stage, port
+from training import memory
+from training.lora import Lora, quantization, say_cost, trainable_share
+from training.tracking import ReportTo
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 END = "<|end|>"
 IGNORE = -100
+EXAMPLE = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 ROLES = ("system", "user", "assistant")
 DIM, PLAIN = "\x1b[2m", "\x1b[22m"
 
@@ -54,6 +58,7 @@ class Sft(Stage):
     lora: Lora | None = Field(None, description="Train an adapter instead of all weights.")
 
     checkpoint_every: Annotated[int, NotIdentity] = Field(100, ge=1, description="Steps.")
+    report_to: ReportTo = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> Sft:
@@ -63,6 +68,17 @@ class Sft(Stage):
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"
+
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        config = given["model"][0].get("config")
+        shape = memory.shape_of(config) if config else None
+        if config is None or shape is None:
+            return {}
+        method = "full" if self.lora is None else "qlora" if self.lora.quantize else "lora"
+        length = min(self.max_length, config.get("max_position_embeddings", self.max_length))
+        rank = self.lora.r if self.lora else Lora().r
+        needs = memory.say_fine_tuning(shape, device, method, self.batch, self.micro_batch or self.batch, length, rank)
+        return {"config": config, "needs": needs}
 
     def run(self, job: Job) -> None:
         import datasets
@@ -76,7 +92,7 @@ class Sft(Stage):
         model, tokenizer = load_model(source.location, job, quantized)
         teach_to_end(model, tokenizer)
         length = min(self.max_length, getattr(model.config, "max_position_embeddings", self.max_length))
-        examples = prepare(job, tokenizer, length)
+        examples, conversations, learnt = prepare(job, tokenizer, length)
         size = self.micro_batch or self.batch
         args = arguments(
             job,
@@ -99,20 +115,20 @@ class Sft(Stage):
             model=model,
             args=args,
             processing_class=tokenizer,
-            train_dataset=datasets.Dataset(to_table(examples)),
+            train_dataset=datasets.Dataset.from_file(str(examples)),
             peft_config=self.lora.config() if self.lora else None,
         )
         share = trainable_share(trainer.model)
+        train(trainer, job, lambda batch: row_ids(examples, batch), self.report_to)
         if self.lora:
-            job.say(f"LoRA trains {share:.2%} of the weights")
-        train(trainer, job)
+            say_cost(job, trainer.model, size, length)
         trained = cast(Any, trainer.accelerator.unwrap_model(cast(Any, trainer.model)))
         if self.lora and self.lora.merge:
             trained = trained.merge_and_unload()
         save(job, trained, tokenizer, source.id if self.lora and not self.lora.merge else "")
         job.summary(
-            conversations=len(examples),
-            learnt_tokens=sum(example.learnt for example in examples),
+            conversations=conversations,
+            learnt_tokens=learnt,
             trainable_share=share,
             steps=trainer.state.global_step,
         )
@@ -168,52 +184,76 @@ def teach_to_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Example]:
+def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[Path, int, int]:
     """Render and mask all conversations, show the first, and set aside those from which nothing would be learnt.
 
+    Returns:
+        an Arrow file of `id`, `input_ids` and `labels`, in the order of the inputs and memory-mapped when it is trained
+        on; how many rows it has, and how many tokens are learnt.
+
     Raises:
-        UserError: none is left.
+        UserError: no row is left.
     """
-    examples: list[Example] = []
-    rejected: list[dict[str, Any]] = []
-    cut = 0
     special = [token for token in cast(Any, tokenizer).get_added_vocab() if token.startswith("<|")]
-    for row in _rows(job):
-        if fault := _fault(row["messages"], special):
-            rejected.append({**row, "reason": fault[0], "detail": fault[1], "failed": False})
-            continue
-        example = render(tokenizer, row["id"], row["messages"])
-        if len(example.input_ids) > length:
-            cut += 1
-            example = Example(example.id, example.input_ids[:length], example.labels[:length])
-        if not example.learnt:
-            detail = f"the first answer begins after {length} tokens (`max_length`)"
-            rejected.append({**row, "reason": "too_long", "detail": detail, "failed": False})
-            continue
-        examples.append(example)
-    reasons = sorted({str(row["reason"]) for row in rejected})
-    if not examples:
+    reasons: Counter[str] = Counter()
+    kept = cut = learnt = 0
+    shown: list[str] = []
+    file = job.scratch / "examples.arrow"
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, EXAMPLE) as writer:
+        for index, rows in enumerate(_batches(job)):
+            examples: list[Example] = []
+            rejected: list[dict[str, Any]] = []
+            for row in rows:
+                fault = _fault(row["messages"], special)
+                example = None if fault else render(tokenizer, row["id"], row["messages"])
+                if example and len(example.input_ids) > length:
+                    cut += 1
+                    example = Example(example.id, example.input_ids[:length], example.labels[:length])
+                    if not example.learnt:
+                        fault = "too_long", f"the first answer begins after {length} tokens (`max_length`)"
+                if example and not fault and not example.learnt:
+                    fault = "empty_answer", "the assistant says nothing that could be learnt"
+                if fault:
+                    rejected.append({**row, "reason": fault[0], "detail": fault[1], "failed": False})
+                elif example:
+                    examples.append(example)
+            writer.write_table(to_table(examples))
+            shown += [show(tokenizer, example) for example in examples[: 3 - len(shown)]]
+            kept, learnt = kept + len(examples), learnt + sum(example.learnt for example in examples)
+            reasons.update(str(row["reason"]) for row in rejected)
+            if rejected:
+                folder = job.output / "rejected"
+                folder.mkdir(exist_ok=True)
+                (folder / f"{index:05d}.parquet").write_bytes(encode(pa.Table.from_pylist(rejected)))
+    told = ", ".join(sorted(reasons))
+    if not kept:
         raise UserError(
-            f"nothing would be learnt: of {len(rejected)} conversations none has an assistant turn that fits into "
-            f"{length} tokens ({', '.join(reasons) or 'there are none'}). What the assistant says is what is learnt."
+            f"nothing would be learnt: of {reasons.total()} conversations none has an assistant turn that fits into "
+            f"{length} tokens ({told or 'there are none'}). What the assistant says is what is learnt."
         )
-    if rejected:
-        job.say(f"{len(rejected)} of {len(rejected) + len(examples)} conversations left out: {', '.join(reasons)}")
-        folder = job.output / "rejected"
-        folder.mkdir(exist_ok=True)
-        (folder / "00000.parquet").write_bytes(encode(pa.Table.from_pylist(rejected)))
+    if reasons:
+        job.say(f"{reasons.total()} of {reasons.total() + kept} conversations left out: {told}")
     if cut:
         job.say(f"{cut} conversations cut to {length} tokens; their last turn has no end to learn")
     job.say("what is learnt (the rest is dimmed):")
-    for example in examples[:3]:
-        job.say(show(tokenizer, example))
-    return examples
+    for line in shown:
+        job.say(line)
+    return file, kept, learnt
 
 
-def _rows(job: Job) -> Iterator[dict[str, Any]]:
+def row_ids(examples: Path, batch: list[list[int]]) -> list[str]:
+    """The ids of the rows that have these token ids."""
+    wanted = {tuple(ids) for ids in batch}
+    with pa.memory_map(str(examples)) as source:
+        batches = pa.ipc.open_stream(source)
+        rows = ((i.as_py(), ids) for part in batches for i, ids in zip(part["id"], part["input_ids"], strict=True))
+        return [name for name, ids in rows if tuple(ids.as_py()) in wanted]
+
+
+def _batches(job: Job) -> Iterator[list[dict[str, Any]]]:
     for artifact in job.all("conversations"):
-        for batch in artifact.batches(columns=["id", "messages"]):
-            yield from batch.to_pylist()
+        for batch in artifact.batches(columns=["id", "messages"], rows=1000):
+            yield batch.to_pylist()
 
 
 def _fault(messages: list[dict[str, Any]] | None, special: list[str]) -> tuple[str, str] | None:
@@ -255,5 +295,4 @@ def show(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
 
 
 def to_table(examples: list[Example]) -> pa.Table:
-    ids = pa.array([example.input_ids for example in examples], pa.list_(pa.int64()))
-    return pa.table({"input_ids": ids, "labels": pa.array([e.labels for e in examples], pa.list_(pa.int64()))})
+    return pa.Table.from_pylist([vars(example) for example in examples], EXAMPLE)

@@ -14,16 +14,20 @@ checkpoint counts once `SEAL`, the digests of its files, has been written next t
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import xxhash
 
 from engine.errors import StageFailed
+from training.tracking import Tracker, tracked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
     Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
+Named = Callable[[list[list[int]]], list[str]]
 SEAL = "sealed.json"
 KEEP = 2
 
@@ -81,20 +86,75 @@ def quiet() -> None:
     datasets.disable_progress_bars()
 
 
-def train(trainer: Trainer, job: Job) -> None:
+def train(trainer: Trainer, job: Job, named: Named | None = None, report_to: Tracker = "none") -> None:
     """Train from the last good checkpoint to the end, with curves and progress told to the job.
 
+    Args:
+        named: gives the ids of rows by their token ids, to be told when the loss is not a number.
+        report_to: where the curves go as well.
+
     Raises:
-        StageFailed: the loss is not a number.
+        StageFailed: the loss or the gradient is not a number, or a checkpoint could not be written.
     """
     from transformers import PrinterCallback
 
+    batch = _remember(trainer) if named else []
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(progress_callback(job))
+    trainer.add_callback(progress_callback(job, lambda: named(batch) if named else []))
     last = resume_from(job)
     if last:
         job.say(f"resumes from step {Path(last).name.removeprefix('checkpoint-')}")
-    trainer.train(resume_from_checkpoint=last)
+    with tracked(job, report_to):
+        try:
+            trainer.train(resume_from_checkpoint=last)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise _full(job) from error
+        except Exception as error:  # safetensors and torch wrap what the system said
+            if "No space left" not in str(error) and "os error 28" not in str(error):
+                raise
+            raise _full(job) from error
+
+
+def _full(job: Job) -> StageFailed:
+    return StageFailed(
+        f"a checkpoint could not be written to {job.scratch / 'checkpoints'}: no space is left on the device. "
+        "Make room and run again: it goes on from the checkpoint before."
+    )
+
+
+def _remember(trainer: Any) -> list[list[int]]:
+    """A list that always holds the token sequences of the optimizer step under way."""
+    batch: list[list[int]] = []
+    step_of, at = trainer.training_step, -1
+
+    def training_step(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        nonlocal at
+        if trainer.state.global_step != at:
+            at = trainer.state.global_step
+            batch.clear()
+        batch.extend(sequences(inputs))
+        return step_of(model, inputs, *args, **kwargs)
+
+    trainer.training_step = training_step
+    return batch
+
+
+def sequences(inputs: dict[str, Any]) -> list[list[int]]:
+    """The token ids of each row of a batch, without padding; packed rows one by one."""
+    found: list[list[int]] = []
+    masks = inputs.get("attention_mask")
+    positions = inputs.get("position_ids")
+    for row, ids in enumerate(inputs["input_ids"].tolist()):
+        if masks is not None:
+            found.append([i for i, kept in zip(ids, masks[row].tolist(), strict=True) if kept])
+        elif positions is not None:
+            starts = [at for at, position in enumerate(positions[row].tolist()) if position == 0]
+            found += [ids[a:b] for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)]
+        else:
+            found.append(ids)
+    return found
 
 
 def resume_from(job: Job) -> str | None:
@@ -109,21 +169,44 @@ def resume_from(job: Job) -> str | None:
     return None
 
 
-def progress_callback(job: Job) -> TrainerCallback:
-    """A callback that turns logs into `job.metric` and `job.progress`, and seals each checkpoint when it is whole."""
+def progress_callback(job: Job, rows: Callable[[], list[str]] = list) -> TrainerCallback:
+    """A callback that turns logs into `job.metric` and `job.progress`, and seals each checkpoint when it is whole.
+
+    Args:
+        rows: gives the ids of the rows of the last step.
+    """
+    import torch
     from transformers import TrainerCallback
 
+    from training.flops import peak_memory
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
     class Progress(TrainerCallback):
+        clock, tokens = 0.0, 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.clock = time.monotonic()
+
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             if not state.is_world_process_zero or not logs or "train_runtime" in logs:
                 return
             values = {("lr" if name == "learning_rate" else name): float(value) for name, value in logs.items()}
-            if not math.isfinite(values.get("loss", 0.0)):
+            loss, norm = values.get("loss", 0.0), values.get("grad_norm", 0.0)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                told = ", ".join(rows())
                 raise StageFailed(
-                    f"the loss is {values['loss']} at step {state.global_step}: a lower learning rate (`lr`), "
-                    "or a look at the rows of that step, is the way out."
+                    f"at step {state.global_step} the loss is {loss} and the norm of the gradient {norm} "
+                    f"(learning rate {values.get('lr', 0.0):.2g}). "
+                    + (f"The batch was of the rows {told}. " if told else "")
+                    + "A lower `lr`, a longer `warmup`, or those rows are where to look."
                 )
-            job.metric(state.global_step, **values)
+            if "num_tokens" in values:  # TRL counts them from the start, or from where it was resumed
+                now = time.monotonic()
+                if 0 < self.tokens < values["num_tokens"]:
+                    values["tokens_per_s"] = (values["num_tokens"] - self.tokens) / (now - self.clock)
+                self.clock, self.tokens = now, values["num_tokens"]
+            job.metric(state.global_step, **values, memory_gib=peak_memory(device) / 2**30)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:

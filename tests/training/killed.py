@@ -1,15 +1,14 @@
 """Runs one stage in a process of its own and kills it, for real, at a given step or commit.
 
-`python -m tests.training.killed SPEC.json`: `{"store", "stage": "module:Class", "config", "inputs": {port: {label: [kind, folder]}},
-"kill_at": step, commit (from 1) or null}`. A kind of "" means a folder of the store.
+The processes are forked from one that has imported torch, transformers and TRL and done nothing else, so that ten kills
+cost ten times the work and one time the imports.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +17,9 @@ from typing import Any
 from engine.store import Artifact, Store
 from engine.worker import carry_out
 from tests.training import tiny_chat
+
+IMPORTED = ["torch", "transformers", "peft", "trl", "trl.trainer.sft_trainer", "training.pretrain", "training.sft",
+            "training.reward", "training.dpo", "training.ppo", "training.trl_stage"]  # fmt: skip
 
 
 def run(spec: dict[str, Any]) -> Artifact:
@@ -46,34 +48,49 @@ def run(spec: dict[str, Any]) -> Artifact:
 
 
 def start(spec: dict[str, Any], folder: Path, kill_at: int | None) -> Artifact | None:
-    """Do it in a new process. None if that was killed, as asked."""
-    file = folder / "spec.json"
-    file.write_text(json.dumps({**spec, "kill_at": kill_at}))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.killed", str(file)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    """Do it in a new process. None if that was killed, as asked.
+
+    Args:
+        spec: `{"store", "stage": "module:Class", "config", "inputs": {port: {label: [kind, folder]}}}`. A kind of ""
+            means a folder of the store.
+        folder: for what the process says.
+        kill_at: the step or commit (from 1) after which it is killed.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    told, made = folder / "process.log", folder / "made"
+    process = context.Process(target=_child, args=({**spec, "kill_at": kill_at}, str(told), str(made)))
+    process.start()
+    process.join(300)
     if kill_at is not None:
-        assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+        assert process.exitcode == -signal.SIGKILL, told.read_text()[-3000:]
         return None
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Store(spec["store"]).get(done.stdout.split()[-1])
+    assert process.exitcode == 0, told.read_text()[-3000:]
+    return Store(spec["store"]).get(made.read_text())
+
+
+def _child(spec: dict[str, Any], told: str, made: str) -> None:
+    with Path(told).open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    import torch
+
+    torch.set_num_threads(1)
+    Path(made).write_text(run(spec).id)
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def another_store(store: Store, made: Artifact, folder: Path) -> str:
     """An empty store that holds one artifact of this one: what an uninterrupted run starts from."""
     other = folder / "another-store"
     (other / "artifacts").mkdir(parents=True)
-    (other / "artifacts" / made.id).symlink_to(Path(store.path("artifacts", made.id)).resolve())
+    link(made, str(other))
     return str(other)
 
 
-if __name__ == "__main__":
-    made = run(json.loads(Path(sys.argv[1]).read_text()))
-    print(made.id)
-    sys.stdout.flush()
-    os._exit(0)
+def link(made: Artifact, other: str) -> None:
+    """Put an artifact into another store as well."""
+    place = Path(made.store.path("artifacts", made.id)).resolve()
+    (Path(other) / "artifacts" / made.id).symlink_to(place)

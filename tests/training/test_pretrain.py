@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ from pydantic import ValidationError
 from engine.errors import StageFailed, UserError
 from engine.job import Job
 from engine.store import Store
+from tests.training import killed
 from tests.training.tiny import TEXT, blocks, tokenizer
 from training.model_config import Size
 from training.pretrain import Pretrain, Run, bits_per_byte, evaluate, initial_model, token_bytes
@@ -153,44 +149,22 @@ def test_a_run_that_stops_at_every_checkpoint_ends_with_the_same_bytes(
     assert all(torch.equal(ours[name], truth[name]) for name in truth) and ours.keys() == truth.keys()
 
 
-SCRIPT = """
-import json, os, signal, sys
-from engine.store import Store
-from engine.worker import carry_out
-from tests.training.tiny import blocks
-from training.pretrain import Pretrain, Run
-
-store, die = Store(sys.argv[1]), int(sys.argv[3])
-step_of = Run._step
-def step(self, number):
-    print(number, file=sys.stderr)
-    if number == die:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step_of(self, number)
-Run._step = step
-made = carry_out(store, "pretrain", Pretrain(**json.loads(sys.argv[2])), {"tokens": {"tokens": blocks(store)}})
-print(made.digest)
-"""
-
-
-def run(store: Path, config: dict[str, Any], die: int = -1) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, str(store), json.dumps(config), str(die)]
-    return subprocess.run(command, cwd=root, env=environment, text=True, capture_output=True)
-
-
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
-def test_kill_9_and_resume_give_the_same_digest(tmp_path: Path, kills: int) -> None:
-    config = {**CONFIG, "steps": 60, "checkpoint_every": 3}
-    straight = run(tmp_path / "straight", config)
-    for die in sorted(random.Random(kills).sample(range(6, 60), kills)):
-        killed = run(tmp_path / "killed", config, die)
-        assert killed.returncode == -signal.SIGKILL
-    last = run(tmp_path / "killed", config)
-    assert last.returncode == 0, last.stderr
-    assert int(last.stderr.split()[0]) >= 3  # it did not begin anew
-    assert last.stdout == straight.stdout != ""
+def test_ten_times_kill_9_and_resume_give_the_same_digest(store: Store, tmp_path: Path) -> None:
+    made = blocks(store)
+    spec = {
+        "store": store.url,
+        "stage": "training.pretrain:Pretrain",
+        "config": {**CONFIG, "steps": 30, "checkpoint_every": 2, "log_every": 1},
+        "inputs": {"tokens": {"t": ["", made.id]}},
+    }
+    for step in sorted(
+        random.Random(0).sample(range(3, 30), 10)
+    ):  # of two that are near, the later kill comes after a resume
+        killed.start(spec, tmp_path, kill_at=step)
+    resumed = killed.start(spec, tmp_path, kill_at=None)
+    whole = killed.start({**spec, "store": killed.another_store(store, made, tmp_path)}, tmp_path, kill_at=None)
+    assert resumed is not None and whole is not None
+    assert resumed.id == whole.id and resumed.digest == whole.digest
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_blocks(store: Store) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from engine.errors import UserError
+from engine.errors import StageFailed, UserError
 from engine.job import Job
 from engine.store import Artifact, Store
+from tests.training import killed
 from tests.training.tiny import base, tokenizer
 from training.sft import DIM, IGNORE, PLAIN, TEMPLATE, Example, Sft, render, show, teach_to_end, to_table
 
@@ -164,6 +166,67 @@ def test_an_interrupted_run_ends_with_the_same_bytes(store: Store, given: Any, m
     assert all(torch.equal(ours[name], truth[name]) for name in truth) and ours.keys() == truth.keys()
 
 
+@pytest.mark.parametrize("lora", [None, {"r": 4, "dropout": 0.1, "merge": False}], ids=["full", "lora"])
+def test_ten_times_kill_9_and_resume_give_the_same_digest(
+    store: Store, given: Any, tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
+    model, conversations = base(store), given("Conversation", ROWS)
+    spec = {
+        "store": store.url,
+        "stage": "training.sft:Sft",
+        "config": {**CONFIG, "steps": 24, "checkpoint_every": 2, "lora": lora},
+        "inputs": {"model": {"m": ["", model.id]}, "conversations": {"c": ["", conversations.id]}},
+    }
+    for step in sorted(random.Random(1).sample(range(3, 24), 10)):
+        killed.start(spec, tmp_path, kill_at=step)
+    resumed = killed.start(spec, tmp_path, kill_at=None)
+    other = killed.another_store(store, model, tmp_path)
+    killed.link(conversations, other)
+    whole = killed.start({**spec, "store": other}, tmp_path, kill_at=None)
+    assert resumed is not None and whole is not None
+    assert resumed.id == whole.id and resumed.digest == whole.digest
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_loss_that_is_no_number_names_the_rows(store: Store, given: Any, monkeypatch: Any, packing: bool) -> None:
+    from trl import SFTTrainer
+
+    step_of = SFTTrainer.training_step
+
+    def spoilt(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 2:
+            model.get_output_embeddings().weight.data.fill_(float("nan"))
+        return step_of(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(SFTTrainer, "training_step", spoilt)
+    conversations = given("Conversation", ROWS)
+    with pytest.raises(StageFailed, match=r"at step 3 the loss is nan .* The batch was of the rows") as caught:
+        losses(store, conversations, "spoilt", batch=2, steps=4, packing=packing, max_length=40, checkpoint_every=1)
+    named = [row["id"] for row in ROWS if row["id"] in str(caught.value)]
+    assert 2 <= len(named) <= (4 if packing else 2)
+    kept = store.scratch("spoilt") / "checkpoints"
+    assert sorted(path.name for path in kept.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_a_full_disk_is_said_and_the_checkpoint_before_stays(store: Store, given: Any, monkeypatch: Any) -> None:
+    from trl import SFTTrainer
+
+    save = SFTTrainer._save_optimizer_and_scheduler
+
+    def full(self: Any, folder: str) -> None:
+        if self.state.global_step == 4:
+            raise OSError(28, "No space left on device")
+        save(self, folder)
+
+    conversations = given("Conversation", ROWS)
+    with monkeypatch.context() as patch:
+        patch.setattr(SFTTrainer, "_save_optimizer_and_scheduler", full)
+        with pytest.raises(StageFailed, match="no space is left"):
+            losses(store, conversations, "full", checkpoint_every=2)
+    _, metrics = losses(store, conversations, "full", checkpoint_every=2)
+    assert metrics[0]["step"] == 3
+
+
 def test_conversations_nothing_is_learnt_from_are_set_aside_with_a_reason(store: Store, given: Any, build: Any) -> None:
     bad = [
         {"id": "a" * 32, "parents": [], "messages": [turn("user", "Hello?")]},
@@ -198,4 +261,7 @@ def test_a_tokenizer_without_template_or_tokens_is_refused(chat: Any) -> None:
 
 def test_labels_keep_their_place() -> None:
     table = to_table([Example("a", [1, 2], [IGNORE, 2]), Example("b", [3], [3])])
-    assert table.to_pylist() == [{"input_ids": [1, 2], "labels": [IGNORE, 2]}, {"input_ids": [3], "labels": [3]}]
+    assert table.drop("id").to_pylist() == [
+        {"input_ids": [1, 2], "labels": [IGNORE, 2]},
+        {"input_ids": [3], "labels": [3]},
+    ]

@@ -1,0 +1,83 @@
+"""A model carries its card: what it was made from, under which licences, by which recipe, how good it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.card import card
+from engine.job import Job
+from engine.stage import Stage, port
+from engine.store import Store
+from engine.worker import carry_out
+
+
+class Texts(Stage):
+    gives = "Document"
+    license: str | None = None
+    tag: str = "a"
+
+    def run(self, job: Job) -> None:
+        import pyarrow as pa
+
+        job.commit(
+            "00000", pa.table({"id": [self.tag], "parents": pa.array([[]], pa.list_(pa.string())), "text": ["x"]})
+        )
+
+
+class Learn(Stage):
+    takes = {"texts": port("Document", many=True)}
+    gives = "Model"
+    steps: int = 3
+
+    def run(self, job: Job) -> None:
+        (job.output / "config.json").write_text("{}")
+        job.summary(loss=1.25)
+
+
+class Grade(Stage):
+    takes = {"models": port("Model", many=True, labelled=True)}
+    gives = "Document"
+
+    def run(self, job: Job) -> None:
+        (job.output / "table.json").write_text(json.dumps({"mine": {"accuracy": 0.75}, "other": {"accuracy": 0.5}}))
+        Texts.run(Texts(tag="v"), job)
+
+
+def made(store: Store, *licences: str | None) -> Any:
+    texts = {f"t{i}": carry_out(store, "texts", Texts(license=name, tag=str(i)), {}) for i, name in enumerate(licences)}
+    return carry_out(store, "learn", Learn(), {"texts": texts})
+
+
+def front(text: str) -> dict[str, Any]:
+    return yaml.safe_load(text.split("---")[1])
+
+
+def test_a_model_names_its_sources_licences_numbers_and_recipe(store: Store) -> None:
+    model = made(store, "cc-by-4.0", "cc-by-4.0")
+    text = (model.path / "README.md").read_text()
+    assert front(text) == {"license": "cc-by-4.0", "library_name": "transformers", "tags": ["flywheel", "learn"]}
+    for artifact in store.artifacts():
+        assert f"`{artifact.id}`" in text or f"# {artifact.id}" in text
+    recipe = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
+    assert recipe[model.id]["steps"] == 3 and len(recipe) == 3
+    assert "| loss | 1.25 |" in text and model.digest in text
+    assert (
+        "README.md" not in model.manifest["files"]
+    )  # the same weights are the same artifact, whatever is said of them
+    assert str(store.root) not in text
+
+
+def test_a_licence_that_is_not_known_is_not_made_up(store: Store) -> None:
+    text = (made(store, "mit", None).path / "README.md").read_text()
+    assert "license" not in front(text) and "| not stated |" in text and "| mit |" in text
+
+
+def test_what_an_evaluation_found_is_told_on_export(store: Store, tmp_path: Path) -> None:
+    model = made(store, "mit")
+    carry_out(store, "grade", Grade(), {"models": {"mine": model}})
+    told = card(store, model.id, model.manifest)
+    assert "| accuracy | 0.75 |" in told and "| accuracy | 0.5 |" not in told
