@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,15 @@ def test_touches_are_those_of_plain_sets(rows: list[str], texts: list[str], ngra
                 assert f" {touch.passage} " in f" {text} " and f" {touch.passage} " in f" {rows[touch.row]} "
             else:
                 assert touch.similarity == jaccard(rows[touch.row], text, 5)
+
+
+def test_much_of_the_same_takes_no_quadratic_time() -> None:
+    question = "What is the capital of the country that is asked about in this very long question?"
+    against = Passages(((str(i), question) for i in range(20_000)), near=None)
+    started = time.process_time()
+    touches = against.touches([question, f"{question} " * 3_000, "nothing at all of it here"])
+    assert time.process_time() - started < 3
+    assert [len(touch) for touch in touches] == [20_000, 20_000, 0]
 
 
 def test_a_row_that_is_nearly_the_same_goes_too(build: Build, given: Given) -> None:
