@@ -146,6 +146,10 @@ def test_contamination_tells_what_touches_and_removes_nothing(build: Build, give
         "2 of 4 evaluation rows stand in training data: text touches 2. 1 are too short to tell (fewer than 5 words)."
     )
     assert summary["training"]["text"] == {"rows": 3, "rows_that_touch": 2, "evaluation_rows_touched": 2}
+    answered = given("Conversation", [{"id": "talk", "parents": [], "messages": [
+        {"role": "user", "content": questions[2]}, {"role": "assistant", "content": "Nobody knows."}]}])  # fmt: skip
+    asked = build("contamination", {"training": {"text": documents}, "against": answered})
+    assert asked.to_table()["value"].to_pylist() == [1]  # the question is there, followed by something else
     clean = build("contamination", {"training": {"pairs": pairs}, "against": prompts}).manifest["summary"]["headline"]
     assert clean.startswith("None of 4 evaluation rows was found in the training data of pairs.")
     with pytest.raises(StageFailed, match="more than `max_touched`"):
