@@ -22,7 +22,7 @@ from engine.job import Job, Part
 from engine.schema import row_id
 from engine.stage import NotIdentity, Port, Stage, port
 from engine.store import Artifact
-from pipelines.passages import Passages, Touch
+from pipelines.contamination import Passages, Touch
 
 ROWS = ("Document", "Prompt", "Conversation", "Preference")
 EXAMPLES = 20

@@ -15,7 +15,7 @@ from engine.errors import StageFailed
 from engine.plan import Planned, make_plan
 from engine.recipe import load_recipe
 from engine.store import Artifact, Store
-from pipelines.passages import Passages
+from pipelines.contamination import Passages
 from pipelines.shingles import jaccard
 
 Build = Callable[..., Artifact]
