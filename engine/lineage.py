@@ -117,13 +117,13 @@ def _ancestry(store: Store, artifact: Artifact) -> set[str]:
 
 def _matching(artifact: Artifact, mask: Any) -> Iterable[pa.Table]:
     for name in artifact.parts():
-        table = artifact.read_table(name)
-        chosen = table.filter(mask(table.column("id")))
-        if len(chosen):
-            yield chosen
+        chosen = mask(artifact.read_table(name, ["id"]).column("id"))
+        if pc.any(chosen).as_py():  # pyright: ignore[reportAttributeAccessIssue]
+            yield artifact.read_table(name).filter(chosen)
 
 
-def _fetch(artifact: Artifact, ids: set[str]) -> dict[str, dict[str, Any]]:
+def rows_by_id(artifact: Artifact, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """Those of an artifact's rows that have one of these ids."""
     wanted = pa.array(sorted(ids), pa.string())
     mask = lambda column: pc.is_in(column, value_set=wanted)  # noqa: E731  # pyright: ignore
     return {row["id"]: row for table in _matching(artifact, mask) for row in table.to_pylist()}
@@ -167,7 +167,7 @@ def _row_node(store: Store, artifact: Artifact, row: dict[str, Any]) -> dict[str
             source = store.get(parent)
             if source is None or source.kind not in DATASETS:
                 continue
-            for found_id, found in _fetch(source, wanted).items():
+            for found_id, found in rows_by_id(source, wanted).items():
                 node["from"].append(_row_node(store, source, found))
                 wanted.discard(found_id)
         level = above

@@ -2,7 +2,8 @@
 
 Pictures are SVG drawn here and now (altair, vl-convert); the page loads nothing and opens offline. Stages take part by what
 their artifacts hold: `table.json` and `samples.json` (evaluations), `logs/metrics.parquet` (curves), `logs/tables.json`
-(tables that depend on the clock: title, columns, rows, and an address or null for each row), `summary.json`.
+(tables that depend on the clock: title, columns, rows, and an address or null for each row), `histograms.json`
+(distributions), rejected rows with `kept_id` (clusters), `summary.json` (of it, `headline` is shown on top).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine import distributions
 from engine.errors import UserError, nearest
-from engine.show import turns
+from engine.removed import examples, largest_clusters
+from engine.show import quote, turns
 from engine.store import Artifact, Store
 
 INK, PAPER, ACCENT, MUTED = "#1c2430", "#ffffff", "#2f6fde", "#8792a2"
@@ -108,11 +111,17 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         curves=[(s, svg) for s, a in done for svg in [_curves(a)] if svg],
         rejected=[(s, a) for s, a in done if a.manifest["rejected"]],
         funnel=[(s, a, _rows_in(store, a)) for s, a in done if a.manifest["kind"] == "dataset"],
+        narrowing=_funnel(done),
+        headlines=[(s.name, a.manifest["summary"]["headline"]) for s, a in done if "headline" in a.manifest["summary"]],
+        distributions=[(s, svg) for s, a in done for svg in [_histograms(a)] if svg],
+        clusters=[(s, found) for s, a in done for found in [largest_clusters(a)] if found],
+        examples=[(s, examples(a, 1)) for s, a in done if a.manifest["rejected"]],
         times=_bars([(s.name, a.manifest["timings"].get("wall_s", 0.0)) for s, a in done], "seconds"),
         summaries=[(s, a) for s, a in done if a.manifest["summary"]],
         packages={k: v for _, a in done for k, v in a.manifest["packages"].items()},
         machine=next((a.manifest["timings"]["machine"] for _, a in done if a.manifest["timings"]), ""),
         number=_number,
+        quote=quote,
         json=lambda value: json.dumps(value, ensure_ascii=False, default=str),  # pyright: ignore
     )
     partial = to.with_name(to.name + ".partial")
@@ -124,6 +133,23 @@ def write_report(store: Store, run: str, to: Path) -> Path:
 
 def _json(artifact: Artifact, name: str) -> Any:
     return json.loads(artifact.store.read("artifacts", artifact.id, name))
+
+
+def _funnel(done: list[tuple[Stop, Artifact]]) -> str:
+    """What became of rows on their way through stages that take rows away; empty if none did."""
+    rows = [
+        (s.name, a.rows, a.manifest["rejected"])
+        for s, a in done
+        if s.room == "pipelines" and a.kind != "TokenBlock" and a.rows
+    ]
+    return _svg(distributions.funnel(rows)) if any(rejected for _, _, rejected in rows) else ""
+
+
+def _histograms(artifact: Artifact) -> str:
+    if "histograms.json" not in artifact.manifest["files"]:
+        return ""
+    chart = distributions.histograms(_json(artifact, "histograms.json"))
+    return _svg(chart) if chart else ""
 
 
 def _rows_in(store: Store, artifact: Artifact) -> int:

@@ -121,8 +121,7 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
     if lost:
         share = lost / max(1, lost + artifact.rows)
         console.print(f"\n[bold]{lost:,} rows did not make it[/] ({share:.1%}, {manifest['failed']:,} of them failed):")
-        for reason, count in sorted(manifest["rejected"].items(), key=lambda item: -item[1]):
-            console.print(f"  {count:>9,}  {reason}", highlight=False)
+        _print_removed(console, artifact, lost + artifact.rows)
     table = artifact.rejected() if rejected else _head(artifact, rows)
     if table is None:
         return
@@ -130,11 +129,47 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
     for row in table.slice(0, rows).to_pylist():
         if rejected:
             detail = f" ({row['detail']})" if row["detail"] else ""
-            text = line_of(artifact.kind, row) if "text" in row or "messages" in row else str(row.get("id"))
-            console.print(f"[yellow]{row['reason']}[/]{detail}  ", end="", highlight=False)
-            console.print(text, markup=False, highlight=False)
+            console.print(f"[yellow]{row['reason']}[/]", end="", highlight=False)
+            console.print(f"{detail}  {quote(row, 200)}", markup=False, highlight=False)
         else:
             print_row(console, artifact.kind, row)
+
+
+def _print_removed(console: Any, artifact: Artifact, total: int) -> None:
+    """Each reason with its count, and examples of it beside what they are held against."""
+    from engine.removed import examples, largest_clusters
+
+    for reason, shown in examples(artifact).items():
+        count = artifact.manifest["rejected"][reason]
+        console.print(f"  {count:>9,}  [yellow]{reason}[/]  [dim]{count / total:.1%}[/]", highlight=False)
+        for example in shown:
+            detail = f"({example.row['detail']}) " if example.row.get("detail") else ""
+            console.print(f"             {detail}{quote(example.row, 110)}", markup=False, highlight=False)
+            evidence = example.row.get("evidence")
+            if evidence:
+                console.print(f"               in common: {_cut(str(evidence), 110)}", markup=False, highlight=False)
+            if example.other is not None:
+                console.print(
+                    f"               {example.against}: {quote(example.other, 110)}", markup=False, highlight=False
+                )
+    for cluster in largest_clusters(artifact, count=3, each=1):
+        if cluster.size > 2:
+            console.print(f"  {cluster.size:>9,}  alike, one kept: ", end="", highlight=False)
+            console.print(quote(cluster.kept, 90), markup=False, highlight=False)
+
+
+def quote(row: dict[str, Any], width: int) -> str:
+    """The text of a row that did not make it, whichever of the usual columns it has; else its id."""
+    told: list[str] = []
+    for name in ("text", "prompt", "messages", "completion", "chosen"):
+        value = row.get(name)
+        told.append(value if isinstance(value, str) else turns(value) if isinstance(value, list) else "")
+    return _cut(" ".join(told), width) or str(row.get("id"))
+
+
+def _cut(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def print_row(console: Any, kind: str, row: dict[str, Any]) -> None:

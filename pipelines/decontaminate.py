@@ -22,7 +22,7 @@ from engine.job import Job, Part
 from engine.schema import row_id
 from engine.stage import NotIdentity, Port, Stage, port
 from engine.store import Artifact
-from pipelines.passages import Passages, Touch
+from pipelines.contamination import Passages, Touch
 
 ROWS = ("Document", "Prompt", "Conversation", "Preference")
 EXAMPLES = 20
@@ -174,11 +174,22 @@ class Contamination(Stage):
 
 
 def rows_of(artifacts: list[Artifact]) -> Iterator[tuple[str, str]]:
-    """(id, text) of all rows."""
+    """(id, what is asked) of all evaluation rows: a document's text, else the messages before the answer."""
     for artifact in artifacts:
         for batch in artifact.batches():
             table = pa.Table.from_batches([batch])
-            yield from zip(table["id"].to_pylist(), texts(table), strict=True)
+            if artifact.kind == "Document":
+                asked = texts(table)
+            elif artifact.kind == "Conversation":
+                talks: list[list[dict[str, str]]] = table["messages"].to_pylist()
+                asked = [_said(talk[:-1] if talk and talk[-1]["role"] == "assistant" else talk) for talk in talks]
+            else:
+                asked = [_said(prompt) for prompt in table["prompt"].to_pylist()]
+            yield from zip(table["id"].to_pylist(), asked, strict=True)
+
+
+def _said(messages: list[dict[str, str]] | None) -> str:
+    return "\n".join(message["content"] or "" for message in messages or [])
 
 
 def shown(touch: Touch, against: Passages) -> str:
@@ -192,4 +203,4 @@ def texts(table: pa.Table) -> list[str]:
         return [text or "" for text in table.column("text").to_pylist()]
     names = [n for n in ("prompt", "messages", "chosen", "rejected") if n in table.column_names]
     columns: list[list[Any]] = [table.column(name).to_pylist() for name in names]
-    return ["\n".join(m["content"] or "" for cell in row for m in cell or []) for row in zip(*columns, strict=True)]
+    return ["\n".join(map(_said, row)) for row in zip(*columns, strict=True)]

@@ -26,7 +26,7 @@ from pipelines.shingles import CLASSES, COMBINE, U64, Array, Texts, hash_words, 
 
 BUCKETS = 1 << 20
 HELD_OUT = 5  # one text in so many, by the digest of its text, is kept from the training to measure it
-LEAST = 20  # examples of each set in either part, without which nothing can be said
+LEAST = 10  # examples of each set in either part, without which nothing can be said
 PENALTY = 10.0  # scikit-learn's C
 TELLING = 12
 

@@ -48,3 +48,16 @@ def test_writing_a_recipe(tmp_path: Path) -> None:
         if "--rejected" in command:
             assert "no_drafts" in done.stdout and "DRAFT" in done.stdout
     assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_curating_text(tmp_path: Path) -> None:
+    page = "docs/curation.md"
+    (tmp_path / "corpus.yaml").write_text(blocks(page, "yaml")[0])
+    told: dict[str, str] = {}
+    for command in commands(page):
+        done = flywheel(tmp_path, command[1:])
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        told[" ".join(command[1:])] = done.stdout
+    assert "gopher_words" in told["show corpus/clean"] and "no_consoles" in told["show corpus/clean"]
+    assert "contaminated" in told["show corpus/safe --rejected"]
+    assert "The funnel" in (tmp_path / "corpus.html").read_text()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from engine.errors import StageFailed
 from engine.plan import Planned, make_plan
 from engine.recipe import load_recipe
 from engine.store import Artifact, Store
-from pipelines.passages import Passages
+from pipelines.contamination import Passages
 from pipelines.shingles import jaccard
 
 Build = Callable[..., Artifact]
@@ -86,6 +87,15 @@ def test_touches_are_those_of_plain_sets(rows: list[str], texts: list[str], ngra
                 assert touch.similarity == jaccard(rows[touch.row], text, 5)
 
 
+def test_much_of_the_same_takes_no_quadratic_time() -> None:
+    question = "What is the capital of the country that is asked about in this very long question?"
+    against = Passages(((str(i), question) for i in range(20_000)), near=None)
+    started = time.process_time()
+    touches = against.touches([question, f"{question} " * 3_000, "nothing at all of it here"])
+    assert time.process_time() - started < 3
+    assert [len(touch) for touch in touches] == [20_000, 20_000, 0]
+
+
 def test_a_row_that_is_nearly_the_same_goes_too(build: Build, given: Given) -> None:
     exam = " ".join(f"word{i}" for i in range(60))
     changed = (
@@ -136,6 +146,10 @@ def test_contamination_tells_what_touches_and_removes_nothing(build: Build, give
         "2 of 4 evaluation rows stand in training data: text touches 2. 1 are too short to tell (fewer than 5 words)."
     )
     assert summary["training"]["text"] == {"rows": 3, "rows_that_touch": 2, "evaluation_rows_touched": 2}
+    answered = given("Conversation", [{"id": "talk", "parents": [], "messages": [
+        {"role": "user", "content": questions[2]}, {"role": "assistant", "content": "Nobody knows."}]}])  # fmt: skip
+    asked = build("contamination", {"training": {"text": documents}, "against": answered})
+    assert asked.to_table()["value"].to_pylist() == [1]  # the question is there, followed by something else
     clean = build("contamination", {"training": {"pairs": pairs}, "against": prompts}).manifest["summary"]["headline"]
     assert clean.startswith("None of 4 evaluation rows was found in the training data of pairs.")
     with pytest.raises(StageFailed, match="more than `max_touched`"):

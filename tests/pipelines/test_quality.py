@@ -128,5 +128,5 @@ def test_a_filter_learns_from_examples_and_keeps_what_is_like_the_good(build: Bu
         build("filter", {"documents": good}, min_quality=0.5)
     with pytest.raises(UserError, match="`bad` is missing"):
         build("filter", {"documents": good, "good": good})
-    with pytest.raises(UserError, match="at least 20 texts"):
+    with pytest.raises(UserError, match="at least 10 texts"):
         build("filter", {"documents": good, "good": good, "bad": rows("few", texts(9, 30, ["junk"], 1.0))})

@@ -69,25 +69,28 @@ class Passages:
         """For each text the evaluation rows it touches: those it shares a passage with, then those it is nearly the same as."""
         column = texts_of(pa.array(texts, pa.large_string()))
         told: list[list[Touch]] = [[] for _ in texts]
+        known = np.zeros(len(self.ids), bool)
         for t, places in self.exact.look_up(column.data, column.offsets).items():
             found = words(texts[t])
-            seen: dict[int, str] = {}
-            for start, width, entry in places:
+            for start, width, entry in {place[2]: place for place in places}.values():
+                rows, at = self.exact.owners(entry)
                 passage = found[start : start + width]
-                for row, at in self.exact.owners(entry):
-                    if row not in seen and passage == self._words(row)[at : at + width]:
-                        seen[row] = " ".join(passage)
-            told[t] += [Touch(row, passage) for row, passage in seen.items()]
+                if passage != self._words(int(rows[0]))[at[0] : at[0] + width]:
+                    continue  # another passage with the same hash
+                new = np.unique(rows[~known[rows]])
+                known[new] = True
+                told[t] += [Touch(row, " ".join(passage)) for row in new.tolist()]
+            known[[touch.row for touch in told[t]]] = False
         if self.near is not None:
             for t, places in self.shingles.look_up(column.data, column.offsets).items():
                 common: dict[int, int] = defaultdict(int)
                 for entry in {entry for _, _, entry in places}:
-                    for row in {row for row, _ in self.shingles.owners(entry)}:
+                    for row in np.unique(self.shingles.owners(entry)[0]).tolist():
                         common[row] += 1
-                known = {touch.row for touch in told[t]}
+                touched = {touch.row for touch in told[t]}
                 for row, count in sorted(common.items()):
                     # The union is no smaller than the row's own set.
-                    if row not in known and count >= self.near * self.shingle_counts[row]:
+                    if row not in touched and count >= self.near * self.shingle_counts[row]:
                         like = jaccard(texts[t], self.texts[row], SHINGLE)
                         if like >= self.near:
                             told[t].append(Touch(row, "", like))
@@ -136,9 +139,10 @@ class _Index:
         rows = np.array([row for row, _ in chosen], np.int64)
         return _Index(np.unique(width), keys, entries, bits, begins, rows[owner[order]], place[order])
 
-    def owners(self, entry: int) -> list[tuple[int, int]]:
+    def owners(self, entry: int) -> tuple[Array, Array]:
+        """The rows an entry stands in, and where in each."""
         low, high = self.begins[entry], self.begins[entry + 1]
-        return list(zip(self.rows[low:high].tolist(), self.places[low:high].tolist(), strict=True))
+        return self.rows[low:high], self.places[low:high]
 
     def look_up(self, data: Array, offsets: Array) -> dict[int, list[tuple[int, int, int]]]:
         """Text -> (first word, width, entry) of every passage found in it."""
