@@ -6,53 +6,120 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import xxhash
-from pydantic import Field
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
 
+from engine.errors import UserError
 from engine.job import Job, part_name
-from engine.stage import Port, Stage, port
-from pipelines.duplicates import buckets, resolve, same
-from pipelines.minhash import Banding, choose_banding, permutations, sign_texts
-from pipelines.shingles import Array, sorted_sets, texts_of
+from engine.stage import NotIdentity, Port, Stage, port
+from engine.store import Artifact
+from pipelines.duplicates import Sets, buckets, components, connect, resolve, same, similarities
+from pipelines.minhash import Banding, choose_banding
+from pipelines.mix import numbers
+from pipelines.passages import remove_repeats
+from pipelines.semantic import embed, near
+from pipelines.shingles import Array, shared_run, texts_of
+from pipelines.signatures import Signed, batches, digests
 
-BATCH_ROWS = 10_000
 # Signatures of a pair at the threshold agree in fewer places than this many standard deviations below what is expected
 # once in a million pairs; such a pair is not worth reading.
 PREFILTER_SIGMAS = 5.0
+EVIDENCE = 240  # characters of a shared passage that are shown
 
 
 class Dedup(Stage):
-    """Remove documents that are copies, or nearly copies, of another one.
+    """Remove documents that are copies, or nearly copies, of another one; or parts of documents that stand elsewhere, too.
 
-    `exact`: the same text. `minhash`: also texts whose sets of word n-grams have a Jaccard similarity of at least
-    `threshold`; candidates come from MinHash signatures, and each removal is verified on the sets themselves against
-    the very document that is kept. Texts of at most `ngram` words are compared as their whole sequence of words, texts
-    without a word byte by byte.
+    `exact`: the same text; by `level`, the same paragraph or line, which is cut out. `minhash`: also texts whose sets of
+    word n-grams have a Jaccard similarity of at least `threshold`; candidates come from MinHash signatures, and each
+    removal is verified on the sets themselves against the very document that is kept. Texts of at most `ngram` words
+    are compared as their whole sequence of words, texts without a word byte by byte. `substring`: cut out what has
+    `passage` words in a row that stand in a document before, too. `semantic`: texts whose embeddings by a model have a
+    cosine of at least `threshold`.
     """
 
-    takes: ClassVar[dict[str, Port]] = {"documents": port("Document", many=True)}
+    takes: ClassVar[dict[str, Port]] = {
+        "documents": port("Document", many=True),
+        "index": port("Document", many=True, optional=True),
+        "model": port("Model", optional=True),
+    }
     gives: ClassVar[str] = "Document"
+    version: ClassVar[int] = 2
 
-    method: Literal["exact", "minhash"] = "minhash"
-    threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which a document is a duplicate.")
+    method: Literal["exact", "minhash", "substring", "semantic"] = "minhash"
+    level: Literal["document", "paragraph", "line"] = Field(
+        "document", description="With `method: exact`: what is compared, and removed."
+    )
+    threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity (or cosine) that makes a duplicate.")
     ngram: int = Field(5, ge=1, description="Words of a shingle.")
     recall: float = Field(0.99, gt=0, lt=1, description="Share of pairs over the threshold that should be found.")
     permutations: int = Field(128, ge=1, le=1024, description="Values of a signature, at most.")
-    keep: Literal["longest", "first"] = Field(
+    passage: int = Field(50, ge=2, description="With `method: substring`: words in a row that make a repeat.")
+    min_words: int = Field(3, ge=1, description="Paragraphs and lines of fewer words are left alone.")
+    keep: Literal["longest", "first", "best"] = Field(
         "longest",
-        description="Which of several copies stays: the longest in bytes (of equals the first), or the first.",
+        description="Which of several copies stays: the longest in bytes, the first, or the one with the highest "
+        "`quality`; of equals the first.",
+    )
+    quality: str | None = Field(
+        None, description="With `keep: best`: the column, or field of `metadata`, with a number; without one is worst."
+    )
+    prefer: list[str] = Field(
+        default_factory=lambda: [],
+        description="Patterns of `source` (`wiki/*`), the most trusted first: they come before `keep`.",
+    )
+    transitive: bool = Field(
+        False, description="Remove all but one of documents that a chain of verified pairs connects."
+    )
+    save_index: bool = Field(False, description="Keep signatures, so that a later `dedup` can take this as `index`.")
+    model: Annotated[str | None, NotIdentity] = Field(
+        None, description="With `method: semantic`: a folder in the Hugging Face layout, or a hub name."
+    )
+    memory_gb: Annotated[float, NotIdentity] = Field(
+        1.0, gt=0, description="Memory for what grows with the text; beyond it, work is cut up and waits on disk."
     )
 
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Dedup:
+        if self.level != "document" and self.method != "exact":
+            raise ValueError(f"`level: {self.level}` needs `method: exact`, found {self.method}.")
+        if (self.keep == "best") != (self.quality is not None):
+            raise ValueError("`keep: best` and `quality` need each other: `quality` names the column to compare.")
+        if self.transitive and self.method != "minhash":
+            raise ValueError(f"`transitive` needs `method: minhash`, found {self.method}.")
+        if self.save_index and self.method != "minhash":
+            raise ValueError(f"`save_index` needs `method: minhash`, found {self.method}.")
+        return self
+
+    def sources(self, base: str) -> dict[str, str]:
+        if self.model is None:
+            return {}
+        from engine.store import digest_file
+
+        folder = Path(base) / self.model
+        if not folder.is_dir():
+            return {"model": f"hub:{self.model}"}
+        return {f"model/{f.name}": digest_file(f) for f in sorted(folder.iterdir()) if f.is_file()}
+
     def run(self, job: Job) -> None:
+        if self.method != "minhash" and job.all("index"):
+            raise UserError(f"the input `index` is for `method: minhash`, found {self.method}.")
+        if self.method == "substring" or self.level != "document":
+            unit = "passage" if self.method == "substring" else self.level
+            order = self._order(job, None, 0) if self.prefer or self.keep == "best" else None
+            remove_repeats(job, unit, self.passage, self.min_words, order, int(self.memory_gb * 1e9))
+            return
         file = job.scratch / "decision.npz"
         if file.exists():
             decision = Decision.load(file)
         else:
+            shutil.rmtree(job.scratch / "signatures", ignore_errors=True)
             decision = self._decide(job)
             decision.save(file)
         self._write(job, decision)
@@ -62,81 +129,126 @@ class Dedup(Stage):
         return choose_banding(self.threshold, self.recall, self.permutations)
 
     def _decide(self, job: Job) -> Decision:
-        if self.method == "exact":
-            keys, lengths = _text_keys(job)
-            leader = same(keys, self._rank(lengths))
-            gone = leader != np.arange(len(leader))
-            return Decision(np.where(gone, leader, -1), gone.astype(float), {"exact": int(gone.sum())})
+        if self.method == "minhash":
+            return self._minhash(job)
+        if self.method == "semantic":
+            vectors, lengths = embed(job, self.model)
+            order = self._order(job, lengths, 0)
+            kept_by, similarity = near(vectors, order, self.threshold, int(self.memory_gb * 1e9))
+            return Decision(kept_by, similarity, {"semantic": int((kept_by >= 0).sum())})
+        keys: list[Array] = [np.zeros((0, 2), np.uint64)]
+        lengths_: list[Array] = [np.zeros(0, np.int64)]
+        for _, batch in batches(job.all("documents"), ["text"]):
+            texts = texts_of(batch.column("text"))
+            keys.append(digests(texts))
+            lengths_.append(np.diff(texts.offsets))
+        leader = same(np.concatenate(keys), self._order(job, np.concatenate(lengths_), 0))
+        gone = leader != np.arange(len(leader))
+        return Decision(np.where(gone, leader, -1), gone.astype(float), {"exact": int(gone.sum())})
+
+    def _order(self, job: Job, lengths: Array | None, fixed: int) -> Array:
+        """The documents in the order of preference; those of an index, the first `fixed` ones, come first."""
+        count = fixed + job.rows("documents")
+        value = np.zeros(count)
+        trust = np.zeros(count, np.int32)
+        if self.keep == "longest" and lengths is not None:
+            value = -lengths.astype(float)
+        if self.prefer or self.keep == "best":
+            for start, batch in batches(job.all("documents")):
+                place = slice(fixed + start, fixed + start + len(batch))
+                if self.quality is not None:
+                    value[place] = -np.nan_to_num(numbers(batch, self.quality, "quality"), nan=-np.inf)
+                if self.prefer:
+                    trust[place] = _trust(batch, self.prefer)
+        value[:fixed] = trust[:fixed] = 0
+        if not value.any() and not trust.any():
+            return np.arange(count, dtype=np.int32)
+        return np.lexsort((value, trust, np.arange(count) >= fixed)).astype(np.int32)
+
+    def _minhash(self, job: Job) -> Decision:
         banding = self.banding()
-        signed = _Signed.make(job, self.ngram, banding)
-        rank = self._rank(signed.lengths)
-        leader = same(signed.keys, rank)
-        kept_by = np.where(leader != np.arange(len(leader)), leader, -1)
+        signed = Signed.make(job, job.scratch / "signatures", self.ngram, banding, job.all("index"))
+        count = len(signed.keys)
+        order = self._order(job, signed.lengths, signed.fixed)
+        rank = np.empty(count, np.int32)
+        rank[order] = np.arange(count, dtype=np.int32)
+        leader = same(signed.keys, order)
+        leader[: signed.fixed] = np.arange(signed.fixed)
+        kept_by = np.where(leader != np.arange(count), leader, np.int32(-1))
         similarity = (kept_by >= 0).astype(float)
         facts = {"exact": int((kept_by >= 0).sum())}
-        facts |= self._near(job, signed, rank, leader, kept_by, similarity)
+        sets = self._near(job, signed, rank, leader, kept_by, similarity, facts)
         # A copy of a document that went goes where that went: it is the same set of shingles.
         followed = kept_by.copy()
-        chained = np.flatnonzero((kept_by >= 0) & (kept_by[leader] >= 0) & (leader != np.arange(len(leader))))
+        chained = np.flatnonzero((kept_by >= 0) & (kept_by[leader] >= 0) & (leader != np.arange(count)))
         followed[chained], similarity[chained] = kept_by[leader[chained]], similarity[leader[chained]]
         facts |= {"bands": banding.bands, "rows": banding.rows, "curve": banding.curve()}
         facts |= {"expected_recall": round(banding.recall(self.threshold), 4)}
-        return Decision(followed, similarity, facts)
-
-    def _rank(self, lengths: Array) -> Array:
-        """Place of each document in the order of preference, 0 first."""
-        count = len(lengths)
-        rank = np.arange(count)
-        if self.keep == "longest":
-            rank[np.argsort(-lengths, kind="stable")] = np.arange(count)
-        return rank
+        if self.save_index:
+            kept = np.flatnonzero(followed[signed.fixed :] < 0) + signed.fixed
+            signed.save_index(job.output / "index", kept, self.ngram)
+        return Decision(followed, similarity, facts, signed.fixed, sets)
 
     def _near(
-        self, job: Job, signed: _Signed, rank: Array, leader: Array, kept_by: Array, similarity: Array
-    ) -> dict[str, int]:
+        self, job: Job, signed: Signed, rank: Array, leader: Array, kept_by: Array, similarity: Array,
+        facts: dict[str, Any],
+    ) -> Sets:  # fmt: skip
         """Find near-duplicates among the leaders; write what goes into `kept_by` and `similarity`."""
+        limit = int(self.memory_gb * 1e9)
         own = leader[signed.rows] == signed.rows  # signatures of documents that are still there
-        met: list[tuple[Array, Array]] = []
-        bucket_count = 0
-        for band in range(signed.banding.bands):
-            rows, bucket, count = buckets(signed.band(band)[own])
-            met.append((rows, bucket + bucket_count))
-            bucket_count += count
-        compared = np.unique(np.concatenate([rows for rows, _ in met]))
-        facts = {"candidates": len(compared), "pairs_met": 0, "pairs_verified": 0, "near": 0}
-        if not len(compared):
-            return facts
-        membership = np.full((len(compared), signed.banding.bands), -1, np.int64)
-        for band, (rows, bucket) in enumerate(met):
-            membership[np.searchsorted(compared, rows), band] = bucket
-        place = np.flatnonzero(own)[compared]  # among the signatures
-        documents = signed.rows[place]  # among the documents
-        values, ends = _sets(job, documents, self.ngram)
-        replaced = np.full(len(compared), -1, np.int64)
-        found = np.zeros(len(compared))
+        groups = components(signed, own, limit)
+        facts |= {"candidates": sum(map(len, groups)), "pairs_met": 0, "pairs_verified": 0, "near": 0}
+        facts["groups"] = len(groups)
+        documents = [signed.rows[places] for places in groups]
+        sets = Sets.make(job, job.scratch / "signatures", documents, signed.fixed, self.ngram)
         spread = np.sqrt(self.threshold * (1 - self.threshold) / signed.banding.permutations)
         least = max(self.threshold - PREFILTER_SIGMAS * spread, 0.0)
-        begins = np.concatenate([[0], ends[:-1]])
-        order = np.argsort(rank[documents], kind="stable")
-        facts["pairs_met"], facts["pairs_verified"] = resolve(
-            membership, bucket_count, order, values, begins, ends, signed.signatures(), place, self.threshold, least,
-            replaced, found,
-        )  # fmt: skip
-        gone = replaced >= 0
-        kept_by[documents[gone]] = documents[replaced[gone]]
-        similarity[documents[gone]] = found[gone]
-        facts["near"] = int(gone.sum())
-        return facts
+        for index, places in enumerate(groups):
+            members = documents[index]
+            membership = np.full((len(places), signed.banding.bands), -1, np.int64)
+            bucket_count = 0
+            for band in range(signed.banding.bands):
+                keys, which = signed.band(band)
+                rows, bucket, count = buckets(keys[np.searchsorted(which, places)])
+                membership[rows, band] = bucket + bucket_count
+                bucket_count += count
+            values, begins, ends = sets.of(index, limit)
+            order = np.argsort(rank[members], kind="stable")
+            signatures = signed.signatures(places)
+            fixed = members < signed.fixed
+            replaced = np.full(len(places), -1, np.int64)
+            found = np.zeros(len(places))
+            if self.transitive:
+                met, verified = connect(
+                    membership, bucket_count, order, values, begins, ends, signatures, self.threshold, least, replaced
+                )
+                replaced[(replaced == np.arange(len(places))) | fixed] = -1
+                gone = np.flatnonzero(replaced >= 0)
+                out = np.zeros(len(gone))
+                similarities(gone, replaced[gone], values, begins, ends, out)
+                found[gone] = out
+            else:
+                met, verified = resolve(
+                    membership, bucket_count, order, values, begins, ends, signatures, fixed, self.threshold, least,
+                    replaced, found,
+                )  # fmt: skip
+            gone = replaced >= 0
+            kept_by[members[gone]] = members[replaced[gone]]
+            similarity[members[gone]] = found[gone]
+            facts["pairs_met"] += int(met)
+            facts["pairs_verified"] += int(verified)
+            facts["near"] += int(gone.sum())
+        return sets
 
     def _write(self, job: Job, decision: Decision) -> None:
-        kept_by, done = decision.kept_by, job.committed()
+        kept_by, done, fixed = decision.kept_by, job.committed(), decision.fixed
         wanted = np.unique(kept_by[kept_by >= 0])
-        names = dict(zip(wanted.tolist(), _ids(job, wanted), strict=True))
-        total, at = len(kept_by), 0
-        for index, batch in enumerate(_batches(job)):
+        names = dict(zip(wanted.tolist(), _ids([*job.all("index"), *job.all("documents")], wanted), strict=True))
+        total = len(kept_by) - fixed
+        for index, (start, batch) in enumerate(batches(job.all("documents"))):
             name = part_name(index, batch.column("id").to_pylist())
+            at = fixed + start
             by, like = kept_by[at : at + len(batch)], decision.similarity[at : at + len(batch)]
-            at += len(batch)
             if name not in done:
                 table = pa.Table.from_batches([batch])
                 gone = by >= 0
@@ -144,146 +256,81 @@ class Dedup(Stage):
                 reason = ["duplicate" if j == 1 else "near_duplicate" for j in like[gone].tolist()]
                 kept_id = [names[k] for k in by[gone].tolist()]
                 detail = [f"{j:.4f} like {k}" for j, k in zip(like[gone].tolist(), kept_id, strict=True)]
+                measure = "cosine" if self.method == "semantic" else "jaccard"
                 for column, values in (
                     ("kept_id", pa.array(kept_id, pa.string())),
-                    ("jaccard", pa.array(like[gone], pa.float64())),
+                    (measure, pa.array(like[gone], pa.float64())),
+                    ("evidence", pa.array(self._evidence(rejected, by[gone], like[gone], decision.sets), pa.string())),
                     ("reason", pa.array(reason, pa.string())),
                     ("detail", pa.array(detail, pa.string())),
                 ):
                     rejected = rejected.append_column(column, values)
                 job.commit(name, table.filter(pa.array(~gone)), rejected)
-            job.progress(at, total, "rows", doing="writing")
+            job.progress(start + len(batch), total, "rows", doing="writing")
         sizes = np.unique(kept_by[kept_by >= 0], return_counts=True)[1] + 1
         job.summary(
             documents=total,
-            kept=int((kept_by < 0).sum()),
+            kept=int((kept_by[fixed:] < 0).sum()),
             clusters=len(sizes),
             largest_clusters=sorted(sizes.tolist(), reverse=True)[:10],
             **decision.facts,
         )
 
+    def _evidence(self, rejected: pa.Table, by: Array, like: Array, sets: Sets | None) -> list[str]:
+        """Of each removed text, the beginning of the first passage that stands in the kept one as well."""
+        made: list[str] = pc.call_function(
+            "utf8_slice_codeunits", [rejected.column("text")], pc.SliceOptions(0, EVIDENCE)
+        ).to_pylist()
+        texts = texts_of(rejected.column("text"))
+        for i in np.flatnonzero(like < 1).tolist():
+            made[i] = ""
+            if sets is not None:
+                start, end = shared_run(texts, i, sets.document(int(by[i])), self.ngram)
+                made[i] = texts.data[start:end].tobytes().decode()[:EVIDENCE]
+        return made
+
 
 @dataclass(frozen=True)
 class Decision:
-    """For each document, the one kept in its place (-1: itself) and the Jaccard similarity of the two."""
+    """For each document, the one kept in its place (-1: itself) and how like the two are.
+
+    The first `fixed` documents are those of an index. `sets` holds the shingles of candidates, on disk.
+    """
 
     kept_by: Array
     similarity: Array
     facts: dict[str, Any]
+    fixed: int = 0
+    sets: Sets | None = None
 
     def save(self, file: Path) -> None:
         partial = file.with_suffix(".partial.npz")
-        np.savez(partial, kept_by=self.kept_by, similarity=self.similarity, facts=np.array(json.dumps(self.facts)))
+        facts = json.dumps({"facts": self.facts, "fixed": self.fixed})
+        places: dict[str, Any] = {} if self.sets is None else self.sets.places()
+        np.savez(partial, kept_by=self.kept_by, similarity=self.similarity, facts=np.array(facts), **places)
         partial.replace(file)
 
     @staticmethod
     def load(file: Path) -> Decision:
         with np.load(file) as known:
-            return Decision(known["kept_by"], known["similarity"], json.loads(str(known["facts"])))
+            said = json.loads(str(known["facts"]))
+            sets = Sets.load(file.parent / "signatures", known) if "documents" in known else None
+            return Decision(known["kept_by"], known["similarity"], said["facts"], said["fixed"], sets)
 
 
-@dataclass(frozen=True)
-class _Signed:
-    """Digests of all documents in memory; signatures and band keys of those with two shingles or more, on disk.
-
-    Attributes:
-        keys: (N, 2) uint64: documents with equal keys have the same words.
-        lengths: (N,) bytes.
-        rows: (S,) which documents have a signature.
-    """
-
-    folder: Path
-    banding: Banding
-    keys: Array
-    lengths: Array
-    rows: Array
-
-    def band(self, index: int) -> Array:
-        return np.fromfile(self.folder / f"band-{index:03d}", np.uint64)
-
-    def signatures(self) -> Array:
-        """(S, permutations) uint32, mapped."""
-        shape = (len(self.rows), self.banding.permutations)
-        return np.asarray(np.memmap(self.folder / "signatures", np.uint32, "r", shape=shape))
-
-    @staticmethod
-    def make(job: Job, ngram: int, banding: Banding) -> _Signed:
-        folder = job.scratch / "signatures"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        a, b = permutations(banding.permutations)
-        keys: list[Array] = [np.zeros((0, 2), np.uint64)]
-        lengths: list[Array] = [np.zeros(0, np.int64)]
-        rows: list[Array] = [np.zeros(0, np.int64)]
-        total, at = job.rows("documents"), 0
-        files = [(folder / f"band-{band:03d}").open("wb") for band in range(banding.bands)]
-        with (folder / "signatures").open("wb") as signatures:
-            for batch in _batches(job, ["text"]):
-                texts = texts_of(batch.column("text"))
-                made = sign_texts(texts, ngram, banding, a, b)
-                wordless = np.flatnonzero(made.counts == 0)
-                made.keys[wordless] = _digests(batch.column("text").take(pa.array(wordless)), b"no words")
-                many = np.flatnonzero(made.counts >= 2)
-                signatures.write(made.signatures[many].tobytes())
-                for file, band_keys in zip(files, made.bands, strict=True):
-                    file.write(band_keys[many].tobytes())
-                keys.append(made.keys)
-                lengths.append(np.diff(texts.offsets))
-                rows.append(many + at)
-                at += len(batch)
-                job.progress(at, total, "rows", doing="signatures")
-        for file in files:
-            file.close()
-        return _Signed(folder, banding, np.concatenate(keys), np.concatenate(lengths), np.concatenate(rows))
+def _trust(batch: pa.RecordBatch, patterns: list[str]) -> Array:
+    """The number of the first pattern that each row's `source` fits."""
+    column = batch.column("source").dictionary_encode()
+    found = [
+        next((i for i, pattern in enumerate(patterns) if fnmatchcase(name or "", pattern)), len(patterns))
+        for name in column.dictionary.to_pylist()
+    ]
+    indices = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.array([*found, len(patterns)], np.int32)[indices]
 
 
-def _batches(job: Job, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    for artifact in job.all("documents"):
-        yield from artifact.batches(columns=columns, rows=BATCH_ROWS)
-
-
-def _digests(texts: pa.Array, salt: bytes = b"") -> Array:
-    """(N, 2) uint64: 128 bits of XXH3 of each text."""
-    made = b"".join(xxhash.xxh3_128_digest(salt + (text or "").encode()) for text in texts.to_pylist())
-    return np.frombuffer(made, np.uint64).reshape(-1, 2)
-
-
-def _text_keys(job: Job) -> tuple[Array, Array]:
-    keys: list[Array] = [np.zeros((0, 2), np.uint64)]
-    lengths: list[Array] = [np.zeros(0, np.int64)]
-    for batch in _batches(job, ["text"]):
-        keys.append(_digests(batch.column("text")))
-        lengths.append(np.diff(texts_of(batch.column("text")).offsets))
-    return np.concatenate(keys), np.concatenate(lengths)
-
-
-def _sets(job: Job, documents: Array, ngram: int) -> tuple[Array, Array]:
-    """The sorted sets of shingles of these documents (sorted numbers), one after the other, and where each ends.
-
-    They are nearly as large as the text, so they are on disk, mapped: what is not looked at need not be in memory.
-    """
-    ends: list[Array] = [np.zeros(0, np.int64)]
-    at = size = 0
-    path = job.scratch / "signatures" / "sets"
-    with path.open("wb") as file:
-        for batch in _batches(job, ["text"]):
-            low, high = np.searchsorted(documents, [at, at + len(batch)])
-            if high > low:
-                made, made_ends = sorted_sets(texts_of(batch.column("text")), documents[low:high] - at, ngram)
-                file.write(made.data)
-                ends.append(made_ends + size)
-                size += len(made)
-            at += len(batch)
-            job.progress(at, job.rows("documents"), "rows", doing="verifying")
-    return np.asarray(np.memmap(path, np.uint64, "r")), np.concatenate(ends)
-
-
-def _ids(job: Job, documents: Array) -> list[str]:
+def _ids(artifacts: list[Artifact], documents: Array) -> Iterator[str]:
     """The ids of these documents (sorted numbers)."""
-    found: list[str] = []
-    at = 0
-    for batch in _batches(job, ["id"]):
-        low, high = np.searchsorted(documents, [at, at + len(batch)])
-        found += batch.column("id").take(pa.array(documents[low:high] - at)).to_pylist()
-        at += len(batch)
-    return found
+    for start, batch in batches(artifacts, ["id"]):
+        low, high = np.searchsorted(documents, [start, start + len(batch)])
+        yield from batch.column("id").take(pa.array(documents[low:high] - start)).to_pylist()

@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from pipelines.shingles import CLASSES, U64, Array, Texts, hash_shingles, hash_words, mix
+from pipelines.shingles import COMBINE, MULTIPLIER, U64, Array, Texts, hash_shingles, hash_words, make_room, mix
 
 U32 = np.uint32
 
@@ -35,6 +35,12 @@ class Banding:
     def recall(self, threshold: float) -> float:
         """The expected share of pairs found, for pairs with similarities spread evenly over [threshold, 1]."""
         return float(self.chance(np.linspace(threshold, 1, 1001)).mean())
+
+    def keys(self, signatures: Array, band: int) -> Array:
+        """The key of one band of each signature, uint64: what `sign` writes to `bands`."""
+        made = np.empty(len(signatures), np.uint64)
+        band_keys(signatures, band, self.rows, made)
+        return made
 
     def curve(self) -> list[tuple[float, float]]:
         """The S-curve: (J, probability) at 0, .05, ..., 1."""
@@ -94,8 +100,23 @@ def signature(hashes: Any, a: Any, b: Any, out: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
+def band_key(values: Any, band: int, rows: int) -> Any:
+    """64 bits of the values of one band of a signature."""
+    key = U64(band)
+    for k in range(band * rows, (band + 1) * rows):
+        key = mix(key ^ U64(values[k]))
+    return key
+
+
+@numba.njit(cache=True, nogil=True)
+def band_keys(signatures: Any, band: int, rows: int, out: Any) -> None:
+    for i in range(len(signatures)):
+        out[i] = band_key(signatures[i], band, rows)
+
+
+@numba.njit(cache=True, nogil=True)
 def sign(
-    data: Any, offsets: Any, n: int, classes: Any, a: Any, b: Any, rows: int,
+    data: Any, offsets: Any, n: int, a: Any, b: Any, rows: int,
     keys: Any, counts: Any, signatures: Any, bands: Any,
 ) -> None:  # fmt: skip
     """For each text: a 128-bit digest of its words, the number of its shingles, its signature and its band keys.
@@ -109,19 +130,17 @@ def sign(
     longest = 0
     for t in range(len(counts)):
         longest = max(longest, offsets[t + 1] - offsets[t])
-    words = np.empty(longest + 1, np.uint64)
+    words, room = np.empty(longest + 1, np.uint64), make_room(longest)
     hashes = np.empty(longest + 1, np.uint64)
     short = np.empty(longest + 1, np.uint32)
     for t in range(len(counts)):
-        count = hash_words(data, offsets[t], offsets[t + 1], classes, words)
+        count = hash_words(data, offsets[t], offsets[t + 1], room, words)
         total = hash_shingles(words, count, n, hashes)
-        x, y = U64(count), U64(0x2545F4914F6CDD1D)
+        x, y = U64(count), U64(0)  # sums over words and their places, so that they are computed side by side
         for i in range(count):
-            x = (x ^ words[i]) * U64(0x9FB21C651E98DF25)
-            x ^= x >> U64(32)
-            y = (y + words[i]) * U64(0xD1342543DE82EF95) + U64(1)
-            y ^= y >> U64(29)
-        keys[t, 0], keys[t, 1] = mix(x), mix(y)
+            x += mix(words[i] + U64(i) * MULTIPLIER)
+            y += mix(words[i] ^ U64(i) * COMBINE)
+        keys[t, 0], keys[t, 1] = x, y
         counts[t] = total
         if total < 2:
             continue
@@ -129,10 +148,7 @@ def sign(
             short[i] = U32(hashes[i] >> U64(32))
         signature(short[:total], a, b, signatures[t])
         for band in range(len(bands)):
-            key = U64(band)
-            for k in range(band * rows, (band + 1) * rows):
-                key = mix(key ^ U64(signatures[t, k]))
-            bands[band, t] = key
+            bands[band, t] = band_key(signatures[t], band, rows)
 
 
 @dataclass(frozen=True)
@@ -154,5 +170,5 @@ def sign_texts(texts: Texts, n: int, banding: Banding, a: Array, b: Array) -> Si
         np.zeros((count, banding.permutations), np.uint32),
         np.zeros((banding.bands, count), np.uint64),
     )
-    sign(texts.data, texts.offsets, n, CLASSES, a, b, banding.rows, made.keys, made.counts, made.signatures, made.bands)
+    sign(texts.data, texts.offsets, n, a, b, banding.rows, made.keys, made.counts, made.signatures, made.bands)
     return made

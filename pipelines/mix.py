@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,14 @@ class Mix(Stage):
         None, ge=1, description="Size of the mix; None: as large as `epochs` allows in these proportions."
     )
     epochs: float | dict[str, float] = Field(1.0, description="How often a source's rows may be taken, at most.")
+    caps: dict[str, int] = Field(
+        default_factory=lambda: {}, description="Source -> how much to take of it at most, in units."
+    )
+    curriculum: str | None = Field(
+        None,
+        description="Order by this, rising: `length` (bytes), or a column or field of `metadata` with a number; with `-` "
+        "before it, falling. Rows without one come last; equal ones are shuffled.",
+    )
     shuffle: bool = Field(True, description="Else: source after source, each in its order, epoch after epoch.")
 
     def run(self, job: Job) -> None:
@@ -89,7 +98,7 @@ class Mix(Stage):
             UserError: weights or epochs name no source, or leave one out.
         """
         caps = self.epochs if isinstance(self.epochs, dict) else dict.fromkeys(totals, self.epochs)
-        for field, given in (("weights", self.weights), ("epochs", caps)):
+        for field, given in (("weights", self.weights), ("epochs", caps), ("caps", self.caps)):
             for label, value in (given or {}).items():
                 if label not in totals:
                     raise UserError(
@@ -99,6 +108,7 @@ class Mix(Stage):
                 if not value >= 0:
                     raise UserError(f"`{field}.{label}` should be 0 or more, found {value}.")
         room = {label: total * caps.get(label, 1.0) for label, total in totals.items()}
+        room = {label: min(most, self.caps.get(label, most)) for label, most in room.items()}
         if self.weights is not None:
             if missing := [label for label in totals if label not in self.weights]:
                 raise UserError(f"`weights` leaves out {', '.join(missing)}; give 0 to take nothing of it.")
@@ -162,7 +172,8 @@ class Mix(Stage):
 
     def _write(self, job: Job, copies: dict[str, np.ndarray[Any, Any]], total: int) -> None:
         done = job.committed()
-        if not self.shuffle:
+        places = self._curriculum(job, copies, total) if self.curriculum else None
+        if not self.shuffle and places is None:
             for index, (table, _) in enumerate(self._rows(job, copies)):
                 name = part_name(index, table.column("id").to_pylist())
                 if name not in done:
@@ -175,14 +186,57 @@ class Mix(Stage):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         spill = _Spill(folder, max(count, 1))
+        at = 0
         for table, keys in self._rows(job, copies):
-            spill.add(table, keys)
+            spill.add(table, keys if places is None else places[at : at + len(table)])
+            at += len(table)
         for index, table in enumerate(spill.sorted()):
             name = part_name(index, table.column("id").to_pylist())
             if name not in done:
                 job.commit(name, table)
             job.progress(min((index + 1) * PART_ROWS, total), total)
         shutil.rmtree(folder, ignore_errors=True)
+
+    def _curriculum(self, job: Job, copies: dict[str, np.ndarray[Any, Any]], total: int) -> np.ndarray[Any, Any]:
+        """A key for the place of each row of the mix, in [0, 2**64): its rank by what `curriculum` names."""
+        field = (self.curriculum or "").removeprefix("-")
+        values, shuffled = np.zeros(total), np.zeros(total, np.uint64)
+        at = 0
+        for table, keys in self._rows(job, copies):
+            place = slice(at, at + len(table))
+            if field == "length":
+                values[place] = pc.call_function("binary_length", [table.column("text")]).to_numpy()
+            else:
+                values[place] = numbers(table, field, "curriculum")
+            shuffled[place] = keys
+            at += len(table)
+        if self.curriculum and self.curriculum.startswith("-"):
+            values = -values
+        order = np.lexsort((shuffled if self.shuffle else np.arange(total), values))  # NaN is last
+        places = np.empty(total, np.uint64)
+        places[order] = np.arange(total, dtype=np.uint64) * np.uint64((1 << 64) // max(total, 1))
+        return places
+
+
+def numbers(table: pa.Table | pa.RecordBatch, field: str, asked: str) -> np.ndarray[Any, Any]:
+    """A number of each row, from a column or a field of `metadata`; NaN where there is none.
+
+    Args:
+        asked: the option that names the field, for the error.
+
+    Raises:
+        UserError: it is something else.
+    """
+    values: list[Any]
+    if field in table.schema.names:
+        values = table.column(field).to_pylist()
+    else:
+        cells: list[str | None] = table.column("metadata").to_pylist()
+        values = [json.loads(cell).get(field) if cell else None for cell in cells]
+    for value in values:
+        if value is not None and not isinstance(value, int | float):
+            raise UserError(f"`{asked}: {field}` should name numbers, found {value!r}.")
+    return np.array([np.nan if value is None else float(value) for value in values])
 
 
 class _Spill:

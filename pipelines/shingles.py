@@ -19,6 +19,8 @@ import numba
 import numpy as np
 import pyarrow as pa
 
+from pipelines.bytemasks import BLOCK, copy_lower, equals, within, word_at, write_bits
+
 Array = np.ndarray[Any, np.dtype[Any]]
 U64 = np.uint64
 
@@ -71,20 +73,12 @@ def texts_of(column: pa.Array | pa.ChunkedArray) -> Texts:
     return Texts(bytes_, at.astype(np.int64, copy=False))
 
 
-def _classes() -> Array:
-    """Byte -> its value in a word (letters in lower case), 0 for what separates."""
-    table = np.zeros(256, np.uint8)
-    for byte in (*range(0x30, 0x3A), *range(0x41, 0x5B), 0x5F, *range(0x61, 0x7B), *range(0x80, 0x100)):
-        table[byte] = byte + 32 if 0x41 <= byte < 0x5B else byte
-    table[[0xC2, 0xE2]] = 0
-    return table
-
-
-CLASSES = _classes()
 MULTIPLIER = U64(0x9E3779B97F4A7C15)  # odd; 2**64 / golden ratio
 MIX_1, MIX_2 = U64(0xFF51AFD7ED558CCD), U64(0xC4CEB9FE1A85EC53)  # MurmurHash3's 64-bit finaliser
-STRETCH = 256  # bytes that are looked at for non-ASCII at a time
 COMBINE = U64(0xD6E8FEB86659FD93)
+# The first and the second eight bytes of a word of so many bytes.
+LOW = np.array([(1 << 8 * min(size, 8)) - 1 for size in range(17)], np.uint64)
+HIGH = np.array([(1 << 8 * max(size - 8, 0)) - 1 for size in range(17)], np.uint64)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -97,58 +91,81 @@ def mix(x: Any) -> Any:
     return x ^ (x >> U64(33))
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _word_masks(data: Any, at: int, c2_before: Any, e2_before: Any) -> Any:
+    """(bytes that stand in words, bytes that begin one, the first bytes C2, E2) of 64 bytes.
+
+    `c2_before` and `e2_before` are the last two of the 64 bytes before, shifted to the front of these.
+    """
+    word = within(data, at, 0x61, 0x7A) | within(data, at, 0x41, 0x5A) | within(data, at, 0x30, 0x39)
+    word |= equals(data, at, 0x5F)
+    high = within(data, at, 0x80, 0xFF)
+    if high | c2_before | e2_before == 0:
+        return word, U64(0), U64(0), U64(0)
+    c2, e2 = equals(data, at, 0xC2), equals(data, at, 0xE2)
+    separates = c2 | c2 << U64(1) | c2_before | e2 | e2 << U64(1) | e2 << U64(2) | e2_before
+    leads = within(data, at, 0xE3, 0xEF) & ~equals(data, at, 0xEE)
+    return (word | high) & ~separates, leads, c2, e2
+
+
 @numba.njit(cache=True, nogil=True)
-def hash_words(data: Any, start: int, end: int, classes: Any, out: Any) -> int:
+def find_words(data: Any, start: int, end: int, lower: Any, starts: Any, ends: Any) -> int:
+    """Write where each word begins and ends, from `start` on; return how many there are.
+
+    Args:
+        lower: out: the text in lower case, and at least 64 bytes after it; `end - start + 128` places.
+        starts, ends: out, int32; `end - start + 1` places.
+    """
+    begun = ended = 0
+    tail = np.zeros(BLOCK, np.uint8)
+    inside = c2_before = e2_before = U64(0)
+    size = end - start
+    for at in range(0, size + 1, BLOCK):
+        if at + BLOCK <= size:
+            copy_lower(data, start + at, lower, at)
+            word, leads, c2, e2 = _word_masks(data, start + at, c2_before, e2_before)
+        else:  # the rest, followed by zeros
+            for i in range(size - at):
+                tail[i] = data[start + at + i]
+            copy_lower(tail, 0, lower, at)
+            word, leads, c2, e2 = _word_masks(tail, 0, c2_before, e2_before)
+        c2_before, e2_before = c2 >> U64(63), e2 >> U64(62) | e2 >> U64(63)
+        before = word << U64(1) | inside
+        inside = word >> U64(63)
+        begun = write_bits(word & (~before | leads), at, starts, begun)
+        ended = write_bits(before & (~word | leads), at, ends, ended)
+    return begun
+
+
+@numba.njit(cache=True, nogil=True)
+def hash_words(data: Any, start: int, end: int, room: Any, out: Any) -> int:
     """Write a 64-bit hash of each word to `out`, which needs `end - start + 1` places; return how many.
 
-    A polynomial in the word's bytes, without a branch on what they are: words are short, so a mispredicted branch a
-    word would cost more than the arithmetic. Stretches of ASCII need less of it.
+    Words of up to eight bytes are their own hash; the words' places are left in `room`.
     """
-    n, h, inside = 0, U64(0), 0
-    i = start
-    while i < end:
-        stop = min(i + STRETCH, end)
-        high = np.uint8(0)
-        for j in range(max(i - 2, start), stop):
-            high = np.uint8(high | data[j])
-        if high < 0x80:
-            n, h, inside = _ascii_stretch(data, i, stop, classes, out, n, h, inside)
-        else:
-            n, h, inside = _any_stretch(data, start, i, stop, classes, out, n, h, inside)
-        i = stop
-    out[n] = h
-    return n + inside
+    lower, starts, ends = room
+    count = find_words(data, start, end, lower, starts, ends)
+    for i in range(count):
+        at, size = np.intp(starts[i]), ends[i] - starts[i]
+        short = min(size, 16)
+        h = word_at(lower, at) & LOW[short]
+        h += (word_at(lower, at + 8) & HIGH[short]) * MULTIPLIER
+        if size > 16:
+            for next_ in range(16, size, 8):
+                h = mix(h) + (word_at(lower, at + next_) & LOW[min(size - next_, 8)])
+            h = mix(h + U64(size))
+        out[i] = h
+    return count
 
 
 @numba.njit(cache=True, nogil=True)
-def _ascii_stretch(data: Any, i: int, stop: int, classes: Any, out: Any, n: int, h: Any, inside: int) -> Any:
-    for j in range(i, stop):
-        c = classes[data[j]]
-        out[n] = h
-        word = int(c != 0)
-        n += inside & (1 - word)
-        h = h * MULTIPLIER + U64(c) if c != 0 else U64(0)
-        inside = word
-    return n, h, inside
-
-
-@numba.njit(cache=True, nogil=True)
-def _any_stretch(data: Any, start: int, i: int, stop: int, classes: Any, out: Any, n: int, h: Any, inside: int) -> Any:
-    before = data[i - 1] if i > start else np.uint8(0)
-    before2 = data[i - 2] if i > start + 1 else np.uint8(0)
-    for j in range(i, stop):
-        byte = data[j]
-        c = classes[byte]
-        c = np.uint8(0) if (before == 0xC2) | (before == 0xE2) | (before2 == 0xE2) else c
-        leads = (byte >= 0xE3) & (byte <= 0xEF) & (byte != 0xEE)
-        out[n] = h
-        n += inside & int((c == 0) | leads)
-        h = U64(0) if (c == 0) | leads else h
-        h = h * MULTIPLIER + U64(c)
-        inside = int(c != 0)
-        before2 = before
-        before = byte
-    return n, h, inside
+def make_room(longest: int) -> Any:
+    """What `hash_words` needs for texts of up to so many bytes: the text in lower case, where words begin and end."""
+    return (
+        np.empty(longest + 2 * BLOCK, np.uint8),
+        np.empty(longest + 1, np.int32),
+        np.empty(longest + 1, np.int32),
+    )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -171,7 +188,7 @@ def hash_shingles(words_: Any, count: int, n: int, out: Any) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def shingle_sets(data: Any, offsets: Any, chosen: Any, n: int, classes: Any, out: Any, ends: Any) -> None:
+def shingle_sets(data: Any, offsets: Any, chosen: Any, n: int, out: Any, ends: Any) -> None:
     """Write the shingles of the chosen texts one after the other to `out`; `ends[i]` is where those of the i-th end.
 
     Args:
@@ -180,11 +197,11 @@ def shingle_sets(data: Any, offsets: Any, chosen: Any, n: int, classes: Any, out
     longest = 0
     for t in chosen:
         longest = max(longest, offsets[t + 1] - offsets[t])
-    buffer = np.empty(longest + 1, np.uint64)
+    buffer, room = np.empty(longest + 1, np.uint64), make_room(longest)
     at = 0
     for i in range(len(chosen)):
         t = chosen[i]
-        count = hash_words(data, offsets[t], offsets[t + 1], classes, buffer)
+        count = hash_words(data, offsets[t], offsets[t + 1], room, buffer)
         at += hash_shingles(buffer, count, n, out[at:])
         ends[i] = at
 
@@ -221,9 +238,43 @@ def sorted_sets(texts: Texts, chosen: Array, n: int) -> tuple[Array, Array]:
     room = int((texts.offsets[chosen + 1] - texts.offsets[chosen]).sum()) + 1
     values = np.empty(room, np.uint64)
     ends = np.zeros(len(chosen), np.int64)
-    shingle_sets(texts.data, texts.offsets, chosen, n, CLASSES, values, ends)
+    shingle_sets(texts.data, texts.offsets, chosen, n, values, ends)
     start = 0
     for end in ends.tolist():
         values[start:end].sort()  # NumPy's vectorised sort, many times faster than one compiled here
         start = end
     return values[: compact(values, ends)], ends
+
+
+def shared_run(texts: Texts, index: int, other: Array, n: int) -> tuple[int, int]:
+    """Where the first run of shingles of a text that are in `other` (a sorted set) begins and ends, in bytes.
+
+    Looks on for at most `RUN` shingles; the two are equal if there is none.
+    """
+    start, end = int(texts.offsets[index]), int(texts.offsets[index + 1])
+    found = np.zeros(2, np.int64)
+    _shared_run(texts.data, start, end, other, n, found)
+    return start + int(found[0]), start + int(found[1])
+
+
+RUN = 64
+
+
+@numba.njit(cache=True, nogil=True)
+def _shared_run(data: Any, start: int, end: int, other: Any, n: int, found: Any) -> None:
+    room = make_room(end - start)
+    words_, hashes = np.empty(end - start + 1, np.uint64), np.empty(end - start + 1, np.uint64)
+    count = hash_words(data, start, end, room, words_)
+    total = hash_shingles(words_, count, n, hashes)
+    run = 0
+    for i in range(total):
+        at = np.searchsorted(other, hashes[i])
+        if at < len(other) and other[at] == hashes[i]:
+            if run == 0:
+                found[0] = room[1][i]
+            run += 1
+            found[1] = room[2][i + min(n, count) - 1]
+            if run == RUN:
+                return
+        elif run:
+            return

@@ -5,7 +5,9 @@
     validation/*.arrow  the blocks of held-out documents
 
 Documents follow each other, each ended by `<|endoftext|>`, and the stream is cut into blocks; the last block is filled
-up with `<|endoftext|>`, and how much that was is stated as `waste`.
+up with `<|endoftext|>`, and how much that was is stated as `waste`. Or, with `packing: best_fit`, documents are cut only
+where they are longer than a block (Ding et al. 2024, "Fewer truncations improve language modeling"): pieces go, the longest
+first, where they leave the least room, and what is left over of each block is filled up.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
+import numba
 import numpy as np
 import pyarrow as pa
 import xxhash
@@ -60,6 +63,10 @@ class Tokenize(Stage):
         1_000_000_000, ge=1, description="Train on about this many bytes of the documents at most."
     )
     block: int = Field(512, ge=2, description="Tokens of a block.")
+    packing: Literal["stream", "best_fit"] = Field(
+        "stream",
+        description="`stream` cuts documents at the ends of blocks, `best_fit` only those longer than a block.",
+    )
     validation: float = Field(0.0, ge=0, lt=1, description="Share of documents held out, chosen by their ids' digest.")
 
     def sources(self, base: str) -> dict[str, str]:
@@ -88,7 +95,10 @@ class Tokenize(Stage):
             partial.rename(folder)
         encoder = Encoder(folder)
         state = _State.load(job.scratch / "state.json")
-        packers = {split: _Packer(job.output / split, self.block, encoder, state) for split in ("data", "validation")}
+        best = self.packing == "best_fit"
+        packers = {
+            split: _Packer(job.output / split, self.block, best, encoder, state) for split in ("data", "validation")
+        }
         total = job.rows("documents")
         seen = 0
         for batch in _documents(job):
@@ -269,9 +279,10 @@ class _State:
 class _Packer:
     """Strings documents together and cuts the stream into blocks, a file of them at a time."""
 
-    def __init__(self, folder: Path, block: int, encoder: Encoder, state: _State) -> None:
+    def __init__(self, folder: Path, block: int, best_fit: bool, encoder: Encoder, state: _State) -> None:
         self.folder = folder
         self.block = block
+        self.best_fit = best_fit
         self.encoder = encoder
         self.state = state
         known = state.splits.get(folder.name, {})
@@ -299,6 +310,9 @@ class _Packer:
 
     def flush(self, last: bool = False) -> None:
         """Write the whole blocks (and, at the end, the last one, filled up) as one file."""
+        if self.best_fit:
+            self._flush_best_fit()
+            return
         stream = np.concatenate(self.tokens)
         if last and len(stream) % self.block:
             waste = -len(stream) % self.block
@@ -306,24 +320,55 @@ class _Packer:
             self.counts["waste"] += waste
         blocks = len(stream) // self.block
         if blocks:
-            tokens_BT = stream[: blocks * self.block].reshape(blocks, self.block)
-            starts, parents = self._boundaries(blocks)
-            ids = [row_id("TokenBlock", tokens_BT[i].tobytes(), *parents[i]) for i in range(blocks)]
-            write_shard(self.folder / f"{self.files:05d}.arrow", ids, parents, tokens_BT, starts)
-            self.files += 1
-            self.counts["blocks"] += blocks
+            self._write(stream[: blocks * self.block].reshape(blocks, self.block), *self._boundaries(blocks))
         cut = blocks * self.block
         rest = stream[cut:]
         later = [(at - cut, name) for at, name in self.begins if at >= cut]
         if len(rest) and (not later or later[0][0] > 0):  # a document goes on into what is left
             later.insert(0, max((at - cut, name) for at, name in self.begins if at < cut))
         self.tokens, self.begins, self.size = [rest], later, len(rest)
+        self._remember(rest)
+
+    def _write(self, tokens_BT: Array, starts: list[list[int]], parents: list[list[str]]) -> None:
+        ids = [row_id("TokenBlock", row.tobytes(), *of_row) for row, of_row in zip(tokens_BT, parents, strict=True)]
+        write_shard(self.folder / f"{self.files:05d}.arrow", ids, parents, tokens_BT, starts)
+        self.files += 1
+        self.counts["blocks"] += len(ids)
+
+    def _remember(self, rest: Array) -> None:
         self.state.splits[self.folder.name] = {
             "files": self.files,
             "counts": dict(self.counts),
             "tokens": rest.tolist(),
             "begins": [[at, name] for at, name in self.begins],
         }
+
+    def _flush_best_fit(self) -> None:
+        """Write all documents as one file; blocks stand in the order of the first document in each."""
+        stream = np.concatenate(self.tokens)
+        begins = np.array([at for at, _ in self.begins], np.int64)
+        sizes = np.diff(begins, append=len(stream))
+        pieces = -(-sizes // self.block)
+        document = np.repeat(np.arange(len(begins)), pieces)
+        within = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # the number of a piece
+        at = begins[document] + within * self.block
+        lengths = np.minimum(sizes[document] - within * self.block, self.block)
+        block, offset, count = best_fit(lengths, self.block)
+        if count:
+            tokens_BT = np.full((count, self.block), self.encoder.eos, self.encoder.dtype)
+            starts: list[list[int]] = [[] for _ in range(count)]
+            parents: list[list[str]] = [[] for _ in range(count)]
+            names = [name for _, name in self.begins]
+            order = np.lexsort((offset, block))
+            where = (a[order].tolist() for a in (document, at, lengths, block, offset))
+            for d, start, length, b, o in zip(*where, strict=True):
+                tokens_BT[b, o : o + length] = stream[start : start + length]
+                starts[b].append(o)
+                parents[b].append(names[d])
+            self._write(tokens_BT, starts, parents)
+            self.counts["waste"] += count * self.block - len(stream)
+        self.tokens, self.begins, self.size = [stream[:0]], [], 0
+        self._remember(stream[:0])
 
     def _boundaries(self, blocks: int) -> tuple[list[list[int]], list[list[str]]]:
         """By block: the offsets at which documents begin, and the documents that have tokens in it."""
@@ -336,3 +381,42 @@ class _Packer:
             if 0 <= at < blocks * self.block:
                 starts[at // self.block].append(at % self.block)
         return starts, parents
+
+
+def best_fit(lengths: Array, block: int) -> tuple[Array, Array, int]:
+    """Best-fit decreasing: the block and the offset in it of each piece, and the number of blocks.
+
+    The longest piece first (of equals the first), each where it leaves the least room; a new block where there is none.
+    Blocks are numbered by their first piece.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    bins = np.full(len(lengths), -1, np.int64)
+    offset = np.zeros(len(lengths), np.int64)
+    count = int(_best_fit(lengths, order, block, bins, offset))
+    first = np.full(count, len(lengths), np.int64)
+    np.minimum.at(first, bins, np.arange(len(lengths)))
+    number = np.empty(count, np.int64)
+    number[np.argsort(first)] = np.arange(count)
+    return number[bins], offset, count
+
+
+@numba.njit(cache=True, nogil=True)
+def _best_fit(lengths: Any, order: Any, block: int, bins: Any, offset: Any) -> int:
+    head = np.full(block + 1, -1, np.int64)  # blocks with so much room left, as linked lists
+    after = np.full(len(lengths), -1, np.int64)
+    count = 0
+    for piece in order:
+        size = lengths[piece]
+        left = size
+        while left <= block and head[left] < 0:
+            left += 1
+        if left > block:
+            chosen, left = count, block
+            count += 1
+        else:
+            chosen = head[left]
+            head[left] = after[chosen]
+        bins[piece], offset[piece] = chosen, block - left
+        after[chosen] = head[left - size]
+        head[left - size] = chosen
+    return count

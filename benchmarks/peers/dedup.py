@@ -72,10 +72,80 @@ def gaoya(texts: list[str], threshold: float) -> list[tuple[int, int]]:
     return removed
 
 
+def daft(texts: list[str], threshold: float) -> list[tuple[int, int]]:
+    """Its MinHash, with a plain LSH of 16 bands of 8 rows."""
+    import daft  # pyright: ignore[reportMissingImports]
+    import numpy as np
+
+    frame: Any = daft.from_pydict({"text": [text.lower() for text in texts]})
+    hashed: Any = frame.select(daft.col("text").minhash(num_hashes=128, ngram_size=N, seed=1)).to_arrow()
+    sketches: Any = np.asarray(hashed.column(0).combine_chunks().flatten()).reshape(-1, 128)
+    buckets: list[dict[bytes, list[int]]] = [{} for _ in range(16)]
+    removed: list[tuple[int, int]] = []
+    for i in range(len(texts)):
+        keys = [sketches[i, 8 * band : 8 * band + 8].tobytes() for band in range(16)]
+        met = {k for band, key in enumerate(keys) for k in buckets[band].get(key, ())}
+        found = [k for k in met if (sketches[i] == sketches[k]).mean() >= threshold]
+        if found:
+            removed.append((i, min(found)))
+        else:
+            for band, key in enumerate(keys):
+                buckets[band].setdefault(key, []).append(i)
+    return removed
+
+
+def datatrove(texts: list[str], threshold: float) -> list[tuple[int, int]]:
+    """Its four steps in one process each; it does not tell which row is kept."""
+    import gzip
+    import tempfile
+    from pathlib import Path
+
+    from datatrove.executor import LocalPipelineExecutor  # pyright: ignore[reportMissingImports]
+    from datatrove.pipeline.dedup import (  # pyright: ignore[reportMissingImports]
+        MinhashDedupBuckets,
+        MinhashDedupCluster,
+        MinhashDedupFilter,
+        MinhashDedupSignature,
+    )
+    from datatrove.pipeline.dedup.minhash import MinhashConfig  # pyright: ignore[reportMissingImports]
+    from datatrove.pipeline.readers import JsonlReader  # pyright: ignore[reportMissingImports]
+    from datatrove.pipeline.writers import JsonlWriter  # pyright: ignore[reportMissingImports]
+
+    home = Path(tempfile.mkdtemp())
+    (home / "in").mkdir()
+    with (home / "in" / "texts.jsonl").open("w") as file:
+        for i, text in enumerate(texts):
+            file.write(json.dumps({"id": str(i), "text": text}) + "\n")
+    config: Any = MinhashConfig(n_grams=N, num_buckets=14, hashes_per_bucket=8)
+    reader: Any = JsonlReader(str(home / "in"))
+    steps: list[tuple[list[Any], int]] = [
+        ([reader, MinhashDedupSignature(output_folder=str(home / "sigs"), config=config)], 1),
+        ([MinhashDedupBuckets(str(home / "sigs"), str(home / "buckets"), config=config)], 14),
+        ([MinhashDedupCluster(str(home / "buckets"), str(home / "remove"), config=config)], 1),
+        (
+            [
+                reader,
+                MinhashDedupFilter(str(home / "remove"), exclusion_writer=JsonlWriter(str(home / "removed"))),
+                JsonlWriter(str(home / "kept")),
+            ],
+            1,
+        ),
+    ]
+    for number, (pipeline, tasks) in enumerate(steps):
+        LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(home / f"logs{number}")).run()
+    removed: list[tuple[int, int]] = []
+    for packed in sorted((home / "removed").glob("*.jsonl.gz")):
+        with gzip.open(packed, "rt") as rows:
+            removed += [(int(json.loads(row)["id"]), -1) for row in rows]
+    return removed
+
+
 TOOLS: dict[str, Callable[[list[str], float], list[tuple[int, int]]]] = {
     "datasketch": datasketch,
     "rensa": rensa,
     "gaoya": gaoya,
+    "daft": daft,
+    "datatrove": datatrove,
 }
 
 

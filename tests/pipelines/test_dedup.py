@@ -9,16 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasketch import MinHash
-from hypothesis import example, settings
+from hypothesis import HealthCheck, example, settings
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from engine.errors import UserError
 from engine.store import Artifact, Store
 from engine.worker import carry_out
-from pipelines import dedup
+from pipelines import signatures
 from pipelines.dedup import Dedup
 from pipelines.minhash import Banding, choose_banding, permutations, sign_texts
-from pipelines.shingles import CLASSES, hash_words, jaccard, shingles, sorted_sets, texts_of, words
+from pipelines.passages import Cutter
+from pipelines.semantic import near
+from pipelines.shingles import hash_words, jaccard, make_room, shingles, sorted_sets, texts_of, words
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
@@ -84,7 +87,7 @@ def test_the_kernels_find_the_words_and_shingles_of_the_definition(texts: list[s
     for i, text in enumerate(texts):
         start, end = column.offsets[i], column.offsets[i + 1]
         out = np.empty(end - start + 1, np.uint64)
-        count = hash_words(column.data, start, end, CLASSES, out)
+        count = hash_words(column.data, start, end, make_room(end - start), out)
         expected = words(text)
         assert count == len(expected)
         for value, word in zip(out[:count].tolist(), expected, strict=True):
@@ -168,7 +171,7 @@ def test_the_result_depends_on_neither_order_nor_batches(
     whole = removed(build("dedup", {"documents": given("Document", rows)}))
     random.Random(5).shuffle(rows)
     assert whole and removed(build("dedup", {"documents": given("Document", rows)})) == whole
-    monkeypatch.setattr(dedup, "BATCH_ROWS", 13)
+    monkeypatch.setattr(signatures, "BATCH_ROWS", 13)
     split = [given("Document", rows[:50]), given("Document", rows[50:])]
     assert removed(build("dedup", {"documents": split})) == whole
 
@@ -189,3 +192,169 @@ def test_many_copies_cost_no_square(build: Build, given: Given) -> None:
     artifact = build("dedup", {"documents": given("Document", documents(texts))}, threshold=0.7)
     assert artifact.rows == 1
     assert artifact.manifest["summary"]["pairs_met"] <= 16
+
+
+def test_a_small_memory_limit_changes_nothing(build: Build, given: Given) -> None:
+    texts = planted(2)
+    inputs = {"documents": given("Document", documents(texts))}
+    whole, cut = build("dedup", inputs), build(LittleMemory, inputs, memory_gb=3e-5)
+    assert cut.manifest["summary"]["groups"] > 3 > whole.manifest["summary"]["groups"]
+    assert removed(cut) == removed(whole) != {}
+
+
+class LittleMemory(Dedup):
+    """The limit is no part of the identity, so the same work needs another name to be done again."""
+
+    version = 999
+
+
+def test_transitive_removes_all_of_a_chain_and_tells_how_like_the_kept_they_are(build: Build, given: Given) -> None:
+    w = [f"x{i}" for i in range(400)]
+    texts = [" ".join(w[shift : shift + 300]) for shift in (0, 25, 50, 75)] + ["of another kind altogether " * 3]
+    artifact = build("dedup", {"documents": given("Document", documents(texts))}, keep="first", recall=0.9999,
+                     permutations=512, transitive=True)  # fmt: skip
+    got = removed(artifact)
+    assert {i: k for i, (k, _) in got.items()} == {1: 0, 2: 0, 3: 0}
+    assert all(similarity == pytest.approx(jaccard(texts[i], texts[0], 5)) for i, (_, similarity) in got.items())
+
+
+def test_the_kept_one_is_the_trusted_or_the_best(build: Build, given: Given) -> None:
+    text = "the same words stand in every one of these five documents " * 3
+    rows = documents([f"{text} {'x' * i}" for i in range(5)])
+    for row, source, score in zip(
+        rows, ("web/a", "wiki/a", "wiki/b", "books/a", "web/b"), (9, 1, 3, 8, None), strict=True
+    ):
+        row |= {"source": source, "metadata": None if score is None else f'{{"score": {score}}}'}
+    artifact = given("Document", rows)
+
+    def kept(**config: Any) -> list[str]:
+        return build("dedup", {"documents": artifact}, threshold=0.5, **config).to_table(["id"])["id"].to_pylist()
+
+    assert kept() == ["d4"] and kept(keep="first") == ["d0"]
+    assert kept(keep="best", quality="score") == ["d0"]
+    assert kept(prefer=["wiki/*", "books/*"]) == ["d2"]
+    assert kept(prefer=["wiki/*", "books/*"], keep="first") == ["d1"]
+    assert kept(prefer=["books/*"], keep="best", quality="score") == ["d3"]
+
+
+def test_every_removal_shows_a_passage_of_both(build: Build, given: Given) -> None:
+    texts = planted(3)
+    table = build("dedup", {"documents": given("Document", documents(texts))}).rejected()
+    assert table is not None and len(table) > 30
+    for row in table.to_pylist():
+        passage = words(row["evidence"])
+        assert row["evidence"] in row["text"] and len(passage) >= 5
+        kept = words(texts[int(row["kept_id"][1:])])
+        assert any(kept[i : i + 5] == passage[:5] for i in range(len(kept) - 4))
+
+
+def test_new_documents_against_an_index_are_as_if_all_had_come_together(build: Build, given: Given) -> None:
+    texts = planted(4)
+    rows = documents(texts)
+    old, new = rows[:100], rows[100:]
+    options = {"keep": "first", "recall": 0.9999, "permutations": 512}
+    together = removed(build("dedup", {"documents": given("Document", rows)}, **options))
+    first = build("dedup", {"documents": given("Document", old)}, save_index=True, **options)
+    second = build("dedup", {"documents": given("Document", new), "index": first}, save_index=True, **options)
+    assert removed(first) | removed(second) == together
+    assert any(k < 100 for k, _ in removed(second).values())
+    with pytest.raises(UserError, match="no index"):
+        build("dedup", {"documents": given("Document", new), "index": given("Document", old)}, **options)
+    with pytest.raises(UserError, match="other settings"):
+        build("dedup", {"documents": given("Document", new), "index": first}, keep="first", ngram=4)
+
+
+@pytest.mark.parametrize("level", ["line", "paragraph"])
+@for_all(
+    st.lists(
+        st.lists(st.sampled_from(["a b c", " a  b c ", "x y z w", "", "short", "p q\tr"]), max_size=8),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_lines_and_paragraphs_are_cut_as_in_plain_python(level: str, texts: list[list[str]]) -> None:
+    cutter = Cutter(level, 0, 3)
+    for lines in texts:
+        text = "\n".join(lines)
+        data = np.frombuffer(text.encode(), np.uint8)
+        keys, spans, long = cutter.pieces(data, 0, len(data))
+        blocks: list[list[str]] = [[]]
+        for line in lines:
+            if level == "line" or not line.strip():
+                blocks.append([])
+            if line.strip():
+                blocks[-1].append(" ".join(line.split()))
+        expected = [" ".join(block) for block in blocks if block]
+        assert [" ".join(text[a:b].split()) for a, b, _, _ in spans.tolist()] == expected
+        assert long.tolist() == [i for i, piece in enumerate(expected) if len(piece.split()) >= 3]
+        names: dict[tuple[int, ...], str] = {}
+        assert all(names.setdefault(tuple(k), e) == e for k, e in zip(keys.tolist(), expected, strict=True))
+        assert len(names) == len(set(expected))
+
+
+def test_lines_that_stand_before_are_cut_out(build: Build, given: Given) -> None:
+    texts = ["one two three\nfour five six\n\nend", "of its own here\n one  two three\nend", "four five six\n\n"]
+    artifact = build("dedup", {"documents": given("Document", documents(texts))}, method="exact", level="line")
+    assert artifact.to_table(["text"])["text"].to_pylist() == [texts[0], "of its own here\nend"]
+    table = artifact.rejected()
+    assert table is not None
+    rows = [(r["text"], r["kept_id"], r["reason"]) for r in table.to_pylist()]
+    assert rows == [
+        (" one  two three", "d0", "duplicate_line"),
+        ("four five six", "d0", "duplicate_line"),
+        (texts[2], None, "nothing_left"),
+    ]
+    best = build(
+        "dedup", {"documents": given("Document", documents(texts))}, method="exact", level="line", prefer=["none"]
+    )
+    assert best.to_table(["text"]) == artifact.to_table(["text"])
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 1e-6])
+def test_passages_that_stand_before_are_cut_out(build: Build, given: Given, memory_gb: float) -> None:
+    rng = random.Random(memory_gb)
+    texts: list[str] = []
+    for _ in range(30):
+        text = [f"w{rng.randrange(10**6)}" for _ in range(rng.randint(20, 60))]
+        if texts:
+            other = rng.choice(texts).split()
+            at, size = rng.randrange(len(other)), rng.randint(3, 30)
+            text[10:10] = other[at : at + size]
+        texts.append(" ".join(text))
+    n = 10
+    seen: set[tuple[str, ...]] = set()
+    expected: list[str] = []
+    for text in texts:
+        found = text.split()
+        gone = [False] * len(found)
+        for i in range(len(found) - n + 1):
+            window = tuple(found[i : i + n])
+            if window in seen:
+                gone[i : i + n] = [True] * n
+            seen.add(window)
+        expected.append(" ".join(word for word, g in zip(found, gone, strict=True) if not g))
+    artifact = build("dedup", {"documents": given("Document", documents(texts))}, method="substring", passage=n,
+                     memory_gb=memory_gb)  # fmt: skip
+    made = [" ".join(text.split()) for text in artifact.to_table(["text"])["text"].to_pylist()]
+    assert made == [text for text in expected if text] and made != texts
+
+
+def test_near_by_cosine_are_those_of_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 8))
+    vectors = (centres[rng.integers(0, 40, 300)] + 0.2 * rng.normal(size=(300, 8))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    order = rng.permutation(300)
+    kept: list[int] = []
+    expected = np.full(300, -1)
+    for i in order:
+        like = vectors[kept] @ vectors[i] if kept else np.zeros(0)
+        if len(like) and like.max() >= 0.95:
+            expected[i] = kept[int(like.argmax())]
+        else:
+            kept.append(int(i))
+    got, similarity = near(vectors, order, 0.95, 40_000)
+    assert (got == expected).all() and (got >= 0).sum() > 50
+    gone = got >= 0
+    assert np.allclose(similarity[gone], (vectors[gone] * vectors[got[gone]]).sum(1), atol=1e-5)

@@ -96,3 +96,21 @@ def test_take_is_as_near_as_rows_allow(sizes: list[int], epochs: float) -> None:
     assert copies.max() - copies.min() <= 1
     ones = np.ones(len(sizes), np.int64)
     assert abs(take(array.astype(np.uint64), ones, epochs * len(sizes)).sum() - epochs * len(sizes)) <= 0.5 + 1e-6
+
+
+def test_caps_hold_and_a_curriculum_orders(build: Build, given: Given) -> None:
+    sizes = [5, 1, 4, 1, 3]
+    rows = [
+        {"id": f"d{i}", "parents": [], "text": "x" * n, "metadata": f'{{"level": {i % 2}}}' if i else None}
+        for i, n in enumerate(sizes)
+    ]
+    docs = {"web": given("Document", rows)}
+    rising = build("mix", {"documents": docs}, curriculum="length").to_table(["text"])["text"].to_pylist()
+    assert [len(text) for text in rising] == sorted(sizes)
+    assert build("mix", {"documents": docs}, curriculum="-length", shuffle=False).to_table(["id"])["id"].to_pylist() == [
+        "d0", "d2", "d4", "d1", "d3"
+    ]  # fmt: skip
+    by_level = build("mix", {"documents": docs}, curriculum="level", shuffle=False).to_table(["id"])["id"].to_pylist()
+    assert by_level == ["d2", "d4", "d1", "d3", "d0"]  # without a level: last
+    capped = build("mix", {"documents": docs}, caps={"web": 6}, epochs=3)
+    assert capped.rows == 6 and capped.manifest["summary"]["sources"]["web"]["epochs"] == 6 / 5

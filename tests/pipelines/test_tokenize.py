@@ -72,6 +72,47 @@ def test_blocks_decode_to_the_documents(build: Build, documents: Artifact) -> No
     assert len({row["id"] for row in made.to_table(["id"]).to_pylist()}) == made.rows
 
 
+def test_best_fit_cuts_only_documents_longer_than_a_block(build: Build, documents: Artifact) -> None:
+    streamed = build("tokenize", {"documents": documents}, vocab_size=400, block=64)
+    made = build("tokenize", {"documents": documents}, vocab_size=400, block=64, packing="best_fit")
+    shards, summary = Shards(made.path), made.manifest["summary"]
+    whole, begins, _ = stream(streamed)
+    expected = np.split(np.array(whole[: sum(1 for _ in whole) - streamed.manifest["summary"]["waste"]]), begins[1:])
+    pieces: dict[str, list[list[int]]] = {}
+    for i, row in enumerate(shards):
+        for start, end, name in zip(shards.starts(i), [*shards.starts(i)[1:], 64], shards.parents(i), strict=True):
+            pieces.setdefault(name, []).append(row[start:end].tolist())
+    for d, tokens in enumerate(expected):
+        got = pieces[f"d{d}"]
+        assert len(got) == -(-len(tokens) // 64)  # cut only where it must be
+        together = [t for piece in sorted(got, key=len, reverse=True) for t in piece]
+        assert together[: len(tokens)] == tokens.tolist() and set(together[len(tokens) :]) <= {0}
+    assert summary["waste"] == 64 * len(shards) - summary["tokens"] and summary["waste"] < 0.05 * summary["tokens"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_best_fit_is_the_plain_algorithm(seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 33, 200)
+    room: list[int] = []
+    place: dict[int, tuple[int, int]] = {}
+    for piece in sorted(range(200), key=lambda i: (-lengths[i], i)):
+        fits = [(left, b) for b, left in enumerate(room) if left >= lengths[piece]]
+        if not fits:
+            room.append(32)
+            fits = [(32, len(room) - 1)]
+        left, b = min(fits)
+        place[piece] = (b, 32 - left)
+        room[b] -= int(lengths[piece])
+    block, offset, count = tokenize.best_fit(lengths, 32)
+    assert count == len(room) and -(-lengths.sum() // 32) <= count
+    used = np.zeros((count, 32), int)
+    for b, o, size in zip(block, offset, lengths, strict=True):
+        used[b, o : o + size] += 1
+    assert used.max() == 1
+    assert sorted(used.sum(1)) == sorted(32 - left for left in room)
+    assert block[0] == 0 and (np.unique(block) == np.arange(count)).all()
+
+
 def test_validation_holds_out_whole_documents(build: Build, documents: Artifact) -> None:
     made = build("tokenize", {"documents": documents}, vocab_size=300, block=32, validation=0.25)
     shards = Shards(made.path)

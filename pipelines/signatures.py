@@ -1,0 +1,193 @@
+"""Digests, signatures and band keys of documents: what `dedup` knows of them without their text.
+
+In memory are 20 bytes a document; signatures and band keys are on disk, the latter a file a band. Kept as an `index`,
+they let later documents be compared with these without reading them again.
+
+    index/index.json        how the signatures were made
+    index/keys.npy          (N, 2) uint64: documents with equal keys have the same words
+    index/counts.npy        (N,) uint32 shingles; rows are those of the artifact's data, in order
+    index/signatures.npy    (S, permutations) uint32, of the documents with two shingles or more
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from engine.errors import UserError
+from engine.job import Job
+from engine.store import Artifact
+from pipelines.minhash import Banding, permutations, sign_texts
+from pipelines.shingles import Array, Texts, texts_of
+
+BATCH_ROWS = 10_000
+BATCH_BYTES = 32 << 20
+CHUNK = 1 << 16  # rows of a file that are read at a time
+
+
+def batches(artifacts: list[Artifact], columns: list[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Stream rows: (number of the first, batch). Batches hold about `BATCH_BYTES` at most, if rows are alike in size."""
+    at = 0
+    for artifact in artifacts:
+        packed = sum(artifact.manifest["files"][name]["bytes"] for name in artifact.parts()) if artifact.rows else 0
+        rows = int(BATCH_BYTES * artifact.rows / max(4 * packed, 1))
+        for batch in artifact.batches(columns=columns, rows=min(max(rows, 64), BATCH_ROWS)):
+            yield at, batch
+            at += len(batch)
+
+
+def digests(texts: Texts, salt: bytes = b"") -> Array:
+    """(N, 2) uint64: 128 bits of XXH3 of each text."""
+    data, cuts = memoryview(cast(Any, texts.data)), texts.offsets.tolist()
+    made = bytearray()
+    for begin, end in itertools.pairwise(cuts):
+        text = data[begin:end]
+        made += xxhash.xxh3_128_digest(salt + bytes(text) if salt else text)
+    return np.frombuffer(bytes(made), np.uint64).reshape(-1, 2)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What is known of documents.
+
+    Attributes:
+        keys: (N, 2) uint64: documents with equal keys have the same words.
+        counts: (N,) uint32: shingles, repeats included.
+        lengths: (N,) int64: bytes.
+        rows: (S,) int32: which documents have a signature.
+        fixed: how many documents, the first ones, come from an index.
+    """
+
+    folder: Path
+    banding: Banding
+    keys: Array
+    counts: Array
+    lengths: Array
+    rows: Array
+    fixed: int
+
+    def band(self, index: int, low: int = 0, high: int = 1 << 64) -> tuple[Array, Array]:
+        """Band keys in [low, high), and which signatures they are of."""
+        keys: list[Array] = [np.zeros(0, np.uint64)]
+        places: list[Array] = [np.zeros(0, np.int32)]
+        at = 0
+        with (self.folder / f"band-{index:03d}").open("rb") as file:
+            while len(chunk := np.fromfile(file, np.uint64, 16 * CHUNK)):
+                if low or high < 1 << 64:
+                    chosen = np.flatnonzero((chunk >= np.uint64(low)) & (chunk <= np.uint64(high - 1)))
+                    keys.append(chunk[chosen])
+                    places.append((chosen + at).astype(np.int32))
+                else:
+                    keys.append(chunk)
+                    places.append(np.arange(at, at + len(chunk), dtype=np.int32))
+                at += len(chunk)
+        return np.concatenate(keys), np.concatenate(places)
+
+    def signatures(self, places: Array) -> Array:
+        """(P, permutations) uint32: the signatures with these (sorted) numbers."""
+        width = self.banding.permutations
+        made = np.empty((len(places), width), np.uint32)
+        at = 0
+        with (self.folder / "signatures").open("rb") as file:
+            while len(chunk := np.fromfile(file, np.uint32, CHUNK * width)):
+                low, high = np.searchsorted(places, [at, at + len(chunk) // width])
+                made[low:high] = chunk.reshape(-1, width)[places[low:high] - at]
+                at += len(chunk) // width
+        return made
+
+    @staticmethod
+    def make(job: Job, folder: Path, ngram: int, banding: Banding, old: list[Artifact]) -> Signed:
+        """Read what the indexes of `old` hold, then the documents of the job."""
+        folder.mkdir(parents=True)
+        a, b = permutations(banding.permutations)
+        keys: list[Array] = [np.zeros((0, 2), np.uint64)]
+        counts: list[Array] = [np.zeros(0, np.uint32)]
+        rows: list[Array] = [np.zeros(0, np.int32)]
+        total, at = job.rows("documents"), 0
+        files = [(folder / f"band-{band:03d}").open("wb") for band in range(banding.bands)]
+        with (folder / "signatures").open("wb") as signatures:
+            for artifact in old:
+                index = _Index(artifact, ngram, banding)
+                keys.append(index.keys)
+                counts.append(index.counts)
+                rows.append((np.flatnonzero(index.counts >= 2) + at).astype(np.int32))
+                at += len(index.keys)
+                for chunk in index.signatures():
+                    signatures.write(chunk.tobytes())
+                    for band, file in enumerate(files):
+                        file.write(banding.keys(chunk, band).tobytes())
+            fixed = at
+            lengths: list[Array] = [np.zeros(fixed, np.int64)]
+            for start, batch in batches(job.all("documents"), ["text"]):
+                texts = texts_of(batch.column("text"))
+                made = sign_texts(texts, ngram, banding, a, b)
+                wordless = np.flatnonzero(made.counts == 0)
+                if len(wordless):
+                    made.keys[wordless] = digests(texts_of(batch.column("text").take(pa.array(wordless))), b"no words")
+                many = np.flatnonzero(made.counts >= 2)
+                signatures.write(made.signatures[many].tobytes())
+                for file, band_keys in zip(files, made.bands, strict=True):
+                    file.write(band_keys[many].tobytes())
+                keys.append(made.keys)
+                counts.append(made.counts.astype(np.uint32))
+                lengths.append(np.diff(texts.offsets))
+                rows.append((many + fixed + start).astype(np.int32))
+                job.progress(start + len(batch), total, "rows", doing="signatures")
+        for file in files:
+            file.close()
+        return Signed(
+            folder, banding, np.concatenate(keys), np.concatenate(counts), np.concatenate(lengths), np.concatenate(rows),
+            fixed,
+        )  # fmt: skip
+
+    def save_index(self, folder: Path, kept: Array, ngram: int) -> None:
+        """Write the index of these (sorted) documents; each is a row of the artifact's data, in this order."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "keys.npy", self.keys[kept])
+        np.save(folder / "counts.npy", self.counts[kept])
+        places = np.flatnonzero(np.isin(self.rows, kept))
+        made = np.lib.format.open_memmap(
+            folder / "signatures.npy", "w+", np.uint32, (len(places), self.banding.permutations)
+        )
+        for start in range(0, len(places), CHUNK):
+            made[start : start + CHUNK] = self.signatures(places[start : start + CHUNK])
+        made.flush()
+        facts = {"ngram": ngram, "bands": self.banding.bands, "rows": self.banding.rows, "documents": len(kept)}
+        (folder / "index.json").write_text(json.dumps(facts))
+
+
+class _Index:
+    """The index of an earlier `dedup`.
+
+    Raises:
+        UserError: the artifact has none, or one that was made in another way.
+    """
+
+    def __init__(self, artifact: Artifact, ngram: int, banding: Banding) -> None:
+        folder = artifact.path / "index"
+        if not (folder / "index.json").exists():
+            raise UserError(f"{artifact.id} has no index; run that `dedup` with `save_index: true`.")
+        facts: dict[str, Any] = json.loads((folder / "index.json").read_text())
+        wanted = {"ngram": ngram, "bands": banding.bands, "rows": banding.rows}
+        differ = [f"{name} {facts[name]} there, {value} here" for name, value in wanted.items() if facts[name] != value]
+        if differ:
+            raise UserError(
+                f"the index of {artifact.id} was made with other settings: {', '.join(differ)}. Give the same "
+                "`threshold`, `recall`, `permutations` and `ngram`."
+            )
+        self.keys: Array = np.load(folder / "keys.npy")
+        self.counts: Array = np.load(folder / "counts.npy")
+        self._file = folder / "signatures.npy"
+
+    def signatures(self) -> Iterator[Array]:
+        mapped = np.load(self._file, mmap_mode="r")
+        for start in range(0, len(mapped), CHUNK):
+            yield np.array(mapped[start : start + CHUNK])
