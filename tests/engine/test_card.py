@@ -88,9 +88,7 @@ def test_a_dataset_card_and_its_data_load_as_on_a_hub(given: Any, tmp_path: Path
     import datasets
     from huggingface_hub import DatasetCardData
 
-    rows = [
-        {"id": f"{i:032x}", "parents": [], "messages": [{"role": "user", "content": f"{i}?"}]} for i in range(1200)
-    ]
+    rows = [{"id": f"{i:032x}", "parents": [], "messages": [{"role": "user", "content": f"{i}?"}]} for i in range(1200)]
     artifact = given("Conversation", rows)
     export_artifact(artifact, str(tmp_path / "out"))
     text = (tmp_path / "out" / "README.md").read_text()
