@@ -1,25 +1,35 @@
-"""Generation, measured against the raw engine, in one run on one machine.
+"""Generation, measured against the raw engine and its peers, in one run on one machine; every claim with its bar.
 
-    python -m benchmarks.generation --json              # 2,000 prompts, as the project states its numbers
-    python -m benchmarks.generation --json --scale 0.05 # a quick look
+    python -m benchmarks.generation --json          # as the project states its numbers
+    python -m benchmarks.generation --json --quick  # does it run, not how well
 
-Weights are random (a Llama made from a config), so nothing is downloaded; the work is the same as with trained ones.
-distilabel is not part of this run: it has no release for this vLLM.
+Weights are random (Llamas made from configs), so nothing is downloaded; the work is the same as with trained ones.
+distilabel has no release for this vLLM: it asks a local OpenAI-compatible server, as Flywheel then does, from an
+environment of its own (`--peer-env`, made on first use).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from engine.errors import FlywheelError, UserError
 from engine.schema import DATASETS
 from engine.stage import Stage
 from engine.store import Artifact, Store
@@ -29,7 +39,9 @@ from generators.candidates import Candidates
 from generators.engine_process import WatchedEngine
 from generators.prompting import encode_prompt, load_tokenizer
 
-N, MAX_TOKENS, PARTITION = 4, 64, 512
+ROOT = Path(__file__).parents[1]
+N, MAX_TOKENS, PARTITION = 4, 32, 512
+FLYWHEEL = [sys.executable, "-c", "from engine.cli import main; main()"]
 
 
 class Made(Stage):
@@ -73,7 +85,7 @@ def candidates(
     store: Store, model: Artifact, prompts: Artifact, backend: Backend, **config: Any
 ) -> tuple[Artifact, float]:
     """The stage with a backend that is loaded already; its artifact, and the seconds it took."""
-    with patch("generators.candidates.open_backend", lambda *a, **k: (backend, model.id)):  # pyright: ignore
+    with patch("generators.candidates.open_model", lambda *a, **k: backend):  # pyright: ignore
         started = time.perf_counter()
         made = carry_out(
             store,
@@ -121,6 +133,8 @@ def against_engines(store: Store, model: Artifact, count: int) -> dict[str, Any]
         "share_of_bare_vllm": round(ours / raw, 3),
         "times_transformers": round(ours / slow, 2),
         "prompts": count,
+        "n": N,
+        "max_tokens": MAX_TOKENS,
     }
 
 
@@ -171,7 +185,7 @@ def faults(folder: Path, count: int) -> dict[str, Any]:
         with FaultyServer(share=share, capacity=32, seconds=0.2) as server:
             backend = ServerBackend(
                 Server.model_validate({"model": "m", "url": server.url, "timeout_s": 20, "attempts": 20}),
-                folder / f"{name}.jsonl",
+                folder / f"{name}.sqlite",
             )
             started = time.perf_counter()
             answers = backend.complete(asked, Sampling(logprobs=False), range(count))
@@ -180,14 +194,14 @@ def faults(folder: Path, count: int) -> dict[str, Any]:
         right = sum(isinstance(a, Answer) and a.text == said(asked[i], i) for i, a in enumerate(answers))
         result[name] = {
             "seconds": round(seconds, 2), "answered": right, "served_twice": sum(n > 1 for n in server.served.values()),
-            "retries": backend.retries, "faults": dict(server.faults),
+            "retries": backend.usage.retries, "faults": dict(server.faults),
         }  # fmt: skip
     result["times_clean"] = round(result["faulty"]["seconds"] / result["clean"]["seconds"], 2)
     return result
 
 
 def guided(model: Artifact, rows: int) -> dict[str, Any]:
-    """Rows of a random-weight model that parse and follow a nested schema."""
+    """Rows of a random-weight model that parse and follow a nested schema; and what a schema without any row gives."""
     from generators import structured
     from generators.backend import Answer
     from tests.generators.test_structured import SCHEMA
@@ -195,16 +209,305 @@ def guided(model: Artifact, rows: int) -> dict[str, Any]:
     backend = Local(WatchedEngine("vllm", model.location, dtype="float32"), load_tokenizer(model.location))
     asked = [[{"role": "user", "content": f"Make record {i}."}] for i in range(rows)]
     answers, repaired = structured.complete(backend, asked, Sampling(max_tokens=256), list(range(rows)), SCHEMA)
+    impossible = {"type": "integer", "minimum": 5, "maximum": 3}
+    try:
+        told = str(structured.complete(backend, asked[:1], Sampling(), [0], impossible)[0])
+    except UserError as error:
+        told = f"UserError: {error}"
     backend.close()
     valid = sum(isinstance(a, Answer) and structured.problem(a.text, SCHEMA) is None for a in answers)
-    return {"rows": rows, "valid": valid, "repaired": len(repaired)}
+    return {"rows": rows, "valid": valid, "repaired": len(repaired), "impossible": told[:200]}
+
+
+def kills(folder: Path, times: int) -> dict[str, Any]:
+    """`kill -9` in the middle of a batch: of the vLLM worker within one run, and of Flywheel, run again each time."""
+    from tests.generators.conftest import build_model
+
+    model = build_model(folder / "small")
+    prompts = [{"id": f"{i:032x}", "prompt": f"What is {i} times {i * 7}?"} for i in range(8 * (2 * times + 4))]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    recipe = folder / "kills.yaml"
+    recipe.write_text(
+        f"name: kills\nseed: 1\nstages:\n  made: {{kind: candidates, from: {{model: {model}, prompts: "
+        "./prompts.jsonl}, n: 16, max_tokens: 100, min_tokens: 80, partition: 8, options: {kv_cache_gib: 1}}\n"
+    )
+    truth = Run(folder / "calm", recipe)
+    truth.wait()
+    runs = {"worker": Run(folder / "worker", recipe), "flywheel": Run(folder / "flywheel", recipe)}
+    results: dict[str, Any] = {"rows": truth.artifact.rows, "times": times}
+    told: dict[str, int] = {}
+
+    def worker() -> None:
+        told["worker"] = runs["worker"].kill_the_engine(times)
+
+    def flywheel() -> None:
+        told["flywheel"] = runs["flywheel"].kill_flywheel(times)
+
+    threads = [threading.Thread(target=worker), threading.Thread(target=flywheel)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, run in runs.items():
+        rows = run.artifact.to_table(["prompt_id", "sample"]).to_pylist()
+        results[name] = {
+            "kills": told.get(name, 0),
+            "rows": run.artifact.rows,
+            "distinct": len({(row["prompt_id"], row["sample"]) for row in rows}),
+            "same_bytes": run.artifact.digest == truth.artifact.digest,
+        }
+    return {**results, "seconds": round(time.perf_counter() - started, 1)}
+
+
+class Run:
+    """`flywheel run` of one recipe in a store of its own."""
+
+    def __init__(self, store: Path, recipe: Path) -> None:
+        self.store, self.recipe = store, recipe
+        self.process: subprocess.Popen[bytes] | None = None
+        self.chance = random.Random(str(store.name))
+        self.log = store.with_suffix(".log")
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*FLYWHEEL, "run", str(self.recipe), "--store", str(self.store)], stdout=log, stderr=log, cwd=ROOT
+            )
+
+    def wait(self) -> None:
+        """To the end.
+
+        Raises:
+            RuntimeError: it did not get there.
+        """
+        if self.process is None:
+            self.start()
+        assert self.process is not None
+        if self.process.wait():
+            raise RuntimeError(f"flywheel run failed: {self.log.read_text()[-2000:]}")
+
+    @property
+    def artifact(self) -> Artifact:
+        return Store(str(self.store)).find("kills/made")
+
+    def committed(self) -> int:
+        return len(list(self.store.glob("artifacts/candidates-*/data/*.parquet")))
+
+    def next_commit(self) -> bool:
+        """Wait for one more partition, and a little into the batch after it; False if the run ends before."""
+        assert self.process is not None
+        before = self.committed()
+        while self.committed() == before:
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.01)
+        time.sleep(self.chance.uniform(0.0, 0.15))
+        return self.process.poll() is None
+
+    def kill_the_engine(self, times: int) -> int:
+        """Kill the engine's process in `times` batches of one run."""
+        self.start()
+        done = 0
+        while done < times and self.next_commit():
+            assert self.process is not None
+            for pid in descendants(self.process.pid, "generators.engine_process"):
+                os.kill(pid, signal.SIGKILL)
+                done += 1
+        self.wait()
+        return done
+
+    def kill_flywheel(self, times: int) -> int:
+        """Kill Flywheel's own processes `times` times, each after it got on, and run it again."""
+        done = 0
+        while done < times:
+            self.start()
+            assert self.process is not None
+            if not self.next_commit():
+                break
+            workers = descendants(self.process.pid, "engine.worker")
+            # The command, the stage's process, or both at once: whoever is left has to notice.
+            for pid in ([self.process.pid], workers, [self.process.pid, *workers])[done % 3]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+            done += 1
+        self.process = None
+        self.wait()
+        return done
+
+
+def descendants(pid: int, saying: str) -> list[int]:
+    """Processes below this one whose command line has this text."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found, open_ = list[int](), [pid]
+    while open_:
+        for child in children.get(open_.pop(), []):
+            open_.append(child)
+            with contextlib.suppress(OSError):
+                if saying in Path(f"/proc/{child}/cmdline").read_text().replace("\0", " "):
+                    found.append(child)
+    return found
+
+
+def against_distilabel(folder: Path, count: int, home: Path) -> dict[str, Any]:
+    """Rows/s of `candidates` and of distilabel from the same server: 64 requests at once, 0.1 s each."""
+    try:
+        python = peer_python(home)
+    except (subprocess.CalledProcessError, OSError) as error:
+        return {"failed": f"its environment can't be made: {error}"}
+    texts = [f"What is {i} times {i * 7}?" for i in range(count)]
+    prompts, out = folder / "texts.json", folder / "distilabel.json"
+    prompts.write_text(json.dumps(texts))
+    rows = [
+        {"id": f"{i:032x}", "parents": [], "prompt": [{"role": "user", "content": text}]}
+        for i, text in enumerate(texts)
+    ]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.generators.faulty_server", "0.1", "64"], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert server.stdout is not None and server.stdin is not None
+    try:
+        url = server.stdout.readline().strip()
+        peer = subprocess.run(
+            [python, str(ROOT / "benchmarks" / "peers" / "distilabel_generate.py"), url, str(prompts), str(out)],
+            capture_output=True, text=True, timeout=300, cwd=folder,
+        )  # fmt: skip
+        store = Store(str(folder / "distilabel"))
+        asked = carry_out(store, "given", Asked.model_validate({"rows": rows}), {})
+        started = time.perf_counter()
+        config = {"seed": 0, "n": 1, "server": {"model": "m", "url": url}, "logprobs": False, "partition": 512}
+        made = carry_out(store, "candidates", Candidates.model_validate(config), {"prompts": {"p": asked}})
+        ours = made.rows / (time.perf_counter() - started)
+    finally:
+        server.stdin.close()
+        server.wait()
+    if peer.returncode or not out.exists():
+        return {"flywheel_rows_per_s": round(ours), "failed": peer.stderr[-500:]}
+    told = json.loads(out.read_text())
+    theirs = told["rows"] / told["seconds"]
+    return {
+        "rows": count, "flywheel_rows": made.rows, "distilabel_rows": told["rows"], "version": told["version"],
+        "flywheel_rows_per_s": round(ours), "distilabel_rows_per_s": round(theirs), "ratio": round(ours / theirs, 2),
+    }  # fmt: skip
+
+
+class Asked(Stage):
+    gives = "Prompt"
+    rows: list[dict[str, Any]]
+
+    def run(self, job: Any) -> None:
+        import pyarrow as pa
+
+        job.commit("00000", pa.Table.from_pylist(self.rows, DATASETS["Prompt"]))
+
+
+def peer_python(home: Path) -> str:
+    """The interpreter of distilabel's own environment, made and filled if need be."""
+    python = home / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, stdout=sys.stderr)
+        uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+        pip = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
+        subprocess.run([*pip, "-q", "distilabel[openai]==1.5.3"], check=True, stdout=sys.stderr)
+    return str(python)
+
+
+def bad_input(folder: Path, model: Artifact) -> dict[str, str]:
+    """What each bad input comes to: the message and exit code, or the reason in `rejected`."""
+    room, store = int(load_config(model)["max_position_embeddings"]), Store(str(folder / "bad"))
+    rows = [
+        {"id": name * 32, "parents": [], "prompt": [{"role": "user", "content": text}]}
+        for name, text in (("a", "fine"), ("b", "word " * room), ("c", " "))
+    ]
+    asked = carry_out(store, "asked", Asked.model_validate({"rows": rows}), {})
+    config = {"seed": 0, "n": 1, "max_tokens": 2, "engine": "transformers", "max_failed": 0.9}
+    made = carry_out(
+        store, "candidates", Candidates.model_validate(config), {"model": {"m": model}, "prompts": {"p": asked}}
+    )
+    reasons = {row["id"][0]: row["reason"] for row in (made.rejected() or DATASETS["Prompt"].empty_table()).to_pylist()}
+    told = {"too_long": reasons.get("b", "delivered"), "empty": reasons.get("c", "delivered")}
+    (folder / "twice.jsonl").write_text('{"id": "x", "prompt": "a"}\n{"id": "x", "prompt": "b"}\n')
+    (folder / "once.jsonl").write_text('{"id": "x", "prompt": "a"}\n')
+    (folder / "facts.jsonl").write_text('{"text": "a", "country": "France"}\n')
+    recipes = {
+        "duplicate_ids": f"kind: candidates, from: {{model: {model.location}, prompts: ./twice.jsonl}}",
+        "no_model": "kind: candidates, from: {model: ./nowhere, prompts: ./once.jsonl}",
+        "undefined_name": "kind: corpus, from: {records: ./facts.jsonl}, documents: 1, templates: ['In {{ contry }}']",
+        "no_schema": f"kind: candidates, from: {{model: {model.location}, prompts: ./once.jsonl}}, "
+        "json_schema: {type: strin}",
+    }
+    for name, stage in recipes.items():
+        recipe = folder / f"{name}.yaml"
+        recipe.write_text(f"name: {name}\nseed: 1\nstages:\n  s: {{{stage}}}\n")
+        ended = subprocess.run(
+            [*FLYWHEEL, "run", str(recipe), "--store", str(store.url)], capture_output=True, text=True, cwd=ROOT
+        )
+        said = " ".join(ended.stderr.split())[-400:]
+        told[name] = f"exit {ended.returncode}: {said}" if "Traceback" not in ended.stderr else "a traceback"
+    return told
+
+
+def load_config(model: Artifact) -> dict[str, Any]:
+    return json.loads((model.path / "config.json").read_text())
+
+
+def claims(result: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
+    """Each line that has to be shown: what was measured, the bar, and whether it holds."""
+    told = list[dict[str, Any]]()
+
+    def claim(part: str, name: str, bar: str, value: Callable[[Any], Any], holds: Callable[[Any], bool]) -> None:
+        entry: dict[str, Any] = {"id": name, "value": None, "bar": bar, "holds": False}
+        measured = result.get(part)
+        if measured is None or "failed" in measured:
+            entry["why"] = "not run" if measured is None else str(measured["failed"])
+        else:
+            entry["value"] = value(measured)
+            entry["holds"] = bool(holds(measured))
+        told.append(entry)
+
+    claim("engines", "share_of_bare_vllm", ">= 0.97", lambda m: m["share_of_bare_vllm"], lambda m: m["share_of_bare_vllm"] >= 0.97)  # fmt: skip
+    claim("engines", "times_transformers", ">= 3", lambda m: m["times_transformers"], lambda m: m["times_transformers"] >= 3)  # fmt: skip
+    claim("distilabel", "times_distilabel", ">= 1 (rows/s, same server)", lambda m: m["ratio"], lambda m: m["ratio"] >= 1 and m["flywheel_rows"] == m["rows"])  # fmt: skip
+    claim("overhead", "microseconds_per_row", "< 100", lambda m: m["microseconds_per_row"], lambda m: m["microseconds_per_row"] < 100)  # fmt: skip
+    claim("faults", "rows_exactly_once", "all", lambda m: m["faulty"]["answered"], lambda m: m["faulty"]["answered"] == m["requests"])  # fmt: skip
+    claim("faults", "faulty_times_clean", "<= 1.5", lambda m: m["times_clean"], lambda m: m["times_clean"] <= 1.5)
+    for name in ("worker", "flywheel"):
+
+        def whole(m: Any, name: str = name) -> bool:
+            run = m[name]
+            return run["same_bytes"] and run["kills"] >= m["times"] and run["rows"] == run["distinct"] == m["rows"]
+
+        claim("kills", f"{name}_killed", "10 kills, same rows, same bytes", lambda m, name=name: m[name], whole)
+    claim("guided", "guided_rows_valid", "all", lambda m: m["valid"], lambda m: m["valid"] == m["rows"])
+    claim("guided", "impossible_schema", "a clear error", lambda m: m["impossible"], lambda m: "can't be enforced" in m["impossible"])  # fmt: skip
+    expected = {
+        "too_long": ("too_long",), "empty": ("empty_prompt",), "duplicate_ids": ("exit 2", "unique"),
+        "no_model": ("exit 2", "nowhere"), "undefined_name": ("exit 2", "contry"),
+        "no_schema": ("exit 2", "not a JSON Schema"),
+    }  # fmt: skip
+
+    def told_why(m: dict[str, str]) -> bool:
+        return all(word in m[name] for name, words in expected.items() for word in words)
+
+    claim("bad_input", "bad_input", "a reason, or exit code 2 and what is wrong", lambda m: m, told_why)
+    if quick:
+        for entry in told:
+            entry["quick"] = True
+    return told
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the full work")
-    parser.add_argument("--only", nargs="*", default=["engines", "overhead", "faults", "guided"])
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the work")
+    parser.add_argument("--peer-env", type=Path, default=Path(tempfile.gettempdir()) / "flywheel-distilabel")
+    parser.add_argument("--only", nargs="*", metavar="PART", help="some parts only")
     options = parser.parse_args()
     from tests.generators.conftest import build_model
 
@@ -218,21 +521,33 @@ def main() -> None:
         model = carry_out(store, "copied", Copied.model_validate({"folder": str(built)}), {})
 
         def scaled(full: int) -> int:
-            return max(64, int(full * options.scale))
+            return max(64, full // 20) if options.quick else full
 
         work: dict[str, Callable[[], dict[str, Any]]] = {
             "engines": lambda: against_engines(store, model, scaled(2000)),
             "overhead": lambda: overhead(store, model, scaled(100_000)),
             "faults": lambda: faults(folder, scaled(5000)),
+            "distilabel": lambda: against_distilabel(folder, scaled(5000), options.peer_env),
             "guided": lambda: guided(model, scaled(1000)),
+            "kills": lambda: kills(folder, 1 if options.quick else 10),
+            "bad_input": lambda: bad_input(folder, model),
         }
-        result: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "scale": options.scale}
-        for part in options.only:
-            result[part] = work[part]()
+        result: dict[str, Any] = {
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version(),
+            "versions": {name: version(name) for name in ("torch", "transformers", "openai")}, "quick": options.quick,
+        }  # fmt: skip
+        for part in options.only or work:
+            started, cpu = time.perf_counter(), sum(os.times()[:4])
+            try:
+                result[part] = work[part]()
+            except (FlywheelError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+                result[part] = {"failed": f"{type(error).__name__}: {error}"[-800:]}
+            took = {"wall_s": time.perf_counter() - started, "cpu_s": sum(os.times()[:4]) - cpu}
+            result.setdefault("took", {})[part] = {name: round(value, 1) for name, value in took.items()}
             if not options.json:
-                print(part, json.dumps(result[part], indent=1))
-    if options.json:
-        print(json.dumps(result))
+                print(part, json.dumps(result[part], indent=1), flush=True)
+        result["claims"] = claims(result, options.quick)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

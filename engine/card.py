@@ -16,6 +16,10 @@ from engine.store import Store
 
 CARD = "README.md"
 UNSTATED = "not stated"
+SIZES = (
+    (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"), (10**12, "1B<n<1T"),
+)  # fmt: skip
 
 
 def card(store: Store, name: str, manifest: dict[str, Any]) -> str:
@@ -30,12 +34,15 @@ def card(store: Store, name: str, manifest: dict[str, Any]) -> str:
     if len(licences) == 1 and not any(licence == UNSTATED for _, _, licence in line):
         front["license"] = licences[0]
     if manifest["kind"] == "dataset":
-        front["configs"] = [{"config_name": "default", "data_files": "data/*.parquet"}]
+        front |= _dataset(manifest)
     else:
         front["library_name"] = "peft" if manifest["schema"] == "Adapter" else "transformers"
     lines = ["---", yaml.safe_dump(front).strip(), "---", "", f"# {name}", ""]
     if manifest["rows"]:
         lines += [f"{manifest['rows']:,} rows of {manifest['schema']}.", ""]
+    if lost := sum(manifest["rejected"].values()):
+        told = ", ".join(f"{count:,} `{reason}`" for reason, count in manifest["rejected"].items())
+        lines += [f"{lost:,} rows did not make it and are in `rejected/`, each with its reason: {told}.", ""]
     if manifest["summary"]:
         lines += ["## In numbers", "", *_table(manifest["summary"]), ""]
     lines += [
@@ -60,6 +67,24 @@ def card(store: Store, name: str, manifest: dict[str, Any]) -> str:
     lines += ["## Versions", "", *(f"- {package} {version}" for package, version in manifest["packages"].items()), ""]
     lines += [f"Digest `{manifest['digest']}`, key `{manifest['key']}`.", ""]
     return "\n".join(lines)
+
+
+def _dataset(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a hub wants to know of a dataset: where its data is, how large it is, what it is for."""
+    kind, rows = manifest["schema"], manifest["rows"]
+    facts: dict[str, Any] = {
+        "configs": [
+            {"config_name": "default", "data_files": "data/*." + ("arrow" if kind == "TokenBlock" else "parquet")}
+        ],
+        "size_categories": [next((name for most, name in SIZES if rows < most), "n>1T")],
+    }
+    if kind in ("Document", "Prompt", "Conversation", "Candidate", "TokenBlock"):
+        facts["task_categories"] = ["text-generation"]
+    elif kind == "Preference":
+        facts["task_categories"] = ["reinforcement-learning"]
+    if "models" in manifest["summary"]:  # which wrote it
+        facts["tags"] = ["flywheel", manifest["stage"]["kind"], "synthetic"]
+    return facts
 
 
 def _ancestry(store: Store, name: str, manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -172,16 +172,47 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+# The columns of a row that are conversations, in the order in which they are read.
+SAID = {
+    "Conversation": ("messages",),
+    "Prompt": ("prompt",),
+    "Candidate": ("prompt", "completion"),
+    "Preference": ("prompt", "chosen", "rejected"),
+}
+
+
 def print_row(console: Any, kind: str, row: dict[str, Any]) -> None:
     """One row as a person would want to read it: conversations turn by turn, the rest on a line."""
     console.print(f"[dim]{row['id']}[/]", highlight=False)
-    turns_ = {"Conversation": "messages", "Prompt": "prompt"}.get(kind)
-    if turns_ is None:
+    if kind not in SAID:
         console.print(line_of(kind, row, 400), markup=False, highlight=False)
         return
-    for message in row[turns_]:
-        console.print(f"  [bold cyan]{message['role']}[/]  ", end="")
-        console.print(message["content"], markup=False, highlight=False)
+    for column in SAID[kind]:
+        if kind == "Preference" and column != "prompt":
+            console.print(f"  [dim]{column}[/]", highlight=False)
+        for message in row[column] or []:
+            console.print(f"  [bold cyan]{message['role']}[/]  ", end="")
+            console.print(message["content"].replace("\n", "\n    "), markup=False, highlight=False)
+    if told := _facts(kind, row):
+        console.print(f"  [dim]{told}[/]", highlight=False)
+
+
+def _facts(kind: str, row: dict[str, Any]) -> str:
+    """What else is worth knowing of a row that is a conversation."""
+    from rich.markup import escape
+
+    if kind == "Candidate":
+        facts = [f"sample {row['sample']} of {row['model']}", f"ended by {row['finish_reason']}"]
+        if row.get("token_ids") is not None:
+            facts.append(f"{len(row['token_ids'])} tokens")
+        if scores := [score for score in row.get("logprobs") or [] if score is not None]:
+            facts.append(f"mean log-probability {sum(scores) / len(scores):.2f}")
+        if row.get("value") is not None:
+            facts.append(f"value {row['value']:.4g}")
+        return escape(", ".join(facts))
+    if kind == "Preference":
+        return escape(f"agreement {row.get('agreement') or 0:.0%} of {row.get('annotators')}")
+    return escape(f"reference: {row['reference']}") if row.get("reference") else ""
 
 
 def describe_kinds() -> list[dict[str, Any]]:

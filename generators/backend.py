@@ -10,6 +10,7 @@ A request that can't be answered comes back as a `Failure` in its place: never a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -135,6 +136,7 @@ class Local:
         self.tokenizer = tokenizer
         self.width = width  # one batch in the engine, another that is tokenised or written
         self._tokens_in = self._tokens_out = 0
+        self._counting = threading.Lock()
 
     @property
     def usage(self) -> Usage:
@@ -156,8 +158,9 @@ class Local:
         """One result for every prompt that is token ids already."""
         made = self.engine.generate(prompts, sampling, seeds) if prompts else []
         texts = decode_all(self.tokenizer, [[] if isinstance(one, Failure) else one.token_ids for one in made])
-        self._tokens_in += sum(map(len, prompts))
-        self._tokens_out += sum(len(one.token_ids) for one in made if not isinstance(one, Failure))
+        with self._counting:
+            self._tokens_in += sum(map(len, prompts))
+            self._tokens_out += sum(len(one.token_ids) for one in made if not isinstance(one, Failure))
         return [
             one
             if isinstance(one, Failure)

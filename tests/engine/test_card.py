@@ -10,6 +10,7 @@ import yaml
 
 from engine.card import card
 from engine.job import Job
+from engine.single import export_artifact
 from engine.stage import Stage, port
 from engine.store import Store
 from engine.worker import carry_out
@@ -81,3 +82,27 @@ def test_what_an_evaluation_found_is_told_on_export(store: Store, tmp_path: Path
     carry_out(store, "grade", Grade(), {"models": {"mine": model}})
     told = card(store, model.id, model.manifest)
     assert "| accuracy | 0.75 |" in told and "| accuracy | 0.5 |" not in told
+
+
+def test_a_dataset_card_and_its_data_load_as_on_a_hub(given: Any, tmp_path: Path) -> None:
+    import datasets
+    from huggingface_hub import DatasetCardData
+
+    rows = [{"id": f"{i:032x}", "parents": [], "messages": [{"role": "user", "content": f"{i}?"}]} for i in range(1200)]
+    artifact = given("Conversation", rows)
+    export_artifact(artifact, str(tmp_path / "out"))
+    text = (tmp_path / "out" / "README.md").read_text()
+    facts = DatasetCardData(**front(text))
+    assert facts.size_categories == ["1K<n<10K"] and facts.task_categories == ["text-generation"]
+    assert f"# {artifact.id}" in text and "1,200 rows of Conversation" in text
+    loaded = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.num_rows == 1200 and loaded[7]["messages"] == rows[7]["messages"]
+
+
+def test_a_card_counts_what_did_not_make_it(given: Any, build: Any, tmp_path: Path) -> None:
+    texts = [{"id": f"{i:032x}", "parents": [], "text": "word " * i, "source": "s", "offset": i} for i in range(1, 30)]
+    made = build("filter", {"documents": given("Document", texts)}, min_words=10)
+    export_artifact(made, str(tmp_path))
+    lost = sum(made.manifest["rejected"].values())
+    assert lost > 0
+    assert f"{lost} rows did not make it" in (tmp_path / "README.md").read_text()

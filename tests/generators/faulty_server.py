@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -89,7 +90,8 @@ class FaultyServer:
     async def _serve(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         if self.status:
             return await send(writer, self.status, b'{"error": {"message": "told so"}}')
-        key = json.dumps([body["messages"], body["seed"]])
+        seed = body.get("seed") or 0
+        key = json.dumps([body["messages"], seed])
         self._attempts[key] += 1
         draw = hashlib.sha256(f"{key}{self._attempts[key]}".encode()).digest()
         if draw[0] / 256 < self.share:
@@ -111,7 +113,7 @@ class FaultyServer:
         async with self._slots:
             await asyncio.sleep(self.seconds)
         self.served[key] += 1
-        text = self.answer(body["messages"], body["seed"])
+        text = self.answer(body["messages"], seed)
         answer = {
             "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
@@ -127,3 +129,9 @@ async def send(writer: asyncio.StreamWriter, status: int, body: bytes, headers: 
     )
     await writer.drain()
     return True
+
+
+if __name__ == "__main__":  # a server without faults in a process of its own: SECONDS CAPACITY
+    with FaultyServer(share=0, seconds=float(sys.argv[1]), capacity=int(sys.argv[2])) as alone:
+        print(alone.url, flush=True)
+        sys.stdin.read()
