@@ -94,7 +94,7 @@ class Corpus(Stage):
         for style in dict.fromkeys(self.styles):
             plain = style.startswith(REPHRASED)
             audiences, personas = ([None] if plain else own or [None] for own in (self.audiences, self.personas))
-            cells += itertools.product([style], audiences, personas)
+            cells += [(style, audience, persona) for audience, persona in itertools.product(audiences, personas)]
         return cells
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
