@@ -73,8 +73,9 @@ class Judge(Stage):
     def _check_any(self) -> Judge:
         if not (self.rules or self.verifiers or self.pairwise or self.rubric):
             raise ValueError("nothing to judge by: give `rules`, `verifiers`, `pairwise: true` or `rubric`")
-        if not self.pairwise and (given := {"principles", "graded", "against"} & self.model_fields_set):
-            raise ValueError(f"`{min(given)}` is for pairs: it needs `pairwise: true`")
+        given = [name for name in ("principles", "graded", "against") if getattr(self, name)]
+        if given and not self.pairwise:
+            raise ValueError(f"`{given[0]}` is for pairs: it needs `pairwise: true`")
         return self
 
     def identity(self) -> dict[str, Any]:

@@ -447,3 +447,9 @@ def test_templates_keep_their_key_and_a_method_its_own() -> None:
     assert set(plain) == {"seed", "questions", "answers", "reference", "system", "per_record", "split", "take"}
     mine = Instructions.model_validate({"method": {"name": "magpie"}, "count": 3, "seed": 1}).identity()
     assert not set(plain) & set(mine) - {"seed"}
+
+
+@pytest.mark.parametrize("config", [{"questions": ["{{ a }}"]}, {"method": {"name": "magpie"}, "count": 3}])
+def test_a_configuration_survives_being_written_down(config: dict[str, Any]) -> None:
+    stage = Instructions.model_validate({**config, "seed": 1})
+    assert Instructions.model_validate(stage.model_dump(mode="json")) == stage  # how a worker gets it
