@@ -88,9 +88,9 @@ class Corpus(Stage):
         dropped = ("templates", "separator", "records") if self.styles else ("styles", "audiences", "personas")
         return {name: value for name, value in identity.items() if name not in dropped}
 
-    def grid(self) -> list[tuple[Style, str | None, str | None]]:
+    def grid(self) -> list[tuple[str, str | None, str | None]]:
         """The cells: style, audience, persona."""
-        cells = list[tuple[Style, str | None, str | None]]()
+        cells = list[tuple[str, str | None, str | None]]()
         for style in dict.fromkeys(self.styles):
             plain = style.startswith(REPHRASED)
             audiences, personas = ([None] if plain else own or [None] for own in (self.audiences, self.personas))

@@ -54,7 +54,7 @@ class Instructions(Stage):
 
     takes = {
         "records": port("Document", many=True, optional=True),
-        "seeds": port("Document", "Conversation", "Prompt", "Candidate", many=True, optional=True),
+        "seeds": port("Conversation", "Prompt", "Candidate", many=True, optional=True),
         "known": port("Conversation", "Prompt", many=True, optional=True),
         "model": port("Model", optional=True),
     }

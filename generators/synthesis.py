@@ -54,8 +54,10 @@ class World:
     """What a draft may look at. Nothing in it changes during a round.
 
     Attributes:
-        seeds: rows of the `seeds` port; records: rows of the `records` port.
+        seeds: rows of the `seeds` port, or where a method needs seeds and has none, of `records`.
+        records: rows of the `records` port.
         made: rows that earlier rounds made, in order (`id`, `messages`, `reference`, `metadata` as a mapping).
+        latest: the last of them by the `lineage` in their metadata.
         known: everything a new row must differ from.
         sampling: as the recipe has it.
         tokenizer: of the model, if it runs on this machine.
@@ -68,7 +70,15 @@ class World:
     seed: int
     tokenizer: Any = None
     made: list[dict[str, Any]] = field(default_factory=lambda: list[dict[str, Any]]())
+    latest: dict[str, dict[str, Any]] = field(default_factory=lambda: dict[str, dict[str, Any]]())
     _orders: dict[Any, list[int]] = field(default_factory=lambda: dict[Any, list[int]]())
+
+    def remember(self, row: dict[str, Any]) -> None:
+        """Take in a row of a round that was committed."""
+        row = {**row, "metadata": json.loads(row["metadata"])}
+        self.made.append(row)
+        if lineage := row["metadata"].get("lineage"):
+            self.latest[lineage] = row
 
     def random(self, number: int, *parts: str | int) -> np.random.Generator:
         """The generator of draft `number`."""
@@ -88,7 +98,7 @@ class Method(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    needs: ClassVar[tuple[str, ...]] = ()  # the ports that must be given
+    needs: ClassVar[tuple[str, ...]] = ()  # the ports that must be given; seeds that are Documents are `records`
     weights: ClassVar[bool] = False  # needs the model on this machine, not behind a server
     fresh: ClassVar[bool] = True  # a row must also be unlike the seeds; else it is one of them, gone on from
 
@@ -131,7 +141,7 @@ class Settings(Protocol):
 def synthesize(job: Job, method: Method, settings: Settings) -> None:
     """Make `settings.count` conversations by a method, or say why there are fewer."""
     for name in method.needs:
-        if not job.all(name):
+        if not (job.all(name) or (name == "seeds" and job.all("records"))):
             raise UserError(
                 f"this method makes instructions from `{name}`: say which, `from: {{{name}: ..., model: ...}}`."
             )
@@ -142,7 +152,8 @@ def synthesize(job: Job, method: Method, settings: Settings) -> None:
     # Answers to what is there already are alike by nature: only copies are not new.
     rule = settings.novelty or Novelty.model_validate({} if method.fresh else {"rouge_l": None})
     world = World(
-        seeds=_rows(job, "seeds"), records=_rows(job, "records"), known=Known(rule), seed=job.seed,
+        seeds=_rows(job, "seeds" if job.all("seeds") or "seeds" not in method.needs else "records"),
+        records=_rows(job, "records"), known=Known(rule), seed=job.seed,
         sampling=Sampling(settings.temperature, settings.top_p, max_tokens=settings.max_tokens, logprobs=False),
     )  # fmt: skip
     for row in [*(world.seeds if method.fresh else ()), *_rows(job, "known")]:
@@ -201,7 +212,8 @@ def _rounds(
             pa.Table.from_pylist(kept, DATASETS["Conversation"]),
             pa.Table.from_pylist(rejected) if rejected else None,
         )
-        world.made += [{**row, "metadata": json.loads(row["metadata"])} for row in kept]
+        for row in kept:
+            world.remember(row)
         number += size
     return number, "tries"
 
@@ -256,9 +268,8 @@ def _remember(job: Job, world: World, name: str) -> None:
     with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
         rows = pq.read_table(file).to_pylist()
     for row in rows:
-        row["metadata"] = json.loads(row["metadata"])
-        world.made.append(row)
-        world.known.add(row["metadata"]["key"], row["id"])
+        world.remember(row)
+        world.known.add(world.made[-1]["metadata"]["key"], row["id"])
 
 
 def _tell(job: Job, settings: Settings, count: int, world: World, made: int, stopped: str) -> None:
