@@ -8,8 +8,10 @@ summary says why: how many drafts were made, and for what reasons they came to n
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -178,9 +180,10 @@ def _rounds(
     """Round after round; how many drafts were made in all, and why it ended."""
     number = finished[-1][1] + finished[-1][2] if finished else 0
     there_are, most = method.drafts(world), math.ceil(settings.tries * count)
-    facts = {"model": model, "temperature": settings.temperature, "top_p": settings.top_p,
-             "max_tokens": settings.max_tokens}  # fmt: skip
-    for index in range(len(finished), most + len(finished) + 1):
+    facts = {"method": method.model_dump()["name"], "model": model, "temperature": settings.temperature,
+             "top_p": settings.top_p, "max_tokens": settings.max_tokens}  # fmt: skip
+    tokens, began = (0, 0), time.monotonic()
+    for index in itertools.count(len(finished)):
         missing = count - len(world.made)
         job.progress(len(world.made), count, "conversations", drafts=number)
         if missing <= 0:
@@ -195,8 +198,10 @@ def _rounds(
         drafts = [(n, method.draft(world, n)) for n in range(number, number + size)]
         kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
         for line in carry(backend, drafts, job.derive):
-            row = _row(job, line.path, line.result, {**facts, "method": method.name, "draft": line.path[0],  # pyright: ignore[reportAttributeAccessIssue]
-                                                     "templates": line.templates, "seed": line.seeds[0] if line.seeds else None})  # fmt: skip
+            spent = {"tokens_in": line.tokens[0], "tokens_out": line.tokens[1]}
+            one = {"draft": line.path[0], "templates": line.templates, "seed": line.seeds[0] if line.seeds else None}
+            row = _row(job, line.path, line.result, {**facts, **one, **spent})
+            tokens = tokens[0] + line.tokens[0], tokens[1] + line.tokens[1]
             if "reason" not in row and isinstance(line.result, Made):
                 alike = world.known.like(line.result.key)
                 if len(kept) == missing:
@@ -206,6 +211,8 @@ def _rounds(
                 else:
                     world.known.add(line.result.key, row["id"])
             (rejected if "reason" in row else kept).append(row)
+        rate = round(tokens[1] / (time.monotonic() - began))
+        job.emit({"event": "tokens", "in": tokens[0], "out": tokens[1], "out_per_s": rate})
         name = f"{index:05d}-{number}-{size}"
         job.commit(
             name,
@@ -215,7 +222,7 @@ def _rounds(
         for row in kept:
             world.remember(row)
         number += size
-    return number, "tries"
+    raise AssertionError("the rounds have no end")
 
 
 def _row(job: Job, path: tuple[int, ...], result: Any, facts: dict[str, Any]) -> dict[str, Any]:
@@ -275,11 +282,17 @@ def _remember(job: Job, world: World, name: str) -> None:
 def _tell(job: Job, settings: Settings, count: int, world: World, made: int, stopped: str) -> None:
     """The summary; and, where rows are missing, what became of the drafts."""
     reasons: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    told = [row["metadata"] for row in world.made]
     for name in job.store.list("artifacts", job.artifact, "rejected"):
         with job.store.fs.open(job.store.path("artifacts", job.artifact, "rejected", name), "rb") as file:
-            reasons.update(pq.read_table(file, columns=["reason"])["reason"].to_pylist())
+            table = pq.read_table(file, columns=["reason", "metadata"])
+        reasons.update(table["reason"].to_pylist())
+        told += map(json.loads, table["metadata"].to_pylist())
+    for facts_of in told:
+        spent.update({which: facts_of[which] for which in ("tokens_in", "tokens_out")})
     delivered = len(world.made)
-    facts: dict[str, Any] = {"asked": count, "delivered": delivered, "drafts": made,
+    facts: dict[str, Any] = {"asked": count, "delivered": delivered, "drafts": made, **spent,
                              "reasons": dict(sorted(reasons.items()))}  # fmt: skip
     if delivered < count:
         told = ", ".join(f"{times} {reason}" for reason, times in reasons.most_common()) or "none was rejected"

@@ -15,6 +15,7 @@ from generators.backend import Failure
 from generators.drafts import template
 from generators.instructions import Instructions
 from generators.novelty import rouge_l, words
+from tests.generators.faulty_server import FaultyServer
 from tests.generators.planned import Planned
 
 VERBS = ["Describe", "Explain", "Compare", "Translate", "Summarize", "List", "Name", "Classify", "Rank", "Invent"]
@@ -107,6 +108,8 @@ def test_self_instruct(make: Any) -> None:
         assert set(row["metadata"]["templates"]) <= {template(f"self_instruct/{n}").digest for n in (
             "instructions", "classification", "input_first", "output_first")}  # fmt: skip
         assert {"model", "temperature", "seed", "method", "draft"} <= set(row["metadata"])
+    # One token in and one out a question, each counted once, whoever was rejected.
+    assert made.manifest["summary"]["tokens_in"] == made.manifest["summary"]["tokens_out"] == len(backend.asked)
     kept = [words(row["metadata"]["key"]) for row in rows]
     assert max(rouge_l(a, b) for i, a in enumerate(kept) for b in kept[:i]) < 0.7
     # Twelve and nineteen demonstrations at most; there are 4 and 8 seeds of each kind.
@@ -183,6 +186,31 @@ def test_a_killed_run_ends_with_the_same_rows(make: Any, given: Any, build: Any,
             except Killed:
                 continue
     assert again.digest == whole.digest and again.rows == 24  # pyright: ignore
+
+
+def test_a_server_that_fails_gives_the_same_rows(given: Any, build: Any) -> None:
+    def reply(messages: list[dict[str, str]], seed: int) -> str:
+        asked = messages[-1]["content"]
+        if asked.startswith("Here is"):
+            return task(seed % 997)
+        return '{"answer": "no"}' if asked.startswith("Is a") else f'{{"input": "", "output": "{seed}"}}'
+
+    made = list[Any]()
+    for share in (0.0, 0.3):
+        with FaultyServer(share=share, answer=reply, stall=0.5) as server:
+            given_to = {
+                "model": "m",
+                "url": server.url,
+                "timeout_s": 1.0,
+                "attempts": 20,
+                "concurrency": 8 if share else 16,
+            }
+            made.append(build(
+                Instructions, {"records": given("Document", seeds())}, method={"name": "self_instruct"}, count=6,
+                partition=8, tries=20 + share, server=given_to,
+            ))  # fmt: skip
+            assert bool(server.faults) == bool(share)
+    assert made[0].rows == 6 and made[0].to_polars().equals(made[1].to_polars())
 
 
 def test_evol_instruct(make: Any) -> None:
