@@ -1,8 +1,9 @@
 """A model as the judge of candidates: pairs in both orders, or scores by aspect.
 
 Pairs follow MT-Bench (Zheng et al., 2023, section 3.4): each is asked in both orders, and an answer wins only if it
-wins in both; anything else is a tie. So the verdict can't depend on the order, and how often the order alone decided is
-reported as position bias. Aspects are those of UltraFeedback (Cui et al., 2023) unless the recipe names others.
+wins in both; anything else is a tie. A graded judge says how much better, from 0 to 1, and the two orders are averaged.
+Either way the verdict can't depend on the order, and how often the order alone decided is reported as position bias.
+Principles are drawn one a pair (Bai et al., 2022, section 4.1). Aspects are those of UltraFeedback (Cui et al., 2023) unless the recipe names others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import pyarrow as pa
@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from engine.job import Job, part_name
 from engine.schema import DATASETS, row_id
-from generators import structured
+from generators import calibration, structured
 from generators.backend import Answer, Backend, Failure, Sampling
-from generators.rendering import Template
+from generators.drafts import template
 
 ASPECTS = {
     "helpfulness": "it does what was asked, usefully and completely",
@@ -37,6 +37,45 @@ WINNER = {
 }
 
 
+GRADE = {
+    "type": "object",
+    "properties": {"preference": {"type": "number", "minimum": 0, "maximum": 1}},
+    "required": ["preference"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How pairs are judged.
+
+    Attributes:
+        criteria: what by. principles: one of them is added to it, drawn for each pair.
+        graded: the judge says how much better the first is, in [0, 1], instead of which is.
+        against: pairs are of any answer and one of this model's; None: all pairs of a prompt.
+    """
+
+    criteria: str = ""
+    principles: tuple[str, ...] = ()
+    graded: bool = False
+    against: str | None = None
+
+    def pairs(self, group: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The pairs among the answers to one prompt."""
+        if self.against is None:
+            return list(itertools.combinations(group, 2))
+        theirs = [row for row in group if row["model"] == self.against]
+        return [(row, other) for row in group if row["model"] != self.against for other in theirs]
+
+    def by(self, job: Job, one: str, other: str) -> str:
+        """What a pair is judged by: the same in both orders, and whichever answer comes first."""
+        if not self.principles:
+            return self.criteria
+        low, high = sorted((one, other))
+        principle = self.principles[job.derive("principle", low, high) % len(self.principles)]
+        return f"{self.criteria} {principle}".strip()
+
+
 @dataclass(frozen=True)
 class Question:
     """One thing to ask the judge.
@@ -48,11 +87,6 @@ class Question:
     subjects: tuple[str, ...]
     text: str
     seed: int
-
-
-def template(name: str) -> Template:
-    """A template that comes with Flywheel, from generators/templates/."""
-    return Template(files("generators").joinpath("templates", f"{name}.jinja").read_text(encoding="utf-8"), name)
 
 
 def groups(job: Job, prompts: int, tag: str) -> list[tuple[str, list[list[dict[str, Any]]]]]:
@@ -81,17 +115,18 @@ def ask(
     return [json.loads(answer.text) if isinstance(answer, Answer) else answer for answer in answers]
 
 
-def compare(job: Job, backend: Backend, judge: str, sampling: Sampling, criteria: str, partition: int) -> None:
-    """Judge every pair of candidates of a prompt, and commit two verdicts a pair, one for each of the two.
+def compare(job: Job, backend: Backend, judge: str, sampling: Sampling, comparison: Comparison, partition: int) -> None:
+    """Judge pairs of candidates of a prompt, and commit two verdicts a pair, one for each of the two.
 
-    `value` is 1 for a win, 0 for a loss, 0.5 for a tie; `text` is JSON: `against`, what the judge said in both orders
-    (`first` when the subject was shown first), and the digest of the template.
+    `value` is 1 for a win, 0 for a loss, 0.5 for a tie; graded, what lies between as well. `text` is JSON: `against`,
+    what the judge said in both orders (`first` when the subject was shown first), and the digest of the template.
     """
-    asked = template("pairwise")
+    asked = template("graded" if comparison.graded else "pairwise")
     for name, chunk in groups(job, partition, "pairwise"):
-        pairs = [pair for group in chunk for pair in itertools.combinations(group, 2)]
+        pairs = [pair for group in chunk for pair in comparison.pairs(group)]
         questions = list[Question]()
         for one, other in pairs:
+            criteria = comparison.by(job, one["id"], other["id"])
             for first, second in ((one, other), (other, one)):
                 text = asked.render({
                     "prompt": one["prompt"], "criteria": criteria,
@@ -99,18 +134,20 @@ def compare(job: Job, backend: Backend, judge: str, sampling: Sampling, criteria
                 })  # fmt: skip
                 ids = (first["id"], second["id"])
                 questions.append(Question(ids, text, job.derive("judge", *ids)))
-        said = ask(backend, questions, sampling, WINNER)
+        said = ask(backend, questions, sampling, GRADE if comparison.graded else WINNER)
         kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
         for (one, other), forth, back in zip(pairs, said[::2], said[1::2], strict=True):
             if failure := next((answer for answer in (forth, back) if isinstance(answer, Failure)), None):
                 rejected.append(_failed((one["id"], other["id"]), failure))
                 continue
             assert not isinstance(forth, Failure) and not isinstance(back, Failure)
-            value = verdict(forth["winner"], back["winner"])
-            for row, versus, won, told in (
-                (one, other, value, (forth["winner"], back["winner"])),
-                (other, one, 1 - value, (back["winner"], forth["winner"])),
-            ):
+            if comparison.graded:
+                there, here = float(forth["preference"]), float(back["preference"])
+                value = (there + (1 - here)) / 2
+            else:
+                there, here = forth["winner"], back["winner"]
+                value = verdict(there, here)
+            for row, versus, won, told in ((one, other, value, (there, here)), (other, one, 1 - value, (here, there))):
                 text = {"against": versus["id"], "first": told[0], "second": told[1], "template": asked.digest}
                 kept.append(_verdict(row, [row["id"], versus["id"]], "pairwise", won, text, judge))
         _commit(job, name, kept, rejected)
@@ -123,20 +160,68 @@ def verdict(shown_first: str, shown_second: str) -> float:
     return 0.0 if (shown_first, shown_second) == ("B", "A") else 0.5
 
 
-def bias(job: Job) -> dict[str, float]:
-    """How often the order alone decided, over all pairs: 0 is none, 1 is a judge that always takes the same place."""
+def report(job: Job, against: str | None) -> dict[str, Any]:
+    """What the verdicts come to: position bias, win rates, and where people ranked the same answers, calibration.
+
+    `order_decided` is the share of pairs in which the same place won in both orders, `first_preferred` that of the
+    first place: 0 is none, 1 is a judge that always takes the first.
+    """
+    prompts, lengths = dict[str, str](), dict[str, int]()
+    for artifact in job.all("candidates"):
+        table = artifact.to_table(["id", "prompt_id", "completion"])
+        prompts.update(zip(table["id"].to_pylist(), table["prompt_id"].to_pylist(), strict=True))
+        lengths.update((one, len(said[-1]["content"])) for one, said in zip(
+            table["id"].to_pylist(), table["completion"].to_pylist(), strict=True))  # fmt: skip
     pairs = same = first = 0
-    for name in job.committed():
+    won: dict[str, dict[str, list[float]]] = {}
+    compared, scored = dict[tuple[str, str], float](), dict[str, dict[str, float]]()
+    for name in sorted(job.committed()):
         with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
-            table = pq.read_table(file, columns=["metric", "text"])
-        for metric, text in zip(table["metric"].to_pylist(), table["text"].to_pylist(), strict=True):
-            if metric != "pairwise":
+            rows = pq.read_table(file, columns=["subject", "model", "metric", "value", "text"]).to_pylist()
+        for row in rows:
+            if row["metric"] != "pairwise":
+                scored.setdefault(row["metric"], {})[row["subject"]] = row["value"]
                 continue
-            told = json.loads(text)
+            told = json.loads(row["text"])
+            at_first, at_second = _place(told["first"]), _place(told["second"])
             pairs += 1
-            same += told["first"] == told["second"] != "tie"
-            first += told["first"] == told["second"] == "A"
-    return {"order_decided": same / pairs, "first_preferred": first / pairs} if pairs else {}
+            same += at_first == at_second != "tie"
+            first += at_first == at_second == "A"
+            compared[row["subject"], told["against"]] = row["value"]
+            if row["model"] != against:
+                won.setdefault(row["model"], {}).setdefault(prompts[row["subject"]], []).append(row["value"])
+    facts: dict[str, Any] = {}
+    if pairs:
+        facts |= {"order_decided": same / pairs, "first_preferred": first / pairs}
+        if len(won) > 1 or against:
+            facts["win_rates"] = calibration.win_rates(won, job.seed)
+    rankings = [row for artifact in job.all("rankings") for row in artifact.to_table().to_pylist()]
+    if rankings:
+        judged = {"pairwise": compared} if compared else dict[str, dict[tuple[str, str], float]]()
+        for metric, values in scored.items():
+            judged[metric] = _by_difference(rankings, values)
+        facts["calibration"] = {
+            metric: calibration.calibrate(calibration.items(rankings, values, lengths), job.seed)
+            for metric, values in judged.items()
+        }
+    return facts
+
+
+def _place(told: str | float) -> str:
+    """Which place won: A, B or tie; a grade is that of the answer in place A."""
+    if isinstance(told, str):
+        return told
+    return "A" if told > 0.5 else "B" if told < 0.5 else "tie"
+
+
+def _by_difference(rankings: list[dict[str, Any]], values: dict[str, float]) -> dict[tuple[str, str], float]:
+    """Scores as comparisons: the higher one wins."""
+    judged = dict[tuple[str, str], float]()
+    for row in rankings:
+        known = [one for one in row["candidates"] if one in values]
+        for one, other in itertools.permutations(known, 2):
+            judged[one, other] = 0.5 + 0.5 * ((values[one] > values[other]) - (values[one] < values[other]))
+    return judged
 
 
 def rate(job: Job, backend: Backend, judge: str, sampling: Sampling, aspects: dict[str, str], partition: int) -> None:

@@ -4,17 +4,27 @@ A record is a Document whose metadata holds columns (`{"country": "France", "cap
 some records and, for each, one of the templates; without a model what they render to is the document, with a model it
 is what the model is asked, and the answer is the document. Document number i depends on the seed and i alone, so the
 corpus is the same however the work is cut.
+
+Instead of templates there are styles, for text to start from (records with `text`):
+- `textbook`, `story`, `wiki`, `dialogue`: new text on the subject, for every audience and by every persona of a grid, as in
+  Cosmopedia (Ben Allal et al., 2024);
+- `wrap_*`: the four rephrasings of WRAP (Maini et al., 2024, arXiv:2401.16380);
+- `nemotron_*`: those of Nemotron-CC (Su et al., 2024, arXiv:2412.02595): Wikipedia-like for poor text, the others for good.
+No record meets the same cell of the grid twice before it has met all, and all cells get their share.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-from collections.abc import Iterator
-from typing import Any
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine import seeds
 from engine.errors import UserError
@@ -22,10 +32,18 @@ from engine.job import Job, part_name
 from engine.schema import DATASETS, row_id
 from engine.stage import Stage, port
 from generators.backend import Engine, Failure, Sampling, open_backend
+from generators.drafts import template
 from generators.openai_backend import Server
 from generators.rendering import Template, Unrenderable, checked, compiled, variables
 
+Style = Literal[
+    "textbook", "story", "wiki", "dialogue", "wrap_easy", "wrap_medium", "wrap_hard", "wrap_qa", "nemotron_wikipedia",
+    "nemotron_diverse_qa", "nemotron_distill", "nemotron_extract", "nemotron_list",
+]  # fmt: skip
+REPHRASED = ("wrap_", "nemotron_")  # styles that say what the record says: no audience, no persona, and nothing cut off
+PREAMBLE = re.compile(r"^(sure|certainly|of course)?\W*here('s| is| are)\b[^\n:]{0,120}:\s+", re.I)
 ATTEMPTS = 8  # draws for one document before it is given up
+Draw = Callable[[int, int], dict[str, Any]]  # number of the document, number of the attempt -> what to ask or say
 WITHOUT_MODEL = 5_000  # documents a partition when nothing is generated
 
 
@@ -38,8 +56,11 @@ class Corpus(Stage):
 
     documents: int = Field(ge=1, description="How many documents to make.")
     records: int = Field(1, ge=1, description="Records drawn for a document, each at most once.")
-    templates: list[str] = Field(description="Jinja; one is drawn for each record. Sees its metadata and `text`.")
+    templates: list[str] = Field([], description="Jinja; one is drawn for each record. Sees its metadata and `text`.")
     separator: str = Field("\n", description="Stands between the rendered records of a document.")
+    styles: list[Style] = Field([], description="Instead of templates: what a model makes of the records' texts.")
+    audiences: list[str] = Field([], description="Whom to write for, e.g. `college students`; each with every style.")
+    personas: list[str] = Field([], description="Who writes, e.g. `a nurse in a village`; each for every audience.")
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(512, ge=1, description="Longest document a model writes, in tokens.")
@@ -50,10 +71,31 @@ class Corpus(Stage):
     @field_validator("templates")
     @classmethod
     def _compile(cls, value: list[str]) -> list[str]:
-        return checked(value, "templates")
+        return checked(value, "templates") if value else value
+
+    @model_validator(mode="after")
+    def _check_styles(self) -> Corpus:
+        if bool(self.templates) == bool(self.styles):
+            raise ValueError("documents are made from `templates` (at least one template is needed) or from `styles`")
+        if self.styles and self.records != 1:
+            raise ValueError(f"a document in a style is made from one record, not from `records: {self.records}`")
+        if (self.audiences or self.personas) and all(style.startswith(REPHRASED) for style in self.styles):
+            raise ValueError("`audiences` and `personas` are for the styles textbook, story, wiki and dialogue")
+        return self
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "server": self.server.identity() if self.server else None}
+        identity = {**super().identity(), "server": self.server.identity() if self.server else None}
+        dropped = ("templates", "separator", "records") if self.styles else ("styles", "audiences", "personas")
+        return {name: value for name, value in identity.items() if name not in dropped}
+
+    def grid(self) -> list[tuple[str, str | None, str | None]]:
+        """The cells: style, audience, persona."""
+        cells = list[tuple[str, str | None, str | None]]()
+        for style in dict.fromkeys(self.styles):
+            plain = style.startswith(REPHRASED)
+            audiences, personas = ([None] if plain else own or [None] for own in (self.audiences, self.personas))
+            cells += [(style, audience, persona) for audience, persona in itertools.product(audiences, personas)]
+        return cells
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.documents
@@ -62,11 +104,17 @@ class Corpus(Stage):
         records = [row for a in job.all("records") for row in a.to_table(["id", "text", "metadata"]).to_pylist()]
         if len(records) < self.records:
             raise UserError(f"`records: {self.records}` for each document, but only {len(records)} records came in.")
+        if self.styles:
+            if not (job.maybe("model") or self.server):
+                raise UserError(
+                    "`styles` are what a model writes: give it a model (`from: {model: ...}`) or a `server:`."
+                )
+            return self._written(job, self._styled(job, records))
         templates = compiled(self.templates, "templates")
         values = [variables(row) for row in records]
         known = {name for row in values for name in row}
-        for template in templates:
-            template.require(known)
+        for one in templates:
+            one.require(known)
         ids = [row["id"] for row in records]
 
         def draw(number: int, attempt: int) -> dict[str, Any]:
@@ -83,7 +131,27 @@ class Corpus(Stage):
         else:
             self._rendered(job, draw)
 
-    def _rendered(self, job: Job, draw: Any) -> None:
+    def _styled(self, job: Job, records: list[dict[str, Any]]) -> Draw:
+        """Document i: records and cells in orders of the seed's, each record with another cell in every lap."""
+        cells = seeds.shuffled(self.grid(), job.seed, "corpus", "cells")
+        order = seeds.shuffled(range(len(records)), job.seed, "corpus", "records")
+        # Cells follow each other; one is skipped whenever every record would meet the same ones again.
+        period = len(cells) // math.gcd(len(cells), len(records))
+
+        def draw(number: int, attempt: int) -> dict[str, Any]:
+            lap, place = divmod(number, len(records))
+            row = records[order[place]]
+            style, audience, persona = cells[(number + lap // period) % len(cells)]
+            used = template(f"corpus/{style}")
+            facts = {name: value for name, value in variables(row).items() if name != "text"}
+            text = row["text"] or "\n".join(f"{name}: {value}" for name, value in facts.items())
+            asked = used.render({"text": text, "audience": audience, "persona": persona})
+            cell = {"style": style, "audience": audience, "persona": persona}
+            return {"text": asked, "parents": [row["id"]], "templates": [used], "cell": cell}
+
+        return draw
+
+    def _rendered(self, job: Job, draw: Draw) -> None:
         delivered = 0
         for name, numbers, is_done in self._partitions(job, WITHOUT_MODEL):
             if not is_done:
@@ -112,7 +180,7 @@ class Corpus(Stage):
             name = part_name(index, map(str, numbers))
             yield name, numbers, name in done
 
-    def _written(self, job: Job, draw: Any) -> None:
+    def _written(self, job: Job, draw: Draw) -> None:
         sampling = Sampling(self.temperature, self.top_p, max_tokens=self.max_tokens, logprobs=False)
         backend, model = open_backend(job, self.server, self.engine, dtype="auto")
         facts = {"model": model, "temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
@@ -135,8 +203,16 @@ class Corpus(Stage):
                         ):
                             if isinstance(answer, Failure):
                                 last[number] = answer
-                            elif answer.text:
-                                kept[number] = _document(number, answer.text, made, {**facts, "seed": seed})
+                            elif (
+                                "cell" in made
+                                and answer.finish_reason == "length"
+                                and made["cell"]["style"].startswith(REPHRASED)
+                            ):
+                                last[number] = Failure(
+                                    "cut_off", f"not all of it was said in {answer.tokens_out} tokens"
+                                )
+                            elif text := PREAMBLE.sub("", answer.text) if "cell" in made else answer.text:
+                                kept[number] = _document(number, text, made, {**facts, "seed": seed})
                             else:
                                 last[number] = Failure("empty", "the model wrote nothing")
                     rejected = [_rejected(n, last[n].reason, last[n].detail) for n in numbers if n not in kept]
@@ -146,7 +222,7 @@ class Corpus(Stage):
 
 def _document(number: int, text: str, made: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     styles: list[Template] = made["templates"]
-    metadata = {"templates": sorted({style.digest for style in styles}), **facts}
+    metadata = {"templates": sorted({style.digest for style in styles}), **facts, **made.get("cell", {})}
     return {
         "id": row_id("Document", "corpus", number, text, *made["parents"]),
         "parents": made["parents"],

@@ -92,6 +92,7 @@ class Line:
     Attributes:
         path: its number, and its place among the drafts that its parent ended in.
         seeds: of what it asked, from the first step on.
+        tokens: in and out; what drafts have in common before they split counts for the first of them.
         templates: digests of the templates that were used.
     """
 
@@ -99,6 +100,7 @@ class Line:
     draft: Draft
     seeds: list[int] = field(default_factory=lambda: list[int]())
     templates: list[str] = field(default_factory=lambda: list[str]())
+    tokens: tuple[int, int] = (0, 0)
     result: Made | Rejected | None = None
 
 
@@ -122,6 +124,9 @@ def carry(backend: Backend, drafts: Sequence[tuple[int, Draft]], derive: Callabl
             if step.template and step.template not in line.templates:
                 line.templates.append(step.template)
         answers = _answers(backend, [step for _, _, step in asks], [line.seeds[-1] for _, line, _ in asks])
+        for (_, line, _), answer in zip(asks, answers, strict=True):
+            if isinstance(answer, Answer):
+                line.tokens = (line.tokens[0] + answer.tokens_in, line.tokens[1] + answer.tokens_out)
         runs = [(index, step) for index, (_, step) in enumerate(steps) if isinstance(step, Run)]
         limits = {step.limits for _, step in runs}
         found: dict[int, Any] = dict(zip([index for index, _, _ in asks], answers, strict=True))
@@ -146,7 +151,9 @@ def _step(line: Line, reply: Any, steps: list[tuple[Line, Ask | Run]], ended: li
             ended.append(line)
             return
         for place, draft in enumerate(made):
-            _step(Line((*line.path, place), draft, list(line.seeds), list(line.templates)), None, steps, ended)
+            tokens = (0, 0) if place else line.tokens
+            child = Line((*line.path, place), draft, list(line.seeds), list(line.templates), tokens)
+            _step(child, None, steps, ended)
     except Rejected as error:
         line.result = error
         ended.append(line)

@@ -54,7 +54,7 @@ class Instructions(Stage):
 
     takes = {
         "records": port("Document", many=True, optional=True),
-        "seeds": port("Document", "Conversation", "Prompt", "Candidate", many=True, optional=True),
+        "seeds": port("Conversation", "Prompt", "Candidate", many=True, optional=True),
         "known": port("Conversation", "Prompt", many=True, optional=True),
         "model": port("Model", optional=True),
     }
@@ -97,11 +97,13 @@ class Instructions(Stage):
 
     @model_validator(mode="after")
     def _check_split(self) -> Instructions:
-        foreign = self.model_fields_set & set(SYNTHESIS if self.method is None else TEMPLATES)
+        fields = type(self).model_fields
+        others = SYNTHESIS if self.method is None else TEMPLATES
+        foreign = [name for name in others if getattr(self, name) != fields[name].get_default()]
         if foreign and self.method is None:
-            raise ValueError(f"`{min(foreign)}` needs a `method`: templates ask no model")
+            raise ValueError(f"`{foreign[0]}` needs a `method`: templates ask no model")
         if foreign:
-            raise ValueError(f"`{min(foreign)}` is for templates, not for `method: {self.method.name}`")  # pyright: ignore
+            raise ValueError(f"`{foreign[0]}` is for templates, not for `method: {self.method.name}`")  # pyright: ignore
         if self.method is not None:
             return self
         if not self.questions:

@@ -8,8 +8,10 @@ summary says why: how many drafts were made, and for what reasons they came to n
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -54,8 +56,10 @@ class World:
     """What a draft may look at. Nothing in it changes during a round.
 
     Attributes:
-        seeds: rows of the `seeds` port; records: rows of the `records` port.
+        seeds: rows of the `seeds` port, or where a method needs seeds and has none, of `records`.
+        records: rows of the `records` port.
         made: rows that earlier rounds made, in order (`id`, `messages`, `reference`, `metadata` as a mapping).
+        latest: the last of them by the `lineage` in their metadata.
         known: everything a new row must differ from.
         sampling: as the recipe has it.
         tokenizer: of the model, if it runs on this machine.
@@ -68,7 +72,15 @@ class World:
     seed: int
     tokenizer: Any = None
     made: list[dict[str, Any]] = field(default_factory=lambda: list[dict[str, Any]]())
+    latest: dict[str, dict[str, Any]] = field(default_factory=lambda: dict[str, dict[str, Any]]())
     _orders: dict[Any, list[int]] = field(default_factory=lambda: dict[Any, list[int]]())
+
+    def remember(self, row: dict[str, Any]) -> None:
+        """Take in a row of a round that was committed."""
+        row = {**row, "metadata": json.loads(row["metadata"])}
+        self.made.append(row)
+        if lineage := row["metadata"].get("lineage"):
+            self.latest[lineage] = row
 
     def random(self, number: int, *parts: str | int) -> np.random.Generator:
         """The generator of draft `number`."""
@@ -88,7 +100,7 @@ class Method(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    needs: ClassVar[tuple[str, ...]] = ()  # the ports that must be given
+    needs: ClassVar[tuple[str, ...]] = ()  # the ports that must be given; seeds that are Documents are `records`
     weights: ClassVar[bool] = False  # needs the model on this machine, not behind a server
     fresh: ClassVar[bool] = True  # a row must also be unlike the seeds; else it is one of them, gone on from
 
@@ -131,7 +143,7 @@ class Settings(Protocol):
 def synthesize(job: Job, method: Method, settings: Settings) -> None:
     """Make `settings.count` conversations by a method, or say why there are fewer."""
     for name in method.needs:
-        if not job.all(name):
+        if not (job.all(name) or (name == "seeds" and job.all("records"))):
             raise UserError(
                 f"this method makes instructions from `{name}`: say which, `from: {{{name}: ..., model: ...}}`."
             )
@@ -142,7 +154,8 @@ def synthesize(job: Job, method: Method, settings: Settings) -> None:
     # Answers to what is there already are alike by nature: only copies are not new.
     rule = settings.novelty or Novelty.model_validate({} if method.fresh else {"rouge_l": None})
     world = World(
-        seeds=_rows(job, "seeds"), records=_rows(job, "records"), known=Known(rule), seed=job.seed,
+        seeds=_rows(job, "seeds" if job.all("seeds") or "seeds" not in method.needs else "records"),
+        records=_rows(job, "records"), known=Known(rule), seed=job.seed,
         sampling=Sampling(settings.temperature, settings.top_p, max_tokens=settings.max_tokens, logprobs=False),
     )  # fmt: skip
     for row in [*(world.seeds if method.fresh else ()), *_rows(job, "known")]:
@@ -167,9 +180,10 @@ def _rounds(
     """Round after round; how many drafts were made in all, and why it ended."""
     number = finished[-1][1] + finished[-1][2] if finished else 0
     there_are, most = method.drafts(world), math.ceil(settings.tries * count)
-    facts = {"model": model, "temperature": settings.temperature, "top_p": settings.top_p,
-             "max_tokens": settings.max_tokens}  # fmt: skip
-    for index in range(len(finished), most + len(finished) + 1):
+    facts = {"method": method.model_dump()["name"], "model": model, "temperature": settings.temperature,
+             "top_p": settings.top_p, "max_tokens": settings.max_tokens}  # fmt: skip
+    tokens, began = (0, 0), time.monotonic()
+    for index in itertools.count(len(finished)):
         missing = count - len(world.made)
         job.progress(len(world.made), count, "conversations", drafts=number)
         if missing <= 0:
@@ -184,8 +198,10 @@ def _rounds(
         drafts = [(n, method.draft(world, n)) for n in range(number, number + size)]
         kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
         for line in carry(backend, drafts, job.derive):
-            row = _row(job, line.path, line.result, {**facts, "method": method.name, "draft": line.path[0],  # pyright: ignore[reportAttributeAccessIssue]
-                                                     "templates": line.templates, "seed": line.seeds[0] if line.seeds else None})  # fmt: skip
+            spent = {"tokens_in": line.tokens[0], "tokens_out": line.tokens[1]}
+            one = {"draft": line.path[0], "templates": line.templates, "seed": line.seeds[0] if line.seeds else None}
+            row = _row(job, line.path, line.result, {**facts, **one, **spent})
+            tokens = tokens[0] + line.tokens[0], tokens[1] + line.tokens[1]
             if "reason" not in row and isinstance(line.result, Made):
                 alike = world.known.like(line.result.key)
                 if len(kept) == missing:
@@ -195,15 +211,18 @@ def _rounds(
                 else:
                     world.known.add(line.result.key, row["id"])
             (rejected if "reason" in row else kept).append(row)
+        rate = round(tokens[1] / (time.monotonic() - began))
+        job.emit({"event": "tokens", "in": tokens[0], "out": tokens[1], "out_per_s": rate})
         name = f"{index:05d}-{number}-{size}"
         job.commit(
             name,
             pa.Table.from_pylist(kept, DATASETS["Conversation"]),
             pa.Table.from_pylist(rejected) if rejected else None,
         )
-        world.made += [{**row, "metadata": json.loads(row["metadata"])} for row in kept]
+        for row in kept:
+            world.remember(row)
         number += size
-    return number, "tries"
+    raise AssertionError("the rounds have no end")
 
 
 def _row(job: Job, path: tuple[int, ...], result: Any, facts: dict[str, Any]) -> dict[str, Any]:
@@ -256,19 +275,24 @@ def _remember(job: Job, world: World, name: str) -> None:
     with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
         rows = pq.read_table(file).to_pylist()
     for row in rows:
-        row["metadata"] = json.loads(row["metadata"])
-        world.made.append(row)
-        world.known.add(row["metadata"]["key"], row["id"])
+        world.remember(row)
+        world.known.add(world.made[-1]["metadata"]["key"], row["id"])
 
 
 def _tell(job: Job, settings: Settings, count: int, world: World, made: int, stopped: str) -> None:
     """The summary; and, where rows are missing, what became of the drafts."""
     reasons: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    told = [row["metadata"] for row in world.made]
     for name in job.store.list("artifacts", job.artifact, "rejected"):
         with job.store.fs.open(job.store.path("artifacts", job.artifact, "rejected", name), "rb") as file:
-            reasons.update(pq.read_table(file, columns=["reason"])["reason"].to_pylist())
+            table = pq.read_table(file, columns=["reason", "metadata"])
+        reasons.update(table["reason"].to_pylist())
+        told += map(json.loads, table["metadata"].to_pylist())
+    for facts_of in told:
+        spent.update({which: facts_of[which] for which in ("tokens_in", "tokens_out")})
     delivered = len(world.made)
-    facts: dict[str, Any] = {"asked": count, "delivered": delivered, "drafts": made,
+    facts: dict[str, Any] = {"asked": count, "delivered": delivered, "drafts": made, **spent,
                              "reasons": dict(sorted(reasons.items()))}  # fmt: skip
     if delivered < count:
         told = ", ".join(f"{times} {reason}" for reason, times in reasons.most_common()) or "none was rejected"

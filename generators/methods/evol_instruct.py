@@ -104,7 +104,7 @@ class EvolInstruct(Method):
     def draft(self, world: World, number: int) -> Draft:
         generation, place = divmod(number, len(world.seeds))
         seed = world.seeds[place]
-        last = next((row for row in reversed(world.made) if row["metadata"]["lineage"] == seed.id), None)
+        last = world.latest.get(seed.id)
         before, parent = (last["metadata"]["key"], last["id"]) if last else (seed.text, seed.id)
         operation = self.operations[int(world.random(number, "operation").integers(len(self.operations)))]
         if operation == "breadth":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 import generators.corpus
 from engine.errors import StageFailed, UserError
 from generators.corpus import Corpus
+from tests.generators.planned import Planned
 
 CITIES = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Peru": "Lima", "Kenya": "Nairobi"}
 FACTS = [
@@ -75,6 +77,75 @@ def test_mistakes_are_told_before_anything_is_made(given: Any, build: Any, store
     with pytest.raises(ValidationError, match="not a Jinja template"):
         Corpus(documents=3, templates=["{{ oh"])
     assert [a.id for a in store.artifacts() if a.id.startswith("corpus")] == []
+
+
+TEXTS = [{"id": f"{i:032x}", "parents": [], "text": f"Fact {i}.", "source": "w", "offset": i} for i in range(6)]
+
+
+def test_a_grid_of_styles_audiences_and_personas(given: Any, build: Any, monkeypatch: Any) -> None:
+    backend = Planned(lambda text, seed: f"Here is what you asked for:\n\nwritten {seed}")
+    monkeypatch.setattr("generators.corpus.open_backend", lambda *a, **k: (backend, "planned"))
+    grid: dict[str, Any] = {
+        "styles": ["textbook", "story"],
+        "audiences": ["children", "surgeons"],
+        "personas": ["a nun"],
+    }
+    settings: dict[str, Any] = {**grid, "server": {"model": "m", "url": "http://127.0.0.1:1"}}
+    made = build(Corpus, {"records": given("Document", TEXTS)}, documents=24, **settings)
+    first, cells = backend.asked, list[tuple[str, str, str]]()
+    for row, asked in zip(made.to_table().to_pylist(), first, strict=True):
+        facts = json.loads(row["metadata"])
+        cell = (row["parents"][0], facts["style"], facts["audience"])
+        cells.append(cell)
+        assert facts["persona"] == "a nun" and row["text"] == f"written {facts['seed']}"
+        assert ("a story" in asked) == (facts["style"] == "story") and f"readers: {facts['audience']};" in asked
+        assert "You write as a nun" in asked and f"Fact {int(row['parents'][0], 16)}." in asked
+    # 6 records x 4 cells: every pair once; and after 12 documents every record twice and every cell three times.
+    assert len(set(cells)) == 24
+    assert set(Counter(one for one, _, _ in cells[:12]).values()) == {2}
+    assert set(Counter(cell[1:] for cell in cells[:12]).values()) == {3}
+    backend.asked = []
+    again = build(Corpus, {"records": given("Document", TEXTS)}, documents=25, partition=7, **settings)
+    assert backend.asked[:24] == first  # the same grid gives the same requests, however they are cut
+    assert again.to_polars().head(24).equals(made.to_polars())
+    backend.asked = []
+    build(Corpus, {"records": given("Document", TEXTS)}, documents=24, seed=5, **settings)
+    assert backend.asked != first and sorted(backend.asked) == sorted(first)
+
+
+def test_rephrasing_is_whole_or_rejected(given: Any, build: Any, monkeypatch: Any) -> None:
+    class Cutting(Planned):
+        def complete(self, conversations: Any, sampling: Any, seeds: Any) -> Any:
+            answers = super().complete(conversations, sampling, seeds)
+            return [replace(a, finish_reason="length") if "Fact 3" in c[0]["content"] else a  # pyright: ignore
+                    for a, c in zip(answers, conversations, strict=True)]  # fmt: skip
+
+    backend = Cutting(lambda text, seed: text.split("\n\n")[-1].upper())
+    monkeypatch.setattr("generators.corpus.open_backend", lambda *a, **k: (backend, "planned"))
+    styles = ["wrap_easy", "wrap_medium", "wrap_hard", "wrap_qa", "nemotron_wikipedia", "nemotron_diverse_qa",
+              "nemotron_distill", "nemotron_extract", "nemotron_list"]  # fmt: skip
+    made = build(
+        Corpus, {"records": given("Document", TEXTS)}, documents=54, styles=styles,
+        server={"model": "m", "url": "http://127.0.0.1:1"},
+    )  # fmt: skip
+    said = Counter((r["text"], json.loads(r["metadata"])["style"]) for r in made.to_table().to_pylist())
+    assert said == {(f"FACT {i}.", style): 1 for i in (0, 1, 2, 4, 5) for style in styles}
+    assert made.manifest["rejected"] == {"cut_off": 9}
+
+
+def test_mistakes_about_styles(given: Any, build: Any) -> None:
+    for config, message in (
+        ({}, "at least one template is needed"),
+        ({"styles": ["story"], "templates": ["x"]}, "or from `styles`"),
+        ({"styles": ["wrap_qa"], "audiences": ["all"]}, "are for the styles textbook"),
+        ({"styles": ["storry"]}, "Input should be 'textbook'"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            Corpus.model_validate({"documents": 3, **config})
+    with pytest.raises(UserError, match="are what a model writes"):
+        build(Corpus, {"records": given("Document", TEXTS)}, documents=3, styles=["story"])
+    plain = Corpus.model_validate({"documents": 3, "templates": ["x"]}).identity()
+    assert not {"styles", "audiences", "personas"} & set(plain)
 
 
 def test_a_model_writes_the_documents(given: Any, build: Any, model: Any, tiny: Any) -> None:

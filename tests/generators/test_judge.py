@@ -76,3 +76,10 @@ def test_mistakes_are_told_when_the_recipe_is_read() -> None:
         Judge(rules={"text": "completion"})
     with pytest.raises(UserError, match="not an expression"):
         score({"odd": "1 +"}, pl.DataFrame({"length": [1]}))
+
+
+def test_what_is_for_pairs_needs_pairs() -> None:
+    with pytest.raises(ValidationError, match="`graded` is for pairs"):
+        Judge.model_validate({"rules": RULES, "graded": True})
+    stage = Judge.model_validate({"rules": RULES})
+    assert Judge.model_validate(stage.model_dump(mode="json")) == stage  # how a worker gets it

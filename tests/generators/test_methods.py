@@ -15,6 +15,7 @@ from generators.backend import Failure
 from generators.drafts import template
 from generators.instructions import Instructions
 from generators.novelty import rouge_l, words
+from tests.generators.faulty_server import FaultyServer
 from tests.generators.planned import Planned
 
 VERBS = ["Describe", "Explain", "Compare", "Translate", "Summarize", "List", "Name", "Classify", "Rank", "Invent"]
@@ -88,7 +89,7 @@ class SelfInstructing:
 
 
 def test_self_instruct(make: Any) -> None:
-    made, backend = make(SelfInstructing(), {"name": "self_instruct"}, {"seeds": seeds()}, count=40, partition=4)
+    made, backend = make(SelfInstructing(), {"name": "self_instruct"}, {"records": seeds()}, count=40, partition=4)
     rows = rows_of(made)
     assert made.rows == 40 and "shortfall" not in made.manifest["summary"]
     requests = [text for text in backend.asked if text.startswith("Here is the beginning")]
@@ -107,6 +108,8 @@ def test_self_instruct(make: Any) -> None:
         assert set(row["metadata"]["templates"]) <= {template(f"self_instruct/{n}").digest for n in (
             "instructions", "classification", "input_first", "output_first")}  # fmt: skip
         assert {"model", "temperature", "seed", "method", "draft"} <= set(row["metadata"])
+    # One token in and one out a question, each counted once, whoever was rejected.
+    assert made.manifest["summary"]["tokens_in"] == made.manifest["summary"]["tokens_out"] == len(backend.asked)
     kept = [words(row["metadata"]["key"]) for row in rows]
     assert max(rouge_l(a, b) for i, a in enumerate(kept) for b in kept[:i]) < 0.7
     # Twelve and nineteen demonstrations at most; there are 4 and 8 seeds of each kind.
@@ -129,7 +132,7 @@ def test_what_self_instruct_leaves_out(make: Any, text: str, reason: str) -> Non
         return text if asked.startswith("Here is") else '{"answer": "no"}'
 
     with pytest.raises(StageFailed, match=f"no row came out: {reason}"):
-        make(reply, {"name": "self_instruct"}, {"seeds": seeds()}, count=2, tries=2)
+        make(reply, {"name": "self_instruct"}, {"records": seeds()}, count=2, tries=2)
 
 
 def test_a_shortfall_is_explained_by_reason(make: Any) -> None:
@@ -139,7 +142,7 @@ def test_a_shortfall_is_explained_by_reason(make: Any) -> None:
             return [task(1), "Draw pictures of three green lizards please", Failure("server_failed", "gone")][kind]
         return '{"answer": "no"}' if asked.startswith("Is a") else '{"input": "", "output": "x"}'
 
-    made, _ = make(reply, {"name": "self_instruct"}, {"seeds": seeds()}, count=30, tries=2, max_failed=1.0)
+    made, _ = make(reply, {"name": "self_instruct"}, {"records": seeds()}, count=30, tries=2, max_failed=1.0)
     summary = made.manifest["summary"]
     assert made.rows == summary["delivered"] == 1 and summary["asked"] == 30 and summary["drafts"] == 60
     assert set(summary["reasons"]) == {"not_novel", "beyond_text", "server_failed"}
@@ -155,14 +158,14 @@ def test_a_killed_run_ends_with_the_same_rows(make: Any, given: Any, build: Any,
     from engine.worker import carry_out
 
     config: dict[str, Any] = {"method": {"name": "self_instruct"}, "count": 24, "partition": 3, "seed": 0}
-    inputs = {"seeds": {"s": given("Document", seeds())}}
+    inputs = {"records": {"s": given("Document", seeds())}}
 
     def reply(asked: str, seed: int) -> str:  # a function of what is asked, as a model is
         if asked.startswith("Here is"):
             return task(seed % 997)
         return '{"answer": "no"}' if asked.startswith("Is a") else f'{{"input": "", "output": "{seed}"}}'
 
-    whole, _ = make(reply, config["method"], {"seeds": seeds()}, count=24, partition=3)
+    whole, _ = make(reply, config["method"], {"records": seeds()}, count=24, partition=3)
 
     class Killed(Exception): ...
 
@@ -185,6 +188,31 @@ def test_a_killed_run_ends_with_the_same_rows(make: Any, given: Any, build: Any,
     assert again.digest == whole.digest and again.rows == 24  # pyright: ignore
 
 
+def test_a_server_that_fails_gives_the_same_rows(given: Any, build: Any) -> None:
+    def reply(messages: list[dict[str, str]], seed: int) -> str:
+        asked = messages[-1]["content"]
+        if asked.startswith("Here is"):
+            return task(seed % 997)
+        return '{"answer": "no"}' if asked.startswith("Is a") else f'{{"input": "", "output": "{seed}"}}'
+
+    made = list[Any]()
+    for share in (0.0, 0.3):
+        with FaultyServer(share=share, answer=reply, stall=0.5) as server:
+            given_to = {
+                "model": "m",
+                "url": server.url,
+                "timeout_s": 1.0,
+                "attempts": 20,
+                "concurrency": 8 if share else 16,
+            }
+            made.append(build(
+                Instructions, {"records": given("Document", seeds())}, method={"name": "self_instruct"}, count=6,
+                partition=8, tries=20 + share, server=given_to,
+            ))  # fmt: skip
+            assert bool(server.faults) == bool(share)
+    assert made[0].rows == 6 and made[0].to_polars().equals(made[1].to_polars())
+
+
 def test_evol_instruct(make: Any) -> None:
     def reply(asked: str, seed: int) -> str:
         if asked.startswith(("Rewrite an instruction", "Take inspiration")):
@@ -198,7 +226,9 @@ def test_evol_instruct(make: Any) -> None:
         place = int(re.findall(r"task (\d+)", asked)[0])
         return {3: "Sorry, I can't.", 4: "It is, and so on..."}.get(place, f"an answer to {asked}")
 
-    made, _ = make(reply, {"name": "evol_instruct", "generations": 3}, {"seeds": seeds(8)}, count=100, temperature=1.0)
+    made, _ = make(
+        reply, {"name": "evol_instruct", "generations": 3}, {"records": seeds(8)}, count=100, temperature=1.0
+    )
     rows = rows_of(made)
     # Four of eight seeds survive, three times each; the others meet the four rules of elimination, every time.
     assert made.rows == 12
@@ -265,7 +295,7 @@ def test_multi_turn(make: Any) -> None:
         return f"and {seed} more?" if asked.startswith("You are the person") else f"answer to [{asked}]"
 
     made, backend = make(
-        reply, {"name": "multi_turn", "least": 2, "most": 4, "character": "a cook"}, {"seeds": seeds()}, count=30
+        reply, {"name": "multi_turn", "least": 2, "most": 4, "character": "a cook"}, {"records": seeds()}, count=30
     )
     for row in rows_of(made):
         roles = [m["role"] for m in row["messages"]]
@@ -360,7 +390,7 @@ def test_mathematics_with_two_ways_that_agree(make: Any) -> None:
         wrong = seed % 4 == 0 or number == 3
         return f"So it is \\boxed{{{number},000{'1' if wrong else ''}}}."
 
-    made, _ = make(reply, {"name": "mathematics", "votes": 5}, {"seeds": seeds(6)}, count=6, tries=1, max_failed=1.0)
+    made, _ = make(reply, {"name": "mathematics", "votes": 5}, {"records": seeds(6)}, count=6, tries=1, max_failed=1.0)
     rows = rows_of(made)
     kept = {int(row["reference"].replace(",", "")) // 1000: row for row in rows}
     lost = Counter(made.manifest["rejected"])
@@ -431,7 +461,7 @@ def test_mistakes_in_the_recipe(make: Any) -> None:
     with pytest.raises(UserError, match="makes instructions from `seeds`"):
         make(lambda t, s: "", {"name": "self_instruct"}, count=3)
     with pytest.raises(UserError, match="how many"):
-        make(lambda t, s: "", {"name": "self_instruct"}, {"seeds": seeds()})
+        make(lambda t, s: "", {"name": "self_instruct"}, {"records": seeds()})
     with pytest.raises(ValueError, match="`count` needs a `method`"):
         Instructions.model_validate({"questions": ["{{ a }}"], "count": 3})
     with pytest.raises(ValueError, match="`questions` is for templates"):
@@ -445,5 +475,13 @@ def test_mistakes_in_the_recipe(make: Any) -> None:
 def test_templates_keep_their_key_and_a_method_its_own() -> None:
     plain = Instructions.model_validate({"questions": ["{{ a }}"], "seed": 1}).identity()
     assert set(plain) == {"seed", "questions", "answers", "reference", "system", "per_record", "split", "take"}
+    # `from: facts` goes to the only port that takes Documents.
+    assert [name for name, port in Instructions.takes.items() if "Document" in port.kinds] == ["records"]
     mine = Instructions.model_validate({"method": {"name": "magpie"}, "count": 3, "seed": 1}).identity()
     assert not set(plain) & set(mine) - {"seed"}
+
+
+@pytest.mark.parametrize("config", [{"questions": ["{{ a }}"]}, {"method": {"name": "magpie"}, "count": 3}])
+def test_a_configuration_survives_being_written_down(config: dict[str, Any]) -> None:
+    stage = Instructions.model_validate({**config, "seed": 1})
+    assert Instructions.model_validate(stage.model_dump(mode="json")) == stage  # how a worker gets it
