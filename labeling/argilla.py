@@ -437,11 +437,15 @@ class Overview:
     agreement: list[tuple[int, float]]
 
 
-def overview(client: Argilla, *, judgements: bool = True) -> Iterator[Overview]:
-    """Every published dataset that this user sees. With `judgements`, those of our datasets are read and compared."""
+def dataset_names(client: Argilla) -> list[str]:
+    return sorted({about["name"] for about in client.call("GET", "me/datasets")["items"]})
+
+
+def overview(client: Argilla, name: str | None = None, *, judgements: bool = True) -> Iterator[Overview]:
+    """Every published dataset (by this name) that this user sees; with `judgements`, what was judged in ours is read."""
     workspaces = {w["id"]: w["name"] for w in client.call("GET", "me/workspaces")["items"]}
     for about in client.call("GET", "me/datasets")["items"]:
-        if about["status"] != "ready":
+        if about["status"] != "ready" or name not in (None, about["name"]):
             continue
         path = f"datasets/{about['id']}"
         fields, questions = (client.call("GET", f"{path}/{part}")["items"] for part in ("fields", "questions"))

@@ -43,6 +43,7 @@ def down(home: Home = None) -> None:
 
 @app.command()
 def status(
+    dataset: Annotated[str | None, typer.Argument(help="One dataset's name [all].")] = None,
     home: Home = None,
     json_: Annotated[bool, typer.Option("--json")] = False,
     judgements: Annotated[
@@ -60,7 +61,7 @@ def status(
     if running is None and not remote:
         typer.echo("null" if json_ else "no Argilla server runs; start one with `flywheel argilla up`")
         raise typer.Exit(0 if json_ else 1)
-    datasets = list(overview(connect(home=home), judgements=judgements))
+    datasets = list(overview(connect(home=home), dataset, judgements=judgements))
     told: dict[str, Any] = {"url": remote}
     line = str(remote)
     if running is not None:
@@ -80,8 +81,8 @@ def status(
         typer.echo(json.dumps(told, indent=1))
         return
     typer.echo(line)
-    for dataset in datasets:
-        _show(dataset)
+    for found in datasets:
+        _show(found)
 
 
 def _show(found: Overview) -> None:
