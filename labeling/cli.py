@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from labeling.argilla import Overview
+    from labeling.overview import Overview
 
 app = typer.Typer(help="The Argilla server of this machine: real server, real UI, loopback only.", no_args_is_help=True)
 Home = Annotated[Path | None, typer.Option("--home", help="Its folder [$FLYWHEEL_HOME/argilla].")]
@@ -54,7 +54,8 @@ def status(
     from dataclasses import asdict
 
     from labeling import server
-    from labeling.argilla import connect, overview
+    from labeling.argilla import connect
+    from labeling.overview import overview
 
     remote = os.environ.get("ARGILLA_API_URL") if home is None else None
     running = None if remote else server.status(home)

@@ -15,7 +15,8 @@ from typing import Any, cast
 from engine import seeds
 from engine.errors import UserError, nearest
 from engine.schema import messages_digest, row_id
-from labeling.argilla import Argilla, dataset_names, overview
+from labeling.argilla import Argilla
+from labeling.overview import dataset_names, overview
 from labeling.ranking_task import Pushed, RankingRecord, RankingTask
 
 MOST_SHOWN = 5  # wrong lines told one by one
