@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from labeling.argilla import Argilla
+from labeling.oversight import record_url
 from labeling.ranking_task import RankingRecord, RankingTask
 
 HOSTILE = "<b>Lima</b><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -103,3 +104,8 @@ def test_a_person_ranks_with_a_tie_and_a_correction(
     assert (response.correction, response.flags) == ("Lima, on the Pacific coast.", ())
     time.sleep(1.0)
     browser.save_screenshot(str(pictures / "argilla-submitted.png"))
+
+    # A disputed record's link finds it again, whatever its prompt says.
+    browser.get("about:blank")
+    browser.get(record_url(dataset.url, prompt[0]["content"]))
+    wait(lambda: HOSTILE in find(".chat__bubble").text)
