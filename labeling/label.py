@@ -225,7 +225,7 @@ class Label(Stage):
     def _rounds(self, job: Job, shown: list[Shown]) -> Iterator[_Round]:
         """The datasets to make: one for each number of answers and, where all have orders of their own, annotator."""
         from labeling.annotators import PREFIX, assigned
-        from labeling.ranking_task import GUIDELINES, RankingTask
+        from labeling.ranking_task import RankingTask
 
         scripted = self.scripted or ()
         for size in sorted({len(s.candidates) for s in shown}):
@@ -239,7 +239,7 @@ class Label(Stage):
                 top=self.top if self.top is not None and self.top < size else None,
                 correction=self.correction,
                 flags=self.flags,
-                guidelines=self.guidelines or GUIDELINES,
+                guidelines=self.guidelines or "",
                 min_submitted=self.per_record,
             )
             # The queue's order is the user's own (by record), so checks do not stand out at its end.

@@ -246,7 +246,7 @@ def _database_trouble(url: str) -> str | None:
     """What PostgreSQL says to a connection; the server itself would say it three starts later. None if all is well."""
     if url.startswith("sqlite"):
         return None
-    import psycopg2
+    import psycopg2  # pyright: ignore[reportMissingModuleSource]
 
     scheme, _, rest = url.partition("://")
     try:
