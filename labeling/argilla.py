@@ -12,7 +12,6 @@ import os
 import secrets
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -21,15 +20,12 @@ from typing import Any
 import httpx
 
 from engine.errors import UserError
-from labeling import oversight
 from labeling import server as local_server
 from labeling.argilla_schema import (
     as_utc,
     dataset_settings,
-    prompt_as_written,
     read_record,
     read_response,
-    read_task,
     refuse_other_questions,
     write_records,
     write_submission,
@@ -51,7 +47,7 @@ from labeling.server.environment import flywheel_home
 
 _BATCH_RECORDS = 250  # also the most values that one search filter takes
 _BATCH_BYTES = 4_000_000
-_PAGE = 1000
+PAGE = 1000
 _SUBMIT_AT_ONCE = 100
 _FAILURES = 4  # a server that is overloaded may fail once; one that fails every time has a fault
 
@@ -314,7 +310,7 @@ class Argilla:
         scope = {"entity": "record", "property": "external_id"}
         query = {"filters": {"and": [{"type": "terms", "scope": scope, "values": ids}]}}
         path = f"datasets/{dataset.id}/records/search"
-        found = self.call("POST", path, json=query, params={"limit": _PAGE})["items"]
+        found = self.call("POST", path, json=query, params={"limit": PAGE})["items"]
         there = {item["record"]["external_id"]: item["record"]["fields"] for item in found}
         for external_id, encoded in batch:
             if external_id in there and there[external_id] != json.loads(encoded)["fields"]:
@@ -346,13 +342,13 @@ class Argilla:
         if since is not None and as_utc(about["last_activity_at"]) < since:
             return
         refuse_other_questions(dataset.task, {part: self._part(path, part) for part in wanted}, wanted, complete=True)
-        users = _Users(self, dataset.workspace_id)
+        users = Users(self, dataset.workspace_id)
         seen: set[str] = set()
         total = 0
         for _ in range(3):  # pages shift while somebody deletes records: what they hid is found by another pass
             offset, total = 0, 1
             while offset < total:
-                params = {"include": "responses", "offset": offset, "limit": _PAGE}
+                params = {"include": "responses", "offset": offset, "limit": PAGE}
                 page = self.call("GET", f"{path}/records", params=params)
                 total = page["total"]
                 for record in page["items"]:
@@ -362,7 +358,7 @@ class Argilla:
                             pulled = read_response(dataset.task, record, response, users.name)
                             if since is None or pulled.updated_at >= since:
                                 yield pulled
-                offset += _PAGE
+                offset += PAGE
             if len(seen) >= total:
                 return
         raise UserError(
@@ -397,9 +393,9 @@ class Argilla:
         """Every record, in this user's own order, which stays the same while records are answered."""
         offset, total = 0, 1
         while offset < total:
-            page, total = self._shown(dataset, {}, offset=offset, limit=_PAGE)
+            page, total = self._shown(dataset, {}, offset=offset, limit=PAGE)
             yield from page
-            offset += _PAGE
+            offset += PAGE
 
     def _shown(self, dataset: Dataset, query: dict[str, Any], offset: int, limit: int) -> tuple[list[ShownRecord], int]:
         params = {"offset": offset, "limit": limit, "include": "responses"}
@@ -425,58 +421,7 @@ class Argilla:
                     )
 
 
-@dataclass(frozen=True)
-class Overview:
-    """A dataset as it stands; `tables` say who judged what, and how far they agree (empty if not asked for)."""
-
-    dataset: Dataset | None
-    name: str
-    workspace: str
-    progress: Progress
-    tables: list[oversight.Table]
-    agreement: list[tuple[int, float]]
-
-
-def overview(client: Argilla, *, judgements: bool = True) -> Iterator[Overview]:
-    """Every published dataset that this user sees. With `judgements`, those of our datasets are read and compared."""
-    workspaces = {w["id"]: w["name"] for w in client.call("GET", "me/workspaces")["items"]}
-    for about in client.call("GET", "me/datasets")["items"]:
-        if about["status"] != "ready":
-            continue
-        path = f"datasets/{about['id']}"
-        fields, questions = (client.call("GET", f"{path}/{part}")["items"] for part in ("fields", "questions"))
-        workspace = workspaces.get(about["workspace_id"], "")
-        task = read_task(about["name"], workspace, about, fields, questions)
-        url = f"{client.url}/dataset/{about['id']}/annotation-mode"
-        dataset = Dataset(about["id"], about["workspace_id"], task, url) if task else None
-        overall = client.call("GET", f"{path}/progress")
-        users = client.users_progress(about["id"])
-        progress = Progress(overall["total"], overall["completed"], users)
-        judged = list(_judged(client, dataset)) if dataset and judgements else []
-        left = {name: {"draft": counts.draft, "discarded": counts.discarded} for name, counts in users.items()}
-        tables = oversight.tables(judged, left) if judged else []
-        yield Overview(
-            dataset, about["name"], workspace, progress, tables, oversight.agreement_over_time(judged) if judged else []
-        )
-
-
-def _judged(client: Argilla, dataset: Dataset) -> Iterator[oversight.Judged]:
-    users = _Users(client, dataset.workspace_id)
-    offset, total = 0, 1
-    while offset < total:
-        params = {"include": "responses", "offset": offset, "limit": _PAGE}
-        page = client.call("GET", f"datasets/{dataset.id}/records", params=params)
-        total, offset = page["total"], offset + _PAGE
-        for record in page["items"]:
-            prompt = prompt_as_written(record["fields"]["prompt"])
-            said = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
-            for response in record["responses"]:
-                if response["status"] == "submitted":
-                    one = read_response(dataset.task, record, response, users.name)
-                    yield oversight.Judged(record["id"], one.user, one.ranks, one.updated_at, said, dataset.url)
-
-
-class _Users:
+class Users:
     """Names of users by id, asked for once. Falls back to the id where the key may not see the name."""
 
     def __init__(self, client: Argilla, workspace_id: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from labeling.argilla import Overview
+    from labeling.overview import Overview
 
 app = typer.Typer(help="The Argilla server of this machine: real server, real UI, loopback only.", no_args_is_help=True)
 Home = Annotated[Path | None, typer.Option("--home", help="Its folder [$FLYWHEEL_HOME/argilla].")]
@@ -43,6 +43,7 @@ def down(home: Home = None) -> None:
 
 @app.command()
 def status(
+    dataset: Annotated[str | None, typer.Argument(help="One dataset's name [all].")] = None,
     home: Home = None,
     json_: Annotated[bool, typer.Option("--json")] = False,
     judgements: Annotated[
@@ -53,14 +54,15 @@ def status(
     from dataclasses import asdict
 
     from labeling import server
-    from labeling.argilla import connect, overview
+    from labeling.argilla import connect
+    from labeling.overview import overview
 
     remote = os.environ.get("ARGILLA_API_URL") if home is None else None
     running = None if remote else server.status(home)
     if running is None and not remote:
         typer.echo("null" if json_ else "no Argilla server runs; start one with `flywheel argilla up`")
         raise typer.Exit(0 if json_ else 1)
-    datasets = list(overview(connect(home=home), judgements=judgements))
+    datasets = list(overview(connect(home=home), dataset, judgements=judgements))
     told: dict[str, Any] = {"url": remote}
     line = str(remote)
     if running is not None:
@@ -80,8 +82,8 @@ def status(
         typer.echo(json.dumps(told, indent=1))
         return
     typer.echo(line)
-    for dataset in datasets:
-        _show(dataset)
+    for found in datasets:
+        _show(found)
 
 
 def _show(found: Overview) -> None:

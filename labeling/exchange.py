@@ -15,7 +15,8 @@ from typing import Any, cast
 from engine import seeds
 from engine.errors import UserError, nearest
 from engine.schema import messages_digest, row_id
-from labeling.argilla import Argilla, overview
+from labeling.argilla import Argilla
+from labeling.overview import dataset_names, overview
 from labeling.ranking_task import Pushed, RankingRecord, RankingTask
 
 MOST_SHOWN = 5  # wrong lines told one by one
@@ -103,17 +104,16 @@ def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> 
     Raises:
         UserError: there is no dataset of ours by this name.
     """
-    known = [found for found in overview(client, judgements=False) if found.dataset is not None]
-    ours = [f for f in known if f.name == name and workspace in (None, f.workspace)]
+    known = overview(client, name, judgements=False)
+    ours = [f.dataset for f in known if f.dataset is not None and workspace in (None, f.workspace)]
     if not ours:
-        names = sorted({found.name for found in known})
+        names = dataset_names(client)
         raise UserError(
-            f"there is no dataset {name!r} at {client.url}.{nearest(name, names)} There are: {', '.join(names) or 'none'}."
+            f"there is no dataset of answers {name!r} at {client.url}.{nearest(name, names)}"
+            f" There are: {', '.join(names) or 'none'}."
         )
     lines: list[str] = []
-    for found in ours:
-        dataset = found.dataset
-        assert dataset is not None
+    for dataset in ours:
         shown = {record.id: record for record in client.records(dataset)}
         for response in client.pull(dataset):
             if response.record_id not in shown:  # added meanwhile

@@ -46,7 +46,8 @@ class Label(Stage):
     their own; ranks are mapped back. With people, the stage waits until every record has been judged `per_record` times.
 
     Rows carry two more columns where they are asked for: `ratings` (by aspect, in the order of the candidates), and
-    `planted`, the candidate of an attention check that answers another prompt.
+    `planted`, the candidate of an attention check that answers another prompt. Rejected: prompts with `one_answer`, and
+    what annotators `discarded` or left as a `draft`.
     """
 
     takes = {"candidates": port("Candidate", many=True), "verdicts": port("Verdict", optional=True)}
@@ -113,9 +114,10 @@ class Label(Stage):
             shown = [replace(s, suggested=_ranks_of(s.worth, self.top)) for s in shown]
         client = self._connect(job)
         try:
-            rankings = self._rank(job, client, [*shown, *checks])
+            rankings, unsubmitted = self._rank(job, client, [*shown, *checks])
         finally:
             client.close()
+        rejected += unsubmitted
         # What the clock says differs from run to run, so it is kept beside the rows, not in them.
         keys = ("id", "annotator", "inserted_at", "updated_at", "url")
         times = pa.table({key: [row[key] for row in rankings] for key in keys})
@@ -178,7 +180,8 @@ class Label(Stage):
             job.say(f"Argilla: {running.url}  user {running.username}, password in {running.password_file}")
         return connect(patience=self.patience)
 
-    def _rank(self, job: Job, client: Argilla, shown: list[Shown]) -> list[dict[str, Any]]:
+    def _rank(self, job: Job, client: Argilla, shown: list[Shown]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows of what was submitted, and of the drafts and discarded records, as rejected rows."""
         from labeling import annotators
 
         rounds: list[tuple[_Round, Dataset]] = []
@@ -202,22 +205,27 @@ class Label(Stage):
             job.progress(done, total, "rankings")
 
         rows: list[dict[str, Any]] = []
+        aside: list[dict[str, Any]] = []
         for part, dataset in rounds:
             if part.scripted:
                 stand_ins = self._stand_ins(job, part)
                 annotators.run(client, dataset, stand_ins, per_record=part.task.min_submitted, on_progress=count)
             by_key = {s.key: s for s in part.shown}
-            rows += [
-                self._row(by_key[response.external_id], response, dataset.url)
-                for response in client.pull(dataset)
-                if response.status == "submitted" and response.external_id in by_key
-            ]
-        return rows
+            for response in client.pull(dataset):
+                if response.external_id not in by_key:
+                    continue
+                row = self._row(by_key[response.external_id], response, dataset.url)
+                if response.status == "submitted":
+                    rows.append(row)
+                    continue
+                told = "; ".join([f"by {response.user}", *response.flags])
+                aside.append({"id": row["id"], "reason": response.status, "detail": told})
+        return rows, sorted(aside, key=lambda row: row["id"])
 
     def _rounds(self, job: Job, shown: list[Shown]) -> Iterator[_Round]:
         """The datasets to make: one for each number of answers and, where all have orders of their own, annotator."""
         from labeling.annotators import PREFIX, assigned
-        from labeling.ranking_task import GUIDELINES, RankingTask
+        from labeling.ranking_task import RankingTask
 
         scripted = self.scripted or ()
         for size in sorted({len(s.candidates) for s in shown}):
@@ -231,7 +239,7 @@ class Label(Stage):
                 top=self.top if self.top is not None and self.top < size else None,
                 correction=self.correction,
                 flags=self.flags,
-                guidelines=self.guidelines or GUIDELINES,
+                guidelines=self.guidelines or "",
                 min_submitted=self.per_record,
             )
             # The queue's order is the user's own (by record), so checks do not stand out at its end.

@@ -22,9 +22,12 @@ Prompt = Sequence[Mapping[str, str]] | str  # messages (role, content), or one t
 MAX_NAME = 64
 RATINGS = (1, 2, 3, 4, 5)
 
-GUIDELINES = """Rank the answers from best to worst. Answers that are equally good may share a rank.
-
-Judge whether an answer is right, then whether it helps, then whether it is safe. Length alone is no merit.
+_TO_DO: dict[Asked, str] = {
+    "ranking": "Rank the answers from best to worst. Answers that are equally good may share a rank.",
+    "pairwise": "Say which of the two answers is better, or that they are equally good.",
+    "rating": "Rate every answer on its own, from 1 (bad) to 5 (good), by each of the aspects.",
+}
+_HOW = """Judge whether an answer is right, then whether it helps, then whether it is safe. Length alone is no merit.
 Discard a record that you cannot judge."""
 
 
@@ -35,6 +38,7 @@ class RankingTask:
     asked: rank them, say which of two is better, or rate each by `aspects` from 1 to 5 (its rank is then by the mean).
     aspects: with a ranking or a pair, ratings that are asked for as well.
     top: rank the best this many; the others share the next rank, which is read as not ranked.
+    guidelines: what annotators can read at any time; a text that fits what is asked if not given.
     correction, flags: ask for a better answer, and for what is wrong; nobody has to answer these.
     min_submitted: the number of annotators every record goes to.
     chat: show the prompt as a conversation, else as one text.
@@ -50,12 +54,14 @@ class RankingTask:
     chat: bool = True
     correction: bool = False
     flags: tuple[str, ...] = ()
-    guidelines: str = GUIDELINES
+    guidelines: str = ""
     min_submitted: int = 1
     metadata: Mapping[str, Literal["terms", "integer", "float"]] = field(default_factory=dict[str, Any])
     vectors: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
+        if not self.guidelines:
+            object.__setattr__(self, "guidelines", f"{_TO_DO[self.asked]}\n\n{_HOW}")
         if not 2 <= self.answers <= len(ascii_lowercase):
             raise UserError(f"Dataset {self.name!r}: {self.answers} answers to rank; from 2 to 26 can be ranked.")
         if self.min_submitted < 1:

@@ -54,24 +54,8 @@ def ensure(on_step: Callable[[str], None]) -> Path:
 
 
 def _build(aside: Path, home: Path) -> None:
-    uv = _uv()
-    links = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS", "")
-    find_links = [part for link in links.split() for part in ("--find-links", link)]
     log = home / "argilla-env.log"
-    for command in (
-        # Relocatable: the environment is renamed once it is whole.
-        [uv, "venv", "--relocatable", "--python", sys.executable, str(aside)],
-        [
-            uv,
-            "pip",
-            "install",
-            "--python",
-            str(aside / "bin" / "python"),
-            *find_links,
-            "-r",
-            str(requirements()),
-        ],
-    ):
+    for command in _commands(_uv(), aside):
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         log.write_text(done.stdout + done.stderr)
         if done.returncode:
@@ -83,12 +67,23 @@ def _build(aside: Path, home: Path) -> None:
             )
 
 
-def _uv() -> str:
+def _commands(uv: str | None, aside: Path) -> list[list[str]]:
+    """What builds the environment: with uv where there is one (seconds), else with pip (minutes).
+
+    It is renamed once it is whole. That breaks the first line of its scripts (unless relocatable), and none is called.
+    """
+    python = str(aside / "bin" / "python")
+    if uv is None:
+        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-r", str(requirements())]
+        return [[sys.executable, "-m", "venv", str(aside)], pip]
+    links = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS", "")
+    find_links = [part for link in links.split() for part in ("--find-links", link)]
+    return [
+        [uv, "venv", "--relocatable", "--python", sys.executable, str(aside)],
+        [uv, "pip", "install", "--python", python, *find_links, "-r", str(requirements())],
+    ]
+
+
+def _uv() -> str | None:
     beside = Path(sys.prefix) / "bin" / "uv"
-    found = str(beside) if beside.exists() else shutil.which("uv")
-    if found is None:
-        raise UserError(
-            f"uv is needed to install the Argilla server, and is neither in {beside.parent} nor on PATH."
-            f" Install it with `{sys.executable} -m pip install uv`."
-        )
-    return found
+    return str(beside) if beside.exists() else shutil.which("uv")

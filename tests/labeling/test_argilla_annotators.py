@@ -98,15 +98,12 @@ def test_impossible_wishes(client: Argilla, task: RankingTask) -> None:
 
 
 @pytest.mark.skipif("ARGILLA_API_URL" in os.environ, reason="kills the server")
-@pytest.mark.parametrize(
-    "victims",
-    [["server"], pytest.param(["supervisor", "redis", "server"], marks=pytest.mark.slow)],
-    ids=["server", "all in turn"],
-)
+@pytest.mark.slow
 def test_nothing_accepted_is_lost_when_the_server_is_killed(
-    home: Path, task: RankingTask, monkeypatch: pytest.MonkeyPatch, victims: list[str]
+    home: Path, task: RankingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four annotators submit 120 rankings while processes of the server are killed (-9)."""
+    """Four annotators submit 120 rankings while processes of the server are killed (-9): all three of them in turn."""
+    victims = ["supervisor", "redis", "server"]
     client = argilla.connect(home=home, patience=300)
     dataset = client.ensure_dataset(task)
     records = [

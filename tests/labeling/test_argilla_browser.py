@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from labeling.argilla import Argilla
-from labeling.ranking_task import RankingRecord, RankingTask
+from labeling.oversight import record_url
+from labeling.ranking_task import RankingRecord, RankingTask, Submission
 
 HOSTILE = "<b>Lima</b><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
 QUALITY = {"Lima.": 1, HOSTILE: 1, "Cusco, high up in the Andes.": 3}
@@ -103,3 +104,12 @@ def test_a_person_ranks_with_a_tie_and_a_correction(
     assert (response.correction, response.flags) == ("Lima, on the Pacific coast.", ())
     time.sleep(1.0)
     browser.save_screenshot(str(pictures / "argilla-submitted.png"))
+
+    # A disputed record's link finds it again among others, whatever its prompt says.
+    others = [RankingRecord(f"other {i}", [{"role": "user", "content": f"What is {i}?"}], shown) for i in range(5)]
+    client.push(dataset, others)
+    ann = client.as_user(user)
+    ann.submit(dataset, [Submission(record.id, [1, 2, 3]) for record in ann.pending(dataset)])
+    browser.get("about:blank")
+    browser.get(record_url(dataset.url, prompt[0]["content"]))
+    wait(lambda: HOSTILE in find(".chat__bubble").text)

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from engine.errors import UserError
-from labeling import argilla
 from labeling.annotators import ScriptedAnnotator, run
 from labeling.argilla import Argilla
+from labeling.overview import overview
 from labeling.ranking_task import RankingRecord, RankingTask, Submission
 
 PROMPT = [{"role": "user", "content": "?"}]
@@ -42,7 +42,7 @@ def test_ratings_by_aspect_come_back_and_rank_the_answers(client: Argilla, task:
     client.push(dataset, [RankingRecord("g", PROMPT, ["x", "y", "z"])])
     ann = as_ann(client, rated)
     (shown,) = ann.pending(dataset)
-    with pytest.raises(UserError, match="accuracy-c"):  # the server asks for every rating
+    with pytest.raises(UserError, match="name='safety-a'"):  # the server asks for every rating
         ann.submit(dataset, [Submission(shown.id, [None] * 3, ratings={"accuracy": [1, 2, None]})])
     ratings = {"accuracy": (2, 5, 4), "safety": (3, 1, 1)}
     ann.submit(dataset, [Submission(shown.id, [None] * 3, ratings=ratings)])
@@ -125,7 +125,7 @@ def test_the_overview_finds_our_datasets_and_what_annotators_made_of_them(
     client.push(dataset, [RankingRecord(f"g{i}", [{"role": "user", "content": f"Which {i}?"}], ["x", "y"]) for i in range(6)])  # fmt: skip
     like = {"x": 1.0, "y": 0.0}
     run(client, dataset, [ScriptedAnnotator("for", like), ScriptedAnnotator("against", {"x": 0.0, "y": 1.0})])
-    (found,) = (o for o in argilla.overview(client) if o.name == kind.name)
+    (found,) = overview(client, kind.name)
     assert found.dataset is not None
     assert dataclasses.replace(found.dataset.task, metadata={}) == kind
     annotators, between, disputed = found.tables

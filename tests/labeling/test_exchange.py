@@ -40,7 +40,7 @@ def test_a_file_goes_to_annotators_and_comes_back_in_its_own_order(
     assert all((j["answers"], j["ranks"]) == (["poor", "best", "fine"], [3, 1, 2]) for j in judged)
     with pytest.raises(UserError, match="Did you mean"):
         exchange.pull(client, task.name + "x", out)
-    told = CliRunner().invoke(app, ["status"], catch_exceptions=False).stdout
+    told = CliRunner().invoke(app, ["status", task.name], catch_exceptions=False).stdout
     assert task.name in told and "scripted-one, scripted-two" in told
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from engine.errors import UserError, Waiting
 from engine.store import Artifact
 from labeling.label import Label
+from labeling.overview import overview
+from labeling.ranking_task import Submission
 
 ANSWERS = ["the best", "good", "poor", "the worst"]
 
@@ -60,6 +63,31 @@ def test_without_stand_ins_the_stage_waits_for_people(
     with pytest.raises(Waiting, match=r"0 of 6 prompts are ranked. Rank the others at http"):
         build("label", {"candidates": inputs["candidates"]}, dataset="label-people")
     assert not [a for a in store.artifacts() if a.id.startswith("label-")]
+
+
+def test_when_people_are_done_the_stage_goes_on_and_loses_no_discard(
+    client: Any, inputs: dict[str, Artifact], build: Callable[..., Artifact]
+) -> None:
+    config = dict(dataset="label-done", people=["ann", "bob"], flags=["can't judge"], workspace="label-done", top=1)
+    with pytest.raises(Waiting):
+        build("label", {"candidates": inputs["candidates"]}, **config)
+    ann, bob = (client.as_user(user) for user in client.ensure_users(["ann", "bob"], "label-done"))
+    (found,) = (o for o in overview(client) if o.workspace == "label-done")
+    assert found.dataset is not None
+    dataset = replace(found.dataset, task=replace(found.dataset.task, top=1))
+    first, *rest = bob.pending(dataset)
+    bob.submit(dataset, [Submission(first.id, [None] * 4, "discarded", flags=["can't judge"])])
+    for record in [first, *rest]:
+        best = [1 if answer == "the best" else None for answer in record.answers]
+        ann.submit(dataset, [Submission(record.id, best)])
+    made = build("label", {"candidates": inputs["candidates"]}, **config)
+    rows = made.to_table().to_pylist()
+    assert len(rows) == 6 and {row["annotator"] for row in rows} == {"ann"}
+    for row in rows:
+        assert [r for r, text in zip(row["ranks"], row["completions"], strict=True) if text == "the best"] == [1]
+        assert row["ranks"].count(None) == 3
+    assert made.manifest["rejected"] == {"discarded": 1, "one_answer": 1}
+    assert "by bob; can't judge" in made.rejected().column("detail").to_pylist()
 
 
 def test_stand_ins_without_verdicts_are_refused(inputs: dict[str, Artifact], build: Callable[..., Artifact]) -> None:

@@ -33,12 +33,13 @@ def least_error(rng: np.random.Generator, u: np.ndarray, count: int, top: int, d
     return float(np.trace(across @ bound @ across) / (2 * centred @ centred))
 
 
-@pytest.mark.parametrize(("count", "least", "seeds"), [(500, 0.99, 40), (5000, 0.999, 20)])
+@pytest.mark.parametrize(("count", "least", "seeds"), [(500, 0.99, 40), (5000, 0.999, 10)])
 def test_top_4_lists_of_10_items_recover_the_utilities(count: int, least: float, seeds: int) -> None:
     """Utilities from N(0, 1), the best four of all ten ranked. The mean r over the seeds is .9956 and .9995.
 
-    One draw of utilities may lie below the bar (they are close together in it); none can be expected to do better: the
-    mean shortfall is the one at the Cramer-Rao bound.
+    One draw of utilities may lie below the bar (they are close together in it), and no estimator would do better: the
+    shortfall, as a share of the one at the Cramer-Rao bound, averages to one. Its spread is that of a chi-squared of eight
+    degrees of freedom, some .6 for unequal eigenvalues.
     """
     found, bound = [], []
     for seed in range(seeds):
@@ -49,7 +50,8 @@ def test_top_4_lists_of_10_items_recover_the_utilities(count: int, least: float,
         found.append(np.corrcoef(fit.utility_I, u)[0, 1])
         bound.append(least_error(rng, u, count, 4))
     assert np.mean(found) >= least
-    assert 0.7 < (1 - np.mean(found)) / np.mean(bound) < 1.35
+    shortfall = (1 - np.array(found)) / np.array(bound)
+    assert abs(shortfall.mean() - 1) < 3 * 0.6 / np.sqrt(seeds)
 
 
 def test_two_answers_are_bradley_terry() -> None:

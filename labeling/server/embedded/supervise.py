@@ -68,6 +68,9 @@ def main(home: Path) -> int:
     except OSError as error:
         _write_state(home, {"failed": f"port {settings.get('port')} cannot be used: {error.strerror}"})
         return 1
+    if trouble := _database_trouble(settings["database_url"]):
+        _write_state(home, {"failed": f"the database does not let us in: {trouble}"})
+        return 1
     port = listening.getsockname()[1]
     (home / "last_port").write_text(str(port))
     with _redis_socket(home) as redis_socket:
@@ -236,6 +239,22 @@ def _only_one(path: Path) -> IO[str] | None:
             return lock
         except BlockingIOError:
             time.sleep(0.05)
+    return None
+
+
+def _database_trouble(url: str) -> str | None:
+    """What PostgreSQL says to a connection; the server itself would say it three starts later. None if all is well."""
+    if url.startswith("sqlite"):
+        return None
+    import psycopg2  # pyright: ignore[reportMissingModuleSource]
+
+    scheme, _, rest = url.partition("://")
+    try:
+        psycopg2.connect(f"{scheme.split('+')[0]}://{rest}", connect_timeout=10).close()
+    except psycopg2.OperationalError as error:
+        return str(error).strip()
+    except psycopg2.Error:  # an option in the address that only the server's driver knows: let it try
+        pass
     return None
 
 
