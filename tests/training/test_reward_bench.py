@@ -115,3 +115,23 @@ def test_bad_lines_are_told_by_number(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR0")
     with pytest.raises(UserError, match="can't be read"):
         load(tmp_path / "x.parquet")
+
+
+def test_the_recipes_of_the_page_on_alignment_are_valid() -> None:
+    import re
+
+    import yaml
+
+    from engine.stage import load as stage_of
+
+    page = (Path(__file__).parents[2] / "docs" / "alignment.md").read_text()
+    seen: set[str] = set()
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        for name, body in yaml.safe_load(block).items():
+            if isinstance(body, dict) and "kind" in body:
+                fields = {key: value for key, value in body.items() if key not in ("kind", "from")}
+                kind = stage_of(body["kind"]) if body["kind"] != "reward_bench" else RewardBench
+                kind.model_validate(fields)
+                assert set(body["from"]) <= set(kind.takes), name
+                seen.add(body["kind"])
+    assert {"reward", "reward_bench", "evaluate"} <= seen
