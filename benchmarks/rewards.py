@@ -45,7 +45,7 @@ from engine.stage import Stage, load
 from engine.store import Artifact, Store, digest_json
 from engine.worker import carry_out
 from training import bootstrap, calibration, length_control, numbers
-from training.overoptimisation import Guard, GuardConfig, Point
+from training.overoptimisation import Guard, GuardConfig, Point, held_out
 
 Claim = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -435,12 +435,10 @@ def sharpen(
         kl = float((p_XN * np.log(p_XN * p_XN.shape[1] + 1e-300)).sum(1).mean())
         exact.append(float((p_XN * gold_XN).sum(1).mean()))
         drawn = np.array([rng.choice(p_XN.shape[1], 8, p=p) for p in p_XN])
-        held_X = np.take_along_axis(gold_XN, drawn, 1).mean(1)
-        points.append(
-            Point(step, kl, float(np.take_along_axis(proxy_XN, drawn, 1).mean()),
-                  float(np.take_along_axis(spread_XN, drawn, 1).mean()), float(held_X.mean()),
-                  float(held_X.std(ddof=1) / math.sqrt(len(held_X))))
-        )  # fmt: skip
+        names = [str(x) for x in range(len(drawn)) for _ in range(8)]
+        gold, error = held_out(np.take_along_axis(gold_XN, drawn, 1).ravel(), names)
+        proxy, spread = (float(np.take_along_axis(of_XN, drawn, 1).mean()) for of_XN in (proxy_XN, spread_XN))
+        points.append(Point(step, kl, proxy, spread, gold, error))
     return np.array(exact), points
 
 

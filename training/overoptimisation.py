@@ -117,6 +117,15 @@ class Guard:
         return cls(config, [Point(**point) for point in points])
 
 
+def held_out(scores: ArrayLike, prompts: Sequence[str]) -> tuple[float, float]:
+    """(gold, gold_error) from the held-out scores of answers: the mean over prompts of each prompt's mean, and the
+    standard error over prompts."""
+    names, inverse = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)
+    means = np.bincount(inverse, weights=np.asarray(scores, np.float64)) / np.bincount(inverse)
+    error = float(means.std(ddof=1) / math.sqrt(len(names))) if len(names) > 1 else 0.0
+    return float(means.mean()), error
+
+
 def disagreement_reason(points: Sequence[Point], most: float | None) -> str | None:
     """Set when the last point's ensemble disagrees more than `most` times as much as the first one's did."""
     measured = [p for p in points if p.disagreement is not None]

@@ -1,12 +1,29 @@
 """The guard against hand-made runs; the laws and the best-of-n bound against closed forms."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from engine.errors import UserError
-from training.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, best_of_n_kl, fit
+from engine.stage import Stage
+from engine.store import Artifact
+from training.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, best_of_n_kl, fit, held_out
+
+
+class Optimised(Stage):
+    """A stage whose metrics are those of a policy that is over-optimised."""
+
+    gold: bool
+
+    def run(self, job: Any) -> None:
+        for step in range(1, 6):
+            held_out = {"gold": math.sin(step)} if self.gold else {}
+            job.metric(step, kl=0.2 * step, score=float(step), **held_out)
+        job.commit("00000", pa.table({"id": ["a"], "parents": [["b"]], "text": ["x"]}))
 
 
 def run(gold: list[float | None], disagreement: list[float] | None = None, error: float = 0.1) -> list[Point]:
@@ -25,6 +42,12 @@ def test_it_stops_when_the_held_out_score_has_fallen_beyond_doubt_and_keeps_the_
     assert stopped == 5  # 0.9 is within an error of the best, 0.8 and 0.7 are not
     assert guard.best().step == 2
     assert "learning the reward model's mistakes" in (guard.stop() or "")
+
+
+def test_a_held_out_score_counts_prompts_not_answers() -> None:
+    gold, error = held_out([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"])
+    assert gold == 0.5 and error == pytest.approx(np.std([1, 0], ddof=1) / math.sqrt(2))
+    assert held_out([2.0], ["a"]) == (2.0, 0.0)
 
 
 def test_a_score_that_goes_on_rising_or_only_trembles_stops_nothing() -> None:
@@ -92,3 +115,11 @@ def test_best_of_n_at_equal_kl_is_the_fewest_that_reach_it() -> None:
     for kl in (0.0, 0.1, 0.5, 1.0, 2.0):
         n = best_of_at_kl(kl)
         assert best_of_n_kl(n) >= kl and (n == 1 or best_of_n_kl(n - 1) < kl)
+
+
+def test_the_report_draws_gold_against_proxy(build: Callable[..., Artifact]) -> None:
+    from engine.report import _optimisation  # pyright: ignore[reportPrivateUsage]
+
+    drawn = _optimisation(build(Optimised, gold=True))
+    assert "gold" in drawn and "proxy" in drawn and "sqrt(KL)" in drawn
+    assert _optimisation(build(Optimised, gold=False)) == ""

@@ -130,7 +130,7 @@ def test_the_recipes_of_the_page_on_alignment_are_valid() -> None:
         for name, body in yaml.safe_load(block).items():
             if isinstance(body, dict) and "kind" in body:
                 fields = {key: value for key, value in body.items() if key not in ("kind", "from")}
-                kind = stage_of(body["kind"]) if body["kind"] != "reward_bench" else RewardBench
+                kind = stage_of(body["kind"])
                 kind.model_validate(fields)
                 assert set(body["from"]) <= set(kind.takes), name
                 seen.add(body["kind"])
