@@ -109,6 +109,7 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         samples=[(name, [{**s, "prompt": turns(s["prompt"])} for s in shown]) for name, shown in samples],
         told=[(s, json.loads(found)) for s, a in done if (found := a.log("tables.json"))],
         curves=[(s, svg) for s, a in done for svg in [_curves(a)] if svg],
+        optimisation=[(s, svg) for s, a in done for svg in [_optimisation(a)] if svg],
         rejected=[(s, a) for s, a in done if a.manifest["rejected"]],
         funnel=[(s, a, _rows_in(store, a)) for s, a in done if a.manifest["kind"] == "dataset"],
         narrowing=_funnel(done),
@@ -230,6 +231,40 @@ def _curves(artifact: Artifact) -> str:
             .properties(width=230, height=120)
         )
     return _svg(alt.concat(*charts, columns=3)) if charts else ""
+
+
+def _optimisation(artifact: Artifact) -> str:
+    """Gold against proxy over the distance from the reference, sqrt(KL); empty where no gold score was measured.
+
+    Both start at 0. Where gold falls while the proxy rises, the policy learns the reward model's mistakes.
+    """
+    data = artifact.log("metrics.parquet")
+    if data is None:
+        return ""
+    import altair as alt
+    import polars as pl
+
+    frame = pl.read_parquet(io.BytesIO(data))
+    proxy = next((name for name in ("proxy", "score", "reward") if name in frame.columns), None)
+    if proxy is None or not {"kl", "gold"} <= set(frame.columns):
+        return ""
+    seen = frame.select("step", pl.col("kl").clip(0).sqrt().alias("distance"), proxy=proxy, gold="gold").drop_nulls()
+    if len(seen) < 2:
+        return ""
+    long = seen.with_columns(pl.col("proxy", "gold") - pl.col("proxy", "gold").first()).unpivot(
+        on=["gold", "proxy"], index=["step", "distance"], variable_name="score"
+    )
+    chart = (
+        alt.Chart(alt.Data(values=long.to_dicts()))
+        .mark_line(point=True, strokeWidth=1.6)
+        .encode(
+            x=alt.X("distance:Q", title="distance from the reference, sqrt(KL) in nats"),
+            y=alt.Y("value:Q", title="gain over the start"),
+            color=alt.Color("score:N", scale=alt.Scale(domain=["gold", "proxy"], range=[ACCENT, MUTED]), title=None),
+            order="step:Q",
+        )
+    )
+    return _svg(chart.properties(width=520, height=220))
 
 
 def _bars(rows: list[tuple[str, float]], unit: str) -> str:

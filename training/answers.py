@@ -98,8 +98,13 @@ def end_id(tokenizer: Any, where: str) -> int:
 
 def encode(tokenizer: Any, prompt: Sequence[Message], completion: Sequence[Message]) -> Answer:
     """Tokenise a written answer as a sampled one looks: the prompt's ids, the answer's, and the end of the turn."""
+    *before, last = completion
+    return encode_all(tokenizer, [*prompt, *before], [last["content"]])[0]
+
+
+def encode_all(tokenizer: Any, prompt: Sequence[Message], texts: Sequence[str]) -> list[Answer]:
+    """`encode` of several answers to one prompt, which is rendered once."""
     from generators.prompting import encode_prompt
 
-    *before, last = completion
-    ids = tokenizer.encode(last["content"], add_special_tokens=False)
-    return Answer(encode_prompt(tokenizer, [*prompt, *before]), [*ids, end_id(tokenizer, "this model")])
+    ids, end = encode_prompt(tokenizer, prompt), end_id(tokenizer, "this model")
+    return [Answer(ids, [*tokenizer.encode(text, add_special_tokens=False), end]) for text in texts]

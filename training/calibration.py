@@ -79,14 +79,22 @@ def calibrated_ece(difference: Floats, *seed: str | int, resamples: int = 500) -
 def fit_temperature(difference: Floats) -> float:
     """The temperature in [0.01, 100] with the highest likelihood of the choices; 1 for no pairs.
 
+    Of n pairs, (n + 1) / (n + 2) of a choice is taken to be certain, as Platt (1999, "Probabilistic outputs for support
+    vector machines", section 2.2) does: else a model that gets every one of a few pairs right would be given certainty.
     The likelihood is concave in 1 / temperature, so a golden-section search on its logarithm finds the optimum.
     """
     if len(difference) == 0:
         return 1.0
+    doubt = 1 / (len(difference) + 2)
+
+    def cost(log_temperature: float) -> float:
+        temperature = float(np.exp(log_temperature))
+        return (1 - doubt) * nll(difference, temperature) + doubt * nll(-difference, temperature)
+
     low, high, ratio = np.log(0.01), np.log(100.0), (np.sqrt(5) - 1) / 2
     a, b = high - ratio * (high - low), low + ratio * (high - low)
     for _ in range(80):
-        if nll(difference, float(np.exp(a))) <= nll(difference, float(np.exp(b))):
+        if cost(a) <= cost(b):
             high, b = b, a
             a = high - ratio * (high - low)
         else:

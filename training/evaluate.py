@@ -1,14 +1,21 @@
 """`evaluate`: models and prompts -> one table of how good their answers are, and every measurement behind it.
 
 Each model answers every prompt `n` times, with the same seeds for all models. An answer is measured by `checks` (rules
-that are true or false), by `utility` (a rule that says how good it is: the gold preference), by a reward model, by its
-length, and by its KL to the reference model:
+that are true or false, and verifiers), by `utility` (a rule that says how good it is: the gold preference), by a reward
+model, by its length, and by its KL to the reference model:
 
     KL(model || reference) = E[sum_t log model(y_t) - log reference(y_t)],  y from the model
 
 estimated by the mean over answers (k1 in `training.kl`: no bias, may be slightly negative).
 
-All intervals are 95 %, by resampling prompts. Each model is one partition: a killed evaluation goes on with the next.
+`best_of: {sft: 4}` adds a line: of every four answers of `sft`, the one that the reward model likes best. It is what
+reinforcement learning has to beat, and moves `sft` by log n - (n - 1)/n nats at most.
+
+`candidates` are answers that were sampled before: they are measured by the same rules, and by whatever reward model is
+given, without a token being generated. `texts` are documents that models read, for their bits a byte.
+
+All intervals are 95 %, by resampling prompts. Each line of the table is one partition: a killed evaluation goes on with
+the next.
 """
 
 from __future__ import annotations
@@ -16,33 +23,55 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import polars as pl
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from engine.errors import UserError, nearest
+from engine.errors import StageFailed, UserError, nearest
 from engine.job import Job
 from engine.schema import row_id
 from engine.stage import Audit, NotIdentity, Stage, port
 from engine.store import Artifact
-from training import bootstrap, win_rate
+from training import evaluation_table, gate
+from training.evaluation_table import side_by_side, tabulate
 from training.logprobs import token_logprobs
+from training.overoptimisation import best_of_at_kl
+from training.perplexity import surprise
 from training.rollouts import Question, Rollout, check_room, load_questions
 from training.scoring import frame, make_scorer, measure, same_tokenizer
+from training.stored_rollouts import load_rollouts, score_rollouts
 from training.trl_stage import load_model, quiet
+from training.verify import Rule
 
 if TYPE_CHECKING:
     from generators.vllm_backend import VllmEngine
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table: a model, or answers that are stored, or the best of every `best_of` answers of one."""
+
+    name: str
+    label: str
+    artifact: Artifact
+    best_of: int = 1
+
+    @property
+    def stored(self) -> bool:
+        return self.artifact.kind == "Candidate"
+
+
 class Evaluate(Stage):
-    """Compare models on the same prompts, with intervals."""
+    """Compare models, or answers that are stored, on the same prompts, with intervals."""
 
     takes = {
-        "models": port("Model", many=True, labelled=True),
-        "prompts": port("Prompt", "Conversation", many=True),
+        "models": port("Model", many=True, optional=True, labelled=True),
+        "prompts": port("Prompt", "Conversation", many=True, optional=True),
+        "candidates": port("Candidate", many=True, optional=True, labelled=True),
+        "texts": port("Document", many=True, optional=True),
         "reward": port("RewardModel", optional=True),
     }
     gives = "Verdict"
@@ -55,10 +84,16 @@ class Evaluate(Stage):
     temperature: float = Field(1.0, ge=0, description="KL is only measured at 1, where answers are the model's own.")
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(64, ge=1)
-    checks: dict[str, str] = Field(
-        {}, description="Name -> rule over completion, reference, prompt, length, finish_reason."
+    checks: dict[str, Rule] = Field(
+        {}, description="Name -> rule over completion, reference, prompt, length, finish_reason; or a verifier."
     )
-    utility: str | None = Field(None, description="A rule that is higher for the better of two answers.")
+    utility: Rule | None = Field(None, description="A rule that is higher for the better of two answers.")
+    best_of: dict[str, int] = Field(
+        {}, description="Model -> how many of its answers the reward model chooses from, for a line `MODEL best of N`."
+    )
+    fail_if: list[str] = Field(
+        [], description="Conditions that fail the stage, such as `ppo.accuracy < sft.accuracy - 0.05`."
+    )
     show: int = Field(8, ge=0, description="Prompts whose answers are put side by side in samples.json.")
     gpu_share: Annotated[float, NotIdentity] = Field(0.5, gt=0, lt=1)
     contamination: Annotated[bool, NotIdentity] = Field(
@@ -68,34 +103,52 @@ class Evaluate(Stage):
     def audit(self) -> Audit | None:
         return Audit("contamination", models="models", rows="prompts") if self.contamination else None
 
+    @field_validator("fail_if", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("best_of")
+    @classmethod
+    def _several(cls, value: dict[str, int]) -> dict[str, int]:
+        for model, n in value.items():
+            if n < 2:
+                raise ValueError(f"the best of {n} answers of `{model}` is no choice; expected 2 or more")
+        return value
+
+    def output(self, given: dict[str, list[str]]) -> str:
+        """Also checks that there is something to measure, before anything runs."""
+        asked, read = given.get("models") and given.get("prompts"), given.get("models") and given.get("texts")
+        if not (asked or read or given.get("candidates")):
+            raise UserError(
+                "evaluate needs `models` and `prompts` (or `texts`), or `candidates` that were sampled before."
+            )
+        if given.get("models") and not (asked or read):
+            raise UserError("evaluate got `models` and neither `prompts` to answer nor `texts` to read.")
+        return super().output(given)
+
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return None
 
     def run(self, job: Job) -> None:
         quiet()
-        models = job.inputs["models"]
-        if self.reference is not None and self.reference not in models:
-            raise UserError(
-                f"`reference` is {self.reference}, which is none of the models.{nearest(self.reference, models)} "
-                f"Models: {', '.join(models)}."
-            )
-        for name in {"reward", "kl", "length", "sample", "n", "utility", "gold_win_rate"} & set(self.checks):
-            raise UserError(f"a check can't be called `{name}`: that is measured already. Choose another name.")
-        parts = {label: f"{i:05d}-{label}" for i, label in enumerate(models)}
+        entries = self.entries(job)
+        names = [entry.name for entry in entries]
+        conditions = [gate.parse(text, names, evaluation_table.columns(list(self.checks))) for text in self.fail_if]
+        parts = {entry.name: f"{i:05d}-{entry.name.replace(' ', '-')}" for i, entry in enumerate(entries)}
         done = job.committed()
-        sampler = Sampler(job, self, models)
-        for i, (label, artifact) in enumerate(models.items()):
-            if parts[label] not in done:
-                job.commit(parts[label], self.measure(job, sampler, label, artifact))
-            job.progress(i + 1, len(models), "models")
+        sampler = Sampler(job, self, job.inputs.get("models", {}))
+        for i, entry in enumerate(entries):
+            if parts[entry.name] not in done:
+                job.commit(parts[entry.name], self.measure(job, sampler, entry))
+            job.progress(i + 1, len(entries), "models")
         sampler.close()
         rows = pl.concat([read_part(job, part) for part in parts.values()])
-        table = tabulate(rows, list(models), self.reference, list(self.checks), job.seed)
-        asked = questions_for(job, next(iter(models.values())))
+        chosen = {entry.name: entry.best_of for entry in entries if entry.best_of > 1}
+        table = tabulate(rows, names, self.reference, list(self.checks), job.seed, chosen)
+        asked = self.asked(job, entries)
         (job.output / "table.json").write_text(json.dumps(table, indent=1))
-        (job.output / "samples.json").write_text(
-            json.dumps(side_by_side(rows, asked[: self.show], list(models)), indent=1)
-        )
+        (job.output / "samples.json").write_text(json.dumps(side_by_side(rows, asked[: self.show], names), indent=1))
         job.summary(
             table=table,
             reference=self.reference,
@@ -105,43 +158,126 @@ class Evaluate(Stage):
             seed=job.seed,
             kl_estimator="k1",
             intervals="95 %, bootstrap over prompts",
+            # how many answers of the reference one may choose from, and not have moved further than the model has
+            best_of_at_equal_kl={
+                name: best_of_at_kl(float(line["kl"]))
+                for name, line in table.items()
+                if line["kl"] is not None and name != self.reference
+            },
         )
+        failed = [condition for condition in conditions if condition.holds(table)]
+        if failed:
+            told = "\n".join(f"`fail_if: {one.text}` is true: {one.told(table)}." for one in failed)
+            raise StageFailed(
+                f"{told}\n{evaluation_table.as_text(table)}\nThe table with its intervals is in {job.output / 'table.json'}."
+            )
 
-    def measure(self, job: Job, sampler: Sampler, label: str, artifact: Artifact) -> Any:
-        """Sample a model's answers and measure each of them. Returns Verdict rows."""
-        model, tokenizer = load_model(artifact.location, job)
-        model.eval()
-        questions = load_questions(job, tokenizer)
-        check_room(questions, self.max_tokens, model.config)
-        rollouts = sampler.sample(artifact, model, tokenizer, questions)
+    def entries(self, job: Job) -> list[Entry]:
+        """The lines of the table, each model's best-of line after its own.
+
+        Raises:
+            UserError: a name in the configuration is no model's, or is taken.
+        """
+        given = {**job.inputs.get("models", {}), **job.inputs.get("candidates", {})}
+        if len(given) < len(job.inputs.get("models", {})) + len(job.inputs.get("candidates", {})):
+            raise UserError(
+                "a model and stored candidates have the same name: call one of them something else in `from`."
+            )
+        for field, named in (("reference", [self.reference] if self.reference else []), ("best_of", self.best_of)):
+            for name in named:
+                if name not in given:
+                    raise UserError(
+                        f"`{field}` is {name}, which is none of the models.{nearest(name, given)} Models: {', '.join(given)}."
+                    )
+        if self.best_of and not job.maybe("reward"):
+            raise UserError("`best_of` chooses by a reward model: give one as `reward`.")
+        reserved = {"sample", "utility", "nats", "bytes", "tokens", *evaluation_table.columns([])}
+        for name in sorted(reserved & set(self.checks)):
+            raise UserError(f"a check can't be called `{name}`: that is measured already. Choose another name.")
+        entries: list[Entry] = []
+        for label, artifact in given.items():
+            entries.append(Entry(label, label, artifact))
+            if label in self.best_of:
+                n = self.best_of[label]
+                entries.append(Entry(f"{label} best of {n}", label, artifact, n))
+        return entries
+
+    def asked(self, job: Job, entries: list[Entry]) -> list[tuple[str, Any, str | None]]:
+        """Id, messages and reference of every prompt, in order."""
+        if job.all("prompts"):
+            from generators.prompting import prompt_of
+
+            rows = [row for artifact in job.all("prompts") for row in artifact.to_table().to_pylist()]
+            return [(row["id"], *prompt_of(row)) for row in rows]
+        stored = [entry for entry in entries if entry.stored]
+        questions = {r.question.id: r.question for entry in stored for r in load_rollouts(entry.artifact)}
+        return [(q.id, q.messages, q.reference) for q in questions.values()]
+
+    def measure(self, job: Job, sampler: Sampler, entry: Entry) -> Any:
+        """A line's answers and what is measured of each of them, as Verdict rows."""
+        rollouts, values, read = self.answers(job, sampler, entry)
         seen = frame(rollouts)
-        values: dict[str, Any] = {name: measure(rule, seen, name) for name, rule in self.checks.items()}
-        if self.utility is not None:
+        values = {**{name: measure(rule, seen, name) for name, rule in self.checks.items()}, **values}
+        if self.utility is not None and rollouts:
             values["utility"] = measure(self.utility, seen, "utility")
-        if job.maybe("reward"):
-            values["reward"] = make_scorer(job, tokenizer, {}, {}, 0.0, "cpu").score(rollouts)[0]
         values["length"] = np.array([len(r.token_ids) for r in rollouts], dtype=np.float64)
-        if (divergence := self.divergence(job, label, model, tokenizer, rollouts)) is not None:
-            values["kl"] = divergence
         rows: list[dict[str, Any]] = []
+
+        def add(subject: str, sample: int, metric: str, value: float | None, text: str | None = None) -> None:
+            rows.append(
+                {
+                    "id": row_id("Verdict", entry.artifact.key, entry.name, subject, sample, metric, job.seed),
+                    "parents": [subject],
+                    "subject": subject,
+                    "model": entry.name,
+                    "metric": metric,
+                    "value": value,
+                    "text": text,
+                    "sample": sample,
+                }
+            )
+
+        counted: dict[str, int] = {}
         for i, rollout in enumerate(rollouts):
-            sample = i % self.n
-            for metric in ("sample", *values):
-                value = None if metric == "sample" else float(values[metric][i])
-                rows.append(
-                    {
-                        "id": row_id("Verdict", artifact.key, label, rollout.question.id, sample, metric, job.seed),
-                        "parents": [rollout.question.id],
-                        "subject": rollout.question.id,
-                        "model": label,
-                        "metric": metric,
-                        "value": value,
-                        "text": rollout.text if metric == "sample" else None,
-                        "sample": sample,
-                    }
-                )
+            subject = rollout.question.id
+            sample = counted[subject] = counted.get(subject, -1) + 1
+            add(subject, sample, "sample", None, rollout.text)
+            for metric in values:
+                add(subject, sample, metric, float(values[metric][i]))
+        for subject, facts in read.items():
+            for metric, value in facts.items():
+                add(subject, 0, metric, value)
         schema = {"value": pl.Float64, "text": pl.String, "sample": pl.Int32}
         return pl.DataFrame(rows, schema_overrides=schema).to_arrow()
+
+    def answers(
+        self, job: Job, sampler: Sampler, entry: Entry
+    ) -> tuple[list[Rollout], dict[str, np.ndarray], dict[str, dict[str, float]]]:
+        """Sampled or stored answers, what only their model can tell of them, and what texts cost it."""
+        values: dict[str, np.ndarray] = {}
+        read: dict[str, dict[str, float]] = {}
+        if entry.stored:
+            rollouts = load_rollouts(entry.artifact)
+            if job.maybe("reward"):
+                values["reward"] = score_rollouts(job, rollouts)
+            return (*best_of(rollouts, values, entry), read)
+        model, tokenizer = load_model(entry.artifact.location, job)
+        model.eval()
+        rollouts: list[Rollout] = []
+        if job.all("prompts"):
+            questions = load_questions(job, tokenizer)
+            check_room(questions, self.max_tokens, model.config)
+            rollouts = sampler.sample(entry.artifact, model, tokenizer, questions, self.n * entry.best_of)
+            if job.maybe("reward"):
+                values["reward"] = make_scorer(job, tokenizer, {}, {}, 0.0, "cpu").score(rollouts)[0]
+        if entry.best_of > 1:
+            return (*best_of(rollouts, values, entry), read)
+        if rollouts and (divergence := self.divergence(job, entry.label, model, tokenizer, rollouts)) is not None:
+            values["kl"] = divergence
+        texts = [row for artifact in job.all("texts") for row in artifact.to_table(["id", "text"]).to_pylist()]
+        for row, cost in zip(texts, surprise(model, tokenizer, [row["text"] for row in texts]), strict=True):
+            read[row["id"]] = {"nats": cost.nats, "bytes": float(cost.size), "tokens": float(cost.tokens)}
+        return rollouts, values, read
 
     def divergence(
         self, job: Job, label: str, model: Any, tokenizer: Any, rollouts: Sequence[Rollout]
@@ -150,11 +286,12 @@ class Evaluate(Stage):
 
         It does not at another temperature than 1, nor for a model that is prompted in another way than the reference.
         """
-        if self.reference is None or (self.temperature, self.top_p) != (1.0, 1.0):
+        models = job.inputs["models"]
+        if self.reference not in models or (self.temperature, self.top_p) != (1.0, 1.0):
             return None
         if label == self.reference:
             return np.zeros(len(rollouts))
-        reference, its_tokenizer = load_model(job.inputs["models"][self.reference].location, job)
+        reference, its_tokenizer = load_model(models[self.reference].location, job)
         if not same_tokenizer(tokenizer, its_tokenizer):
             return None
         reference.eval()
@@ -174,7 +311,10 @@ class Sampler:
         self.engine: VllmEngine | None = None
         self.architecture: dict[str, Any] = {}
 
-    def sample(self, artifact: Artifact, model: Any, tokenizer: Any, questions: list[Question]) -> list[Rollout]:
+    def sample(
+        self, artifact: Artifact, model: Any, tokenizer: Any, questions: list[Question], n: int
+    ) -> list[Rollout]:
+        """`n` answers to each question, one after the other; the first are the same however many are asked for."""
         from generators.prompting import decode
         from generators.vllm_backend import Sampling, end_ids
 
@@ -188,8 +328,8 @@ class Sampler:
             stop_token_ids=ends,
             logprobs=False,
         )
-        asked = [question for question in questions for _ in range(stage.n)]
-        seeds = [self.job.derive("evaluate", q.id, i % stage.n) for i, q in enumerate(asked)]
+        asked = [question for question in questions for _ in range(n)]
+        seeds = [self.job.derive("evaluate", q.id, i % n) for i, q in enumerate(asked)]
         completions = engine.generate([q.token_ids for q in asked], sampling, seeds)
         return [
             Rollout(question, c.token_ids, decode(tokenizer, c.token_ids), c.finish_reason)
@@ -242,56 +382,25 @@ def read_part(job: Job, part: str) -> pl.DataFrame:
     return pl.read_parquet(io.BytesIO(data))
 
 
-def tabulate(
-    rows: pl.DataFrame, models: Sequence[str], reference: str | None, checks: Sequence[str], seed: int
-) -> dict[str, dict[str, float | int | None]]:
-    """Model -> metrics, from Verdict rows: the mean over prompts of each prompt's mean over answers.
+def best_of(
+    rollouts: list[Rollout], values: dict[str, np.ndarray], entry: Entry
+) -> tuple[list[Rollout], dict[str, np.ndarray]]:
+    """Of every `entry.best_of` answers to a prompt, the one with the highest reward, the first where several have it.
 
-    Checks and the win rate come with `_low` and `_high`. A metric that was not measured is null. The reference wins
-    against itself half of the time by definition.
+    Raises:
+        UserError: a prompt has fewer answers than that.
     """
-    table: dict[str, dict[str, float | int | None]] = {}
-    utilities = {model: by_subject(rows, model, "utility") for model in models}
-    for model in models:
-        own = rows.filter(model=model)
-        line: dict[str, float | int | None] = {}
-        for check in checks:
-            measured = own.filter(metric=check)
-            found = bootstrap.mean(measured["value"].to_numpy(), measured["subject"].to_list(), seed, check)
-            line |= {check: found.value, f"{check}_low": found.low, f"{check}_high": found.high}
-        if reference is not None and utilities[reference]:
-            found = win_rate.against(utilities[model], utilities[reference], seed)
-            if model == reference:
-                found = bootstrap.Interval(0.5, 0.5, 0.5)
-            line |= {"gold_win_rate": found.value, "gold_win_rate_low": found.low, "gold_win_rate_high": found.high}
-        else:
-            line |= {"gold_win_rate": None, "gold_win_rate_low": None, "gold_win_rate_high": None}
-        for metric in ("reward", "kl", "length"):
-            means = [float(np.mean(values)) for values in by_subject(rows, model, metric).values()]
-            line[metric] = float(np.mean(means)) if means else None
-        line["n"] = len(own.filter(metric="sample"))
-        table[model] = {name: round(value, 6) if isinstance(value, float) else value for name, value in line.items()}
-    return table
-
-
-def by_subject(rows: pl.DataFrame, model: str, metric: str) -> dict[str, list[float]]:
-    """Prompt -> the values of a model's answers to it, in the order of the samples."""
-    picked = rows.filter(model=model, metric=metric).sort("subject", "sample")
-    found: dict[str, list[float]] = {}
-    for subject, value in picked.select("subject", "value").iter_rows():
-        found.setdefault(subject, []).append(value)
-    return found
-
-
-def side_by_side(rows: pl.DataFrame, questions: Sequence[Question], models: Sequence[str]) -> list[dict[str, Any]]:
-    """The first answers of every model to some prompts."""
-    first = rows.filter(metric="sample", sample=0)
-    texts = {(s, m): t for s, m, t in first.select("subject", "model", "text").iter_rows()}
-    return [
-        {
-            "prompt": question.messages,
-            "reference": question.reference,
-            "answers": {model: texts[question.id, model] for model in models},
-        }
-        for question in questions
-    ]
+    if entry.best_of == 1:
+        return rollouts, values
+    by_question: dict[str, list[int]] = {}
+    for i, rollout in enumerate(rollouts):
+        by_question.setdefault(rollout.question.id, []).append(i)
+    kept: list[int] = []
+    for question, own in by_question.items():
+        groups = [own[at : at + entry.best_of] for at in range(0, len(own) - entry.best_of + 1, entry.best_of)]
+        if not groups:
+            raise UserError(
+                f"{entry.label} has {len(own)} answers to prompt {question}, and `best_of` asks for {entry.best_of}."
+            )
+        kept += [max(group, key=lambda i: float(values["reward"][i])) for group in groups]
+    return [rollouts[i] for i in kept], {name: value[kept] for name, value in values.items()}

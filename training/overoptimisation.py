@@ -10,11 +10,11 @@ goes on rising where gold turns over; Gao et al. (eq. 1) find
 
 Two signals stop a run in time. The heads of an ensemble agree where they were trained and part where they were not, so
 their *disagreement* on the policy's answers, relative to what it was on the reference's, tells how far the policy has
-left what the labels cover (Coste et al. 2023, "Reward model ensembles help mitigate overoptimization"). Errors that
-all heads share it can't see: for those, a *held-out* score has to fall by more than its error. Either way the checkpoint
-to keep is the best by the held-out score, not the last.
+left what the labels cover (Coste et al. 2023, "Reward model ensembles help mitigate overoptimization"). It is a coarse
+signal, blind to errors that all heads share, and only used where nothing better is there: a *held-out* score, which has
+to fall by more than its error. The checkpoint to keep is the best by the held-out score, not the last.
 
-    guard = Guard(max_disagreement=2.0)
+    guard = Guard(GuardConfig(patience=3))
     for step ...:
         guard.add(Point(step, kl, proxy, disagreement, gold, gold_error))
         if reason := guard.stop():
@@ -45,7 +45,7 @@ class Point:
         proxy: mean score of its answers by what it is trained on.
         disagreement: mean standard deviation of an ensemble's heads on its answers; None for a single model.
         gold: mean held-out score; None where it was not measured at this step.
-        gold_error: standard error of `gold`; of the difference to the first point, if the same prompts were asked.
+        gold_error: standard error of `gold`.
     """
 
     step: int
@@ -67,14 +67,18 @@ class GuardConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_disagreement: float | None = Field(
-        default=2.0, gt=1, description="Stop when the heads disagree this many times as much as at the start."
+        default=4.0,
+        gt=1,
+        description="Where no held-out score is measured: stop when the heads disagree this many times as much as at first.",
     )
     patience: int = Field(
         default=3,
         ge=1,
         description="Stop after this many held-out scores in a row that are beyond doubt below the best.",
     )
-    z: float = Field(default=1.0, ge=0, description="How many standard errors below the best is beyond doubt.")
+    z: float = Field(
+        default=1.0, ge=0, description="How many standard errors of their difference below the best is beyond doubt."
+    )
 
 
 @dataclass
@@ -97,9 +101,9 @@ class Guard:
 
     def stop(self) -> str | None:
         """Why optimisation should end here, in words; None if it may go on."""
-        return disagreement_reason(self.points, self.config.max_disagreement) or held_out_reason(
-            self.points, self.config.patience, self.config.z
-        )
+        if any(point.gold is not None for point in self.points):
+            return held_out_reason(self.points, self.config.patience, self.config.z)
+        return disagreement_reason(self.points, self.config.max_disagreement)
 
     def best(self) -> Point:
         """The policy to keep."""
@@ -111,6 +115,15 @@ class Guard:
     @classmethod
     def from_json(cls, config: GuardConfig, points: Sequence[dict[str, Any]]) -> Guard:
         return cls(config, [Point(**point) for point in points])
+
+
+def held_out(scores: ArrayLike, prompts: Sequence[str]) -> tuple[float, float]:
+    """(gold, gold_error) from the held-out scores of answers: the mean over prompts of each prompt's mean, and the
+    standard error over prompts."""
+    names, inverse = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)
+    means = np.bincount(inverse, weights=np.asarray(scores, np.float64)) / np.bincount(inverse)
+    error = float(means.std(ddof=1) / math.sqrt(len(names))) if len(names) > 1 else 0.0
+    return float(means.mean()), error
 
 
 def disagreement_reason(points: Sequence[Point], most: float | None) -> str | None:
@@ -128,13 +141,16 @@ def disagreement_reason(points: Sequence[Point], most: float | None) -> str | No
 
 
 def held_out_reason(points: Sequence[Point], patience: int, z: float) -> str | None:
-    """Set when the last `patience` held-out scores are all below the best by more than `z` standard errors."""
+    """Set when the last `patience` held-out scores are all below the best by more than `z` standard errors of the
+    difference."""
     measured = [p for p in points if p.gold is not None]
     if len(measured) <= patience:
         return None
     top = max(measured, key=lambda p: p.gold or 0.0)
     recent = measured[-patience:]
-    if top in recent or any((top.gold or 0.0) - (p.gold or 0.0) <= z * max(p.gold_error, 0.0) for p in recent):
+    if top in recent or any(
+        (top.gold or 0.0) - (p.gold or 0.0) <= z * math.hypot(top.gold_error, p.gold_error) for p in recent
+    ):
         return None
     return (
         f"the held-out score has been below its best ({top.gold:.4g} at step {top.step}) for {patience} measurements, "

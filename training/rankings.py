@@ -13,7 +13,7 @@ from engine.errors import UserError
 from engine.job import Job
 from engine.seeds import generator
 from engine.store import Artifact
-from training.answers import Answer, encode
+from training.answers import Answer, encode_all
 from training.pairs import Pair
 
 
@@ -91,8 +91,7 @@ def load(
     training: list[Ranked] = []
     validation: list[Ranked] = []
     for row in rows:
-        said = [[{"role": "assistant", "content": text or ""}] for text in row["completions"] or []]
-        answers = [encode(tokenizer, row["prompt"], completion) for completion in said]
+        answers = encode_all(tokenizer, row["prompt"], [text or "" for text in row["completions"] or []])
         fits = [len(answer) <= max_length for answer in answers]
         ranks = [int(rank or 0) if fit else 0 for rank, fit in zip(row["ranks"], fits, strict=True)]
         if len({rank for rank in ranks if rank}) < 2:

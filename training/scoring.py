@@ -111,7 +111,7 @@ class Scorer:
             return encode(tokenizer, rollout.question.messages, [{"role": "assistant", "content": rollout.text}])
         end = end_id(tokenizer, "the reward model")
         ids = rollout.token_ids
-        return Answer(rollout.question.token_ids, ids if ids[-1] == end else [*ids, end])
+        return Answer(rollout.question.token_ids, ids if ids and ids[-1] == end else [*ids, end])
 
 
 def same_tokenizer(a: Any, b: Any) -> bool:

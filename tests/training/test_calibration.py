@@ -19,6 +19,9 @@ def test_the_temperature_is_found_again_and_calibrates() -> None:
     assert found == pytest.approx(2.0, rel=0.1)
     assert calibration.ece(given / found) < 0.015 < 0.08 < calibration.ece(given)
     assert calibration.fit_temperature(np.array([])) == 1.0
+    # all of 8 equal pairs right: as sure as 9 of 10, not certain
+    few = np.full(8, 3.0)
+    assert 1 / (1 + np.exp(-3.0 / calibration.fit_temperature(few))) == pytest.approx(0.9, abs=1e-4)
 
 
 def test_ece_and_brier_of_a_handful_by_hand() -> None:

@@ -1,12 +1,29 @@
 """The guard against hand-made runs; the laws and the best-of-n bound against closed forms."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from engine.errors import UserError
-from training.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, best_of_n_kl, fit
+from engine.stage import Stage
+from engine.store import Artifact
+from training.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, best_of_n_kl, fit, held_out
+
+
+class Optimised(Stage):
+    """A stage whose metrics are those of a policy that is over-optimised."""
+
+    gold: bool
+
+    def run(self, job: Any) -> None:
+        for step in range(1, 6):
+            held_out = {"gold": math.sin(step)} if self.gold else {}
+            job.metric(step, kl=0.2 * step, score=float(step), **held_out)
+        job.commit("00000", pa.table({"id": ["a"], "parents": [["b"]], "text": ["x"]}))
 
 
 def run(gold: list[float | None], disagreement: list[float] | None = None, error: float = 0.1) -> list[Point]:
@@ -16,15 +33,21 @@ def run(gold: list[float | None], disagreement: list[float] | None = None, error
 
 
 def test_it_stops_when_the_held_out_score_has_fallen_beyond_doubt_and_keeps_the_best() -> None:
-    guard = Guard(GuardConfig(patience=2))
+    guard = Guard(GuardConfig(patience=2))  # an error of 0.1 each is one of 0.14 of a difference
     stopped = None
-    for point in run([0.0, 0.5, 1.0, 0.95, 0.8, 0.7, 0.6]):
+    for point in run([0.0, 0.5, 1.0, 0.9, 0.8, 0.7, 0.6]):
         guard.add(point)
         if stopped is None and guard.stop():
             stopped = point.step
-    assert stopped == 5  # 0.95 is within an error of the best, 0.8 and 0.7 are not
+    assert stopped == 5  # 0.9 is within an error of the best, 0.8 and 0.7 are not
     assert guard.best().step == 2
     assert "learning the reward model's mistakes" in (guard.stop() or "")
+
+
+def test_a_held_out_score_counts_prompts_not_answers() -> None:
+    gold, error = held_out([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"])
+    assert gold == 0.5 and error == pytest.approx(np.std([1, 0], ddof=1) / math.sqrt(2))
+    assert held_out([2.0], ["a"]) == (2.0, 0.0)
 
 
 def test_a_score_that_goes_on_rising_or_only_trembles_stops_nothing() -> None:
@@ -35,8 +58,10 @@ def test_a_score_that_goes_on_rising_or_only_trembles_stops_nothing() -> None:
 
 def test_disagreement_stops_without_any_held_out_score() -> None:
     points = run([None] * 4, [0.1, 0.12, 0.19, 0.3])
-    assert Guard(points=points[:3]).stop() is None
-    assert "3.0 times as much" in (Guard(points=points).stop() or "")
+    twice = GuardConfig(max_disagreement=2.0)
+    assert Guard(twice, points[:3]).stop() is None
+    assert "3.0 times as much" in (Guard(twice, points).stop() or "")
+    assert Guard(twice, run([0.1 * i for i in range(4)], [0.1, 0.12, 0.19, 0.3])).stop() is None  # it gets better still
     assert best(points, 2.0).step == 2 and best(points, None).step == 3
     assert Guard(GuardConfig(max_disagreement=None), points).stop() is None
 
@@ -90,3 +115,11 @@ def test_best_of_n_at_equal_kl_is_the_fewest_that_reach_it() -> None:
     for kl in (0.0, 0.1, 0.5, 1.0, 2.0):
         n = best_of_at_kl(kl)
         assert best_of_n_kl(n) >= kl and (n == 1 or best_of_n_kl(n - 1) < kl)
+
+
+def test_the_report_draws_gold_against_proxy(build: Callable[..., Artifact]) -> None:
+    from engine.report import _optimisation  # pyright: ignore[reportPrivateUsage]
+
+    drawn = _optimisation(build(Optimised, gold=True))
+    assert "gold" in drawn and "proxy" in drawn and "sqrt(KL)" in drawn
+    assert _optimisation(build(Optimised, gold=False)) == ""

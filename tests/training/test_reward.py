@@ -297,12 +297,11 @@ def test_an_adapter_learns_as_well_and_is_merged_into_an_ordinary_reward_model(
 def test_objectives_learn_apart_and_add_up_by_their_weights(policy: Artifact, given: Given, build: Build) -> None:
     """Helpful says "good" over "bad"; safe says "no" over "yes"."""
     helpful = preferences(160)
-    swap = str.maketrans({})
     safe = [
         {
             **row,
             "id": f"s{i}",
-            "chosen": assistant(row["chosen"][0]["content"].replace("good", "no").translate(swap)),
+            "chosen": assistant(row["chosen"][0]["content"].replace("good", "no")),
             "rejected": assistant(row["rejected"][0]["content"].replace("bad", "yes")),
         }
         for i, row in enumerate(preferences(160))
@@ -319,8 +318,11 @@ def test_objectives_learn_apart_and_add_up_by_their_weights(policy: Artifact, gi
     scores_BOH = reward.by_objective(both)
     assert scores_BOH.shape == (3, 2, 2) and reward.heads(both).shape == (3, 2)
     expected = scores_BOH[:, 0] + 2 * scores_BOH[:, 1]
-    assert reward.heads(both).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert torch.allclose(reward.heads(both), expected, atol=1e-5)
     assert reward.score(both).tolist() == pytest.approx(expected.mean(1).tolist(), abs=1e-5)
+    mean_BO = scores_BOH.mean(2)
+    assert mean_BO[0, 1] > mean_BO[1, 1] and mean_BO[0, 0] > mean_BO[2, 0]
+    assert mean_BO.abs().max() < 15  # log-odds such as 40 pairs can know, not certainty
     with pytest.raises(UserError, match="each objective needs preferences of its name"):
         build(Reward, inputs, objectives={"helpful": 1.0, "honest": 1.0})
 

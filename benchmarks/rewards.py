@@ -1,0 +1,884 @@
+"""Reward models and evaluation, judged: simulation whose truth is known, AlpacaEval, GSM8K, and bad input.
+
+    python -m benchmarks.rewards --json [--quick] [--only PART ...]
+
+1. `rankings`: the `reward` stage on simulated rankings of known utilities: accuracy against Bayes' optimum, calibration,
+   shuffled labels.
+2. `annotators`: 30 % of the annotators rank at random. What that costs, and what is left of it when each counts by the
+   reliability that a `preferences` stage finds in the rankings alone.
+3. `optimisation`: policies of rising KL against a proxy whose errors have heavy tails: one reward model, and an ensemble
+   that is scored pessimistically and stopped by held-out answers.
+4. `alpaca`: reward models on AlpacaEval's real answers, on prompts and models they have not seen, against length alone.
+5. `length`: length-controlled win rates of AlpacaEval's models against the raw ones and against those published.
+6. `gsm8k`: final answers of all 7,473 problems, written in several ways.
+7. `input`: what can't be learnt from is refused, left out or told.
+
+The data of 4 to 6 are found in `$FLYWHEEL_DATA`, or in `../shared/data` beside the project; without them those lines say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import platform
+import random
+import re
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine import schema
+from engine.errors import UserError
+from engine.job import Job
+from engine.stage import Stage, load
+from engine.store import Artifact, Store, digest_json
+from engine.worker import carry_out
+from training import bootstrap, calibration, length_control, numbers
+from training.overoptimisation import Guard, GuardConfig, Point, held_out
+
+Claim = dict[str, Any]
+Floats = NDArray[np.float64]
+DATA = Path(os.environ.get("FLYWHEEL_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+
+
+def claim(id: str, value: Any, bar: str, holds: bool, **more: Any) -> Claim:
+    return {"id": id, "value": value, "bar": bar, "holds": bool(holds), **more}
+
+
+# -- a small world -----------------------------------------------------------------------------------------------------
+
+
+class Rows(Stage):
+    """Rows as they are."""
+
+    tag: str
+
+    def run(self, job: Job) -> None:
+        job.commit("00000-rows", TABLES[self.tag])
+
+
+TABLES: dict[str, pa.Table] = {}
+
+
+def artifact(store: Store, kind: str, rows: list[dict[str, Any]]) -> Artifact:
+    """An artifact of this kind with these rows."""
+    tag = digest_json([kind, rows])
+    wanted = schema.DATASETS[kind]
+    names = [name for name in wanted.names if name in rows[0]]
+    TABLES[tag] = schema.conform(
+        pa.table({name: pa.array([row[name] for row in rows], wanted.field(name).type) for name in names}), kind
+    )
+    stage = type("RowsOfKind", (Rows,), {"gives": kind})
+    return carry_out(store, "rows", stage.model_validate({"tag": tag}), {})
+
+
+def model(store: Store, folder: Path, tokenizer: Any, width: int, layers: int, context: int) -> Artifact:
+    """A Llama with random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        eos_token_id=1,
+        pad_token_id=0,
+        initializer_range=0.1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    key = digest_json(["Model", str(folder)])
+    manifest = {"key": key, "schema": "Model", "digest": key, "rows": 0, "files": {}, "external": str(folder)}
+    return Artifact(store, f"external-{key[:16]}", manifest)
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|unk|>"]
+
+
+def wrapped(inner: Any) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|end|>", pad_token="<|pad|>", unk_token="<|unk|>"
+    )
+    made.chat_template = TEMPLATE
+    return made
+
+
+def words(count: int) -> Any:
+    """A tokenizer of `w0`, `w1`, ..."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *(f"w{i}" for i in range(count))])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore
+    inner.add_special_tokens(SPECIAL[:4])
+    return wrapped(inner)
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def assistant(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+class World:
+    """Answers of three to six words, each word worth something; people rank by Plackett-Luce on the sum."""
+
+    def __init__(self, seed: int, size: int = 24) -> None:
+        self.random = np.random.default_rng(seed)
+        self.worth = self.random.normal(0, 0.8, size)
+
+    def answer(self) -> NDArray[np.int64]:
+        return self.random.choice(len(self.worth), size=int(self.random.integers(3, 7)), replace=False)
+
+    def rank(self, answers: Sequence[NDArray[np.int64]], at_random: bool = False) -> list[int]:
+        noise = self.random.gumbel(size=len(answers))
+        utility = noise if at_random else noise + [self.worth[a].sum() for a in answers]
+        return [int(place) + 1 for place in np.argsort(np.argsort(-utility))]
+
+    def row(
+        self, name: str, prompt: int, answers: Sequence[NDArray[np.int64]], ranks: list[int], annotator: str
+    ) -> Any:
+        return {
+            "id": name,
+            "prompt_id": f"p{prompt}",
+            "prompt": user(f"w{prompt % len(self.worth)}"),
+            "candidates": [f"{prompt}-{i}" for i in range(len(answers))],
+            "completions": [" ".join(f"w{word}" for word in answer) for answer in answers],
+            "ranks": ranks,
+            "annotator": annotator,
+            "annotator_kind": "person",
+        }
+
+
+# -- 1. rankings -------------------------------------------------------------------------------------------------------
+
+
+def rankings(quick: bool) -> list[Claim]:
+    import torch
+
+    from training.answers import encode_all
+    from training.reward import Reward
+    from training.reward_model import RewardModel
+
+    torch.set_num_threads(1)
+    count, shuffled_count = (3_000, 800) if quick else (20_000, 3_000)
+    world = World(0)
+    tokenizer = words(len(world.worth))
+    claims: list[Claim] = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"{folder}/store")
+        start = model(store, Path(folder) / "start", tokenizer, 32, 1, 32)
+        rows: list[Any] = []
+        for i in range(count):
+            answers = [world.answer() for _ in range(4)]
+            rows.append(world.row(f"r{i}", i, answers, world.rank(answers), "ada"))
+        config: dict[str, Any] = {
+            "seed": 0,
+            "lr": 3e-3,
+            "batch": 64,
+            "held_out": 0.1,
+            "centre": 0.0,
+            "checkpoint_every": 10**6,
+        }
+        made = carry_out(
+            store,
+            "reward",
+            Reward(**config),
+            {"model": {"m": start}, "rankings": {"r": artifact(store, "Ranking", rows)}},
+        )
+        reward = RewardModel.load(str(made.path))
+        a = [world.answer() for _ in range(20_000)]
+        b = [world.answer() for _ in range(20_000)]
+        texts = [" ".join(f"w{word}" for word in answer) for answer in [*a, *b]]
+        scores = reward.score(encode_all(tokenizer, user("w0"), texts)).double().numpy()
+        difference = scores[: len(a)] - scores[len(a) :]
+        truth = np.array([world.worth[x].sum() - world.worth[y].sum() for x, y in zip(a, b, strict=True)])
+        p = 1 / (1 + np.exp(-truth))
+        accuracy, bayes = float(np.where(difference > 0, p, 1 - p).mean()), float(np.maximum(p, 1 - p).mean())
+        won = np.random.default_rng(1).random(len(p)) < p
+        chosen = np.where(won, difference, -difference) / reward.temperature
+        ece = calibration.ece_interval(chosen, [str(i) for i in range(len(p))])
+        summary = made.manifest["summary"]
+        claims += [
+            claim("reward_accuracy_of_bayes", round(accuracy, 5), f"within .01 of Bayes' {bayes:.5f}", bayes - accuracy <= 0.01,
+                  rankings=count, bayes=round(bayes, 5), cpu_s=made.manifest["timings"]["cpu_s"]),
+            claim("reward_calibrated_ece", round(ece.value, 5), "<= .03", ece.value <= 0.03,
+                  interval=[round(ece.low, 5), round(ece.high, 5)], temperature=round(reward.temperature, 4),
+                  told_by_the_stage={k: summary[k] for k in ("ece", "ece_low", "ece_high", "brier", "brier_low", "brier_high")}),
+        ]  # fmt: skip
+        noise = [{**row, "ranks": [int(r) + 1 for r in world.random.permutation(4)]} for row in rows[:shuffled_count]]
+        config |= {"held_out": 0.5}
+        made = carry_out(
+            store,
+            "reward",
+            Reward(**config),
+            {"model": {"m": start}, "rankings": {"r": artifact(store, "Ranking", noise)}},
+        )
+        found = made.manifest["summary"]
+        claims.append(
+            claim("reward_shuffled_labels", found["accuracy"], "interval includes .5, and is within .02 of it",
+                  found["accuracy_low"] <= 0.5 <= found["accuracy_high"] and abs(found["accuracy"] - 0.5) <= 0.02,
+                  interval=[found["accuracy_low"], found["accuracy_high"]], brier=found["brier"])
+        )  # fmt: skip
+    return claims
+
+
+# -- 2. annotators -----------------------------------------------------------------------------------------------------
+
+
+def linear(features_LID: Floats, ranks_LI: NDArray[np.int64], weight_L: Floats) -> Floats:
+    """A linear reward by the `reward` stage's own loss (Plackett-Luce, weighted), at its optimum."""
+    import torch
+
+    from training import plackett_luce
+
+    x = torch.tensor(features_LID)
+    ranks, weight = torch.tensor(ranks_LI), torch.tensor(weight_L)
+    w_D = torch.zeros(x.shape[2], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([w_D], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = (weight * plackett_luce.nll((x @ w_D)[..., None], ranks)[:, 0]).sum() / weight.sum()
+        loss = loss + 1e-3 * w_D.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return w_D.detach().numpy()
+
+
+def annotators(quick: bool) -> list[Claim]:
+    """Ten annotators, three of whom rank at random; three of the ten see each prompt."""
+    import torch
+
+    from training.rankings import reliability_in
+
+    torch.set_num_threads(1)
+    prompts, seeds = 120, 3 if quick else 12
+    costs: list[tuple[float, float]] = []
+    weights: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"{folder}/store")
+        for seed in range(seeds):
+            world = World(100 + seed)
+            rows: list[Any] = []
+            features: list[Floats] = []
+            clean: list[list[int]] = []
+            for prompt in range(prompts):
+                answers = [world.answer() for _ in range(4)]
+                x = np.stack([np.bincount(answer, minlength=len(world.worth)) for answer in answers]).astype(np.float64)
+                for annotator in world.random.choice(10, 3, replace=False).tolist():
+                    honest = world.rank(answers)
+                    given = world.rank(answers, at_random=True) if annotator < 3 else honest
+                    rows.append(world.row(f"{prompt}-{annotator}", prompt, answers, given, f"a{annotator}"))
+                    features.append(x)
+                    clean.append(honest)
+            judged = carry_out(
+                store,
+                "preferences",
+                load("preferences").model_validate({}),
+                {"rankings": {"r": artifact(store, "Ranking", rows)}},
+            )
+            reliability = reliability_in([judged])
+            weight_L = np.array([reliability[row["annotator"]] for row in rows])
+            x_LID, ranks_LI = np.stack(features), np.array([row["ranks"] for row in rows])
+            ones = np.ones(len(rows))
+            d = np.stack(
+                [
+                    np.bincount(world.answer(), minlength=24) - np.bincount(world.answer(), minlength=24)
+                    for _ in range(4000)
+                ]
+            )
+            p = 1 / (1 + np.exp(-d @ world.worth))
+
+            def accuracy(w_D: Floats, d: Any = d, p: Floats = p) -> float:
+                return float(np.where(d @ w_D > 0, p, 1 - p).mean())
+
+            best = accuracy(linear(x_LID, np.array(clean), ones))
+            costs.append(
+                (best - accuracy(linear(x_LID, ranks_LI, ones)), best - accuracy(linear(x_LID, ranks_LI, weight_L)))
+            )
+            weights.append(
+                (
+                    float(np.mean([reliability[f"a{i}"] for i in range(3)])),
+                    float(np.mean([reliability[f"a{i}"] for i in range(3, 10)])),
+                )
+            )
+    without, with_weights = np.array(costs).T
+    ratio = bootstrap.statistic(
+        [str(i) for i in range(seeds)], lambda i: float(with_weights[i].mean() / without[i].mean()), "annotators"
+    )
+    return [
+        claim("reward_random_annotators", round(ratio.value, 4), "cost with weights < .5 of the cost without", ratio.value < 0.5,
+              interval=[round(ratio.low, 4), round(ratio.high, 4)], accuracy_lost_without=round(float(without.mean()), 5),
+              accuracy_lost_with=round(float(with_weights.mean()), 5), rankings=3 * prompts, seeds=seeds,
+              mean_weight_of_random=round(float(np.mean(weights, 0)[0]), 4), mean_weight_of_honest=round(float(np.mean(weights, 0)[1]), 4),
+              note="linear reward at the optimum of the stage's loss; reliabilities from the `preferences` stage")
+    ]  # fmt: skip
+
+
+# -- 3. over-optimisation ----------------------------------------------------------------------------------------------
+
+
+def overoptimisation(quick: bool) -> list[Claim]:
+    """Gold is linear in 8 features of an answer. Reward models also see 64 rare features of heavy tails (Student-t with 2
+    degrees of freedom, on in 2 % of answers) that are worth nothing, which a few hundred labels can't rule out: where
+    one is extreme, so is the error. Policies are the exact optima pi ~ pi_ref exp(t r) over 512 answers to each of 48
+    prompts, so that nothing but the reward model can go wrong."""
+    seeds = 4 if quick else 12
+    grid = np.concatenate([[0.0], np.geomspace(0.1, 30, 30)])
+    turned: list[float] = []
+    kept: list[float] = []
+    by_limit: dict[float, list[float]] = {2.0: [], 4.0: [], 8.0: []}
+    example: dict[str, Any] = {}
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        gold_XN, single_XN, heads_XNH = misspecified(rng)
+        alone = sharpen(rng, single_XN, gold_XN, heads_XNH, grid)
+        pessimistic = heads_XNH.mean(2) - heads_XNH.std(2)
+        together = sharpen(rng, pessimistic, gold_XN, heads_XNH, grid)
+        best = max(float(alone[0].max()), float(together[0].max()))
+        turned.append(float(alone[0][-1] / alone[0].max()))
+        guard = Guard(GuardConfig(patience=3))
+        for point in together[1]:
+            guard.add(point)
+            if guard.stop():
+                break
+        kept.append(float(together[0][guard.best().step] / best))
+        for limit, found in by_limit.items():
+            blind = Guard(GuardConfig(max_disagreement=limit))
+            for point in together[1]:
+                blind.add(Point(point.step, point.kl, point.proxy, point.disagreement))
+                if blind.stop():
+                    break
+            found.append(float(together[0][blind.best().step] / best))
+        if seed == 0:
+            for name, (gold, points) in (("single", alone), ("ensemble", together)):
+                example[name] = [
+                    {"sqrt_kl": round(p.distance, 3), "proxy": round(p.proxy, 3), "gold": round(float(g), 4)}
+                    for p, g in zip(points, gold, strict=True)
+                ][::3]
+    names = [str(i) for i in range(seeds)]
+    end, share = bootstrap.mean(turned, names), bootstrap.mean(kept, names)
+    return [
+        claim("overoptimisation_single_turns_over", round(end.value, 4), "gold at the end / at its peak: interval below .95",
+              end.high < 0.95, interval=[round(end.low, 4), round(end.high, 4)], seeds=seeds, curves_of_seed_0=example),
+        claim("overoptimisation_ensemble_with_guard", round(share.value, 4), ">= .95 of the best gold seen, mean of all seeds",
+              share.value >= 0.95, interval=[round(share.low, 4), round(share.high, 4)], worst=round(min(kept), 4),
+              held_out_answers_a_policy=48 * 8,
+              stopped_by_disagreement_alone={f"{k:g}x": round(float(np.mean(v)), 4) for k, v in by_limit.items()}),
+    ]  # fmt: skip
+
+
+def misspecified(rng: np.random.Generator, heads: int = 8, labels: int = 300) -> tuple[Floats, Floats, Floats]:
+    """Gold scores of answers_XN, what one reward model gives them, and what each head of an ensemble does."""
+    prompts, answers, size, rare = 48, 512, 8, 64
+    x = rng.normal(size=(prompts, answers, size))
+    tail = 6 * rng.standard_t(2, size=(prompts, answers, rare)) * (rng.random((prompts, answers, rare)) < 0.02)
+    worth = rng.normal(size=size)
+    gold_XN = x @ (worth / np.linalg.norm(worth))
+    features = np.concatenate([x, tail], axis=2)
+    prompt, (i, j) = rng.integers(0, prompts, labels), rng.integers(0, answers, (2, labels))
+    first = rng.random(labels) < 1 / (1 + np.exp(-1.5 * (gold_XN[prompt, i] - gold_XN[prompt, j])))
+    difference = np.where(first[:, None], 1, -1) * (features[prompt, i] - features[prompt, j])
+
+    def fit(weight_P: Floats) -> Floats:
+        """Bradley-Terry with a unit normal prior, by Newton's method."""
+        w = np.zeros(size + rare)
+        for _ in range(15):
+            p = np.exp(-np.logaddexp(0, -difference @ w))
+            gradient = difference.T @ (weight_P * (1 - p)) - w
+            hessian = (difference.T * (weight_P * p * (1 - p))) @ difference + np.eye(len(w))
+            w = w + np.linalg.solve(hessian, gradient)
+        return w
+
+    ensemble = np.stack([fit(rng.poisson(1.0, labels).astype(np.float64)) for _ in range(heads)], axis=1)
+    return gold_XN, features @ fit(np.ones(labels)), features @ ensemble
+
+
+def sharpen(
+    rng: np.random.Generator, proxy_XN: Floats, gold_XN: Floats, heads_XNH: Floats, grid: Floats
+) -> tuple[Floats, list[Point]]:
+    """The exact gold score of each policy on the way, and what a run would have measured of it with 8 answers a prompt."""
+    exact: list[float] = []
+    points: list[Point] = []
+    spread_XN = heads_XNH.std(2)
+    for step, t in enumerate(grid):
+        logit = t * proxy_XN
+        p_XN = np.exp(logit - logit.max(1, keepdims=True))
+        p_XN /= p_XN.sum(1, keepdims=True)
+        kl = float((p_XN * np.log(p_XN * p_XN.shape[1] + 1e-300)).sum(1).mean())
+        exact.append(float((p_XN * gold_XN).sum(1).mean()))
+        drawn = np.array([rng.choice(p_XN.shape[1], 8, p=p) for p in p_XN])
+        names = [str(x) for x in range(len(drawn)) for _ in range(8)]
+        gold, error = held_out(np.take_along_axis(gold_XN, drawn, 1).ravel(), names)
+        proxy, spread = (float(np.take_along_axis(of_XN, drawn, 1).mean()) for of_XN in (proxy_XN, spread_XN))
+        points.append(Point(step, kl, proxy, spread, gold, error))
+    return np.array(exact), points
+
+
+# -- 4. AlpacaEval -----------------------------------------------------------------------------------------------------
+
+
+def judged(data: Path) -> Any:
+    """AlpacaEval's judgements with the answers they are about: instruction, model_2, share (0 to 1), output."""
+    import polars as pl
+
+    outputs = pl.read_parquet(data / "alpaca_eval" / "outputs.parquet").unique(
+        ["instruction", "model"], keep="first", maintain_order=True
+    )
+    return (
+        pl.read_parquet(data / "alpaca_eval" / "preferences.parquet")
+        .filter(pl.col("model_1") != pl.col("model_2"))
+        .join(outputs, left_on=["instruction", "model_2"], right_on=["instruction", "model"], how="inner")
+        .with_columns(share=pl.col("preference") - 1)
+        .sort("instruction", "model_2")
+    )
+
+
+Answered = tuple[str, str, float, str]  # model, its family, log-odds of beating the baseline, answer
+
+
+def alpaca_pairs(data: Path) -> tuple[list[tuple[str, Answered, Answered]], list[tuple[str, Answered, Answered]]]:
+    """(instruction, better, worse): to learn from, and to be judged on: other instructions and other families of models.
+
+    Two answers to one instruction, one of which the judge thinks much likelier to beat the baseline (log-odds 1 apart).
+    """
+    rows: dict[str, list[Answered]] = {}
+    for instruction, name, share, output in (
+        judged(data).select("instruction", "model_2", "share", "output").iter_rows()
+    ):
+        share = min(max(share, 1e-4), 1 - 1e-4)
+        family = name.lower().replace("_", "-").split("-")[0]
+        rows.setdefault(instruction, []).append((name, family, math.log(share / (1 - share)), output))
+    rng = random.Random(0)
+    instructions = sorted(rows)
+    families = sorted({answered[1] for own in rows.values() for answered in own})
+    unseen = set(rng.sample(instructions, len(instructions) * 3 // 10))
+    strangers = set(rng.sample(families, len(families) // 3))
+
+    def pairs(instructions: Sequence[str], strange: bool, each: int) -> list[tuple[str, Answered, Answered]]:
+        found: list[tuple[str, Answered, Answered]] = []
+        for instruction in instructions:
+            own = [answered for answered in rows[instruction] if (answered[1] in strangers) == strange]
+            for _ in range(each if len(own) > 1 else 0):
+                a, b = rng.sample(own, 2)
+                if abs(a[2] - b[2]) >= 1:
+                    found.append((instruction, *((a, b) if a[2] > b[2] else (b, a))))
+        return found
+
+    return pairs([i for i in instructions if i not in unseen], False, 40), pairs(sorted(unseen), True, 40)
+
+
+def ngrams(text: str, size: int = 1 << 14) -> list[int]:
+    """Which words and pairs of words stand in a text, as numbers."""
+    tokens: list[str] = re.findall(r"\w+|[^\w\s]|\n", text.lower())[:400]
+    pairs = [f"{a} {b}" for a, b in itertools.pairwise(tokens)]
+    return sorted({zlib.crc32(token.encode()) % size for token in [*tokens, *pairs]})
+
+
+def by_ngrams(learn: Sequence[Any], judge: Sequence[Any], epochs: int) -> Floats:
+    """Bradley-Terry over words, pairs of words and length: r(better) - r(worse) of each pair that is judged."""
+    import torch
+    from torch.nn.functional import logsigmoid
+
+    torch.manual_seed(0)
+    numbers_of: dict[str, list[int]] = {}
+    for _, a, b in [*learn, *judge]:
+        for text in (a[3], b[3]):
+            if text not in numbers_of:
+                numbers_of[text] = ngrams(text) or [0]
+    bag = torch.nn.EmbeddingBag(1 << 14, 1, mode="sum")
+    torch.nn.init.zeros_(bag.weight)
+    length = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.Adam(
+        [{"params": bag.parameters(), "lr": 3e-3, "weight_decay": 1e-4}, {"params": [length], "lr": 1e-2}]
+    )
+
+    def score(texts: Sequence[str]) -> Any:
+        ids = [numbers_of[text] for text in texts]
+        counts = torch.tensor([len(one) for one in ids])
+        starts = torch.cumsum(counts, 0) - counts
+        flat = torch.tensor([i for one in ids for i in one])
+        log_length = torch.tensor([math.log1p(len(text)) for text in texts])
+        return bag(flat, starts)[:, 0] / counts.float().sqrt() + length * log_length
+
+    order = list(range(len(learn)))
+    for epoch in range(epochs):
+        random.Random(epoch).shuffle(order)
+        for at in range(0, len(order), 64):
+            batch = [learn[i] for i in order[at : at + 64]]
+            loss = -logsigmoid(score([a[3] for _, a, _ in batch]) - score([b[3] for _, _, b in batch])).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        return (score([a[3] for _, a, _ in judge]) - score([b[3] for _, _, b in judge])).double().numpy()
+
+
+def by_transformer(learn: Sequence[Any], judge: Sequence[Any], pairs: int) -> tuple[Floats, float]:
+    """The `reward` stage on a small Llama from random weights, which reads the first 160 tokens of an answer. Also its
+    CPU seconds."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from training.answers import encode_all
+    from training.reward import Reward
+    from training.reward_model import RewardModel
+
+    torch.set_num_threads(1)
+    inner = Tokenizer(models.BPE(unk_token="<|unk|>"))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2048, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    inner.train_from_iterator([a[3][:600] for _, a, _ in learn[:3000]], trainer)
+    tokenizer = wrapped(inner)
+
+    def cut(text: str) -> str:
+        return tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:160])
+
+    rng = random.Random(1)
+    rows = [
+        {
+            "id": f"{i}",
+            "prompt_id": instruction,
+            "prompt": user(instruction[:120]),
+            "chosen": assistant(cut(a[3])),
+            "rejected": assistant(cut(b[3])),
+            "split": "train",
+        }
+        for i, (instruction, a, b) in enumerate(rng.sample(list(learn), min(pairs, len(learn))))
+    ]
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"{folder}/store")
+        start = model(store, Path(folder) / "start", tokenizer, 64, 1, 384)
+        config: dict[str, Any] = {"seed": 0, "lr": 2e-3, "batch": 32, "max_length": 320, "checkpoint_every": 10**6}
+        made = carry_out(
+            store,
+            "reward",
+            Reward(**config),
+            {"model": {"m": start}, "preferences": {"p": artifact(store, "Preference", rows)}},
+        )
+        reward = RewardModel.load(str(made.path))
+        answers = [
+            answer
+            for instruction, a, b in judge
+            for answer in encode_all(tokenizer, user(instruction[:120]), [cut(a[3]), cut(b[3])])
+        ]
+        scores = reward.score(answers).double().numpy()
+    return scores[0::2] - scores[1::2], time.process_time() - started
+
+
+def alpaca(quick: bool) -> list[Claim]:
+    learn, judge = alpaca_pairs(DATA)
+    if quick:
+        learn, judge = learn[::6], judge[::4]
+    prompts = [instruction for instruction, _, _ in judge]
+    longer = np.sign(np.array([len(a[3]) - len(b[3]) for _, a, b in judge], np.float64))
+
+    def against_length(difference: Floats) -> dict[str, Any]:
+        right, by_length = (np.sign(difference) + 1) / 2, (longer + 1) / 2
+        model, baseline = bootstrap.mean(right, prompts, "model"), bootstrap.mean(by_length, prompts, "length")
+        more = bootstrap.mean(right - by_length, prompts, "more")
+        return {
+            "accuracy": [round(v, 4) for v in (model.value, model.low, model.high)],
+            "length_alone": [round(v, 4) for v in (baseline.value, baseline.low, baseline.high)],
+            "advantage": [round(v, 4) for v in (more.value, more.low, more.high)],
+        }
+
+    bag = against_length(by_ngrams(learn, judge, 2 if quick else 4))
+    difference, seconds = by_transformer(learn, judge, 600 if quick else 4000)
+    stage = against_length(difference)
+    facts = {
+        "pairs_learnt": len(learn),
+        "pairs_judged": len(judge),
+        "prompts_judged": len(set(prompts)),
+        "models_judged": len({answered[0] for _, a, b in judge for answered in (a, b)}),
+    }
+    better = stage["advantage"][1] > 0
+    return [
+        claim("alpaca_reward_stage", stage["advantage"][0], "beats length alone on unseen prompts and models: interval above 0",
+              better, **stage, **facts, cpu_s=round(seconds, 1),
+              note="a one-layer Llama from random weights, first 160 tokens of an answer; pretrained weights can't be had here"),
+        claim("alpaca_reward_ngrams", bag["advantage"][0], "beats length alone on unseen prompts and models: interval above 0",
+              bag["advantage"][1] > 0, **bag, note="Bradley-Terry over hashed words and pairs of words, and length: not a stage"),
+    ]  # fmt: skip
+
+
+# -- 5. length control -------------------------------------------------------------------------------------------------
+
+# The leaderboard's length-controlled win rates (percent, 805 instructions; tatsu-lab/alpaca_eval, AlpacaEval 2, weighted
+# GPT-4 Turbo), of the models that are in the data.
+PUBLISHED = {
+    "claude-2": 28.16, "claude": 27.29, "claude-instant-1.2": 25.61, "claude-2.1": 25.25,
+    "Mixtral-8x7B-Instruct-v0.1_concise": 22.96, "gpt-3.5-turbo-1106_verbose": 22.00, "OpenHermes-2.5-Mistral-7B": 16.25,
+    "gpt-3.5-turbo-0301": 18.09, "gpt4_0613_concise": 21.58, "claude-2.1_concise": 18.21, "gpt-3.5-turbo-1106": 19.30,
+    "humpback-llama2-70b": 16.25, "openbuddy-llama2-70b-v10.1": 12.57, "Qwen-14B-Chat": 12.38,
+    "gpt35_turbo_instruct": 17.73, "gpt-3.5-turbo-1106_concise": 15.77, "vicuna-13b-v1.5": 10.48, "jina-chat": 15.87,
+    "gemma-7b-it": 10.43, "vicuna-13b-v1.5-togetherai": 11.69, "oasst-rlhf-llama-33b": 7.97,
+    "openbuddy-llama-30b-v7.1": 10.21, "wizardlm-13b": 9.83, "vicuna-13b": 9.22, "openbuddy-llama2-13b-v11.1": 9.16,
+    "openbuddy-falcon-40b-v9": 8.99, "nous-hermes-13b": 9.72, "ultralm-13b": 7.11, "minotaur-13b": 11.47,
+    "vicuna-7b-v1.5": 7.62, "vicuna-7b-v1.3": 7.16, "oasst-sft-llama-33b": 9.87, "baize-v2-13b": 7.01, "vicuna-7b": 6.28,
+    "phi-2-sft": 5.85, "alpaca-farm-ppo-human": 6.42, "alpaca-farm-ppo-sim-gpt4-20k": 7.12, "gemma-2b-it": 5.44,
+    "chatglm2-6b": 4.36, "gpt4_gamed": 12.19, "minichat-3b": 5.73, "falcon-40b-instruct": 5.61, "phi-2": 4.40,
+    "alpaca-7b": 5.88, "text_davinci_001": 9.03, "alpaca-7b_verbose": 6.82, "oasst-sft-pythia-12b": 3.27,
+    "pythia-12b-mix-sft": 4.22, "falcon-7b-instruct": 4.04, "alpaca-7b_concise": 4.47,
+}  # fmt: skip
+
+
+def ranks(values: Sequence[float]) -> Floats:
+    return np.argsort(np.argsort(np.asarray(values))).astype(np.float64)
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def length(quick: bool) -> list[Claim]:
+    import polars as pl
+
+    rows = judged(DATA)
+    base = pl.read_parquet(DATA / "alpaca_eval" / "outputs.parquet").filter(model="gpt4_1106_preview")
+    base = dict(base.select("instruction", pl.col("output").str.len_chars()).iter_rows())
+    names, instructions = sorted(rows["model_2"].unique()), sorted(rows["instruction"].unique())
+    place, column = {m: i for i, m in enumerate(names)}, {x: i for i, x in enumerate(instructions)}
+    preference, long = np.full((len(names), len(instructions)), np.nan), np.zeros((len(names), len(instructions)))
+    for name, instruction, share, output in rows.select("model_2", "instruction", "share", "output").iter_rows():
+        preference[place[name], column[instruction]] = share
+        long[place[name], column[instruction]] = len(output)
+    started = time.process_time()
+    found = length_control.fit(preference, long, [base[x] for x in instructions])
+    seconds = time.process_time() - started
+    raw, controlled = 100 * found.raw_M, 100 * found.win_rate_M
+    known = [i for i, name in enumerate(names) if name in PUBLISHED]
+    published = np.array([PUBLISHED[names[i]] for i in known])
+    # The same model, told to be brief or to go on at length: what should differ less once length is controlled for.
+    gaps: list[tuple[float, float]] = []
+    for name in names:
+        if name.endswith("_concise") and (other := name.removesuffix("_concise")) in place:
+            i, j = place[name], place[other]
+            gaps.append((abs(math.log(raw[i] / raw[j])), abs(math.log(controlled[i] / controlled[j]))))
+    shorter = np.array([np.nanmean(long[i]) - np.mean(list(base.values())) for i in range(len(names))])
+    agreement, error = (
+        spearman(controlled[known].tolist(), published.tolist()),
+        float(np.sqrt(np.mean((controlled[known] - published) ** 2))),
+    )
+    added = np.log(controlled / (100 - controlled)) - np.log(raw / (100 - raw))
+    both, moved = spearman(raw.tolist(), controlled.tolist()), float(np.corrcoef(added, shorter)[0, 1])
+    return [
+        claim("length_controlled_follows_raw", round(both, 4), "Spearman over models >= .8", both >= 0.8, models=len(names), cpu_s=round(seconds, 2)),
+        claim("length_controlled_differs_where_length_does", round(moved, 4), "correlation of the log-odds added with how much longer a model writes < -.5", moved < -0.5,
+              models_moved_by_a_point_or_more=int((np.abs(controlled - raw) >= 1).sum()),
+              gap_of_a_model_and_its_concise_self={"log_raw": round(float(np.mean([g[0] for g in gaps])), 3),
+                                                   "log_controlled": round(float(np.mean([g[1] for g in gaps])), 3)} if gaps else None),
+        claim("length_controlled_as_published", round(agreement, 4), "Spearman >= .95 with the leaderboard's", agreement >= 0.95,
+              models=len(known), rms_points=round(error, 3),
+              rms_points_of_raw=round(float(np.sqrt(np.mean((raw[known] - published) ** 2))), 3),
+              note="500 of the leaderboard's 805 instructions, and its own difficulties of them not used"),
+    ]  # fmt: skip
+
+
+# -- 6. GSM8K ----------------------------------------------------------------------------------------------------------
+
+
+def gsm8k(quick: bool) -> list[Claim]:
+    rows = [json.loads(text) for text in (DATA / "gsm8k" / "train.jsonl").read_text().splitlines()]
+    right = formats = wrong = asked = 0
+    for row in rows:
+        written = row["answer"].split("####")[1].strip()
+        value = Fraction(written.replace(",", ""))
+        right += numbers.final(row["answer"]) == value
+        said = [
+            f"The answer is {value}.",
+            f"So it costs ${float(value):,.2f} in all.",
+            f"\\boxed{{{value}}}",
+            f"That is {value}%.",
+            f"= {value * 7}/7",
+            f"#### {written}\nI checked 100 times",
+            f"\\boxed{{\\frac{{{abs(value) * 3}}}{{3}}}}" if value >= 0 else f"It is {value}",
+            f"-> ${written}",
+        ]
+        formats += sum(numbers.agrees(text, row["answer"]) for text in said)
+        asked += len(said)
+        wrong += numbers.agrees(f"The answer is {value + 1}.", row["answer"]) or numbers.agrees(
+            "I don't know.", row["answer"]
+        )
+    return [
+        claim("gsm8k_final_answers", right, f"all {len(rows)} rows", right == len(rows) >= 7473),
+        claim("gsm8k_number_formats", round(formats / asked, 6), "all of $, commas, percent, fractions, boxed; no wrong one",
+              formats == asked and not wrong, asked=asked, wrong_accepted=int(wrong)),
+    ]  # fmt: skip
+
+
+# -- 7. bad input ------------------------------------------------------------------------------------------------------
+
+
+def bad_input(quick: bool) -> list[Claim]:
+    """Each line of what can't be learnt from, and what was said about it."""
+    import polars as pl
+    import torch
+
+    from training.reward import Reward
+    from training.reward_model import RewardModel
+    from training.rollouts import Question, Rollout
+    from training.scoring import Scorer, same_tokenizer
+    from training.scoring import measure as measure_rule
+
+    torch.set_num_threads(1)
+    said: dict[str, str] = {}
+    tokenizer = words(24)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"{folder}/store")
+        start = model(store, Path(folder) / "start", tokenizer, 32, 1, 32)
+
+        def attempt(name: str, kind: str, rows: list[dict[str, Any]], **config: Any) -> None:
+            heard: list[str] = []
+            port = "preferences" if kind == "Preference" else "rankings"
+            inputs = {"model": {"m": start}, port: {"r": artifact(store, kind, rows)}}
+            try:
+                carry_out(store, "reward", Reward(seed=0, checkpoint_every=10**6, **config), inputs,
+                          emit=lambda event: heard.append(str(event.get("text", ""))))  # fmt: skip
+                said[name] = " ".join(heard)
+            except UserError as error:
+                said[name] = str(error)
+
+        def pair(i: int, chosen: str, rejected: str, margin: float = 0.0) -> dict[str, Any]:
+            return {
+                "id": f"{i}", "prompt_id": f"p{i}", "prompt": user("w1"), "chosen": assistant(chosen),
+                "rejected": assistant(rejected), "margin": margin, "split": "train" if i % 2 else "validation",
+            }  # fmt: skip
+
+        attempt("margin is NaN", "Preference", [pair(0, "w1", "w2"), pair(1, "w1", "w2", math.nan)])
+        attempt("margin is infinite", "Preference", [pair(0, "w1", "w2"), pair(1, "w1", "w2", math.inf)])
+        attempt("all answers equal", "Preference", [pair(i, "w1", "w1") for i in range(4)])
+        contradiction = [
+            pair(2 * i + k, *(("w1", "w2") if i % 2 else ("w2", "w1"))) for i in range(8) for k in range(2)
+        ]
+        attempt("constant reward", "Preference", contradiction, lr=1e-12)
+        one = {**World(0).row("r", 0, [np.array([1]), np.array([2])], [1, 2], "ada"), "ranks": [1, None]}
+        attempt("one ranked answer", "Ranking", [one])
+
+        def tried(name: str, work: Callable[[], Any]) -> None:
+            try:
+                said[name] = f"no error: {work()}"
+            except UserError as error:
+                said[name] = str(error)
+
+        frame = pl.DataFrame(
+            {"completion": ["a"], "reference": ["a"], "prompt": ["?"], "length": [0], "finish_reason": ["stop"]}
+        )
+        tried("rule gives NaN", lambda: measure_rule("0.0 / CAST(length AS FLOAT)", frame, "r"))
+        tried("gold is NaN", lambda: Guard().add(Point(1, 0.0, 0.0, None, math.nan)))
+        from transformers import AutoModelForSequenceClassification
+
+        broken = AutoModelForSequenceClassification.from_pretrained(start.location, num_labels=1)
+        reward = RewardModel(broken, tokenizer, torch.zeros(1), 1.0)
+        empty = Rollout(Question("q", user("w1"), None, [5]), [], "", "stop")
+        score = float(Scorer(reward, {}, {}).score([empty])[0][0])
+        said["empty rollout"] = f"scored {score:.3f} as an answer that ends at once" if math.isfinite(score) else ""
+        broken.score.weight.data.fill_(math.nan)
+        tried("reward is NaN", lambda: Scorer(reward, {}, {}).score([empty]))
+        said["another tokenizer"] = (
+            "told apart: texts are tokenised anew" if not same_tokenizer(tokenizer, words(12)) else ""
+        )
+    expected = {
+        "margin is NaN": "`margin` is nan, expected a finite number", "margin is infinite": "`margin` is inf, expected a finite",
+        "all answers equal": "equal answers", "constant reward": "The reward is constant", "one ranked answer": "none of the 1 rankings",
+        "rule gives NaN": "is NaN or infinite for 1 of 1", "gold is NaN": "`gold` is nan", "empty rollout": "ends at once",
+        "reward is NaN": "a score that is NaN or infinite", "another tokenizer": "tokenised anew",
+    }  # fmt: skip
+    missed = {name: said.get(name, "") for name, part in expected.items() if part not in said.get(name, "")}
+    return [
+        claim(
+            "bad_input",
+            len(expected) - len(missed),
+            f"all {len(expected)} said clearly",
+            not missed,
+            missed=missed,
+            said=said,
+        )
+    ]
+
+
+# -- all of it ---------------------------------------------------------------------------------------------------------
+
+PARTS: dict[str, tuple[Callable[[bool], list[Claim]], str | None, list[str]]] = {
+    "rankings": (rankings, None, []),
+    "annotators": (annotators, None, []),
+    "optimisation": (overoptimisation, None, []),
+    "alpaca": (alpaca, "alpaca_eval", ["alpaca_reward_stage", "alpaca_reward_ngrams"]),
+    "length": (length, "alpaca_eval", ["length_controlled_follows_raw", "length_controlled_differs_where_length_does",
+                                       "length_controlled_as_published"]),
+    "gsm8k": (gsm8k, "gsm8k", ["gsm8k_final_answers", "gsm8k_number_formats"]),
+    "input": (bad_input, None, []),
+}  # fmt: skip
+
+
+def claims(quick: bool, only: Sequence[str] | None = None) -> list[Claim]:
+    """Every line of proof, each with the CPU seconds of its part; a line whose data are not there holds nothing."""
+    found: list[Claim] = []
+    for name, (work, needs, ids) in PARTS.items():
+        if only and name not in only:
+            continue
+        if needs and not (DATA / needs).is_dir():
+            found += [
+                claim(id, None, "measured", False, why=f"there is no folder {needs} in $FLYWHEEL_DATA") for id in ids
+            ]
+            continue
+        started = time.process_time()
+        own = work(quick)
+        seconds = round(time.process_time() - started, 1)
+        found += [{**one, "part_cpu_s": seconds} for one in own]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--quick", action="store_true", help="smaller, for development")
+    parser.add_argument("--only", nargs="*", choices=list(PARTS), default=None)
+    given = parser.parse_args()
+    found = claims(given.quick, given.only)
+    if given.json:
+        machine = {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        }
+        print(json.dumps({"benchmark": "rewards", "quick": given.quick, **machine, "claims": found}))
+        return
+    for one in found:
+        print(f"{'holds' if one['holds'] else 'FAILS':6} {one['id']}: {one['value']} (bar: {one['bar']})")
+
+
+if __name__ == "__main__":
+    main()
