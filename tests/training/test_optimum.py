@@ -152,13 +152,13 @@ def test_grpo_with_the_kl_in_the_reward_reaches_beta_log_z(
 def odds(outcome: tuple[int, ...]) -> float:
     """exp of a reward whose Bradley-Terry probabilities are fractions of small numbers."""
     text = " ".join(LETTERS[i] for i in outcome)
-    return 3.0 ** text.startswith("red") * 2.0 ** text.endswith("cat") * 0.5 ** ("blue blue" in text)
+    return 2.0 ** text.startswith("red") * 2.0 ** text.endswith("cat") * 0.5 ** ("blue blue" in text)
 
 
-def every_preference(steps: tuple[int, ...] = (1, 9, 27)) -> list[dict[str, Any]]:
+def every_preference(steps: tuple[int, ...] = (1, 9)) -> list[dict[str, Any]]:
     """Rows in which outcome i is preferred to outcome j in exactly the share sigmoid(r_i - r_j) of their comparisons.
 
-    i meets i+1, i+9 and i+27 (of 64), which connects all: where each pair's loss is at its minimum, all differences of
+    i meets i+1 and i+9 (of 64), which connects all: where each pair's loss is at its minimum, all differences of
     log pi / pi_ref are known.
     """
     rows: list[dict[str, Any]] = []
