@@ -119,11 +119,11 @@ def test_an_adapter_learns_and_its_base_stays(policy: Artifact, given: Given, bu
     made = build(
         Grpo,
         {"policy": policy, "prompts": given("Prompt", PROMPTS)},
-        method="rloo", rules={"right": "completion = reference"}, iterations=20, rollouts=128, max_tokens=4, lr=3e-2,
+        method="rloo", rules={"right": "completion LIKE '%blue%'"}, iterations=20, rollouts=128, max_tokens=4, lr=3e-2,
         beta=0.02, missing_eos=0.2, minibatches=4, epochs=2, lora={"r": 8, "alpha": 16},
     )  # fmt: skip
     right = curve(made, "right")
-    assert right[0] < 0.2 and right[-1] > 0.5
+    assert right[0] < 0.25 and right[-1] > 0.6
     assert max(curve(made, "sampler_gap_max")) < 1e-4
     assert curve(made, "kl")[0] == pytest.approx(0, abs=1e-4) and curve(made, "kl")[-1] > 0.5
 
