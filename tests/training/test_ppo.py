@@ -210,8 +210,8 @@ def test_it_learns_a_trivial_reward_with_a_real_engine(
         max_tokens=4,
         beta=0.02,
         stop_kl=None,
-        **options,
         missing_eos=0.2,
+        **{"rules": {"right": "completion = reference"}, **options},
     )
     right = curve(made, "right")
     assert right[0] < 0.25 and right[-1] > (0.6 if "lora" in options else 0.8)
