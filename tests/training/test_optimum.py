@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from engine.store import Artifact, Store
 from generators.prompting import encode_prompt
 from tests.training import tiny_chat
 from tests.training.test_dpo import curve
-from tests.training.tiny_chat import one_thread, user
+from tests.training.tiny_chat import assistant, one_thread, user
 from training.answers import Answer
 from training.logprobs import token_logprobs
 
@@ -58,13 +59,14 @@ def letters_only(folder: Path, seed: int) -> Path:
     return folder
 
 
-def distribution(folder: Path) -> np.ndarray:
-    """log p of the 64 outcomes, not normalised: what is missing to 1 is the probability of other tokens."""
+def distribution(folder: Path, end: bool = False) -> np.ndarray:
+    """log p of the 64 outcomes (and of the end after them), not normalised: what is missing to 1 is the probability of
+    other tokens."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     prompt = encode_prompt(tiny_chat.tokenizer(), PROMPT)
-    answers = [Answer(prompt, [IDS[i] for i in outcome]) for outcome in OUTCOMES]
+    answers = [Answer(prompt, [*[IDS[i] for i in outcome], *([1] if end else [])]) for outcome in OUTCOMES]
     return np.array([float(t.double().sum()) for t in token_logprobs(model, answers)])
 
 
@@ -116,3 +118,89 @@ def test_ppo_reaches_beta_log_z(store: Store, tmp_path: Path, given: Given, buil
     assert start < 0.8 * best  # there was something to learn
     # what the curve says of the last rollouts is what the sums say, but for sampling
     assert curve(made, "r")[-1] - beta * curve(made, "kl")[-1] == pytest.approx(best, abs=0.15)
+
+
+@pytest.mark.slow
+def test_grpo_with_the_kl_in_the_reward_reaches_beta_log_z(
+    store: Store, tmp_path: Path, given: Given, build: Build
+) -> None:
+    from training.grpo import Grpo
+
+    beta = 0.3
+    policy = tiny_chat.artifact(store, letters_only(tmp_path / "policy", 0))
+    made = build(
+        Grpo,
+        {"policy": policy, "prompts": given("Prompt", [{"id": "p", "prompt": PROMPT}])},
+        method="rloo",
+        rules={"r": REWARD},
+        iterations=100,
+        rollouts=512,
+        samples=64,
+        max_tokens=3,
+        epochs=2,
+        minibatches=2,
+        lr=3e-3,
+        beta=beta,
+        missing_eos=0.0,
+    )
+    reference, found = distribution(policy.path), distribution(made.path)
+    best, _ = optimum(reference, beta)
+    assert best * 0.99 <= value(found, reference, beta) <= best + 1e-6
+    assert value(reference, reference, beta) < 0.8 * best
+
+
+def odds(outcome: tuple[int, ...]) -> float:
+    """exp of a reward whose Bradley-Terry probabilities are fractions of small numbers."""
+    text = " ".join(LETTERS[i] for i in outcome)
+    return 2.0 ** text.startswith("red") * 2.0 ** text.endswith("cat") * 0.5 ** ("blue blue" in text)
+
+
+def every_preference(steps: tuple[int, ...] = (1, 9)) -> list[dict[str, Any]]:
+    """Rows in which outcome i is preferred to outcome j in exactly the share sigmoid(r_i - r_j) of their comparisons.
+
+    i meets i+1 and i+9 (of 64), which connects all: where each pair's loss is at its minimum, all differences of
+    log pi / pi_ref are known.
+    """
+    rows: list[dict[str, Any]] = []
+    for i, step in itertools.product(range(64), steps):
+        j = (i + step) % 64
+        share = Fraction(odds(OUTCOMES[i])) / Fraction(odds(OUTCOMES[j]))
+        for chosen, rejected, times in ((i, j, share.numerator), (j, i, share.denominator)):
+            sides = [assistant(" ".join(LETTERS[k] for k in OUTCOMES[o])) for o in (chosen, rejected)]
+            for repeat in range(times):
+                rows.append({
+                    "id": f"{i}-{j}-{chosen}-{repeat}", "prompt_id": "p", "prompt": PROMPT, "chosen": sides[0],
+                    "rejected": sides[1], "split": "train",
+                })  # fmt: skip
+    return rows
+
+
+def dpo_on_every_preference(
+    store: Store, run: Callable[..., Artifact], table: Given, folder: Path, epochs: int = 500
+) -> tuple[Artifact, float, float]:
+    """(what `dpo` made, its distance in total variation from pi_ref exp(r / beta), the reference's distance).
+
+    Answers close their turn, so that the 64 outcomes are texts with their end; both distributions are taken on them.
+    """
+    beta, rows = 1.0, every_preference()
+    policy = tiny_chat.artifact(store, letters_only(folder / "dpo-policy", 0))
+    config = {"beta": beta, "lr": 5e-3, "epochs": epochs, "batch": len(rows), "warmup": 0.02}
+    made = run("dpo", config, policy=policy, preferences=table("Preference", rows))
+
+    def closed(where: Path) -> np.ndarray:
+        logp = distribution(where, end=True)
+        return logp - np.logaddexp.reduce(logp)
+
+    best = closed(policy.path) + np.log([odds(o) for o in OUTCOMES]) / beta
+    best = np.exp(best - np.logaddexp.reduce(best))
+    found, start = (0.5 * float(np.abs(np.exp(closed(a.path)) - best).sum()) for a in (made, policy))
+    return made, found, start
+
+
+@pytest.mark.slow
+def test_dpo_reaches_the_optimum(store: Store, tmp_path: Path, given: Given, build: Build) -> None:
+    def run(kind: str, config: dict[str, Any], **inputs: Artifact) -> Artifact:
+        return build(kind, inputs, **config)
+
+    _, found, start = dpo_on_every_preference(store, run, given, tmp_path)
+    assert found < 1e-3 and start > 0.2

@@ -1,11 +1,13 @@
 """What the sampler says a token's log-probability was is what the trainer computes, after every swap of weights.
 
-The trap: with a tied output head, swapping all named parameters leaves vLLM sampling from the old head.
+The traps: with a tied output head, swapping all named parameters leaves vLLM sampling from the old head; an adapter that is
+merged and taken out again leaves rounding behind in its base.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,25 +17,36 @@ from tests.training import tiny_chat
 from tests.training.tiny_chat import one_thread
 from training.answers import Answer
 from training.logprobs import token_logprobs
+from training.lora import Lora
+from training.rollouts import weights
 
 __all__ = ["one_thread"]  # applies to every test here
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("tied", [True, False])
-def test_sampler_and_trainer_agree_over_fifty_swaps(tmp_path: Path, tied: bool) -> None:
-    folder = tiny_chat.save(tmp_path / "policy", tied=tied)
+def adapted(policy: Any, **options: Any) -> Any:
+    from peft import get_peft_model
+
+    torch.manual_seed(0)
+    return get_peft_model(policy, Lora(r=4, **options).config()).eval()
+
+
+def worst_gap(folder: Path, tied: bool, lora: bool, swaps: int) -> tuple[float, float]:
+    """(the largest difference over all swaps, how far the log-probabilities of the same tokens moved)."""
+    tiny_chat.save(folder, tied=tied)
     policy = tiny_chat.policy(tied=tied)
+    if lora:
+        policy = adapted(policy)
     prompts = [[2, 5 + i, 6, 1, 3] for i in range(8)]
     random = torch.Generator().manual_seed(0)
     worst, moved = 0.0, 0.0
     last: tuple[list[Answer], list[torch.Tensor]] = ([], [])
     with VllmEngine(str(folder), dtype="float32", max_model_len=64, kv_cache_gib=1) as engine:
-        for swap in range(50):
+        for swap in range(swaps):
             with torch.no_grad():
                 for parameter in policy.parameters():
-                    parameter.add_(0.05 * torch.randn(parameter.shape, generator=random))
-            engine.load_weights(policy.named_parameters())
+                    if parameter.requires_grad:
+                        parameter.add_(0.05 * torch.randn(parameter.shape, generator=random))
+            engine.load_weights(weights(policy))
             seeds = [100 * swap + i for i in range(8)]
             found = engine.generate(prompts, Sampling(max_tokens=8), seeds)
             answers = [Answer(p, c.token_ids) for p, c in zip(prompts, found, strict=True)]
@@ -45,4 +58,31 @@ def test_sampler_and_trainer_agree_over_fifty_swaps(tmp_path: Path, tied: bool) 
             for now, then in zip(token_logprobs(policy, last[0]), last[1], strict=True):
                 moved = max(moved, float((now - then).abs().max()))
             last = (answers, ours)
+    return worst, moved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tied", "lora"), [(True, False), (False, False), (True, True), (False, True)])
+def test_sampler_and_trainer_agree_over_fifty_swaps(tmp_path: Path, tied: bool, lora: bool) -> None:
+    worst, moved = worst_gap(tmp_path / "policy", tied, lora, swaps=50)
     assert worst < 1e-4 and moved > 0.1
+
+
+@pytest.mark.parametrize("options", [{}, {"rslora": True}, {"dora": True}], ids=["lora", "rslora", "dora"])
+def test_merged_tensors_answer_as_the_adapter_does_and_leave_the_base_as_it_was(options: dict[str, Any]) -> None:
+    base = {name: tensor.clone() for name, tensor in tiny_chat.policy().named_parameters()}
+    policy = adapted(tiny_chat.policy(), **options)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    with torch.no_grad():
+        merged = tiny_chat.policy()
+        missing = merged.load_state_dict(dict(weights(policy)), strict=False)
+    assert not missing.unexpected_keys and set(missing.missing_keys) <= {"lm_head.weight"}
+    answers = [Answer([2, 5, 6, 1, 3], [7, 8, 9, 1])]
+    assert torch.allclose(token_logprobs(merged, answers)[0], token_logprobs(policy, answers)[0], atol=1e-5)
+    with policy.disable_adapter():
+        assert torch.equal(token_logprobs(policy, answers)[0], token_logprobs(tiny_chat.policy(), answers)[0])
+    inner = {n.replace(".base_layer", ""): t for n, t in policy.get_base_model().named_parameters() if "lora" not in n}
+    assert all(torch.equal(inner[name], tensor) for name, tensor in base.items())
