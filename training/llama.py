@@ -76,6 +76,8 @@ class Rotate(torch.autograd.Function):
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
+    if torch.compiler.is_compiling():  # a compiler fuses this itself, and can't follow writes into halves
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     out = torch.empty_like(x)
     torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
@@ -183,7 +185,7 @@ class Llama(nn.Module):
         if targets_BT is None:
             return self.lm_head(x_BTD)
         x_ND, weight_VD = x_BTD.flatten(0, 1).to(self.dtype), self.lm_head.weight.to(self.dtype)
-        return cast(Tensor, HeadLoss.apply(x_ND, weight_VD, targets_BT.flatten()))
+        return head_loss(x_ND, weight_VD, targets_BT.flatten())
 
     def angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin of position * theta^(-2i/E), each (T, E/2), in the type attention is computed in."""
@@ -249,3 +251,8 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_x_ND, grad_weight_VD = ctx.saved_tensors
         return grad_x_ND * grads[0], (grad_weight_VD * grads[0]).to(ctx.weight_dtype), None
+
+
+@torch.compiler.disable  # it does by hand what a compiler would not think of: the gradient in the forward pass
+def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    return cast(Tensor, HeadLoss.apply(x_ND, weight_VD, targets_N))
