@@ -286,13 +286,13 @@ def about_shakespeare(found: dict[str, Any]) -> Claims:
             ours["loss"],
             PUBLISHED,
             ours["loss"] <= PUBLISHED,
-        ),  # fmt: skip
+        ),
         claim(
             "best recipe: wall time to the published loss, as a share of nanoGPT's",
             share,
             0.5,
             share is not None and share <= 0.5,
-        ),  # fmt: skip
+        ),
     ]
 
 

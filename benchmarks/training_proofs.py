@@ -204,7 +204,7 @@ def packing(store: Store, answers: Path, count: int) -> tuple[dict[str, Any], Cl
     )
     if not answers.exists():
         return {"skipped": f"there is no {answers}"}, [
-            claim(name, None, bar, False) for name, bar in zip(names, (3, 1e-4))
+            claim(name, None, bar, False) for name, bar in zip(names, (3, 1e-4), strict=True)
         ]
     table = pq.read_table(answers, columns=["instruction", "output"]).to_pylist()
     rows = random.Random(0).sample([row for row in table if row["output"].strip()], count)

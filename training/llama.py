@@ -12,7 +12,8 @@ What is gained over transformers' forward, each of it proved equal in `tests/tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 IGNORE = -100  # a target with this value is not scored
-LOGITS_AT_ONCE = 1 << 21  # elements of a slice of logits: 8 MiB in float32, about a core's share of cache
+# Elements of a slice of logits: 8 MiB in float32, about a core's share of cache; a GPU needs large products instead.
+LOGITS_AT_ONCE, LOGITS_AT_ONCE_GPU = 1 << 21, 1 << 28
 
 
 class RMSNorm(nn.Module):
@@ -199,6 +201,22 @@ class Llama(nn.Module):
         return self._angles[length, device]
 
 
+def initial_model(config: PretrainedConfig, seed: int, dtype: torch.dtype) -> Llama:
+    """Random weights: normal, 0.02 wide for tables and 1/sqrt(fan in) for matrices; those that write into the residual
+    stream are smaller by sqrt(2 layers), so that its variance does not grow with depth (Radford et al. 2019, 2.3)."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Llama(config, dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                continue  # norms start at one
+            std = 0.02 if ".layers." not in name else parameter.shape[1] ** -0.5
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                std /= math.sqrt(2 * config.num_hidden_layers)
+            parameter.normal_(0.0, std, generator=generator)
+    return model
+
+
 def head_width(config: PretrainedConfig) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
@@ -222,7 +240,7 @@ class HeadLoss(torch.autograd.Function):
         total = x_ND.new_zeros((), dtype=torch.float32)
         grad_x_ND = torch.empty_like(x_ND) if learns else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if learns else None
-        rows = max(1, LOGITS_AT_ONCE // weight_VD.shape[0])
+        rows = max(1, (LOGITS_AT_ONCE_GPU if x_ND.is_cuda else LOGITS_AT_ONCE) // weight_VD.shape[0])
         for start in range(0, len(x_ND), rows):
             x, targets = x_ND[start : start + rows], targets_N[start : start + rows]
             scored = targets != IGNORE
@@ -253,6 +271,9 @@ class HeadLoss(torch.autograd.Function):
         return grad_x_ND * grads[0], (grad_weight_VD * grads[0]).to(ctx.weight_dtype), None
 
 
-@torch.compiler.disable  # it does by hand what a compiler would not think of: the gradient in the forward pass
-def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+def _head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
     return cast(Tensor, HeadLoss.apply(x_ND, weight_VD, targets_N))
+
+
+# It does by hand what a compiler would not think of, the gradient in the forward pass: compilers leave it alone.
+head_loss: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.compiler.disable(_head_loss)  # pyright: ignore

@@ -142,6 +142,7 @@ class Run:
 
         from training.checkpoint import Checkpoints
         from training.distributed import rank, spread
+        from training.llama import initial_model
         from training.optim import build
         from training.shards import Shards
 
@@ -400,26 +401,6 @@ def has_bfloat16_units() -> bool:
         return torch.cuda.is_bf16_supported()
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-
-
-def initial_model(config: PretrainedConfig, seed: int, dtype: torch.dtype) -> Llama:
-    """Random weights: normal, 0.02 wide for tables and 1/sqrt(fan in) for matrices; those that write into the residual
-    stream are smaller by sqrt(2 layers), so that its variance does not grow with depth (Radford et al. 2019, 2.3)."""
-    import torch
-
-    from training.llama import Llama
-
-    generator = torch.Generator().manual_seed(seed)
-    model = Llama(config, dtype)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim < 2:
-                continue  # norms start at one
-            std = 0.02 if ".layers." not in name else parameter.shape[1] ** -0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std /= math.sqrt(2 * config.num_hidden_layers)
-            parameter.normal_(0.0, std, generator=generator)
-    return model
 
 
 def to_transformers(weights: dict[str, torch.Tensor], config: PretrainedConfig) -> Any:

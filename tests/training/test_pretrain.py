@@ -17,8 +17,9 @@ from engine.job import Job
 from engine.store import Store
 from tests.training import killed
 from tests.training.tiny import TEXT, blocks, tokenizer
+from training.llama import initial_model
 from training.model_config import Size
-from training.pretrain import Pretrain, Run, bits_per_byte, evaluate, initial_model, token_bytes
+from training.pretrain import Pretrain, Run, bits_per_byte, evaluate, token_bytes
 
 SIZE = {"depth": 2, "width": 32, "heads": 2}
 CONFIG: dict[str, Any] = {"size": SIZE, "batch": 4, "steps": 12, "lr": 0.01, "seed": 1, "dtype": "float32"}
