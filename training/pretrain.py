@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from engine.job import Job
+    from engine.store import Artifact
     from training.llama import Llama
     from training.shards import Shards
 
@@ -150,6 +151,7 @@ class Run:
         self.leads = rank() == 0  # who reports and writes
         artifact = job.input("tokens")
         self.shards = Shards(artifact.path / "data")
+        check_tokenizer(artifact)
         self.tokenizer = load_tokenizer(artifact.path / "tokenizer")
         self.vocabulary = len(self.tokenizer)
         held_out = artifact.path / "validation"
@@ -391,6 +393,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_tokenizer(shards: Artifact) -> None:
+    """See that the tokenizer beside the shards is the one they were made with.
+
+    Raises:
+        UserError: it was exchanged, so that ids would mean other texts.
+    """
+    from engine.store import digest_file
+
+    for name, entry in shards.manifest["files"].items():
+        if name.startswith("tokenizer/") and digest_file(shards.path / name) != entry["sha256"]:
+            raise UserError(
+                f"{shards.path / name} is not the file that these shards were made with: another tokenizer's ids would "
+                "mean other texts. Tokenise anew, or put the tokenizer of the `tokenize` stage back."
+            )
 
 
 def has_bfloat16_units() -> bool:

@@ -188,6 +188,15 @@ def test_a_loss_that_is_no_number_stops_and_names_the_blocks(store: Store) -> No
     assert last is not None and last.step == 3 and torch.isfinite(last.tensors["model.model.norm.weight"]).all()
 
 
+def test_shards_beside_another_tokenizer_are_refused(store: Store) -> None:
+    tokens = blocks(store)
+    file = tokens.path / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"Ġcapital"', '"Ġcapitol"'))
+    stage = Pretrain(**CONFIG)
+    with pytest.raises(UserError, match=r"tokenizer\.json is not the file that these shards were made with"):
+        stage.run(job_for(store, stage, tokens))
+
+
 def test_an_id_beyond_the_vocabulary_is_named(store: Store) -> None:
     stage = Pretrain(**{**CONFIG, "batch": 24})
     with pytest.raises(UserError, match=r"block [0-9a-f]{32} has the token id \d+, but the tokenizer"):
