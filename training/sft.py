@@ -72,16 +72,8 @@ class Sft(Stage):
         return "Adapter" if self.lora and not self.lora.merge else "Model"
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
-        config = given["model"][0].get("config")
-        shape = memory.shape_of(config) if config else None
-        if config is None or shape is None:
-            return {}
-        method = "full" if self.lora is None else "qlora" if self.lora.quantize else "lora"
-        length = min(self.max_length, config.get("max_position_embeddings", self.max_length))
-        rank = self.lora.r if self.lora else Lora().r
         size = self.micro_batch or (1 if self.packing else self.batch)
-        needs = memory.say_fine_tuning(shape, device, method, self.batch, size, length, rank)
-        return {"config": config, "needs": needs}
+        return memory.forecast_fine_tuning(given["model"][0], device, self.lora, self.batch, size, self.max_length)
 
     def run(self, job: Job) -> None:
         import datasets

@@ -142,3 +142,20 @@ def test_cached_keys_and_values_are_those_of_transformers() -> None:
     ).past_key_values
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert memory.kv_cache(config, 2, 10, number_bytes=4) == held
+
+
+def test_preferences_need_two_rows_a_pair_and_a_reference_unless_an_adapter_is_trained(
+    needs: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}')
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE + "  dpo: {kind: dpo, from: {policy: sft, preferences: ./pairs.jsonl}, batch: 8, max_length: 512}\n"
+    )
+    config = Size(**BIG).config("llama", 32_000, 2048, 0, 0)
+    count = memory.parameters(config)
+    full, lora = needs(80)["dpo"], needs(80, "dpo.lora={r: 16}")["dpo"]
+    assert (
+        f"full at 16 x 512 tokens: {memory.gibibytes(memory.fine_tuning(config, 'full', 16, 512).total + 4 * count)}"
+        in full
+    )
+    assert f"lora at 16 x 512 tokens: {memory.gibibytes(memory.fine_tuning(config, 'lora', 16, 512).total)}" in lora
