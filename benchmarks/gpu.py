@@ -1,60 +1,89 @@
-"""Pretraining on one NVIDIA GPU: model FLOPs utilisation of a 350M and a 1.3B Llama at 2,048 tokens in bfloat16.
+"""Training on one NVIDIA GPU: model FLOPs utilisation of a 350M and a 1.3B Llama at 2,048 tokens in bfloat16, and what
+training all weights, LoRA and QLoRA of the larger one take.
 
-    python -m benchmarks.gpu --json
+    python -m benchmarks.gpu --json            (--dry: tiny shapes on whatever is here, to see that it runs)
 
 The peak it is taken against is measured on the same device (the fastest of large bfloat16 products), not a data sheet's.
-FLOPs by token: 6 N + 12 L D T / 2 for causal attention (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+Needs torch, transformers and peft, and for QLoRA bitsandbytes; nothing else of the project's dependencies.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import platform
+import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from training.llama import Llama
-from training.memory import parameters
-from training.model_config import Size
+from training import flops
+from training.llama import Llama, initial_model
+from training.memory import Shape, fine_tuning, parameters, pretraining
 from training.optim import build
-from training.pretrain import initial_model
+
+GIB = 2**30
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+
+
+def config(layers: int, width: int, inner: int, heads: int, length: int, vocabulary: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, head_dim=width // heads, max_position_embeddings=length,
+        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, rms_norm_eps=1e-6,
+        bos_token_id=None, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+
 
 SIZES = {
-    "350M": (Size.model_validate({"depth": 24, "width": 1024, "heads": 16}), 16),
-    "1.3B": (Size.model_validate({"depth": 24, "width": 2048, "heads": 16}), 8),
+    "350M": (config(24, 1024, 2752, 16, 2048, 32_000), 16),
+    "1.3B": (config(24, 2048, 5504, 16, 2048, 32_000), 8),
 }
-LENGTH, VOCABULARY = 2048, 32_000
+DRY = {"350M": (config(2, 64, 192, 2, 64, 500), 2), "1.3B": (config(2, 64, 192, 2, 64, 500), 2)}
 
 
-def seconds(work: Callable[[], Any], repeats: int) -> float:
-    """The fastest of some calls, each waited for."""
-    best = float("inf")
+def wait() -> None:
+    if GPU:
+        torch.cuda.synchronize()
+
+
+def start_anew() -> None:
+    if GPU:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def measured(step: Callable[[], Any], tokens: int, repeats: int) -> dict[str, Any]:
+    """Tokens a second of the middle one of some steps, and the most memory."""
+    for _ in range(3):
+        step()
+    took: list[float] = []
     for _ in range(repeats):
-        torch.cuda.synchronize()
+        wait()
         started = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return best
+        step()
+        wait()
+        took.append(time.perf_counter() - started)
+    return {
+        "tokens_per_s": round(tokens / sorted(took)[repeats // 2]),
+        "memory_gib": round(flops.peak_memory(DEVICE) / GIB, 2),
+    }
 
 
-def peak() -> float:
-    """FLOP/s of a bfloat16 product of 8,192 squared."""
-    size = 8192
-    a = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
-    return 2 * size**3 / seconds(lambda: a @ a, 20)
-
-
-def measure(size: Size, batch: int, compiled: bool, measured_peak: float) -> dict[str, Any]:
-    config = size.config("llama", VOCABULARY, LENGTH, 0, 0)
-    torch.cuda.reset_peak_memory_stats()
-    model: Llama = initial_model(config, 0, torch.bfloat16).cuda()
+def pretrain(shape: LlamaConfig, batch: int, compiled: bool, peak: float, repeats: int) -> dict[str, Any]:
+    """`pretrain`'s own step: forward, loss, backward, clipping, AdamW."""
+    start_anew()
+    length, counted = shape.max_position_embeddings, cast(Shape, shape)
+    model: Llama = initial_model(shape, 0, torch.bfloat16).to(DEVICE)
     forward: Any = torch.compile(model) if compiled else model
     (optimizer,) = build(model, "adamw", 1e-4, 0.1, (0.9, 0.95), 0.95)
-    tokens_BT = torch.randint(0, VOCABULARY, (batch, LENGTH), device="cuda")
+    tokens_BT = torch.randint(0, shape.vocab_size, (batch, length), device=DEVICE)
 
     def step() -> None:
         (forward(tokens_BT, tokens_BT) / tokens_BT.numel()).backward()
@@ -62,35 +91,105 @@ def measure(size: Size, batch: int, compiled: bool, measured_peak: float) -> dic
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    for _ in range(3):
-        step()
-    took = seconds(step, 10)
-    flops = 6 * parameters(config) + 6 * config.num_hidden_layers * config.hidden_size * LENGTH
-    return {
-        "batch": batch,
-        "compiled": compiled,
-        "tokens_per_s": round(tokens_BT.numel() / took),
-        "mfu": round(flops * tokens_BT.numel() / took / measured_peak, 4),
-        "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-    }
+    found = measured(step, tokens_BT.numel(), repeats)
+    mfu = flops.by_token(counted, length) * found["tokens_per_s"] / peak
+    need = pretraining(counted, batch, length).total / GIB
+    return {"batch": batch, "compiled": compiled, **found, "mfu": round(mfu, 4), "counted_memory_gib": round(need, 2)}
+
+
+def fine_tune(shape: LlamaConfig, method: str, batch: int, repeats: int) -> dict[str, Any]:
+    """A step as `sft` takes it on a GPU: float32 weights, bfloat16 products, activations recomputed by layer."""
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    start_anew()
+    length = shape.max_position_embeddings
+    if method == "qlora":
+        if not GPU or importlib.util.find_spec("bitsandbytes") is None:
+            return {"skipped": "needs a GPU and bitsandbytes"}
+        model = quantized(shape)
+        model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model: Any = AutoModelForCausalLM.from_config(shape).to(DEVICE)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if method != "full":
+        lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
+        model = get_peft_model(model, lora)
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    tokens_BT = torch.randint(0, shape.vocab_size, (batch, length), device=DEVICE)
+    half: AbstractContextManager[Any] = torch.autocast(DEVICE.type, torch.bfloat16)
+
+    def step() -> None:
+        with half:
+            loss = model(input_ids=tokens_BT, labels=tokens_BT).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    found = measured(step, tokens_BT.numel(), repeats)
+    share = sum(p.numel() for p in trained) / parameters(cast(Shape, shape))
+    need = fine_tuning(cast(Shape, shape), method, batch, length).total / GIB  # pyright: ignore[reportArgumentType]
+    return {"batch": batch, "trainable_share": round(share, 5), **found, "counted_memory_gib": round(need, 2)}
+
+
+def quantized(shape: LlamaConfig) -> Any:
+    """Random weights in 4 bits: they have to be on disk first."""
+    from transformers import BitsAndBytesConfig
+
+    options: dict[str, Any] = {
+        "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": torch.bfloat16,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).save_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=BitsAndBytesConfig(**options), device_map={"": 0}
+        )
+
+
+def tried(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What does not fit is a result, too."""
+    try:
+        return work()
+    except torch.OutOfMemoryError as error:
+        return {"out_of_memory": str(error).splitlines()[0]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object (the only form there is)")
-    parser.parse_args()
-    if not torch.cuda.is_available():
-        print(json.dumps({"skipped": "there is no NVIDIA GPU here"}))
+    parser.add_argument(
+        "--dry", action="store_true", help="tiny shapes, on a CPU as well: proves nothing but that it runs"
+    )
+    options = parser.parse_args()
+    if not GPU and not options.dry:
+        reason = "there is no NVIDIA GPU here"
+        claims = [{"id": f"MFU, {name}", "value": None, "bar": 0.55, "holds": False, "why": reason} for name in SIZES]
+        print(json.dumps({"skipped": reason, "claims": claims}))
         return
-    measured = peak()
+    torch.set_float32_matmul_precision("high")
+    repeats = 3 if options.dry else 20
+    peak = flops.measured_peak(DEVICE, torch.bfloat16, repeats)
     result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(),
+        "device": torch.cuda.get_device_name() if GPU else platform.processor(),
         "torch": torch.__version__,
-        "peak_tflops": round(measured / 1e12, 1),
+        "peak_tflops": round(peak / 1e12, 1),
     }
-    for name, (size, batch) in SIZES.items():
-        result[name] = [measure(size, batch, compiled, measured) for compiled in (False, True)]
-    print(json.dumps(result, indent=1))
+    claims: list[dict[str, Any]] = []
+    for name, (shape, batch) in (DRY if options.dry else SIZES).items():
+        ways = [
+            tried(lambda c=compiled, s=shape, b=batch: pretrain(s, b, c, peak, repeats)) for compiled in (False, GPU)
+        ]
+        result[name] = ways
+        mfu = max((way["mfu"] for way in ways if "mfu" in way), default=None)
+        claims.append({"id": f"MFU, {name}", "value": mfu, "bar": 0.55, "holds": mfu is not None and mfu >= 0.55})
+    shape, _ = (DRY if options.dry else SIZES)["1.3B"]
+    result["fine-tuning, 1.3B"] = {
+        method: tried(lambda m=method: fine_tune(shape, m, 4, repeats)) for method in ("full", "lora", "qlora")
+    }
+    print(json.dumps({**result, "claims": claims}))
 
 
 if __name__ == "__main__":

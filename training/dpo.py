@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from engine.job import Job
-from engine.stage import NotIdentity, Stage, port
-from training import bootstrap
+from engine.stage import Device, NotIdentity, Stage, port
+from training import bootstrap, memory
 from training.logprobs import token_logprobs
 from training.lora import Lora
 from training.pairs import Pair, load
@@ -82,6 +82,12 @@ class Dpo(Stage):
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"
+
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        size, references = self.micro_batch or self.batch, int(not self.lora and self.loss not in REFERENCE_FREE)
+        return memory.forecast_fine_tuning(
+            given["policy"][0], device, self.lora, self.batch, size, self.max_length, rows=2, references=references
+        )
 
     def run(self, job: Job) -> None:
         policy, tokenizer = load_model(job.input("policy").location, job)

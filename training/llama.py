@@ -12,7 +12,8 @@ What is gained over transformers' forward, each of it proved equal in `tests/tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 IGNORE = -100  # a target with this value is not scored
-LOGITS_AT_ONCE = 1 << 21  # elements of a slice of logits: 8 MiB in float32, about a core's share of cache
+# Elements of a slice of logits: 8 MiB in float32, about a core's share of cache; a GPU needs large products instead.
+LOGITS_AT_ONCE, LOGITS_AT_ONCE_GPU = 1 << 21, 1 << 28
 
 
 class RMSNorm(nn.Module):
@@ -76,6 +78,8 @@ class Rotate(torch.autograd.Function):
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
+    if torch.compiler.is_compiling():  # a compiler fuses this itself, and can't follow writes into halves
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     out = torch.empty_like(x)
     torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
@@ -183,7 +187,7 @@ class Llama(nn.Module):
         if targets_BT is None:
             return self.lm_head(x_BTD)
         x_ND, weight_VD = x_BTD.flatten(0, 1).to(self.dtype), self.lm_head.weight.to(self.dtype)
-        return cast(Tensor, HeadLoss.apply(x_ND, weight_VD, targets_BT.flatten()))
+        return head_loss(x_ND, weight_VD, targets_BT.flatten())
 
     def angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin of position * theta^(-2i/E), each (T, E/2), in the type attention is computed in."""
@@ -195,6 +199,22 @@ class Llama(nn.Module):
             dtype = torch.float32 if device.type == "cpu" else self.dtype
             self._angles[length, device] = angles.cos().to(dtype), angles.sin().to(dtype)
         return self._angles[length, device]
+
+
+def initial_model(config: PretrainedConfig, seed: int, dtype: torch.dtype) -> Llama:
+    """Random weights: normal, 0.02 wide for tables and 1/sqrt(fan in) for matrices; those that write into the residual
+    stream are smaller by sqrt(2 layers), so that its variance does not grow with depth (Radford et al. 2019, 2.3)."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Llama(config, dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                continue  # norms start at one
+            std = 0.02 if ".layers." not in name else parameter.shape[1] ** -0.5
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                std /= math.sqrt(2 * config.num_hidden_layers)
+            parameter.normal_(0.0, std, generator=generator)
+    return model
 
 
 def head_width(config: PretrainedConfig) -> int:
@@ -220,7 +240,7 @@ class HeadLoss(torch.autograd.Function):
         total = x_ND.new_zeros((), dtype=torch.float32)
         grad_x_ND = torch.empty_like(x_ND) if learns else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if learns else None
-        rows = max(1, LOGITS_AT_ONCE // weight_VD.shape[0])
+        rows = max(1, (LOGITS_AT_ONCE_GPU if x_ND.is_cuda else LOGITS_AT_ONCE) // weight_VD.shape[0])
         for start in range(0, len(x_ND), rows):
             x, targets = x_ND[start : start + rows], targets_N[start : start + rows]
             scored = targets != IGNORE
@@ -249,3 +269,11 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_x_ND, grad_weight_VD = ctx.saved_tensors
         return grad_x_ND * grads[0], (grad_weight_VD * grads[0]).to(ctx.weight_dtype), None
+
+
+def _head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    return cast(Tensor, HeadLoss.apply(x_ND, weight_VD, targets_N))
+
+
+# It does by hand what a compiler would not think of, the gradient in the forward pass: compilers leave it alone.
+head_loss: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.compiler.disable(_head_loss)  # pyright: ignore

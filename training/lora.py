@@ -6,7 +6,6 @@ merges into a full model when that is wanted.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -85,13 +84,9 @@ def base_of(location: str, job: Job) -> str:
     Raises:
         UserError: it is not in the store.
     """
-    name: str = json.loads((Path(location) / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
-    artifact = job.store.get(name)
-    if artifact is not None:
-        return artifact.location
-    if Path(name).is_dir() or name.count("/") == 1:
-        return name
-    raise UserError(f"the adapter {location} was trained on {name}, which is not in the store {job.store.url}.")
+    from generators import adapters
+
+    return adapters.base_of(location, job.store)
 
 
 def merged(model: Any, location: str) -> Any:

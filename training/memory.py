@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 if TYPE_CHECKING:
     from engine.stage import Device
+    from training.lora import Lora
 
 Method = Literal["full", "lora", "qlora"]
 HEADROOM = 0.9  # the share of a device's memory that can be planned with
@@ -121,13 +122,16 @@ def pretraining(config: Shape, blocks: int, block: int, product_bytes: int = 2, 
     return Memory(4 * count, 4 * count, 8 * count, kept)
 
 
-def fine_tuning(config: Shape, method: Method, batch: int, length: int, r: int = 16, gpu: bool = True) -> Memory:
+def fine_tuning(
+    config: Shape, method: Method, batch: int, length: int, r: int = 16, gpu: bool = True, references: int = 0
+) -> Memory:
     """`sft` with AdamW on float32 weights (or adapters). On a GPU products are in bfloat16 and activations are recomputed
-    by layer; without one they are float32 and all kept."""
+    by layer; without one they are float32 and all kept. `references` are whole models beside it that only look."""
     count = parameters(config)
     matrices = matrix_weights(config)
     trained = count if method == "full" else adapter_weights(config, r)
     frozen = {"full": 0.0, "lora": 4.0 * count, "qlora": QUANTIZED * matrices + 2.0 * (count - matrices)}[method]
+    frozen += 4.0 * count * references
     tokens = batch * length
     kept = tokens * (
         2 * config.hidden_size * config.num_hidden_layers + layer_activations(config, 2)
@@ -137,12 +141,15 @@ def fine_tuning(config: Shape, method: Method, batch: int, length: int, r: int =
     return Memory(frozen + 4 * trained, 4 * trained, 8 * trained, kept)
 
 
-def propose(config: Shape, device: float, batch: int, length: int, r: int = 16, gpu: bool = True) -> list[Fit]:
-    """What fits into `device` bytes for steps of `batch` sequences: for each method the most at once, full first."""
+def propose(
+    config: Shape, device: float, batch: int, length: int, r: int = 16, gpu: bool = True, references: int = 0
+) -> list[Fit]:
+    """What fits into `device` bytes for steps of `batch` sequences: for each method the most at once, full first. An
+    adapter needs no reference beside it: that is the model without it."""
     found: list[Fit] = []
     for method in ("full", "lora", "qlora")[: 3 if gpu else 2]:
         for at_once in sorted((n for n in range(1, batch + 1) if batch % n == 0), reverse=True):
-            need = fine_tuning(config, method, at_once, length, r, gpu)
+            need = fine_tuning(config, method, at_once, length, r, gpu, references if method == "full" else 0)
             if need.total <= HEADROOM * device:
                 found.append(Fit(method, at_once, batch // at_once, need))
                 break
@@ -162,28 +169,47 @@ def gibibytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{max(1, round(count / 2**20)):,} MiB"
 
 
-def say_fine_tuning(
-    config: Shape, device: Device, method: Method, batch: int, micro_batch: int, length: int, r: int
-) -> str:
-    """What the configured way needs of a device, and where that does not fit, what does."""
-    need = fine_tuning(config, method, micro_batch, length, r, device.gpu)
+def forecast_fine_tuning(
+    known: dict[str, Any],
+    device: Device,
+    lora: Lora | None,
+    batch: int,
+    micro_batch: int,
+    length: int,
+    rows: int = 1,
+    references: int = 0,
+) -> dict[str, Any]:
+    """A stage's forecast: the model's config, what training it as configured needs, and where that does not fit, what does.
+
+    Args:
+        known: what is known about the model.
+        rows: sequences that one example is (a pair is two).
+        references: frozen models of the same size beside it.
+    """  # fmt: skip
+    config = known.get("config")
+    shape = shape_of(config) if config else None
+    if config is None or shape is None:
+        return {}
+    method: Method = "full" if lora is None else "qlora" if lora.quantize else "lora"
+    r, length = lora.r if lora else 16, min(length, config.get("max_position_embeddings") or length)
+    need = fine_tuning(shape, method, micro_batch * rows, length, r, device.gpu, references)
     told = (
-        f"{parameters(config):,} weights, {method} at {micro_batch} x {length} tokens: {gibibytes(need.total)} "
+        f"{parameters(shape):,} weights, {method} at {micro_batch * rows} x {length} tokens: {gibibytes(need.total)} "
         f"(weights {gibibytes(need.weights)}, gradients {gibibytes(need.gradients)}, optimizer "
         f"{gibibytes(need.optimizer)}, activations {gibibytes(need.activations)}) of {gibibytes(device.memory)}"
     )
-    if need.total <= HEADROOM * device.memory:
-        return told
-    settings = {"full": "", "lora": f"lora: {{r: {r}}}, ", "qlora": f"lora: {{r: {r}, quantize: true}}, "}
-    ways = [
-        f"`{settings[fit.method]}micro_batch: {fit.batch}` (x {fit.accumulate}: {gibibytes(fit.memory.total)})"
-        for fit in propose(config, device.memory, batch, length, r, device.gpu)
-    ]
-    return f"{told}: DOES NOT FIT. " + (f"What does: {'; '.join(ways)}" if ways else "Nor does an adapter with one row")
+    if need.total > HEADROOM * device.memory:
+        settings = {"full": "", "lora": f"lora: {{r: {r}}}, ", "qlora": f"lora: {{r: {r}, quantize: true}}, "}
+        ways = [
+            f"`{settings[fit.method]}micro_batch: {fit.batch}` (x {fit.accumulate}: {gibibytes(fit.memory.total)})"
+            for fit in propose(shape, device.memory, batch, length * rows, r, device.gpu, references)
+        ]
+        told += ": DOES NOT FIT. " + (f"What does: {'; '.join(ways)}" if ways else "Nor does an adapter with one row")
+    return {"config": config, "needs": told}
 
 
 def say_pretraining(config: Shape, device: Device, batch: int, micro_batch: int, block: int, processes: int) -> str:
-    """As `say_fine_tuning`; `processes` are those that split the weights (FSDP2)."""
+    """What the configured way needs of a device, and where it does not fit, what does; `processes` are those that split the weights (FSDP2)."""
     product = 2 if device.gpu else 4
     need = pretraining(config, micro_batch, block, product, processes).total
     told = (

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from engine.job import Job
+    from engine.store import Artifact
     from training.llama import Llama
     from training.shards import Shards
 
@@ -142,6 +143,7 @@ class Run:
 
         from training.checkpoint import Checkpoints
         from training.distributed import rank, spread
+        from training.llama import initial_model
         from training.optim import build
         from training.shards import Shards
 
@@ -149,6 +151,7 @@ class Run:
         self.leads = rank() == 0  # who reports and writes
         artifact = job.input("tokens")
         self.shards = Shards(artifact.path / "data")
+        check_tokenizer(artifact)
         self.tokenizer = load_tokenizer(artifact.path / "tokenizer")
         self.vocabulary = len(self.tokenizer)
         held_out = artifact.path / "validation"
@@ -392,6 +395,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_tokenizer(shards: Artifact) -> None:
+    """See that the tokenizer beside the shards is the one they were made with.
+
+    Raises:
+        UserError: it was exchanged, so that ids would mean other texts.
+    """
+    from engine.store import digest_file
+
+    for name, entry in shards.manifest["files"].items():
+        if name.startswith("tokenizer/") and digest_file(shards.path / name) != entry["sha256"]:
+            raise UserError(
+                f"{shards.path / name} is not the file that these shards were made with: another tokenizer's ids would "
+                "mean other texts. Tokenise anew, or put the tokenizer of the `tokenize` stage back."
+            )
+
+
 def has_bfloat16_units() -> bool:
     """Whether bfloat16 products are faster than float32 ones here: a recent GPU, or a CPU with AVX512-BF16 or AMX."""
     import torch
@@ -400,26 +419,6 @@ def has_bfloat16_units() -> bool:
         return torch.cuda.is_bf16_supported()
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-
-
-def initial_model(config: PretrainedConfig, seed: int, dtype: torch.dtype) -> Llama:
-    """Random weights: normal, 0.02 wide for tables and 1/sqrt(fan in) for matrices; those that write into the residual
-    stream are smaller by sqrt(2 layers), so that its variance does not grow with depth (Radford et al. 2019, 2.3)."""
-    import torch
-
-    from training.llama import Llama
-
-    generator = torch.Generator().manual_seed(seed)
-    model = Llama(config, dtype)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim < 2:
-                continue  # norms start at one
-            std = 0.02 if ".layers." not in name else parameter.shape[1] ** -0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std /= math.sqrt(2 * config.num_hidden_layers)
-            parameter.normal_(0.0, std, generator=generator)
-    return model
 
 
 def to_transformers(weights: dict[str, torch.Tensor], config: PretrainedConfig) -> Any:

@@ -45,7 +45,9 @@ class Sft(Stage):
     epochs: float = Field(1.0, gt=0)
     steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of `epochs`.")
     batch: int = Field(16, ge=1, description="Conversations (packed: sequences) in one optimizer step.")
-    micro_batch: int | None = Field(None, ge=1, description="In memory at once, on each device; `batch` if left out.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="In memory at once, on each device; `batch` (packed: 1) if left out."
+    )
     max_length: int = Field(1024, ge=8, description="Tokens of a conversation; what is beyond is cut off.")
     packing: bool = Field(False, description="Put several conversations into one sequence, masked from each other.")
 
@@ -70,15 +72,8 @@ class Sft(Stage):
         return "Adapter" if self.lora and not self.lora.merge else "Model"
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
-        config = given["model"][0].get("config")
-        shape = memory.shape_of(config) if config else None
-        if config is None or shape is None:
-            return {}
-        method = "full" if self.lora is None else "qlora" if self.lora.quantize else "lora"
-        length = min(self.max_length, config.get("max_position_embeddings", self.max_length))
-        rank = self.lora.r if self.lora else Lora().r
-        needs = memory.say_fine_tuning(shape, device, method, self.batch, self.micro_batch or self.batch, length, rank)
-        return {"config": config, "needs": needs}
+        size = self.micro_batch or (1 if self.packing else self.batch)
+        return memory.forecast_fine_tuning(given["model"][0], device, self.lora, self.batch, size, self.max_length)
 
     def run(self, job: Job) -> None:
         import datasets
@@ -93,7 +88,8 @@ class Sft(Stage):
         teach_to_end(model, tokenizer)
         length = min(self.max_length, getattr(model.config, "max_position_embeddings", self.max_length))
         examples, conversations, learnt = prepare(job, tokenizer, length)
-        size = self.micro_batch or self.batch
+        # Packed rows are laid end to end, and attention over them is quadratic: one at a time.
+        size = self.micro_batch or (1 if self.packing else self.batch)
         args = arguments(
             job,
             SFTConfig,

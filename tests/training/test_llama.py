@@ -61,6 +61,21 @@ def test_head_loss_is_exact_in_double_precision_and_in_slices(monkeypatch: Any) 
         torch.testing.assert_close(ours, truth)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_it_is_the_same(family: str) -> None:
+    model, _ = pair(family, kv_heads=2)
+    tokens_BT = torch.randint(0, 97, (2, 16))
+    gradients: list[list[torch.Tensor]] = []
+    # All that tracing does, without a C++ compiler.
+    for forward in (model, torch.compile(model, backend="aot_eager")):
+        model.zero_grad()
+        loss = forward(tokens_BT, tokens_BT, torch.arange(16)[None] // 5)
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_a_masked_document_is_what_it_would_be_alone() -> None:
     model, _ = pair("llama")
     first, second = torch.randint(0, 97, (1, 10)), torch.randint(0, 97, (1, 14))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from engine.errors import UserError
+from engine.plan import make_plan
+from engine.recipe import load_recipe
+from engine.stage import Device
+from engine.store import Store
 from training import memory
 from training.llama import Llama
 from training.lora import Lora
@@ -73,3 +79,83 @@ def test_what_does_not_fit_in_full_fits_as_an_adapter() -> None:
     # 16 bytes a weight for mixed-precision AdamW (Rajbhandari et al. 2020, arXiv:1910.02054, 3.1)
     state = full.memory.total - full.memory.activations
     assert state == 16 * memory.parameters(config)
+
+
+RECIPE = """
+name: planned
+stages:
+  words: {kind: read, paths: ["*.txt"]}
+  shards: {kind: tokenize, from: words, vocab_size: 32000, block: 2048}
+  base: {kind: pretrain, from: shards, size: {depth: 24, width: 2048, heads: 16}, batch: 64}
+  sft: {kind: sft, from: {model: base, conversations: ./chats.jsonl}, batch: 16, max_length: 2048}
+"""
+
+
+@pytest.fixture
+def needs(tmp_path: Path, store: Store) -> Any:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "chats.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}]}')
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def plan(gpu: float, *settings: str) -> dict[str, str]:
+        recipe = load_recipe(tmp_path / "recipe.yaml", list(settings))
+        planned = make_plan(recipe, store, device=Device("a GPU", int(gpu * GIB), gpu=True))
+        return {stage.name: stage.forecast["needs"] for stage in planned if "needs" in stage.forecast}
+
+    return plan
+
+
+def test_the_plan_says_what_fits_and_what_it_proposes_does(needs: Any) -> None:
+    """No artifact is there yet: the model's shape follows from the recipe alone."""
+    roomy, small = needs(80), needs(16)
+    assert roomy["base"].startswith("1,279,887,360 weights at 64 x 2048 tokens")
+    assert "`micro_batch: 8` (x 8: 58.9 GiB)" in roomy["base"] and "micro_batch: 8" not in small["base"]
+    assert "DOES NOT FIT" not in roomy["sft"]
+    assert "full at 16 x 2048 tokens: 25.2 GiB" in small["sft"] and "DOES NOT FIT" in small["sft"]
+    assert "`lora: {r: 16}, micro_batch: 16` (x 1: 11.1 GiB)" in small["sft"]
+    taken = needs(16, "sft.lora={r: 16}")["sft"]
+    assert "lora at 16 x 2048 tokens: 11.1 GiB" in taken and "DOES NOT FIT" not in taken
+
+
+def test_a_shape_that_can_not_be_is_refused_by_the_plan(needs: Any) -> None:
+    with pytest.raises(UserError, match="stage `base`: a width of 2048 can't be cut into 15 heads"):
+        needs(80, "base.size={depth: 24, width: 2048, heads: 15}")
+
+
+def test_a_model_in_a_folder_is_planned_for(needs: Any, tmp_path: Path) -> None:
+    shape = Size(depth=2, width=64, heads=2, tied=False)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shape.config("llama", 300, 128, 0, 0).save_pretrained(folder)
+    recipe = RECIPE.replace("model: base", "model: ./model")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    config = shape.config("llama", 300, 128, 0, 0)
+    assert needs(80)["sft"].startswith(f"{memory.parameters(config):,} weights, full at 16 x 128 tokens")
+
+
+def test_cached_keys_and_values_are_those_of_transformers() -> None:
+    from transformers import AutoModelForCausalLM
+
+    config = Size(depth=3, width=64, heads=4, kv_heads=2).config("llama", 50, 64, 0, 0)
+    cache = AutoModelForCausalLM.from_config(config)(
+        torch.zeros(2, 10, dtype=torch.long), use_cache=True
+    ).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert memory.kv_cache(config, 2, 10, number_bytes=4) == held
+
+
+def test_preferences_need_two_rows_a_pair_and_a_reference_unless_an_adapter_is_trained(
+    needs: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}')
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE + "  dpo: {kind: dpo, from: {policy: sft, preferences: ./pairs.jsonl}, batch: 8, max_length: 512}\n"
+    )
+    config = Size(**BIG).config("llama", 32_000, 2048, 0, 0)
+    count = memory.parameters(config)
+    full, lora = needs(80)["dpo"], needs(80, "dpo.lora={r: 16}")["dpo"]
+    assert (
+        f"full at 16 x 512 tokens: {memory.gibibytes(memory.fine_tuning(config, 'full', 16, 512).total + 4 * count)}"
+        in full
+    )
+    assert f"lora at 16 x 512 tokens: {memory.gibibytes(memory.fine_tuning(config, 'lora', 16, 512).total)}" in lora

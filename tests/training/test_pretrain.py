@@ -17,8 +17,9 @@ from engine.job import Job
 from engine.store import Store
 from tests.training import killed
 from tests.training.tiny import TEXT, blocks, tokenizer
+from training.llama import initial_model
 from training.model_config import Size
-from training.pretrain import Pretrain, Run, bits_per_byte, evaluate, initial_model, token_bytes
+from training.pretrain import Pretrain, Run, bits_per_byte, evaluate, token_bytes
 
 SIZE = {"depth": 2, "width": 32, "heads": 2}
 CONFIG: dict[str, Any] = {"size": SIZE, "batch": 4, "steps": 12, "lr": 0.01, "seed": 1, "dtype": "float32"}
@@ -185,6 +186,15 @@ def test_a_loss_that_is_no_number_stops_and_names_the_blocks(store: Store) -> No
     run.checkpoints.wait()
     last = run.checkpoints.latest()
     assert last is not None and last.step == 3 and torch.isfinite(last.tensors["model.model.norm.weight"]).all()
+
+
+def test_shards_beside_another_tokenizer_are_refused(store: Store) -> None:
+    tokens = blocks(store)
+    file = tokens.path / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"Ġcapital"', '"Ġcapitol"'))
+    stage = Pretrain(**CONFIG)
+    with pytest.raises(UserError, match=r"tokenizer\.json is not the file that these shards were made with"):
+        stage.run(job_for(store, stage, tokens))
 
 
 def test_an_id_beyond_the_vocabulary_is_named(store: Store) -> None:

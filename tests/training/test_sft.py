@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -166,18 +165,16 @@ def test_an_interrupted_run_ends_with_the_same_bytes(store: Store, given: Any, m
     assert all(torch.equal(ours[name], truth[name]) for name in truth) and ours.keys() == truth.keys()
 
 
-@pytest.mark.parametrize("lora", [None, {"r": 4, "dropout": 0.1, "merge": False}], ids=["full", "lora"])
-def test_ten_times_kill_9_and_resume_give_the_same_digest(
-    store: Store, given: Any, tmp_path: Path, lora: dict[str, Any] | None
-) -> None:
+def test_kill_9_and_resume_give_the_same_digest(store: Store, given: Any, tmp_path: Path) -> None:
+    """With LoRA and dropout, so that random states count; `benchmarks.training` kills all weights' training, too."""
     model, conversations = base(store), given("Conversation", ROWS)
     spec = {
         "store": store.url,
         "stage": "training.sft:Sft",
-        "config": {**CONFIG, "steps": 24, "checkpoint_every": 2, "lora": lora},
+        "config": {**CONFIG, "steps": 16, "checkpoint_every": 2, "lora": {"r": 4, "dropout": 0.1, "merge": False}},
         "inputs": {"model": {"m": ["", model.id]}, "conversations": {"c": ["", conversations.id]}},
     }
-    for step in sorted(random.Random(1).sample(range(3, 24), 10)):
+    for step in (3, 6, 9, 14):  # before and after a checkpoint, right after one, and twice between two
         killed.start(spec, tmp_path, kill_at=step)
     resumed = killed.start(spec, tmp_path, kill_at=None)
     other = killed.another_store(store, model, tmp_path)
@@ -205,7 +202,7 @@ def test_a_loss_that_is_no_number_names_the_rows(store: Store, given: Any, monke
     named = [row["id"] for row in ROWS if row["id"] in str(caught.value)]
     assert 2 <= len(named) <= (4 if packing else 2)
     kept = store.scratch("spoilt") / "checkpoints"
-    assert sorted(path.name for path in kept.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    assert sorted(path.name for path in kept.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
 
 def test_a_full_disk_is_said_and_the_checkpoint_before_stays(store: Store, given: Any, monkeypatch: Any) -> None:
