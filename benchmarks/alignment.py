@@ -355,7 +355,7 @@ class Forge:
 def forge() -> None:
     """Read a specification a line; fork; answer with the child's id, and when it is gone with what it made."""
     import torch
-    import trl.trainer.dpo_trainer  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import trl.trainer.dpo_trainer  # pyright: ignore[reportUnusedImport]
     import trl.trainer.grpo_trainer  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     import generators.vllm_backend as backend

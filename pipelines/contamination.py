@@ -18,7 +18,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from pipelines.shingles import CLASSES, MULTIPLIER, U64, Array, hash_words, jaccard, mix, texts_of, words
+from pipelines.shingles import MULTIPLIER, U64, Array, hash_words, jaccard, make_room, mix, texts_of, words
 
 SHINGLE = 5
 BITS_A_KEY = 16
@@ -128,7 +128,7 @@ class _Index:
         width = np.array([w for _, w in chosen], np.int64)
         room = int(column.offsets[-1] - column.offsets[0]) + 1
         hashes, owner, place = np.empty(room, np.uint64), np.empty(room, np.int64), np.empty(room, np.int64)
-        count = _passages(column.data, column.offsets, CLASSES, width, hashes, owner, place)
+        count = _passages(column.data, column.offsets, width, hashes, owner, place)
         known, entry = np.unique(hashes[:count], return_inverse=True)
         order = np.argsort(entry, kind="stable")
         begins = np.searchsorted(entry[order], np.arange(len(known) + 1))
@@ -151,7 +151,7 @@ class _Index:
         room = 1024
         while True:
             out = np.empty((room, 4), np.int64)
-            count = _look_up(data, offsets, CLASSES, self.widths, self.keys, self.entries, self.bits, out)
+            count = _look_up(data, offsets, self.widths, self.keys, self.entries, self.bits, out)
             if count <= room:
                 break
             room = count
@@ -162,9 +162,9 @@ class _Index:
 
 
 @numba.njit(cache=True, nogil=True)
-def _prefixes(data: Any, start: int, end: int, classes: Any, buffer: Any, prefix: Any) -> int:
+def _prefixes(data: Any, start: int, end: int, room: Any, buffer: Any, prefix: Any) -> int:
     """Write the hash of the first i words to `prefix[i]`, for every i; return how many words there are."""
-    count = hash_words(data, start, end, classes, buffer)
+    count = hash_words(data, start, end, room, buffer)
     prefix[0] = U64(0)
     for i in range(count):
         prefix[i + 1] = prefix[i] * MULTIPLIER + mix(buffer[i])
@@ -180,20 +180,22 @@ def _power(width: int) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def _room(offsets: Any) -> int:
+def _longest(offsets: Any) -> int:
     longest = 0
     for t in range(len(offsets) - 1):
         longest = max(longest, offsets[t + 1] - offsets[t])
-    return longest + 2
+    return longest
 
 
 @numba.njit(cache=True, nogil=True)
-def _passages(data: Any, offsets: Any, classes: Any, widths: Any, hashes: Any, owner: Any, place: Any) -> int:
+def _passages(data: Any, offsets: Any, widths: Any, hashes: Any, owner: Any, place: Any) -> int:
     """Every passage of `widths[t]` words of each text t: its hash, its text, its first word. Returns how many."""
-    buffer, prefix = np.empty(_room(offsets), np.uint64), np.empty(_room(offsets), np.uint64)
+    longest = _longest(offsets)
+    room = make_room(longest)
+    buffer, prefix = np.empty(longest + 2, np.uint64), np.empty(longest + 2, np.uint64)
     at = 0
     for t in range(len(offsets) - 1):
-        count = _prefixes(data, offsets[t], offsets[t + 1], classes, buffer, prefix)
+        count = _prefixes(data, offsets[t], offsets[t + 1], room, buffer, prefix)
         power = _power(widths[t])
         for i in range(count - widths[t] + 1):
             hashes[at] = mix(prefix[i + widths[t]] - prefix[i] * power + U64(widths[t]))
@@ -216,13 +218,15 @@ def _fill(known: Any, keys: Any, entries: Any, bits: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _look_up(data: Any, offsets: Any, classes: Any, widths: Any, keys: Any, entries: Any, bits: Any, out: Any) -> int:
+def _look_up(data: Any, offsets: Any, widths: Any, keys: Any, entries: Any, bits: Any, out: Any) -> int:
     """Write (text, first word, width, entry) of what is found as far as there is room; return how much was found."""
-    buffer, prefix = np.empty(_room(offsets), np.uint64), np.empty(_room(offsets), np.uint64)
+    longest = _longest(offsets)
+    room = make_room(longest)
+    buffer, prefix = np.empty(longest + 2, np.uint64), np.empty(longest + 2, np.uint64)
     mask, bit_mask = U64(len(keys) - 1), U64(8 * len(bits) - 1)
     found = 0
     for t in range(len(offsets) - 1):
-        count = _prefixes(data, offsets[t], offsets[t + 1], classes, buffer, prefix)
+        count = _prefixes(data, offsets[t], offsets[t + 1], room, buffer, prefix)
         for w in range(len(widths) - 1, -1, -1):
             width = widths[w]
             power = _power(width)

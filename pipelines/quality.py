@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from engine.errors import UserError
-from pipelines.shingles import CLASSES, COMBINE, U64, Array, Texts, hash_words, mix, texts_of, words
+from pipelines.shingles import COMBINE, U64, Array, Texts, hash_words, make_room, mix, texts_of, words
 
 BUCKETS = 1 << 20
 HELD_OUT = 5  # one text in so many, by the digest of its text, is kept from the training to measure it
@@ -48,7 +48,7 @@ class Classifier:
         """(N,) float64."""
         texts = texts_of(column)
         margins = np.zeros(len(texts))
-        _margins(texts.data, texts.offsets, CLASSES, self.weights, margins)
+        _margins(texts.data, texts.offsets, self.weights, margins)
         return 1 / (1 + np.exp(-(margins + self.bias)))
 
     def encode(self) -> bytes:
@@ -136,16 +136,16 @@ def auc_interval(good: Array, bad: Array) -> tuple[float, float, float]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _buckets(data: Any, offsets: Any, classes: Any, mask: Any, out: Any, ends: Any) -> None:
+def _buckets(data: Any, offsets: Any, mask: Any, out: Any, ends: Any) -> None:
     """Write the buckets of each text's words and pairs to `out`; `ends[t]` is where those of text t end."""
     longest = 0
     for t in range(len(ends)):
         longest = max(longest, offsets[t + 1] - offsets[t])
-    buffer = np.empty(longest + 1, np.uint64)
+    buffer, room = np.empty(longest + 1, np.uint64), make_room(longest)
     at = 0
     for t in range(len(ends)):
         before = U64(0)
-        for i in range(hash_words(data, offsets[t], offsets[t + 1], classes, buffer)):
+        for i in range(hash_words(data, offsets[t], offsets[t + 1], room, buffer)):
             word = mix(buffer[i])
             out[at] = word & mask
             at += 1
@@ -157,15 +157,15 @@ def _buckets(data: Any, offsets: Any, classes: Any, mask: Any, out: Any, ends: A
 
 
 @numba.njit(cache=True, nogil=True)
-def _margins(data: Any, offsets: Any, classes: Any, weights: Any, out: Any) -> None:
+def _margins(data: Any, offsets: Any, weights: Any, out: Any) -> None:
     longest = 0
     for t in range(len(out)):
         longest = max(longest, offsets[t + 1] - offsets[t])
-    buffer = np.empty(longest + 1, np.uint64)
+    buffer, room = np.empty(longest + 1, np.uint64), make_room(longest)
     mask = U64(len(weights) - 1)
     for t in range(len(out)):
         before, total = U64(0), 0.0
-        count = hash_words(data, offsets[t], offsets[t + 1], classes, buffer)
+        count = hash_words(data, offsets[t], offsets[t + 1], room, buffer)
         for i in range(count):
             word = mix(buffer[i])
             total += weights[word & mask]
@@ -178,7 +178,7 @@ def _margins(data: Any, offsets: Any, classes: Any, weights: Any, out: Any) -> N
 def _features(texts: Texts) -> tuple[Array, Array]:
     out = np.empty(2 * int(texts.offsets[-1] - texts.offsets[0]) + 2, np.uint32)
     ends = np.zeros(len(texts), np.int64)
-    _buckets(texts.data, texts.offsets, CLASSES, U64(BUCKETS - 1), out, ends)
+    _buckets(texts.data, texts.offsets, U64(BUCKETS - 1), out, ends)
     return out[: ends[-1]] if len(ends) else out[:0], ends
 
 

@@ -181,7 +181,7 @@ class Dpo(Stage):
                 row[f"{side}_labels"] = [-100] * len(answer.prompt) + answer.response
             rows.append(row)
 
-        class OnTokenIds(Trainer):
+        class OnTokenIds(Trainer):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
             def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
                 return feature
 
