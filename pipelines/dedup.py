@@ -166,6 +166,8 @@ class Dedup(Stage):
 
     def _minhash(self, job: Job) -> Decision:
         banding = self.banding()
+        chances = ", ".join(f"{chance:.1%} at {like:g}" for like, chance in banding.curve()[8::2])
+        job.say(f"{banding.bands} bands of {banding.rows} rows; a pair is compared with probability {chances}.")
         signed = Signed.make(job, job.scratch / "signatures", self.ngram, banding, job.all("index"))
         count = len(signed.keys)
         order = self._order(job, signed.lengths, signed.fixed)
