@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from engine.errors import UserError
 from engine.store import Artifact, Store
 from engine.worker import carry_out
-from pipelines import signatures
+from pipelines import dedup, signatures
 from pipelines.dedup import Dedup
 from pipelines.minhash import Banding, choose_banding, permutations, sign_texts
 from pipelines.passages import Cutter
@@ -172,6 +172,7 @@ def test_the_result_depends_on_neither_order_nor_batches(
     random.Random(5).shuffle(rows)
     assert whole and removed(build("dedup", {"documents": given("Document", rows)})) == whole
     monkeypatch.setattr(signatures, "BATCH_ROWS", 13)
+    monkeypatch.setattr(dedup, "PART_ROWS", 13)
     split = [given("Document", rows[:50]), given("Document", rows[50:])]
     assert removed(build("dedup", {"documents": split})) == whole
 
