@@ -38,7 +38,7 @@ PEERS = {
     "rensa": ("rensa", 6),
     "gaoya": ("gaoya", 6),
     "daft": ("daft", 3),
-    "datatrove": ("datatrove spacy orjson loguru xxhash regex nltk fasteners rich tokenizers", 100),
+    "datatrove": ("datatrove spacy orjson loguru xxhash<4 regex nltk fasteners rich tokenizers", 100),
 }
 SLOW = ("datatrove",)  # measured on a part of the planted corpus; ours on the same part
 SUFFIXES = (".py", ".pyi", ".md", ".rst", ".txt", ".html", ".json", ".h", ".hpp", ".js", ".css", ".c", ".cpp", ".yaml")
