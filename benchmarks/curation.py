@@ -38,7 +38,7 @@ PEERS = {
     "rensa": ("rensa", 6),
     "gaoya": ("gaoya", 6),
     "daft": ("daft", 3),
-    "datatrove": ("datatrove spacy orjson loguru xxhash", 100),
+    "datatrove": ("datatrove spacy orjson loguru xxhash<4 regex nltk fasteners rich tokenizers", 100),
 }
 SLOW = ("datatrove",)  # measured on a part of the planted corpus; ours on the same part
 SUFFIXES = (".py", ".pyi", ".md", ".rst", ".txt", ".html", ".json", ".h", ".hpp", ".js", ".css", ".c", ".cpp", ".yaml")
@@ -224,6 +224,7 @@ def _dedup(artifact: str, folder: Path, config: dict[str, Any]) -> dict[str, Any
     from engine.worker import carry_out
     from pipelines import signatures
     from pipelines.dedup import Dedup
+    from pipelines.minhash import Banding, permutations
 
     store = Store(str(folder / "store"))
     given = store.get(artifact)
@@ -238,12 +239,17 @@ def _dedup(artifact: str, folder: Path, config: dict[str, Any]) -> dict[str, Any
         signing[1] += float(texts.offsets[-1] - texts.offsets[0]) / 1e6
         return made
 
-    signatures.sign_texts = timed
+    # Loading compiled code is start-up; it counts in the job's CPU seconds and is told apart here.
     before = time.process_time()
+    some, banding = texts_of(pa.array(["a b"])), Banding(1, 1)
+    sign_texts(some, 5, banding, *permutations(1))
+    load = time.process_time() - before
+    signatures.sign_texts = timed
     done = carry_out(store, "dedup", Dedup.model_validate(config), {"documents": {"d": given}})
     return {
         "artifact": done.id,
         "job_cpu_s": round(time.process_time() - before, 2),
+        "kernel_load_cpu_s": round(load, 2),
         "signatures_mb_per_s_core": round(signing[1] / max(signing[0], 1e-9)),
         "summary": {k: v for k, v in done.manifest["summary"].items() if k != "curve"},
         "rows": done.rows,

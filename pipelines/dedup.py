@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,18 +17,18 @@ from pydantic import Field, model_validator
 from engine.errors import UserError
 from engine.job import Job, part_name
 from engine.stage import NotIdentity, Port, Stage, port
-from engine.store import Artifact
 from pipelines.duplicates import Sets, buckets, components, connect, resolve, same, similarities
 from pipelines.minhash import Banding, choose_banding
 from pipelines.mix import numbers
 from pipelines.passages import remove_repeats
 from pipelines.semantic import embed, near
 from pipelines.shingles import Array, shared_run, texts_of
-from pipelines.signatures import Signed, batches, digests
+from pipelines.signatures import Signed, batches, digests, ids_of
 
 # Signatures of a pair at the threshold agree in fewer places than this many standard deviations below what is expected
 # once in a million pairs; such a pair is not worth reading.
 PREFILTER_SIGMAS = 5.0
+PART_ROWS, PART_BYTES = 10_000, 32 << 20
 EVIDENCE = 240  # characters of a shared passage that are shown
 
 
@@ -167,6 +166,8 @@ class Dedup(Stage):
 
     def _minhash(self, job: Job) -> Decision:
         banding = self.banding()
+        chances = ", ".join(f"{chance:.1%} at {like:g}" for like, chance in banding.curve()[8::2])
+        job.say(f"{banding.bands} bands of {banding.rows} rows; a pair is compared with probability {chances}.")
         signed = Signed.make(job, job.scratch / "signatures", self.ngram, banding, job.all("index"))
         count = len(signed.keys)
         order = self._order(job, signed.lengths, signed.fixed)
@@ -243,29 +244,28 @@ class Dedup(Stage):
     def _write(self, job: Job, decision: Decision) -> None:
         kept_by, done, fixed = decision.kept_by, job.committed(), decision.fixed
         wanted = np.unique(kept_by[kept_by >= 0])
-        names = dict(zip(wanted.tolist(), _ids([*job.all("index"), *job.all("documents")], wanted), strict=True))
+        names = wanted, ids_of([*job.all("index"), *job.all("documents")], wanted)
         total = len(kept_by) - fixed
-        for index, (start, batch) in enumerate(batches(job.all("documents"))):
-            name = part_name(index, batch.column("id").to_pylist())
-            at = fixed + start
-            by, like = kept_by[at : at + len(batch)], decision.similarity[at : at + len(batch)]
+        index, size, held = 0, 0, list[tuple[int, pa.RecordBatch]]()
+        for start, batch in batches(job.all("documents")):
+            held.append((fixed + start, batch))
+            size += batch.nbytes
+            if (
+                size < PART_BYTES
+                and start + len(batch) - (held[0][0] - fixed) < PART_ROWS
+                and start + len(batch) < total
+            ):
+                continue
+            name = part_name(index, [identity for _, b in held for identity in b.column("id").to_pylist()])
             if name not in done:
-                table = pa.Table.from_batches([batch])
-                gone = by >= 0
-                rejected = table.filter(pa.array(gone))
-                reason = ["duplicate" if j == 1 else "near_duplicate" for j in like[gone].tolist()]
-                kept_id = [names[k] for k in by[gone].tolist()]
-                detail = [f"{j:.4f} like {k}" for j, k in zip(like[gone].tolist(), kept_id, strict=True)]
-                measure = "cosine" if self.method == "semantic" else "jaccard"
-                for column, values in (
-                    ("kept_id", pa.array(kept_id, pa.string())),
-                    (measure, pa.array(like[gone], pa.float64())),
-                    ("evidence", pa.array(self._evidence(rejected, by[gone], like[gone], decision.sets), pa.string())),
-                    ("reason", pa.array(reason, pa.string())),
-                    ("detail", pa.array(detail, pa.string())),
-                ):
-                    rejected = rejected.append_column(column, values)
-                job.commit(name, table.filter(pa.array(~gone)), rejected)
+                split = [self._split(at, b, decision, names) for at, b in held]
+                rejected = [table for _, table in split if len(table)]
+                job.commit(
+                    name,
+                    pa.concat_tables([table for table, _ in split], promote_options="default"),
+                    pa.concat_tables(rejected, promote_options="default") if rejected else None,
+                )
+            index, size, held = index + 1, 0, []
             job.progress(start + len(batch), total, "rows", doing="writing")
         sizes = np.unique(kept_by[kept_by >= 0], return_counts=True)[1] + 1
         job.summary(
@@ -275,6 +275,31 @@ class Dedup(Stage):
             largest_clusters=sorted(sizes.tolist(), reverse=True)[:10],
             **decision.facts,
         )
+
+    def _split(
+        self, at: int, batch: pa.RecordBatch, decision: Decision, names: tuple[Array, pa.Array]
+    ) -> tuple[pa.Table, pa.Table]:
+        """(kept, rejected) rows of a batch whose first row is document `at`."""
+        table = pa.Table.from_batches([batch])
+        by, like = decision.kept_by[at : at + len(batch)], decision.similarity[at : at + len(batch)]
+        gone = by >= 0
+        if not gone.any():
+            return table, table.slice(0, 0)
+        by, like = by[gone], like[gone]
+        rejected = table.filter(pa.array(gone))
+        reason = ["duplicate" if j == 1 else "near_duplicate" for j in like.tolist()]
+        kept_id = names[1].take(pa.array(np.searchsorted(names[0], by)))
+        measured = pa.array([f"{j:.4f} like " for j in like.tolist()], pa.string())
+        detail = pc.call_function("binary_join_element_wise", [measured, kept_id, pa.scalar("")])
+        for column, values in (
+            ("kept_id", kept_id),
+            ("cosine" if self.method == "semantic" else "jaccard", pa.array(like, pa.float64())),
+            ("evidence", pa.array(self._evidence(rejected, by, like, decision.sets), pa.string())),
+            ("reason", pa.array(reason, pa.string())),
+            ("detail", detail),
+        ):
+            rejected = rejected.append_column(column, values)
+        return table.filter(pa.array(~gone)), rejected
 
     def _evidence(self, rejected: pa.Table, by: Array, like: Array, sets: Sets | None) -> list[str]:
         """Of each removed text, the beginning of the first passage that stands in the kept one as well."""
@@ -327,10 +352,3 @@ def _trust(batch: pa.RecordBatch, patterns: list[str]) -> Array:
     ]
     indices = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return np.array([*found, len(patterns)], np.int32)[indices]
-
-
-def _ids(artifacts: list[Artifact], documents: Array) -> Iterator[str]:
-    """The ids of these documents (sorted numbers)."""
-    for start, batch in batches(artifacts, ["id"]):
-        low, high = np.searchsorted(documents, [start, start + len(batch)])
-        yield from batch.column("id").take(pa.array(documents[low:high] - start)).to_pylist()

@@ -19,8 +19,9 @@ import pyarrow as pa
 from engine.job import Job, part_name
 from engine.schema import row_id
 from pipelines.shingles import COMBINE, MULTIPLIER, U64, Array, hash_words, make_room, mix, texts_of
-from pipelines.signatures import batches
+from pipelines.signatures import batches, ids_of
 
+PART_BYTES = 32 << 20
 RECORD = np.dtype([("one", np.uint64), ("two", np.uint64), ("document", np.uint32), ("piece", np.uint32)])
 REPEAT = np.dtype([("document", np.uint32), ("piece", np.uint32), ("first", np.uint32)])
 
@@ -211,10 +212,10 @@ def _find(job: Job, cutter: Cutter, order: Array | None, memory: int) -> Array:
 def _write(job: Job, cutter: Cutter, repeats_: Array) -> None:
     documents = np.asarray(repeats_["document"])
     wanted = np.unique(repeats_["first"])
-    names: dict[int, str] = dict(zip(wanted.tolist(), _ids(job, wanted), strict=True))
+    names: dict[int, str] = dict(zip(wanted.tolist(), ids_of(job.all("documents"), wanted).to_pylist(), strict=True))
     total, done = job.rows("documents"), job.committed()
     cut_documents = pieces = bytes_cut = 0
-    for index, (start, batch) in enumerate(batches(job.all("documents"))):
+    for index, (start, batch) in enumerate(batches(job.all("documents"), size=PART_BYTES)):
         name = part_name(index, batch.column("id").to_pylist())
         low, high = np.searchsorted(documents, [start, start + len(batch)])
         here = repeats_[low:high]
@@ -288,9 +289,3 @@ def _commit(
     extra = [("kept_id", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
     schema = pa.schema([*table.schema, *(pa.field(*column) for column in extra)])
     job.commit(name, joined, pa.Table.from_pylist(rejected, schema=schema) if rejected else None)
-
-
-def _ids(job: Job, documents: Array) -> Iterator[str]:
-    for start, batch in batches(job.all("documents"), ["id"]):
-        low, high = np.searchsorted(documents, [start, start + len(batch)])
-        yield from batch.column("id").take(pa.array(documents[low:high].astype(np.int64) - start)).to_pylist()

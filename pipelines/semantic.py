@@ -36,6 +36,7 @@ def embed(job: Job, model: str | None) -> tuple[Array, Array]:
         network: Any = AutoModel.from_pretrained(location).eval()
     except (OSError, ValueError) as error:
         raise UserError(f"no embedding model can be loaded from {location}: {str(error).splitlines()[0]}") from error
+    tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     network.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -29,19 +29,31 @@ from pipelines.minhash import Banding, permutations, sign_texts
 from pipelines.shingles import Array, Texts, texts_of
 
 BATCH_ROWS = 10_000
-BATCH_BYTES = 32 << 20
+BATCH_BYTES = 8 << 20  # small ones are decoded four times as fast: their memory is used again
 CHUNK = 1 << 16  # rows of a file that are read at a time
 
 
-def batches(artifacts: list[Artifact], columns: list[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Stream rows: (number of the first, batch). Batches hold about `BATCH_BYTES` at most, if rows are alike in size."""
+def batches(
+    artifacts: list[Artifact], columns: list[str] | None = None, size: int = BATCH_BYTES
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Stream rows: (number of the first, batch). Batches hold about `size` bytes at most, if rows are alike."""
     at = 0
     for artifact in artifacts:
         packed = sum(artifact.manifest["files"][name]["bytes"] for name in artifact.parts()) if artifact.rows else 0
-        rows = int(BATCH_BYTES * artifact.rows / max(4 * packed, 1))
-        for batch in artifact.batches(columns=columns, rows=min(max(rows, 64), BATCH_ROWS)):
+        rows = int(size * artifact.rows / max(4 * packed, 1))
+        for batch in artifact.batches(columns=columns, rows=min(max(rows, 16), BATCH_ROWS)):
             yield at, batch
             at += len(batch)
+
+
+def ids_of(artifacts: list[Artifact], documents: Array) -> pa.Array:
+    """The ids of these documents (sorted numbers)."""
+    found: list[pa.Array] = [pa.array([], pa.string())]
+    for start, batch in batches(artifacts, ["id"]):
+        low, high = np.searchsorted(documents, [start, start + len(batch)])
+        if high > low:
+            found.append(batch.column("id").take(pa.array(documents[low:high].astype(np.int64) - start)))
+    return pa.concat_arrays(found)
 
 
 def digests(texts: Texts, salt: bytes = b"") -> Array:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from engine.errors import UserError
 from engine.store import Artifact, Store
 from engine.worker import carry_out
-from pipelines import signatures
+from pipelines import dedup, signatures
 from pipelines.dedup import Dedup
 from pipelines.minhash import Banding, choose_banding, permutations, sign_texts
 from pipelines.passages import Cutter
@@ -172,6 +172,7 @@ def test_the_result_depends_on_neither_order_nor_batches(
     random.Random(5).shuffle(rows)
     assert whole and removed(build("dedup", {"documents": given("Document", rows)})) == whole
     monkeypatch.setattr(signatures, "BATCH_ROWS", 13)
+    monkeypatch.setattr(dedup, "PART_ROWS", 13)
     split = [given("Document", rows[:50]), given("Document", rows[50:])]
     assert removed(build("dedup", {"documents": split})) == whole
 
@@ -358,3 +359,39 @@ def test_near_by_cosine_are_those_of_all_pairs() -> None:
     assert (got == expected).all() and (got >= 0).sum() > 50
     gone = got >= 0
     assert np.allclose(similarity[gone], (vectors[gone] * vectors[got[gone]]).sum(1), atol=1e-5)
+
+
+def test_texts_are_embedded_by_a_given_model(build: Build, given: Given, tmp_path: Path) -> None:
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from tests.training.tiny import tokenizer
+
+    made = tokenizer()
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(made), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    model: Any = BertModel(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    made.save_pretrained(tmp_path / "model")
+    texts = ["The capital of France", "of Peru", "The capital of France", "", "The capital of Japan is Tokyo " * 40]
+    docs = given("Document", documents(texts))
+    artifact = build("dedup", {"documents": docs}, method="semantic", threshold=0.9999, model="model", base=tmp_path)
+    table = artifact.rejected()
+    assert table is not None
+    assert [(r["id"], r["kept_id"], round(r["cosine"], 5)) for r in table.to_pylist()] == [("d2", "d0", 1.0)]
+
+    def alone(text: str) -> Any:
+        with torch.inference_mode():
+            states = model(input_ids=torch.tensor([made(text or " ").input_ids])).last_hidden_state[0]
+        return torch.nn.functional.normalize(states.mean(0), dim=0).numpy()
+
+    expected = alone(texts[1]) @ alone(texts[0])
+    below = build("dedup", {"documents": docs}, method="semantic", threshold=float(expected) - 1e-4, keep="first",
+                  model="model", base=tmp_path).rejected()  # fmt: skip
+    assert below is not None
+    row = next(r for r in below.to_pylist() if r["id"] == "d1")
+    assert row["kept_id"] == "d0" and row["cosine"] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(UserError, match="needs a model"):
+        build("dedup", {"documents": docs}, method="semantic")
