@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from engine.lineage import rows_by_id
 from engine.store import Artifact
@@ -33,15 +34,26 @@ def examples(artifact: Artifact, each: int = 2) -> dict[str, list[Example]]:
     for name in artifact.files("rejected/"):
         if all(len(rows[reason]) >= min(each, count) for reason, count in wanted.items()):
             break
-        table = artifact.read_table(name)
-        for index, reason in enumerate(table["reason"].to_pylist()):
-            if len(rows[reason]) < each:
-                rows[reason] += table.slice(index, 1).to_pylist()
+        _take(artifact, name, "reason", rows, each)
     pointed = {
         (row[column], column) for found in rows.values() for row in found for column in POINTERS if row.get(column)
     }
     others = _find(artifact, {identity for identity, _ in pointed})
     return {reason: [_example(row, others) for row in found] for reason, found in rows.items()}
+
+
+def _take(artifact: Artifact, name: str, column: str, into: dict[str, list[dict[str, Any]]], each: int) -> None:
+    """Add rows of a file under the value they have in a column, until there are `each`; texts are read where one is wanted."""
+    wanted: list[tuple[str, int]] = []
+    room = {value: each - len(rows) for value, rows in into.items()}
+    for index, value in enumerate(artifact.read_table(name, [column])[column].to_pylist()):
+        if room.get(value, 0) > 0:
+            room[value] -= 1
+            wanted.append((value, index))
+    if wanted:
+        table = artifact.read_table(name)
+        for value, index in wanted:
+            into[value] += table.slice(index, 1).to_pylist()
 
 
 def _example(row: dict[str, Any], others: dict[str, dict[str, Any]]) -> Example:
@@ -70,10 +82,15 @@ class Cluster:
     removed: list[dict[str, Any]]
 
 
+def _columns(artifact: Artifact, name: str) -> list[str]:
+    with artifact.store.fs.open(artifact.store.path("artifacts", artifact.id, name), "rb") as file:
+        return pq.read_schema(file).names
+
+
 def largest_clusters(artifact: Artifact, count: int = 5, each: int = 3) -> list[Cluster]:
     """The kept rows that most others were removed for, if rejected rows name the row kept in their place (`kept_id`)."""
     names = artifact.files("rejected/")
-    if not names or "kept_id" not in artifact.read_table(names[0]).column_names:
+    if not names or "kept_id" not in _columns(artifact, names[0]):
         return []
     sizes = (
         pl.concat([pl.DataFrame(pl.from_arrow(artifact.read_table(name, ["kept_id"]))) for name in names])
@@ -85,9 +102,6 @@ def largest_clusters(artifact: Artifact, count: int = 5, each: int = 3) -> list[
     for name in names:
         if all(len(found) >= min(each, wanted[identity]) for identity, found in members.items()):
             break
-        table = artifact.read_table(name)
-        for index, identity in enumerate(table["kept_id"].to_pylist()):
-            if identity in members and len(members[identity]) < each:
-                members[identity] += table.slice(index, 1).to_pylist()
+        _take(artifact, name, "kept_id", members, each)
     kept = rows_by_id(artifact, set(wanted))
     return [Cluster(kept[i], wanted[i] + 1, members[i]) for i in wanted if i in kept]

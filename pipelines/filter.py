@@ -21,7 +21,7 @@ from pipelines.heuristics import LINE_SETS, SETS, Rule, clean_lines
 from pipelines.histograms import Histograms
 from pipelines.language import identify
 from pipelines.language import languages as known_languages
-from pipelines.pii import Kind, mask
+from pipelines.pii import Kind, mask, may_hold
 from pipelines.pii import find as find_pii
 from pipelines.quality import Classifier, train
 from pipelines.statistics import STATISTICS, SUBSTRINGS, measure
@@ -245,8 +245,9 @@ class Filter(Stage):
 
     def _without_pii(self, table: pa.Table, verdict: _Verdict, told: Told) -> pa.Table:
         texts: list[str] = table.column("text").to_pylist()
-        for index in np.flatnonzero(verdict.stays):
-            found = find_pii(texts[index], self.pii, self.phone_region)
+        signs = may_hold(cast(pl.Series, pl.from_arrow(table.column("text"))), self.pii)
+        for index in np.flatnonzero(verdict.stays & np.any(list(signs.values()), axis=0)):
+            found = find_pii(texts[index], [kind for kind, there in signs.items() if there[index]], self.phone_region)
             if not found:
                 continue
             kinds = Counter(item.kind for item in found)

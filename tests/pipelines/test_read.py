@@ -370,3 +370,16 @@ def test_json_that_is_an_array_an_object_or_lines(build: Build, tmp_path: Path) 
     assert [(r["source"], r["reason"]) for r in rejected(read)] == [
         ("a.json", "bad_json"), ("c.json", "bad_json"), ("d.json", "bad_json"),
     ]  # fmt: skip
+
+
+def test_any_fsspec_url(build: Build) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe(
+        {"/bucket/deep/a.jsonl.gz": gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'), "/bucket/b.txt": b"three"}
+    )
+    found = rows(build("read", paths=["memory://bucket/**/*.gz", "memory://bucket/b.txt"]))
+    assert [(r["text"], r["source"], r["offset"]) for r in found] == [
+        ("one", "deep/a.jsonl.gz", 0), ("two", "deep/a.jsonl.gz", 16), ("three", "b.txt", 0),
+    ]  # fmt: skip
