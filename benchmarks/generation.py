@@ -414,7 +414,7 @@ def peer_python(home: Path) -> str:
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, stdout=sys.stderr)
         uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
         pip = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
-        subprocess.run([*pip, "-q", "distilabel[openai]==1.5.3"], check=True, stdout=sys.stderr)
+        subprocess.run([*pip, "-q", "distilabel[openai]==1.5.3", "requests"], check=True, stdout=sys.stderr)
     return str(python)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from generators.openai_backend import Server
 
 LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more
+STALLED = "no answer in time"
 KILLS = 2  # deaths of the server that a request may have been part of before it is asked alone
 
 
@@ -121,13 +122,13 @@ class Delivery:
             return known
         self._connect()
         assert self._pace is not None
-        problem, attempt = "", 0
+        problem, attempt, stalls = "", 0, 0
         while attempt < self.server.attempts:
             async with self._pace:
                 self._under_way.add(digest)
                 try:
                     self._check_budget()
-                    result, wait, died = await self._try(request, attempt, seed)
+                    result, wait, died = await self._try(request, attempt, seed, stalls)
                 except Exception as error:
                     self._ended = self._ended or error
                     raise
@@ -145,6 +146,7 @@ class Delivery:
             if self._deaths[digest] >= KILLS:
                 return None
             problem = result.detail
+            stalls += problem == STALLED
             self.retries += 1
             attempt += not died  # a death is not this request's doing until it is shown to be
             if attempt < self.server.attempts:
@@ -163,7 +165,7 @@ class Delivery:
         return again or Failure("engine_died", "the server dies on this request")
 
     async def _try(
-        self, request: dict[str, Any], attempt: int, seed: int
+        self, request: dict[str, Any], attempt: int, seed: int, stalls: int = 0
     ) -> tuple[Answer | Failure, float | None, bool]:
         """One attempt: an answer, or what went wrong; how long to wait (None: don't try again); whether the server died."""
         import openai
@@ -173,9 +175,9 @@ class Delivery:
         wait = min(LONGEST_WAIT, 0.25 * 2**attempt) * (seeds.derive("jitter", seed, attempt) / 2**63)
         started, deaths = self._loop.time(), self._died
         try:
-            answer = self._read(await self._patiently(self._send(self._client, request), attempt))
+            answer = self._read(await self._patiently(self._send(self._client, request), stalls))
         except (openai.APITimeoutError, TimeoutError):
-            return Failure("", "no answer in time"), wait, False
+            return Failure("", STALLED), wait, False
         except openai.APIConnectionError as error:
             await self._back()
             return Failure("", f"the connection broke: {error.__cause__ or error}"), wait, self._died > deaths
@@ -213,11 +215,11 @@ class Delivery:
             return Failure("", f"{code}: {told}"), wait
         return Failure(refusal(told), f"{code}: {told}"), None
 
-    async def _patiently(self, request: Any, attempt: int) -> Any:
+    async def _patiently(self, request: Any, stalls: int) -> Any:
         """Wait for a request, but not for ever.
 
         The client's own timeout starts anew with every byte; a server that trickles is stalled all the same. A stall is
-        three times what nineteen in twenty answers take, once that is known, and twice as long at every attempt, so
+        three times what nineteen in twenty answers take, once that is known, and twice as long after every stall, so
         that an answer that is only long gets its time.
 
         Raises:
@@ -229,7 +231,7 @@ class Delivery:
                 await asyncio.wait({task}, timeout=0.5)
                 recent = sorted(self._times[-200:])
                 usual = recent[int(0.95 * len(recent))] if len(recent) >= 50 else self.server.timeout_s
-                patience = min(self.server.timeout_s, max(1.0, 3 * usual * 2**attempt))
+                patience = min(self.server.timeout_s, max(1.0, 3 * usual * 2**stalls))
                 if not task.done() and self._loop.time() - started > patience:
                     raise TimeoutError
             return task.result()

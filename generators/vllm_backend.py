@@ -12,6 +12,7 @@ nothing is drawn, log_softmax(logits).
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -108,6 +109,7 @@ class VllmEngine:
             # A prompt that is prefilled in two steps makes vLLM rewind its request's generator, which the CPU's can't:
             # "CPU Generator does not use offset" ends the batch. So no prompt is cut.
             arguments["enable_chunked_prefill"] = False
+            _leave_ranks_uncompiled()
         check_options(options)
         if int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1)) > 1:
             arguments["distributed_executor_backend"] = "mp"
@@ -272,6 +274,15 @@ def _search_for_kernels_in_vllm_alone() -> None:
         return
     if hasattr(dispatcher, "sys"):
         dispatcher.sys = _VllmModules()  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _leave_ranks_uncompiled() -> None:
+    """Spare every engine on a CPU a compiler run of seconds, for the rank of the sampled token, which nobody reads."""
+    import importlib
+
+    with contextlib.suppress(ImportError, AttributeError):  # a version of vLLM that does not compile it
+        sampler: Any = importlib.import_module("vllm.v1.sample.sampler")
+        sampler.batched_count_greater_than = sampler.batched_count_greater_than._torchdynamo_orig_callable
 
 
 def end_ids(model: str) -> list[int]:
