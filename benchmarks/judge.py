@@ -82,7 +82,7 @@ def replay(chosen: pl.DataFrame, graded: bool, lean: float = 0.0) -> Any:
 
     def answer(messages: list[dict[str, str]], seed: int) -> str:
         text = messages[-1]["content"]
-        instruction = text.split("[Conversation]\nuser: ", 1)[1].rsplit("\n\n[Answer A]", 1)[0]
+        instruction = text.split("[Conversation]\nuser: ", 1)[1].split("\n\n[Answer A]\n<", 1)[0]
         found = NAMED.search(text)
         assert found
         first, second = found.groups()
