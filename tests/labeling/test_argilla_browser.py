@@ -97,6 +97,17 @@ def test_a_person_ranks_with_a_tie_and_a_correction(
     assert all(answer in page for answer in shown)
     assert not browser.find_elements("css selector", "iframe, img[src=x], .chat__bubble b")
 
+    # The prompt stays in view while the answers are scrolled (our server's doing: a remote one may not).
+    browser.set_window_size(1500, 560)
+    scrolled = browser.execute_script("""
+        const pane = document.querySelector('.record__content'); pane.scrollTop = 1e6;
+        const prompt = document.querySelector('.chat__bubble').getBoundingClientRect(), box = pane.getBoundingClientRect();
+        return [pane.scrollTop, prompt.bottom > box.top && prompt.top < box.bottom, prompt.top - box.top]""")
+    assert scrolled[0] > 0
+    assert scrolled[1] or "ARGILLA_API_URL" in os.environ, scrolled
+    browser.save_screenshot(str(pictures / "argilla-scrolled.png"))
+    browser.set_window_size(1500, 1100)
+
     next(b for b in browser.find_elements("css selector", "button") if "Submit" in b.text).click()
     (response,) = wait(lambda: [r for r in client.pull(dataset) if r.status == "submitted"])
     assert dict(zip(shown, response.ranks, strict=True)) == QUALITY
