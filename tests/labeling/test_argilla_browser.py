@@ -22,6 +22,20 @@ HOSTILE = "<b>Lima</b><script>document.title = 'owned'</script><img src=x onerro
 QUALITY = {"Lima.": 1, HOSTILE: 1, "Cusco, high up in the Andes.": 3}
 
 
+# Scrolls what the prompt is in to its end: how far that moved, and how far the prompt is inside of it above and below.
+SCROLL_TO_END = """
+    const prompt = document.querySelector('.chat__bubble'), last = [...document.querySelectorAll('.fields > *')].pop();
+    let pane = last, chain = [];
+    for (let e = last; e; e = e.parentElement) {
+        const overflow = getComputedStyle(e).overflowY;
+        chain.push([e.className, overflow, e.clientHeight, e.scrollHeight]);
+        if (pane === last && /auto|scroll/.test(overflow) && e.scrollHeight > e.clientHeight + 50) pane = e;
+    }
+    pane.scrollTop = 1e6;
+    const inner = prompt.getBoundingClientRect(), outer = pane.getBoundingClientRect();
+    return [pane.scrollTop, inner.bottom - outer.top, outer.bottom - inner.top, chain]"""
+
+
 @pytest.fixture
 def browser() -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver")
@@ -99,12 +113,11 @@ def test_a_person_ranks_with_a_tie_and_a_correction(
 
     # The prompt stays in view while the answers are scrolled (our server's doing: a remote one may not).
     browser.set_window_size(1500, 560)
-    scrolled = browser.execute_script("""
-        const pane = document.querySelector('.record__content'); pane.scrollTop = 1e6;
-        const prompt = document.querySelector('.chat__bubble').getBoundingClientRect(), box = pane.getBoundingClientRect();
-        return [pane.scrollTop, prompt.bottom > box.top && prompt.top < box.bottom, prompt.top - box.top]""")
-    assert scrolled[0] > 0
-    assert scrolled[1] or "ARGILLA_API_URL" in os.environ, scrolled
+    moved, above, below, chain = wait(
+        lambda: (found := browser.execute_script(SCROLL_TO_END)) and found[0] > 50 and found
+    )
+    if "ARGILLA_API_URL" not in os.environ:
+        assert above >= 0 and below >= 0, (moved, above, below, chain)
     browser.save_screenshot(str(pictures / "argilla-scrolled.png"))
     browser.set_window_size(1500, 1100)
 
