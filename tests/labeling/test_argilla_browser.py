@@ -22,7 +22,7 @@ HOSTILE = "<b>Lima</b><script>document.title = 'owned'</script><img src=x onerro
 QUALITY = {"Lima.": 1, HOSTILE: 1, "Cusco, high up in the Andes.": 3}
 
 
-# Scrolls what the prompt is in to its end: how far that moved, and how far the prompt is inside of it above and below.
+# Scrolls what the answers are in to its end: how far that moved, how far it moved the prompt, and what was scrolled.
 SCROLL_TO_END = """
     const prompt = document.querySelector('.chat__bubble'), last = [...document.querySelectorAll('.fields > *')].pop();
     let pane = last, chain = [];
@@ -31,9 +31,10 @@ SCROLL_TO_END = """
         chain.push([e.className, overflow, e.clientHeight, e.scrollHeight]);
         if (pane === last && /auto|scroll/.test(overflow) && e.scrollHeight > e.clientHeight + 50) pane = e;
     }
+    pane.scrollTop = 0;
+    const before = prompt.getBoundingClientRect().top;
     pane.scrollTop = 1e6;
-    const inner = prompt.getBoundingClientRect(), outer = pane.getBoundingClientRect();
-    return [pane.scrollTop, inner.bottom - outer.top, outer.bottom - inner.top, chain]"""
+    return [pane.scrollTop, before - prompt.getBoundingClientRect().top, chain]"""
 
 
 @pytest.fixture
@@ -113,11 +114,11 @@ def test_a_person_ranks_with_a_tie_and_a_correction(
 
     # The prompt stays in view while the answers are scrolled (our server's doing: a remote one may not).
     browser.set_window_size(1500, 560)
-    moved, above, below, chain = wait(
+    moved, prompt_moved, chain = wait(
         lambda: (found := browser.execute_script(SCROLL_TO_END)) and found[0] > 50 and found
     )
     if "ARGILLA_API_URL" not in os.environ:
-        assert above >= 0 and below >= 0, (moved, above, below, chain)
+        assert prompt_moved <= 20, (moved, prompt_moved, chain)  # the pane's own margin
     browser.save_screenshot(str(pictures / "argilla-scrolled.png"))
     browser.set_window_size(1500, 1100)
 
