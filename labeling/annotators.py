@@ -17,7 +17,7 @@ from itertools import islice
 
 from engine.errors import UserError
 from labeling.argilla import Argilla
-from labeling.ranking_task import RATINGS, Annotator, Dataset, Prompt, ShownRecord, Submission
+from labeling.ranking_task import RATINGS, Annotator, Dataset, Prompt, RankingTask, ShownRecord, Submission
 
 PREFIX = "scripted-"
 _SUBMIT_EVERY = 20
@@ -126,18 +126,20 @@ def _judge(
     )
     count = 0
     while batch := list(islice(todo, _SUBMIT_EVERY)):
-        client.submit(dataset, [_submission(annotator, record, dataset.task.aspects) for record in batch])
+        client.submit(dataset, [_submission(annotator, record, dataset.task) for record in batch])
         count += len(batch)
         if on_progress is not None:
             on_progress(len(batch))
     return count
 
 
-def _submission(annotator: ScriptedAnnotator, record: ShownRecord, aspects: Sequence[str]) -> Submission:
+def _submission(annotator: ScriptedAnnotator, record: ShownRecord, task: RankingTask) -> Submission:
     ranks = rank(annotator, record.prompt, record.answers, record.external_id)
     # Where ratings are asked for, too: the best gets the best, one less for every place below, in every aspect.
     rated = [max(RATINGS[0], RATINGS[-1] + 1 - r) for r in ranks]
-    return Submission(record.id, ranks, ratings=dict.fromkeys(aspects, rated))
+    if task.top is not None:
+        ranks = tuple(min(r, task.top + 1) for r in ranks)
+    return Submission(record.id, ranks, ratings=dict.fromkeys(task.aspects, rated))
 
 
 def _utility(annotator: ScriptedAnnotator, prompt: Prompt, answer: str) -> float:

@@ -75,7 +75,7 @@ class Label(Stage):
     suggest: bool = Field(False, description="Fill the form with the verdicts' ranking. It anchors people.")
     guidelines: str | None = None
     correction: bool = Field(False, description="Ask for a better answer, too.")
-    flags: tuple[str, ...] = Field((), description="Things an annotator may tick, e.g. unsafe.")
+    flags: tuple[str, ...] = Field((), description="Things an annotator may tick, two or more: [unsafe, wrong].")
     patience: Annotated[float, NotIdentity] = Field(
         120.0, description="Seconds to go on trying when the server is away."
     )
@@ -96,6 +96,8 @@ class Label(Stage):
             raise ValueError(
                 f"`orders: annotator` deals records out, each to {self.per_record}: name that many `people` or more"
             )
+        if len(self.flags) == 1:
+            raise ValueError("Argilla asks for two `flags` or more, or none")
         if self.suggest and self.asked == "rating":
             raise ValueError("`suggest` goes with rankings and pairs; ratings can't be suggested")
         return self

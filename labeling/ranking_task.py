@@ -68,6 +68,10 @@ class RankingTask:
             raise UserError(f"Dataset {self.name!r}: min_submitted is {self.min_submitted}; at least 1 is needed.")
         for what, name in (("dataset", self.name), ("workspace", self.workspace)):
             check_name(name, what, limit=200)
+        if len(self.flags) == 1:
+            raise UserError(
+                f"Dataset {self.name!r}: one flag, {self.flags[0]!r}; Argilla asks for two or more, or none."
+            )
         if self.asked == "pairwise" and self.answers != 2:
             raise UserError(f"Dataset {self.name!r}: a pairwise question compares 2 answers, not {self.answers}.")
         if self.asked == "rating" and not self.aspects:

@@ -22,6 +22,21 @@ HOSTILE = "<b>Lima</b><script>document.title = 'owned'</script><img src=x onerro
 QUALITY = {"Lima.": 1, HOSTILE: 1, "Cusco, high up in the Andes.": 3}
 
 
+# Scrolls what the answers are in to its end: how far that moved, how far it moved the prompt, and what was scrolled.
+SCROLL_TO_END = """
+    const prompt = document.querySelector('.chat__bubble'), last = [...document.querySelectorAll('.fields > *')].pop();
+    let pane = last, chain = [];
+    for (let e = last; e; e = e.parentElement) {
+        const overflow = getComputedStyle(e).overflowY;
+        chain.push([e.className, overflow, e.clientHeight, e.scrollHeight]);
+        if (pane === last && /auto|scroll/.test(overflow) && e.scrollHeight > e.clientHeight + 50) pane = e;
+    }
+    pane.scrollTop = 0;
+    const before = prompt.getBoundingClientRect().top;
+    pane.scrollTop = 1e6;
+    return [pane.scrollTop, before - prompt.getBoundingClientRect().top, chain]"""
+
+
 @pytest.fixture
 def browser() -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver")
@@ -96,6 +111,16 @@ def test_a_person_ranks_with_a_tie_and_a_correction(
     page = find("body").text
     assert all(answer in page for answer in shown)
     assert not browser.find_elements("css selector", "iframe, img[src=x], .chat__bubble b")
+
+    # The prompt stays in view while the answers are scrolled (our server's doing: a remote one may not).
+    browser.set_window_size(1500, 560)
+    moved, prompt_moved, chain = wait(
+        lambda: (found := browser.execute_script(SCROLL_TO_END)) and found[0] > 50 and found
+    )
+    if "ARGILLA_API_URL" not in os.environ:
+        assert prompt_moved <= 20, (moved, prompt_moved, chain)  # the pane's own margin
+    browser.save_screenshot(str(pictures / "argilla-scrolled.png"))
+    browser.set_window_size(1500, 1100)
 
     next(b for b in browser.find_elements("css selector", "button") if "Submit" in b.text).click()
     (response,) = wait(lambda: [r for r in client.pull(dataset) if r.status == "submitted"])

@@ -69,17 +69,21 @@ def test_the_best_few_leave_the_rest_unranked(client: Argilla, task: RankingTask
 
 def test_scripted_annotators_answer_every_kind_of_question(client: Argilla, task: RankingTask) -> None:
     worth = {"x": 2.0, "y": 1.0, "z": 0.0}
-    for asked, answers in (("pairwise", "yx"), ("rating", "zxy"), ("ranking", "yzx")):
+    kinds = [
+        ("pairwise", "yx", None, (2, 1)),
+        ("rating", "zxy", None, (3, 1, 2)),
+        ("ranking", "yzx", 1, (None, None, 1)),
+    ]
+    for asked, answers, top, expected in kinds:
         kind = dataclasses.replace(
-            task, name=f"{task.name}-{asked}", asked=asked, answers=len(answers), aspects=("accuracy",)
+            task, name=f"{task.name}-{asked}", asked=asked, answers=len(answers), aspects=("accuracy",), top=top
         )  # fmt: skip
         dataset = client.ensure_dataset(kind)
         client.push(dataset, [RankingRecord("g", PROMPT, list(answers))])
         assert run(client, dataset, [ScriptedAnnotator("kind", worth)], per_record=1) == 1
         (response,) = client.pull(dataset)
-        order = sorted(answers, key=lambda a: -worth[a])
-        assert [order.index(a) + 1 for a in answers] == list(response.ranks)
-        assert response.ratings == {"accuracy": tuple(6 - r for r in response.ranks if r)}
+        assert response.ranks == expected
+        assert response.ratings == {"accuracy": tuple(5 - "xyz".index(answer) for answer in answers)}
 
 
 def test_suggestions_fill_the_form_only_where_they_were_asked_for(client: Argilla, task: RankingTask) -> None:

@@ -68,7 +68,9 @@ def test_without_stand_ins_the_stage_waits_for_people(
 def test_when_people_are_done_the_stage_goes_on_and_loses_no_discard(
     client: Any, inputs: dict[str, Artifact], build: Callable[..., Artifact]
 ) -> None:
-    config = dict(dataset="label-done", people=["ann", "bob"], flags=["can't judge"], workspace="label-done", top=1)
+    config = dict(
+        dataset="label-done", people=["ann", "bob"], flags=["can't judge", "unsafe"], workspace="label-done", top=1
+    )
     with pytest.raises(Waiting):
         build("label", {"candidates": inputs["candidates"]}, **config)
     ann, bob = (client.as_user(user) for user in client.ensure_users(["ann", "bob"], "label-done"))
@@ -129,6 +131,7 @@ def test_ratings_attention_checks_and_an_order_for_each_annotator(
     [
         ({"asked": "pairwise"}, "set `answers: 2`"),
         ({"asked": "rating"}, "needs `aspects`"),
+        ({"flags": ["unsafe"]}, "two `flags` or more"),
         ({"top": 4}, "`top` goes with rankings of more answers"),
         ({"orders": "annotator", "per_record": 2, "people": ["ann"]}, "name that many `people`"),
         ({"asked": "rating", "aspects": ["a"], "suggest": True}, "ratings can't be suggested"),

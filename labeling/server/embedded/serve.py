@@ -17,6 +17,7 @@ import gc
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 # Importing Argilla makes a million objects and frees none: a fifth of the start went into looking.
@@ -36,10 +37,17 @@ from argilla_server.models import Dataset, Record, Response, User
 from argilla_server.settings import settings
 from sqlalchemy import event, func, select, text, update
 
+# The first field is the prompt. It stays in view while the answers below it are scrolled and ranked.
+KEEP_PROMPT_IN_VIEW = """<style>
+.record__content .fields > :first-child { position: sticky; top: 0; z-index: 2; max-height: 40vh; overflow-y: auto;
+  flex-shrink: 0; border-radius: 10px; background: var(--bg-accent-grey-1); }
+</style>"""
+
 
 def main(listening_fd: int) -> None:
     gc.freeze()
     gc.enable()
+    style_web_ui()
     durable_sqlite()
     migrate()
     asyncio.run(prepare())
@@ -58,6 +66,14 @@ def main(listening_fd: int) -> None:
         server_header=False,
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening_fd)])
+
+
+def style_web_ui() -> None:
+    """In the copy of the web UI that importing Argilla has unpacked."""
+    for page in Path(os.environ["TMPDIR"]).glob("*/statics/**/*.html"):
+        html = page.read_text()
+        if KEEP_PROMPT_IN_VIEW not in html:  # an earlier server's copy
+            page.write_text(html.replace("</head>", f"{KEEP_PROMPT_IN_VIEW}</head>", 1))
 
 
 def durable_sqlite() -> None:
