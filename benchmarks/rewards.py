@@ -88,6 +88,9 @@ def model(store: Store, folder: Path, tokenizer: Any, width: int, layers: int, c
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from training.trl_stage import quiet
+
+    quiet()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -542,7 +545,7 @@ def by_ngrams(learn: Sequence[Any], judge: Sequence[Any], epochs: int) -> Floats
 
 
 def by_transformer(learn: Sequence[Any], judge: Sequence[Any], pairs: int) -> tuple[Floats, float]:
-    """The `reward` stage on a small Llama from random weights, which reads the first 160 tokens of an answer. Also its
+    """The `reward` stage on a small Llama from random weights, which reads the first 256 tokens of an answer. Also its
     CPU seconds."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -562,7 +565,7 @@ def by_transformer(learn: Sequence[Any], judge: Sequence[Any], pairs: int) -> tu
     tokenizer = wrapped(inner)
 
     def cut(text: str) -> str:
-        return tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:160])
+        return tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:256])
 
     rng = random.Random(1)
     rows = [
@@ -579,8 +582,8 @@ def by_transformer(learn: Sequence[Any], judge: Sequence[Any], pairs: int) -> tu
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"{folder}/store")
-        start = model(store, Path(folder) / "start", tokenizer, 64, 1, 384)
-        config: dict[str, Any] = {"seed": 0, "lr": 2e-3, "batch": 32, "max_length": 320, "checkpoint_every": 10**6}
+        start = model(store, Path(folder) / "start", tokenizer, 64, 1, 512)
+        config: dict[str, Any] = {"seed": 0, "lr": 2e-3, "batch": 32, "max_length": 384, "checkpoint_every": 10**6}
         made = carry_out(
             store,
             "reward",
@@ -615,7 +618,7 @@ def alpaca(quick: bool) -> list[Claim]:
         }
 
     bag = against_length(by_ngrams(learn, judge, 2 if quick else 4))
-    difference, seconds = by_transformer(learn, judge, 600 if quick else 4000)
+    difference, seconds = by_transformer(learn, judge, 600 if quick else 5000)
     stage = against_length(difference)
     facts = {
         "pairs_learnt": len(learn),
@@ -627,7 +630,7 @@ def alpaca(quick: bool) -> list[Claim]:
     return [
         claim("alpaca_reward_stage", stage["advantage"][0], "beats length alone on unseen prompts and models: interval above 0",
               better, **stage, **facts, cpu_s=round(seconds, 1),
-              note="a one-layer Llama from random weights, first 160 tokens of an answer; pretrained weights can't be had here"),
+              note="a one-layer Llama from random weights, first 256 tokens of an answer; pretrained weights can't be had here"),
         claim("alpaca_reward_ngrams", bag["advantage"][0], "beats length alone on unseen prompts and models: interval above 0",
               bag["advantage"][1] > 0, **bag, note="Bradley-Terry over hashed words and pairs of words, and length: not a stage"),
     ]  # fmt: skip

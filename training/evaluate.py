@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import polars as pl
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from engine.errors import StageFailed, UserError, nearest
 from engine.job import Job
@@ -114,6 +114,16 @@ class Evaluate(Stage):
         for model, n in value.items():
             if n < 2:
                 raise ValueError(f"the best of {n} answers of `{model}` is no choice; expected 2 or more")
+        return value
+
+    @field_validator("fail_if")
+    @classmethod
+    def _readable(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        for text in value:
+            try:
+                gate.parse(text, None, evaluation_table.columns(list(info.data.get("checks", {}))))
+            except UserError as error:
+                raise ValueError(str(error).removesuffix(".")) from None
         return value
 
     def output(self, given: dict[str, list[str]]) -> str:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from training import bootstrap, bradley_terry, length_control, win_rate
+from training import bootstrap, bradley_terry, kl, length_control, win_rate
 from training.bootstrap import Interval
-from training.overoptimisation import best_of_n_kl
 
 Line = dict[str, float | int | None]
 
@@ -70,7 +69,7 @@ def tabulate(
             means = [float(np.mean(values)) for values in by_subject(rows, model, metric).values()]
             line[metric] = float(np.mean(means)) if means else None
         if best_of:
-            line["kl_bound"] = best_of_n_kl(best_of[model]) if model in best_of else None
+            line["kl_bound"] = kl.best_of_n(best_of[model]) if model in best_of else None
         line |= text_metrics(own, seed)
         line["n"] = len(own.filter(metric="sample"))
         table[model] = {name: round(value, 6) if isinstance(value, float) else value for name, value in line.items()}

@@ -66,8 +66,11 @@ class Condition:
         )
 
 
-def parse(text: str, models: Sequence[str], metrics: Sequence[str]) -> Condition:
+def parse(text: str, models: Sequence[str] | None, metrics: Sequence[str]) -> Condition:
     """Read a condition.
+
+    Args:
+        models: None where they are not known yet: any name is then one.
 
     Raises:
         UserError: it is none, or names a model or metric that is not there.
@@ -77,7 +80,7 @@ def parse(text: str, models: Sequence[str], metrics: Sequence[str]) -> Condition
     def name(match: re.Match[str]) -> str:
         model, metric = match["quoted"] or match["plain"], match["metric"]
         for what, found, known in (("model", model, models), ("metric", metric, metrics)):
-            if found not in known:
+            if known is not None and found not in known:
                 raise UserError(
                     f"`fail_if: {text}`: there is no {what} `{found}`.{nearest(found, known)} Known: {', '.join(known)}."
                 )
@@ -86,8 +89,8 @@ def parse(text: str, models: Sequence[str], metrics: Sequence[str]) -> Condition
         return f"_{names.index((model, metric))}"
 
     # Longest first: `sft-2.x` is not `sft - 2.x`.
-    plain = "|".join(re.escape(model) for model in sorted(models, key=len, reverse=True))
-    pattern = rf"""(?:["'](?P<quoted>[^"']+)["']|(?<![\w.])(?P<plain>{plain}|[A-Za-z_][\w-]*))\s*\.\s*(?P<metric>[A-Za-z_]\w*)"""
+    plain = "|".join([*(re.escape(model) for model in sorted(models or (), key=len, reverse=True)), r"[A-Za-z_][\w-]*"])
+    pattern = rf"""(?:["'](?P<quoted>[^"']+)["']|(?<![\w.])(?P<plain>{plain}))\s*\.\s*(?P<metric>[A-Za-z_]\w*)"""
     replaced = re.sub(pattern, name, text)
     try:
         tree = ast.parse(replaced, mode="eval").body

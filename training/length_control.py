@@ -45,6 +45,7 @@ class Controlled:
         raw_M: mean preference, in [0, 1].
         theta_M, phi_M, psi_M, gamma_X: the terms; `phi` in log-odds where a model is much longer.
         predicted_MX: log-odds without the length term.
+        preference_MX, longer_MX: what was fitted, NaN where there was no judgement; tanh of the difference in length.
     """
 
     win_rate_M: Floats
@@ -54,13 +55,47 @@ class Controlled:
     psi_M: Floats
     gamma_X: Floats
     predicted_MX: Floats
+    preference_MX: Floats
+    longer_MX: Floats
 
-    def interval(self, model: int, *seed: str | int, resamples: int = 1000) -> Interval:
-        """The length-controlled win rate of one model with a 95 % interval over resampled prompts, its terms held."""
-        p_X = _sigmoid(self.predicted_MX[model])
-        draws = generator("length control", *seed).integers(0, len(p_X), size=(resamples, len(p_X)))
-        low, high = np.quantile(p_X[draws].mean(1), [0.025, 0.975])
-        return Interval(float(p_X.mean()), float(low), float(high))
+    def interval(self, model: int, *seed: str | int, resamples: int = 500) -> Interval:
+        """The length-controlled win rate of one model with its 95 % interval: prompts are drawn anew, and the model's own
+        terms fitted to each draw; what all models share (`gamma`, the mean of `phi`) is held."""
+        y_X, gamma_X = self.preference_MX[model], self.gamma_X
+        prompts = len(y_X)
+        draws_RX = generator("length control", *seed).multinomial(
+            prompts, np.full(prompts, 1 / prompts), size=resamples
+        )
+        judged_RX = draws_RX * np.isfinite(y_X)
+        design_XQ = np.stack([np.ones(prompts), self.longer_MX[model], gamma_X], axis=1)
+        start_Q = np.array([self.theta_M[model], self.phi_M[model], self.psi_M[model]])
+        centre_Q = np.array([0.0, self.phi_M.mean(), 1.0])
+        terms_RQ = newton(np.tile(start_Q, (resamples, 1)), design_XQ, judged_RX, np.nan_to_num(y_X), centre_Q)
+        rate_R = (draws_RX * _sigmoid(terms_RQ[:, :1] + terms_RQ[:, 2:] * gamma_X)).sum(1) / prompts
+        low, high = np.quantile(rate_R, [0.025, 0.975])
+        return Interval(float(self.win_rate_M[model]), float(low), float(high))
+
+
+def newton(terms_NQ: Floats, design_XQ: Floats, weight_NX: Floats, y_NX: Floats, centre_Q: Floats) -> Floats:
+    """A few steps towards the most likely terms of N logistic regressions.
+
+    Args:
+        design_XQ: the same for all, or one for each: design_NXQ.
+        y_NX: the same for all, or for each.
+    """
+    each = "nxq" if design_XQ.ndim == 3 else "xq"
+    penalty_Q = np.array([QUALITY, LENGTH, DIFFICULTY])
+    for _ in range(4):
+        p_NX = _sigmoid(np.einsum(f"{each},nq->nx", design_XQ, terms_NQ))
+        gradient_NQ = np.einsum(f"nx,{each}->nq", weight_NX * (y_NX - p_NX), design_XQ)
+        gradient_NQ -= penalty_Q * (terms_NQ - centre_Q)
+        curve_NX = weight_NX * p_NX * (1 - p_NX)
+        hessian_NQQ = np.einsum(
+            f"nx,{each},{each.replace('q', 'r')}->nqr", curve_NX, design_XQ, design_XQ, optimize=True
+        )
+        step_NQ = np.linalg.solve(hessian_NQQ + np.diag(penalty_Q), gradient_NQ[..., None])[..., 0]
+        terms_NQ = terms_NQ + np.clip(step_NQ, -2, 2)
+    return terms_NQ
 
 
 def fit(preference_MX: ArrayLike, length_MX: ArrayLike, baseline_X: ArrayLike, rounds: int = 20) -> Controlled:
@@ -95,16 +130,7 @@ def fit(preference_MX: ArrayLike, length_MX: ArrayLike, baseline_X: ArrayLike, r
         design_MXQ = np.stack([np.ones_like(longer_MX), longer_MX, np.broadcast_to(gamma_X, y_MX.shape)], axis=2)
         centre_Q = np.array([0.0, terms_MQ[:, 1].mean(), 1.0])
         before = terms_MQ
-        for _ in range(4):
-            p_MX = _sigmoid(np.einsum("mxq,mq->mx", design_MXQ, terms_MQ))
-            penalty_Q = np.array([QUALITY, LENGTH, DIFFICULTY])
-            gradient_MQ = np.einsum("mx,mxq->mq", weight_MX * (y_MX - p_MX), design_MXQ)
-            gradient_MQ -= penalty_Q * (terms_MQ - centre_Q)
-            curve_MX = weight_MX * p_MX * (1 - p_MX)
-            hessian_MQQ = np.einsum("mx,mxq,mxr->mqr", curve_MX, design_MXQ, design_MXQ, optimize=True)
-            hessian_MQQ += np.diag(penalty_Q)
-            step_MQ = np.linalg.solve(hessian_MQQ, gradient_MQ[..., None])[..., 0]
-            terms_MQ = terms_MQ + np.clip(step_MQ, -2, 2)
+        terms_MQ = newton(terms_MQ, design_MXQ, weight_MX, y_MX, centre_Q)
         if models > 1:  # of one model alone, a prompt's difficulty and its luck can't be told apart
             for _ in range(4):
                 p_MX = _sigmoid(terms_MQ[:, :1] + terms_MQ[:, 1:2] * longer_MX + terms_MQ[:, 2:] * gamma_X)
@@ -124,6 +150,8 @@ def fit(preference_MX: ArrayLike, length_MX: ArrayLike, baseline_X: ArrayLike, r
         terms_MQ[:, 2],
         gamma_X,
         predicted_MX,
+        np.where(known_MX, y_MX, np.nan),
+        longer_MX,
     )
 
 

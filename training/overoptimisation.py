@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import UserError
+from training import kl
 
 
 @dataclass(frozen=True)
@@ -216,15 +217,9 @@ def fit(points: Sequence[Point], form: Form = "rl") -> Curve:
     return Curve(form, float(alpha), float(beta))
 
 
-def best_of_n_kl(n: int) -> float:
-    """log n - (n - 1)/n: the most that choosing the best of n answers moves a policy, in nats (Beirami et al. 2024,
-    "Theoretical guarantees on the best-of-n alignment policy", theorem 1); exact where no two answers are equal."""
-    return math.log(n) - (n - 1) / n
-
-
-def best_of_at_kl(kl: float) -> int:
-    """The fewest answers of which the best is `kl` nats away at most: best-of-n at equal KL."""
+def best_of_at_kl(kl_spent: float) -> int:
+    """The most answers of which choosing the best moves a policy no further than `kl_spent` nats: best-of-n at equal KL."""
     n = 1
-    while best_of_n_kl(n) < kl and n < 1 << 20:
-        n += 1 if n < 64 else n // 64
+    while n < 1 << 20 and kl.best_of_n(n + max(1, n // 64)) <= kl_spent:
+        n += max(1, n // 64)
     return n

@@ -1,6 +1,6 @@
 """Verifiable rewards: rules that check an answer against something known, instead of an opinion about it.
 
-Where a rule is asked for (`checks` of `evaluate`, `rules` of `ppo`), a recipe may give an expression, or one of these:
+Where a rule is asked for (`checks` of `evaluate`), a recipe may give an expression, or one of these:
 
     right:   {kind: number}                        # both end in the same number: $1,234.50, 1/2, 25 %  (training.numbers)
     spelled: {kind: exact}                         # the whole answer is the reference, but for case and white space

@@ -16,6 +16,7 @@ from engine.store import Artifact, Store
 from generators.prompting import encode_prompt
 from tests.training import killed, tiny_chat
 from tests.training.test_ppo import PROMPTS
+from tests.training.test_stored_rollouts import reward_model
 from tests.training.tiny_chat import one_thread
 from training.evaluate import Evaluate
 
@@ -100,11 +101,12 @@ def test_the_table_says_what_the_rows_say(models: dict[str, Artifact], given: Gi
 
 
 def test_the_kl_is_the_exact_divergence_but_for_sampling(
-    models: dict[str, Artifact], given: Given, build: Build
+    models: dict[str, Artifact], given: Given, build: Build, store: Store, tmp_path: Path
 ) -> None:
-    """Answers of one token: KL = sum_y p(y) log p(y) / q(y) over the whole vocabulary."""
+    """Answers of one token: KL = sum_y p(y) log p(y) / q(y) over the whole vocabulary. Beside it, the best of two."""
     pair = {"sft": models["sft"], "other": models["other"]}
-    made = build(Evaluate, {"models": pair, "prompts": given("Prompt", PROMPTS)}, reference="sft", n=200, max_tokens=1)
+    inputs = {"models": pair, "prompts": given("Prompt", PROMPTS), "reward": reward_model(store, tmp_path / "r", 1)}
+    made = build(Evaluate, inputs, reference="sft", n=200, max_tokens=1, best_of={"other": 2})
     p, q = tiny_chat.policy(seed=2), tiny_chat.policy(seed=0)
     exact: list[float] = []
     variance: list[float] = []
@@ -116,6 +118,14 @@ def test_the_kl_is_the_exact_divergence_but_for_sampling(
     error = np.sqrt(np.mean(variance) / (200 * len(PROMPTS)))
     found = made.manifest["summary"]["table"]["other"]["kl"]
     assert abs(found - np.mean(exact)) < 4 * error and np.mean(exact) > 10 * error
+    table = made.manifest["summary"]["table"]
+    best, plain = table["other best of 2"], table["other"]
+    assert best["n"] == plain["n"] == 200 * len(PROMPTS) and best["kl"] is None
+    # E[max of two] - E[one] = half the mean absolute difference of two answers' rewards
+    rewards = made.to_polars().filter(model="other", metric="reward").sort("subject", "sample")
+    by_prompt = [group["value"].to_numpy() for _, group in rewards.group_by("subject", maintain_order=True)]
+    gain = np.mean([np.abs(one[:, None] - one[None]).sum() / (200 * 199) / 2 for one in by_prompt])
+    assert best["reward"] - plain["reward"] == pytest.approx(gain, rel=0.15)
 
 
 def test_bad_configurations_are_refused(models: dict[str, Artifact], given: Given, build: Build) -> None:

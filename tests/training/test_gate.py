@@ -20,6 +20,7 @@ METRICS = ["accuracy", "kl", "reward"]
         ("ppo-2.accuracy < sft.accuracy - 0.15", False),
         ("ppo-2.accuracy < 0.9 * sft.accuracy", True),
         ("'sft best of 4'.accuracy > ppo-2.accuracy and ppo-2.kl > 1", True),
+        ("ppo-2.kl > 1 and sft.accuracy > 0.9", False),
         ("sft.accuracy < 0.5 or ppo-2.kl >= 2.0", True),
         ("not ppo-2.kl < 3", False),
         ("0.4 < ppo-2.accuracy < 0.6", True),

@@ -38,6 +38,16 @@ def test_a_judge_that_does_not_care_for_length_is_left_alone() -> None:
     assert np.abs(found.phi_M[[0, 3]]).max() < 0.3 and abs(found.phi_M.mean()) < 0.15
 
 
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    held = 0
+    for trial in range(25):
+        y, lengths, baseline, truth = judged([0.5, -0.5, 0.0], [1, 0, -1], pays=0.8, prompts=300, seed=10 + trial)
+        found = length_control.fit(y, lengths, baseline)
+        intervals = [found.interval(i, trial, resamples=200) for i in range(3)]
+        held += sum(one.low <= t <= one.high for one, t in zip(intervals, truth, strict=True))
+    assert 65 <= held <= 75  # 71 expected; se 1.9
+
+
 def test_intervals_hold_the_value_and_depend_on_the_seed_alone() -> None:
     y, lengths, baseline, _ = judged([0.3, -0.3], [1, 0], pays=0.5)
     found = length_control.fit(y, lengths, baseline)

@@ -11,7 +11,8 @@ import pytest
 from engine.errors import UserError
 from engine.stage import Stage
 from engine.store import Artifact
-from training.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, best_of_n_kl, fit, held_out
+from training import kl
+from training.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, fit, held_out
 
 
 class Optimised(Stage):
@@ -101,20 +102,21 @@ def test_the_bound_of_best_of_n_is_the_exact_divergence_where_no_answers_are_equ
     """The best of n uniform numbers has the density n u^(n-1): KL = int n u^(n-1) log(n u^(n-1)) du."""
     u = (np.arange(400_000) + 0.5) / 400_000
     density = n * u ** (n - 1)
-    assert best_of_n_kl(n) == pytest.approx(float(np.mean(density * np.log(density))), abs=1e-4)
+    assert kl.best_of_n(n) == pytest.approx(float(np.mean(density * np.log(density))), abs=1e-4)
 
 
 def test_with_few_outcomes_the_bound_is_above_the_divergence() -> None:
     p = np.array([0.5, 0.3, 0.2])  # best last
     below = np.cumsum(p)
     chosen = below**4 - (below - p) ** 4
-    assert float((chosen * np.log(chosen / p)).sum()) < best_of_n_kl(4)
+    assert float((chosen * np.log(chosen / p)).sum()) < kl.best_of_n(4)
 
 
-def test_best_of_n_at_equal_kl_is_the_fewest_that_reach_it() -> None:
-    for kl in (0.0, 0.1, 0.5, 1.0, 2.0):
-        n = best_of_at_kl(kl)
-        assert best_of_n_kl(n) >= kl and (n == 1 or best_of_n_kl(n - 1) < kl)
+def test_best_of_n_at_equal_kl_is_the_most_that_stay_within_it() -> None:
+    for spent in (0.0, 0.1, 0.5, 1.0, 2.0):
+        n = best_of_at_kl(spent)
+        assert kl.best_of_n(n) <= spent < kl.best_of_n(n + 1)
+    assert best_of_at_kl(-0.01) == 1
 
 
 def test_the_report_draws_gold_against_proxy(build: Callable[..., Artifact]) -> None:

@@ -139,7 +139,6 @@ def test_bad_configurations_are_refused_before_anything_is_measured(given: Given
     stored = {"sft": given("Candidate", candidates(0, 2, 2))}
     for config, message in [
         ({"fail_if": "ppo.length > 3"}, "there is no model `ppo`"),
-        ({"fail_if": "sft.lenght > 3"}, "there is no metric `lenght`. Did you mean `length`"),
         ({"best_of": {"sft": 2}}, "chooses by a reward model"),
         ({"best_of": {"sfd": 2}}, "`best_of` is sfd, which is none of the models. Did you mean `sft`"),
         ({"checks": {"kl": "1"}}, "a check can't be called `kl`"),
@@ -150,6 +149,8 @@ def test_bad_configurations_are_refused_before_anything_is_measured(given: Given
         build(Evaluate, {})
     with pytest.raises(ValueError, match="the best of 1 answers of `sft` is no choice"):
         Evaluate.model_validate({"best_of": {"sft": 1}})
+    with pytest.raises(ValueError, match=r"there is no metric `lenght`. Did you mean `length`"):
+        Evaluate.model_validate({"fail_if": "sft.lenght > 3"})
 
 
 def test_bits_a_byte_are_the_models_own_loss(tmp_path: Path, store: Store, given: Given, build: Build) -> None:
