@@ -89,6 +89,27 @@ class Bench:
         return carry_out(self.store, kind, load(kind).model_validate({"seed": 0, **config}), given, emit=emit)
 
 
+def steered(bench: Bench, name: str, bias: dict[int, float]) -> Artifact:
+    """A tiny policy with a bias on some tokens: a channel that is always on is read by their rows of the head alone."""
+    import torch
+
+    from tests.training import tiny_chat
+
+    model = tiny_chat.policy(tied=False)
+    with torch.no_grad():
+        channel = model.config.hidden_size - 1
+        model.model.embed_tokens.weight[:, channel] = 6.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[channel] = 0.0
+            layer.mlp.down_proj.weight[channel] = 0.0
+        model.lm_head.weight[:, channel] = 0.0
+        for token, weight in bias.items():
+            model.lm_head.weight[token, channel] = weight
+    model.save_pretrained(bench.folder / name)
+    tiny_chat.tokenizer().save_pretrained(bench.folder / name)
+    return bench.model(bench.folder / name)
+
+
 def curve(made: Artifact, name: str) -> list[float]:
     import io
 
@@ -421,7 +442,8 @@ def against_trl(bench: Bench, quick: bool) -> list[Claim]:
 
     seeds = [0] if quick else [0, 1, 2, 3, 4]
     settings = {**SETTINGS, "iterations": 4 if quick else SETTINGS["iterations"]}
-    policy = bench.model(tiny_chat.save(bench.folder / "policy"))
+    # Never the pad token: in the middle of an answer TRL would take it for the end.
+    policy = steered(bench, "policy", {0: -20.0})
     # The reward: a small random network that both read at the end of the answer, scaled to unit deviation or so.
     config = tiny_chat.policy().config
     config.num_labels = 1
@@ -570,20 +592,6 @@ def bad_input(bench: Bench, quick: bool) -> list[Claim]:
             lines.append(f"error: {error}")
         return " | ".join(lines)
 
-    def one_answer(word: int, folder: Path) -> Artifact:
-        """A policy that says this word and nothing else: a channel that is 1 everywhere is read by its row alone."""
-        model = tiny_chat.policy(tied=False)
-        with torch.no_grad():
-            width = model.config.hidden_size
-            model.model.embed_tokens.weight[:, width - 1] = 6.0
-            for layer in model.model.layers:
-                layer.self_attn.o_proj.weight[width - 1] = 0.0
-                layer.mlp.down_proj.weight[width - 1] = 0.0
-            model.lm_head.weight[word, width - 1] = 50.0
-        model.save_pretrained(folder)
-        tiny_chat.tokenizer().save_pretrained(folder)
-        return bench.model(folder)
-
     stranger = tiny_chat.tokenizer("red blue green cat dog the what colour ?")
     config = tiny_chat.policy().config
     config.num_labels = 1
@@ -609,9 +617,9 @@ def bad_input(bench: Bench, quick: bool) -> list[Claim]:
         ("a constant reward", "A constant reward teaches nothing",
          told("ppo", {**short, "rules": {"one": "1"}}, policy=policy, prompts=prompts)),
         ("all answers equal", "answers are equal",
-         told("ppo", {**short, "max_tokens": 1, "rules": {"l": "length"}}, policy=one_answer(7, bench.folder / "one"), prompts=prompts)),
+         told("ppo", {**short, "max_tokens": 1, "rules": {"l": "length"}}, policy=steered(bench, "one", {7: 50.0}), prompts=prompts)),
         ("an empty rollout", "answers are equal",
-         told("ppo", {**short, "rules": {"l": "length"}}, policy=one_answer(1, bench.folder / "mute"), prompts=prompts)),
+         told("ppo", {**short, "rules": {"l": "length"}}, policy=steered(bench, "mute", {1: 50.0}), prompts=prompts)),
         ("a prompt with one ranked answer (equal pair, for dpo)", "say nothing and are left out",
          told("dpo", {}, policy=policy, preferences=bench.table("Preference", [{"id": "a", "prompt_id": "p", **same}]))),
         ("a reward model with another tokenizer", "has another tokenizer than the policy",
