@@ -449,7 +449,7 @@ def against_trl(bench: Bench, quick: bool) -> list[Claim]:
     config.num_labels = 1
     torch.manual_seed(7)
     judge: Any = LlamaForSequenceClassification(config).eval()
-    judge.score.weight.data.normal_(0, 1.0)
+    judge.score.weight.data.normal_(0, 0.2)
     judge.save_pretrained(bench.folder / "judge")
     tiny_chat.tokenizer().save_pretrained(bench.folder / "judge")
     reward = bench.model(bench.folder / "judge", "RewardModel")
