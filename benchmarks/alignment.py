@@ -128,6 +128,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
     from tests.training.test_dpo import by_hand
     from tests.training.test_reward import preferences
     from training import gae, kl
+    from training.overoptimisation import best_of_n_kl
     from training.plackett_luce import nll
     from training.ppo import token_rewards
 
@@ -192,7 +193,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
         upto = np.concatenate([[0.0], np.minimum(p_O.cumsum(), 1.0)])
         for n in (2, 4, 16, 64):
             best_O = upto[1:] ** n - upto[:-1] ** n
-            worst = max(worst, float((best_O * np.log(np.maximum(best_O, 1e-300) / p_O)).sum()) - kl.best_of_n(n))
+            worst = max(worst, float((best_O * np.log(np.maximum(best_O, 1e-300) / p_O)).sum()) - best_of_n_kl(n))
     found.append(claim("best-of-n's KL stays under log n - (n-1)/n", worst, "<= 0 on 400 spaces", worst <= 1e-12))
     return found
 
@@ -203,7 +204,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
 def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
     """PPO and GRPO on 64 outcomes, beside best-of-n at the same KL."""
     from tests.training import test_optimum as toy
-    from training import kl
+    from training.overoptimisation import best_of_n_kl
 
     beta, iterations = 0.3, 10 if quick else 120
     policy = bench.model(toy.letters_only(bench.folder / "letters", 0))
@@ -233,7 +234,7 @@ def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
             spent = float((best_O * np.log(np.maximum(best_O, 1e-300) / q[order])).sum())
             if spent > divergence:
                 break
-            beside = {"n": n, "kl": spent, "kl_bound": kl.best_of_n(n), "reward": float(best_O @ toy.rewards()[order])}
+            beside = {"n": n, "kl": spent, "kl_bound": best_of_n_kl(n), "reward": float(best_O @ toy.rewards()[order])}
         found.append(
             claim(
                 f"{kind} reaches beta log Z",
@@ -557,17 +558,17 @@ def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_t
 
 def best_of_n(bench: Bench, policy: Artifact, reward: Artifact, spent: float, max_tokens: int) -> dict[str, float]:
     """The reward of the best of n answers of the untrained policy, at the greatest n (up to 64) within this KL."""
-    from training import kl
+    from training.overoptimisation import best_of_n_kl
     from training.reward_model import RewardModel
     from training.scoring import Scorer
 
     _, rollouts = _sampled(bench, policy, policy.path, 8 * 64 * 4, max_tokens)
     scores = Scorer(RewardModel.load(str(reward.path)), {}, {}).score(rollouts)[0]
     scores = scores - np.array([not rollout.ended for rollout in rollouts])
-    n = max(n for n in range(1, 65) if kl.best_of_n(n) <= max(spent, 0.0))
+    n = max(n for n in range(1, 65) if best_of_n_kl(n) <= max(spent, 0.0))
     by_prompt = scores.reshape(-1, 8).T  # answers go round the 8 prompts
     best = by_prompt[:, : by_prompt.shape[1] // n * n].reshape(8, -1, n).max(2)
-    return {"n": n, "kl_bound": kl.best_of_n(n), "ppo_kl": spent, "reward": float(best.mean())}
+    return {"n": n, "kl_bound": best_of_n_kl(n), "ppo_kl": spent, "reward": float(best.mean())}
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ from training.rollouts import (
 )  # fmt: skip
 from training.scoring import make_scorer
 from training.trl_stage import load_model, quiet, save
+from training.verify import Rule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,8 +103,8 @@ class Ppo(Stage):
     whiten_advantages: bool = True
     correction: float = Field(2.0, ge=1, description="C: the cap on the weight pi_old / pi_sampler.")
     max_grad_norm: float = Field(1.0, gt=0)
-    rules: dict[str, str] = Field(
-        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason."
+    rules: dict[str, Rule] = Field(
+        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason, or a verifier."
     )
     weights: dict[str, float] = Field(
         {}, description="Weight of each rule and of `reward` in the score; 1 if not named."
