@@ -296,8 +296,8 @@ def kills(bench: Bench, method: str, quick: bool) -> list[Claim]:
     rules = {"right": "completion = reference", "brief": "-0.01 * length"}
     online = {"seed": 3, "rollouts": 64, "max_tokens": 8, "lr": 3e-3, "rules": rules}
     kind, rows, port, config = {
-        "ppo": ("Prompt", PROMPTS, "prompts", {**online, "iterations": 24, "target": 1.0}),
-        "grpo": ("Prompt", PROMPTS, "prompts", {**online, "iterations": 24, "minibatches": 2, "method": "dapo"}),
+        "ppo": ("Prompt", PROMPTS, "prompts", {**online, "iterations": 12, "target": 1.0}),
+        "grpo": ("Prompt", PROMPTS, "prompts", {**online, "iterations": 12, "minibatches": 2, "method": "dapo"}),
         "dpo": ("Preference", preferences(240), "preferences",
                 {"seed": 3, "epochs": 40, "batch": 16, "lr": 1e-3, "checkpoint_every": 10}),
     }[method]  # fmt: skip

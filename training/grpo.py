@@ -194,7 +194,8 @@ class Grpo(Stage):
             train(trainer, job)
         finally:
             sampler.close()
-        job.summary(consumed=consumed(job), episodes=self.iterations * self.rollouts)
+        digest, learnt_from = consumed(job)
+        job.summary(consumed=digest, episodes=learnt_from)
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
         if self.lora and self.lora.merge:
             trained = trained.merge_and_unload()
