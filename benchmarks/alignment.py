@@ -89,6 +89,27 @@ class Bench:
         return carry_out(self.store, kind, load(kind).model_validate({"seed": 0, **config}), given, emit=emit)
 
 
+def steered(bench: Bench, name: str, bias: dict[int, float]) -> Artifact:
+    """A tiny policy with a bias on some tokens: a channel that is always on is read by their rows of the head alone."""
+    import torch
+
+    from tests.training import tiny_chat
+
+    model = tiny_chat.policy(tied=False)
+    with torch.no_grad():
+        channel = model.config.hidden_size - 1
+        model.model.embed_tokens.weight[:, channel] = 6.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[channel] = 0.0
+            layer.mlp.down_proj.weight[channel] = 0.0
+        model.lm_head.weight[:, channel] = 0.0
+        for token, weight in bias.items():
+            model.lm_head.weight[token, channel] = weight
+    model.save_pretrained(bench.folder / name)
+    tiny_chat.tokenizer().save_pretrained(bench.folder / name)
+    return bench.model(bench.folder / name)
+
+
 def curve(made: Artifact, name: str) -> list[float]:
     import io
 
@@ -107,6 +128,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
     from tests.training.test_dpo import by_hand
     from tests.training.test_reward import preferences
     from training import gae, kl
+    from training.overoptimisation import best_of_n_kl
     from training.plackett_luce import nll
     from training.ppo import token_rewards
 
@@ -171,7 +193,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
         upto = np.concatenate([[0.0], np.minimum(p_O.cumsum(), 1.0)])
         for n in (2, 4, 16, 64):
             best_O = upto[1:] ** n - upto[:-1] ** n
-            worst = max(worst, float((best_O * np.log(np.maximum(best_O, 1e-300) / p_O)).sum()) - kl.best_of_n(n))
+            worst = max(worst, float((best_O * np.log(np.maximum(best_O, 1e-300) / p_O)).sum()) - best_of_n_kl(n))
     found.append(claim("best-of-n's KL stays under log n - (n-1)/n", worst, "<= 0 on 400 spaces", worst <= 1e-12))
     return found
 
@@ -182,7 +204,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
 def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
     """PPO and GRPO on 64 outcomes, beside best-of-n at the same KL."""
     from tests.training import test_optimum as toy
-    from training import kl
+    from training.overoptimisation import best_of_n_kl
 
     beta, iterations = 0.3, 10 if quick else 120
     policy = bench.model(toy.letters_only(bench.folder / "letters", 0))
@@ -212,7 +234,7 @@ def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
             spent = float((best_O * np.log(np.maximum(best_O, 1e-300) / q[order])).sum())
             if spent > divergence:
                 break
-            beside = {"n": n, "kl": spent, "kl_bound": kl.best_of_n(n), "reward": float(best_O @ toy.rewards()[order])}
+            beside = {"n": n, "kl": spent, "kl_bound": best_of_n_kl(n), "reward": float(best_O @ toy.rewards()[order])}
         found.append(
             claim(
                 f"{kind} reaches beta log Z",
@@ -231,7 +253,7 @@ def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
 def optimum_dpo(bench: Bench, quick: bool) -> list[Claim]:
     from tests.training import test_optimum as toy
 
-    epochs = 20 if quick else 500
+    epochs = 20 if quick else 600
     _, distance, start = toy.dpo_on_every_preference(bench.store, bench.run, bench.table, bench.folder, epochs)
     return [
         claim(
@@ -274,8 +296,8 @@ def kills(bench: Bench, method: str, quick: bool) -> list[Claim]:
     rules = {"right": "completion = reference", "brief": "-0.01 * length"}
     online = {"seed": 3, "rollouts": 64, "max_tokens": 8, "lr": 3e-3, "rules": rules}
     kind, rows, port, config = {
-        "ppo": ("Prompt", PROMPTS, "prompts", {**online, "iterations": 24, "target": 1.0}),
-        "grpo": ("Prompt", PROMPTS, "prompts", {**online, "iterations": 24, "minibatches": 2, "method": "dapo"}),
+        "ppo": ("Prompt", PROMPTS, "prompts", {**online, "iterations": 12, "target": 1.0}),
+        "grpo": ("Prompt", PROMPTS, "prompts", {**online, "iterations": 12, "minibatches": 2, "method": "dapo"}),
         "dpo": ("Preference", preferences(240), "preferences",
                 {"seed": 3, "epochs": 40, "batch": 16, "lr": 1e-3, "checkpoint_every": 10}),
     }[method]  # fmt: skip
@@ -421,13 +443,14 @@ def against_trl(bench: Bench, quick: bool) -> list[Claim]:
 
     seeds = [0] if quick else [0, 1, 2, 3, 4]
     settings = {**SETTINGS, "iterations": 4 if quick else SETTINGS["iterations"]}
-    policy = bench.model(tiny_chat.save(bench.folder / "policy"))
+    # Never the pad token: in the middle of an answer TRL would take it for the end.
+    policy = steered(bench, "policy", {0: -20.0})
     # The reward: a small random network that both read at the end of the answer, scaled to unit deviation or so.
     config = tiny_chat.policy().config
     config.num_labels = 1
     torch.manual_seed(7)
     judge: Any = LlamaForSequenceClassification(config).eval()
-    judge.score.weight.data.normal_(0, 1.0)
+    judge.score.weight.data.normal_(0, 0.2)
     judge.save_pretrained(bench.folder / "judge")
     tiny_chat.tokenizer().save_pretrained(bench.folder / "judge")
     reward = bench.model(bench.folder / "judge", "RewardModel")
@@ -535,17 +558,17 @@ def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_t
 
 def best_of_n(bench: Bench, policy: Artifact, reward: Artifact, spent: float, max_tokens: int) -> dict[str, float]:
     """The reward of the best of n answers of the untrained policy, at the greatest n (up to 64) within this KL."""
-    from training import kl
+    from training.overoptimisation import best_of_n_kl
     from training.reward_model import RewardModel
     from training.scoring import Scorer
 
     _, rollouts = _sampled(bench, policy, policy.path, 8 * 64 * 4, max_tokens)
     scores = Scorer(RewardModel.load(str(reward.path)), {}, {}).score(rollouts)[0]
     scores = scores - np.array([not rollout.ended for rollout in rollouts])
-    n = max(n for n in range(1, 65) if kl.best_of_n(n) <= max(spent, 0.0))
+    n = max(n for n in range(1, 65) if best_of_n_kl(n) <= max(spent, 0.0))
     by_prompt = scores.reshape(-1, 8).T  # answers go round the 8 prompts
     best = by_prompt[:, : by_prompt.shape[1] // n * n].reshape(8, -1, n).max(2)
-    return {"n": n, "kl_bound": kl.best_of_n(n), "ppo_kl": spent, "reward": float(best.mean())}
+    return {"n": n, "kl_bound": best_of_n_kl(n), "ppo_kl": spent, "reward": float(best.mean())}
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------------
@@ -569,20 +592,6 @@ def bad_input(bench: Bench, quick: bool) -> list[Claim]:
         except UserError as error:
             lines.append(f"error: {error}")
         return " | ".join(lines)
-
-    def one_answer(word: int, folder: Path) -> Artifact:
-        """A policy that says this word and nothing else: a channel that is 1 everywhere is read by its row alone."""
-        model = tiny_chat.policy(tied=False)
-        with torch.no_grad():
-            width = model.config.hidden_size
-            model.model.embed_tokens.weight[:, width - 1] = 6.0
-            for layer in model.model.layers:
-                layer.self_attn.o_proj.weight[width - 1] = 0.0
-                layer.mlp.down_proj.weight[width - 1] = 0.0
-            model.lm_head.weight[word, width - 1] = 50.0
-        model.save_pretrained(folder)
-        tiny_chat.tokenizer().save_pretrained(folder)
-        return bench.model(folder)
 
     stranger = tiny_chat.tokenizer("red blue green cat dog the what colour ?")
     config = tiny_chat.policy().config
@@ -609,9 +618,9 @@ def bad_input(bench: Bench, quick: bool) -> list[Claim]:
         ("a constant reward", "A constant reward teaches nothing",
          told("ppo", {**short, "rules": {"one": "1"}}, policy=policy, prompts=prompts)),
         ("all answers equal", "answers are equal",
-         told("ppo", {**short, "max_tokens": 1, "rules": {"l": "length"}}, policy=one_answer(7, bench.folder / "one"), prompts=prompts)),
+         told("ppo", {**short, "max_tokens": 1, "rules": {"l": "length"}}, policy=steered(bench, "one", {7: 50.0}), prompts=prompts)),
         ("an empty rollout", "answers are equal",
-         told("ppo", {**short, "rules": {"l": "length"}}, policy=one_answer(1, bench.folder / "mute"), prompts=prompts)),
+         told("ppo", {**short, "rules": {"l": "length"}}, policy=steered(bench, "mute", {1: 50.0}), prompts=prompts)),
         ("a prompt with one ranked answer (equal pair, for dpo)", "say nothing and are left out",
          told("dpo", {}, policy=policy, preferences=bench.table("Preference", [{"id": "a", "prompt_id": "p", **same}]))),
         ("a reward model with another tokenizer", "has another tokenizer than the policy",

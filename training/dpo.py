@@ -181,11 +181,7 @@ class Dpo(Stage):
                 row[f"{side}_labels"] = [-100] * len(answer.prompt) + answer.response
             rows.append(row)
 
-        class OnTokenIds(Trainer):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
-            def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
-                return feature
-
-        return OnTokenIds(
+        return on_token_ids(Trainer)(
             model=policy,
             args=args,
             processing_class=tokenizer,
@@ -203,6 +199,10 @@ def on_token_ids(trainer: type[Any]) -> type[Any]:
     class OnTokenIds(trainer):
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
+
+        def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
+            """The same, of the trainers without a reference."""
+            return feature
 
     return OnTokenIds
 

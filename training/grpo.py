@@ -46,6 +46,7 @@ from training.rollouts import (
 )  # fmt: skip
 from training.scoring import Scorer, make_scorer
 from training.trl_stage import arguments, load_model, save, train
+from training.verify import Rule
 
 if TYPE_CHECKING:
     from generators.vllm_backend import VllmEngine
@@ -96,8 +97,8 @@ class Grpo(Stage):
     )
     missing_eos: float = Field(1.0, ge=0, description="Taken off the score of an answer that was cut at `max_tokens`.")
     max_grad_norm: float = Field(1.0, gt=0)
-    rules: dict[str, str] = Field(
-        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason."
+    rules: dict[str, Rule] = Field(
+        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason, or a verifier."
     )
     weights: dict[str, float] = Field(
         {}, description="Weight of each rule and of `reward` in the score; 1 if not named."
@@ -193,7 +194,8 @@ class Grpo(Stage):
             train(trainer, job)
         finally:
             sampler.close()
-        job.summary(consumed=consumed(job), episodes=self.iterations * self.rollouts)
+        digest, learnt_from = consumed(job)
+        job.summary(consumed=digest, episodes=learnt_from)
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
         if self.lora and self.lora.merge:
             trained = trained.merge_and_unload()

@@ -13,7 +13,6 @@ each term is an unbiased estimate of that step's conditional KL.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -38,15 +37,6 @@ def estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: Estimator 
     if estimator == "k2":
         return log_r.square() / 2
     return torch.expm1(log_r) - log_r
-
-
-def best_of_n(n: int) -> float:
-    """An upper bound, in nats, on the KL of the best of n samples to the policy they were drawn from: log n - (n-1)/n.
-
-    An equality where no two outcomes tie and none is likely (Beirami et al. 2024, "Theoretical guarantees on the
-    best-of-n alignment policy", Theorem 1 and 2): the KL to compare with when best-of-n stands beside a trained policy.
-    """
-    return math.log(n) - (n - 1) / n
 
 
 @dataclass

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -43,7 +43,9 @@ from training.checkpoint import Checkpoints
 from training.critic import Critic
 from training.logprobs import forward, token_logprobs
 from training.lora import Lora
+from training.overoptimisation import GuardConfig
 from training.rollouts import (
+    Question,
     Rollout,
     ask,
     check_room,
@@ -56,6 +58,8 @@ from training.rollouts import (
 )  # fmt: skip
 from training.scoring import make_scorer
 from training.trl_stage import load_model, quiet, save
+from training.verify import Rule
+from training.watch import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +75,7 @@ class Ppo(Stage):
         "reward": port("RewardModel", optional=True),
         "prompts": port("Prompt", "Conversation", many=True),
         "reference": port("Model", "Adapter", optional=True),
+        "held_out": port("Prompt", "Conversation", many=True, optional=True),
     }
     gives = "Model"
     random = True
@@ -102,13 +107,18 @@ class Ppo(Stage):
     whiten_advantages: bool = True
     correction: float = Field(2.0, ge=1, description="C: the cap on the weight pi_old / pi_sampler.")
     max_grad_norm: float = Field(1.0, gt=0)
-    rules: dict[str, str] = Field(
-        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason."
+    rules: dict[str, Rule] = Field(
+        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason, or a verifier."
     )
     weights: dict[str, float] = Field(
         {}, description="Weight of each rule and of `reward` in the score; 1 if not named."
     )
     pessimism: float = Field(0.0, ge=0, description="Standard deviations of an ensemble taken off its mean.")
+    guard: GuardConfig | None = Field(
+        None, description="Stop where the reward is over-optimised, and give the best policy instead of the last."
+    )
+    gold: dict[str, Rule] = Field({}, description="For the guard: rules that measure answers to `held_out` prompts.")
+    gold_every: int = Field(5, ge=1, description="Iterations between two such measurements.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
     gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
 
@@ -149,32 +159,59 @@ class Ppo(Stage):
         modules = {"policy": policy, "critic": critic}
         found = snapshot.restore(checkpoints, modules, optimizer)
         controller = kl.Controller(found.facts["beta"] if found else self.beta, self.target)
+        watch: Watch | None = None
+        if self.guard:
+            points = found.facts["points"] if found else []
+            watch = Watch(job, tokenizer, self.guard, self.gold, self.gold_every, points)
+            check_room(watch.questions, self.max_tokens, policy.config)
         engine: VllmEngine | None = None
-        for iteration in range(found.step if found else 0, self.iterations):
-            engine = engine or start_engine(location, questions, self.max_tokens, self.gpu_share, job)
+        reason: str | None = None
+        # With a guard the last policy is looked at, too.
+        for iteration in range(found.step if found else 0, self.iterations + bool(watch)):
+            engine = engine or start_engine(
+                location, [*questions, *(watch.questions if watch else [])], self.max_tokens, self.gpu_share, job
+            )
             drawn = draw(len(questions), self.rollouts // self.samples, iteration, job.seed)
             asked = [questions[i] for i in drawn for _ in range(self.samples)]
             rollouts, sampled = ask(job, engine, policy, tokenizer, asked, self.max_tokens, iteration)
             scores, parts = scorer.score(rollouts)
+            worth = scores - self.missing_eos * np.array([not rollout.ended for rollout in rollouts])
+            experience = self.look_back(policy, reference, critic, rollouts, sampled, worth, controller.beta)
+            if watch:
+                reason = watch.look(
+                    iteration, policy, float(scores.mean()), experience.kl, parts.get("disagreement"),
+                    partial(self.answer, job, engine, policy, tokenizer, -1 - iteration), iteration == self.iterations,
+                )  # fmt: skip
+                if reason or iteration == self.iterations:
+                    break
             warn_of_sameness(job, iteration, rollouts, scores)
             keep(job, iteration, rollouts, scores)
-            scores = scores - self.missing_eos * np.array([not rollout.ended for rollout in rollouts])
-            experience = self.look_back(policy, reference, critic, rollouts, sampled, scores, controller.beta)
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * (schedule.linear(iteration, self.iterations, 0.0) if self.decay else 1.0)
             learnt = self.improve(job, policy, critic, optimizer, experience, iteration)
-            job.metric(iteration + 1, **parts, **describe(rollouts, scores, experience), **learnt, beta=controller.beta)
+            job.metric(iteration + 1, **parts, **describe(rollouts, worth, experience), **learnt, beta=controller.beta)
             job.progress(iteration + 1, self.iterations, "iterations")
             controller.update(experience.kl, self.rollouts)
-            checkpoints.save(snapshot.take(iteration + 1, modules, optimizer, {"beta": controller.beta}))
+            facts = {"beta": controller.beta, "points": watch.guard.as_json() if watch else []}
+            checkpoints.save(snapshot.take(iteration + 1, modules, optimizer, facts))
         checkpoints.wait()
         if engine is not None:
             engine.close()
         # The same digest of `consumed` says: the same answers to the same prompts, in the same order, were learnt from.
-        job.summary(consumed=consumed(job), episodes=self.iterations * self.rollouts, beta=controller.beta)
+        digest, learnt_from = consumed(job)
+        job.summary(consumed=digest, episodes=learnt_from, beta=controller.beta)
+        if watch:
+            if reason:
+                job.say(f"Stopped before iteration {learnt_from // self.rollouts + 1}: {reason}")
+            job.summary(kept_iteration=watch.restore_best(policy), stopped=reason or "")
         if self.lora and self.lora.merge:
             policy = policy.merge_and_unload()
         save(job, policy, tokenizer, job.input("policy").id if self.lora and not self.lora.merge else "")
+
+    def answer(
+        self, job: Job, engine: VllmEngine, policy: Any, tokenizer: Any, number: int, questions: list[Question]
+    ) -> list[Rollout]:
+        return ask(job, engine, policy, tokenizer, questions, self.max_tokens, number)[0]
 
     def look_back(
         self,

@@ -58,8 +58,8 @@ class Rollout:
         return Answer(self.question.token_ids, self.token_ids)
 
 
-def load_questions(job: Job, tokenizer: Any) -> list[Question]:
-    """The prompts of all artifacts of the port `prompts`, in order, as token ids.
+def load_questions(job: Job, tokenizer: Any, port: str = "prompts") -> list[Question]:
+    """The prompts of all artifacts of a port, in order, as token ids.
 
     Raises:
         UserError: there is none, or one is empty.
@@ -67,7 +67,7 @@ def load_questions(job: Job, tokenizer: Any) -> list[Question]:
     from generators.prompting import encode_prompt, prompt_of
 
     questions: list[Question] = []
-    for artifact in job.all("prompts"):
+    for artifact in job.all(port):
         for row in artifact.to_table().to_pylist():
             messages, reference = prompt_of(row)
             if not messages:
@@ -177,15 +177,16 @@ def keep(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarr
     partial.replace(folder / f"{iteration:05d}.parquet")
 
 
-def consumed(job: Job) -> str:
-    """A digest of everything that was learnt from: each prompt's id and sampled ids, in order."""
+def consumed(job: Job) -> tuple[str, int]:
+    """(a digest of everything that was learnt from: each prompt's id and sampled ids, in order; how many answers)."""
     import pyarrow.parquet as pq
 
-    digest = hashlib.blake2b(digest_size=16)
+    digest, count = hashlib.blake2b(digest_size=16), 0
     for file in sorted((job.output / "rollouts").glob("*.parquet")):
         for row in pq.read_table(file, columns=["prompt_id", "token_ids"]).to_pylist():
             digest.update(f"{row['prompt_id']}:{row['token_ids']};".encode())
-    return digest.hexdigest()
+            count += 1
+    return digest.hexdigest(), count
 
 
 def warn_of_sameness(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarray) -> None:

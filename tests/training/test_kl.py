@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from training import kl
 from training.kl import Controller, estimate
 
 
@@ -57,17 +56,3 @@ def test_a_fixed_controller_stays() -> None:
     controller = Controller(beta=0.05)
     controller.update(kl=100.0, rollouts=512)
     assert controller.beta == 0.05
-
-
-@pytest.mark.parametrize("n", [1, 2, 4, 16, 64])
-def test_the_bound_on_the_kl_of_best_of_n_holds_and_is_met_where_outcomes_are_many(n: int) -> None:
-    def exact(p: np.ndarray) -> float:
-        """KL of the best of n, outcomes being sorted from worst to best: P(best = i) = F_i^n - F_{i-1}^n."""
-        upto = np.concatenate([[0.0], np.minimum(p.cumsum(), 1.0)])
-        best = upto[1:] ** n - upto[:-1] ** n
-        return float((best * np.log(np.maximum(best, 1e-300) / p)).sum())
-
-    random = np.random.default_rng(n)
-    few, many = random.dirichlet(np.ones(64)), np.full(200_000, 1 / 200_000)
-    assert exact(few) <= kl.best_of_n(n) + 1e-12
-    assert exact(many) == pytest.approx(kl.best_of_n(n), abs=1e-3)

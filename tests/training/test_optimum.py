@@ -176,7 +176,7 @@ def every_preference(steps: tuple[int, ...] = (1, 9)) -> list[dict[str, Any]]:
 
 
 def dpo_on_every_preference(
-    store: Store, run: Callable[..., Artifact], table: Given, folder: Path, epochs: int = 500
+    store: Store, run: Callable[..., Artifact], table: Given, folder: Path, epochs: int = 600
 ) -> tuple[Artifact, float, float]:
     """(what `dpo` made, its distance in total variation from pi_ref exp(r / beta), the reference's distance).
 
@@ -184,7 +184,7 @@ def dpo_on_every_preference(
     """
     beta, rows = 1.0, every_preference()
     policy = tiny_chat.artifact(store, letters_only(folder / "dpo-policy", 0))
-    config = {"beta": beta, "lr": 5e-3, "epochs": epochs, "batch": len(rows), "warmup": 0.02}
+    config = {"beta": beta, "lr": 1e-2, "epochs": epochs, "batch": len(rows), "warmup": 0.02}
     made = run("dpo", config, policy=policy, preferences=table("Preference", rows))
 
     def closed(where: Path) -> np.ndarray:

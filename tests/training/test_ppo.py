@@ -176,7 +176,7 @@ def test_what_was_learnt_from_is_kept_in_order_and_told_by_its_digest(store: Sto
         for number, rollouts in enumerate(iterations):
             keep(job, number, rollouts, np.array([1.0] * len(rollouts)))
             keep(job, number, rollouts, np.array([1.0] * len(rollouts)))  # a repeated iteration replaces itself
-        return consumed(job)
+        return consumed(job)[0]
 
     assert told([a, b]) != told([b, a]) and told([a, b]) == told([a], [b]) != told([a])
 
@@ -218,6 +218,35 @@ def test_it_learns_a_trivial_reward_with_a_real_engine(
     # the sampler's and the trainer's log-probabilities agree after every swap of weights
     assert max(curve(made, "sampler_gap_max")) < 1e-4
     assert curve(made, "kl")[0] == pytest.approx(0, abs=1e-4) and curve(made, "kl")[-1] > 1
+
+
+def test_the_guard_keeps_the_policy_that_held_out_answers_like_best(
+    policy: Artifact, given: Given, build: Build, sampler: None
+) -> None:
+    """The reward likes blue, which is what should not be said."""
+    made = build(
+        Ppo,
+        {"policy": policy, "prompts": given("Prompt", PROMPTS[:4]), "held_out": given("Prompt", PROMPTS[4:])},
+        rules={"blues": "LENGTH(completion) - LENGTH(REPLACE(completion, 'blue', ''))"},
+        gold={"none": "LENGTH(REPLACE(completion, 'blue', '')) - LENGTH(completion)"},
+        gold_every=1,
+        guard={"patience": 2},
+        iterations=25,
+        rollouts=64,
+        max_tokens=4,
+        lr=1e-2,
+        beta=0.01,
+        stop_kl=None,
+        missing_eos=0.0,
+    )
+    summary, gold = made.manifest["summary"], curve(made, "gold")
+    assert summary["kept_iteration"] == int(np.argmax(gold)) and "below its best" in summary["stopped"]
+    assert summary["episodes"] == 64 * (len(gold) - 1) < 64 * 25  # it was stopped, and the last look taught nothing
+    from transformers import AutoModelForCausalLM
+
+    if summary["kept_iteration"] == 0:
+        best, start = (AutoModelForCausalLM.from_pretrained(a.path) for a in (made, policy))
+        assert all(torch.equal(a, b) for a, b in zip(best.parameters(), start.parameters(), strict=True))
 
 
 @pytest.mark.slow
