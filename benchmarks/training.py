@@ -328,7 +328,7 @@ def main() -> None:
         else:
             result["shakespeare"] = {"skipped": f"there is no {file}"}
             claims += [claim("nanoGPT side by side", None, "", False)]
-        result["throughput"], more = speeds(artifact, store, 1 if options.quick else 4)
+        result["throughput"], more = speeds(artifact, store, 1 if options.quick else 2)
         proofs, proved = prove(store, Path(folder), options.data, options.quick)
         result |= proofs
         claims += [*more, *proved]

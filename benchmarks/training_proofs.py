@@ -474,7 +474,7 @@ def bad_input(store: Store) -> Claims:
 
 def prove(store: Store, folder: Path, data: Path, quick: bool) -> tuple[dict[str, Any], Claims]:
     """All of it. `quick`: fewer rows and kills, no server."""
-    packed, claims = packing(store, data / "alpaca_eval" / "outputs.parquet", 64 if quick else 192)
+    packed, claims = packing(store, data / "alpaca_eval" / "outputs.parquet", 32 if quick else 96)
     table, about_adapters = adapters(store, folder, serve=not quick)
     claims += [*cut_in_other_ways(store), *kills(store, folder, 2 if quick else 10), *about_adapters, *bad_input(store)]
     return {"sft_packing": packed, "lora": table}, claims
