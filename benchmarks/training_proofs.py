@@ -30,6 +30,7 @@ from engine.store import Artifact, Store, digest_json
 from engine.worker import carry_out
 from generators.prompting import encode_prompt
 from tests.training import killed, tiny
+from training import memory
 from training.pretrain import Pretrain, Run
 from training.sft import Sft
 
@@ -292,6 +293,8 @@ def adapters(store: Store, folder: Path, serve: bool) -> tuple[dict[str, Any], C
         configured(Tokens, texts=[t for pair in turns for t in pair], width=256, depth=4, vocabulary=300, context=128),
     )
     chats = made(store, configured(Chats, turns=turns))
+    shape = memory.read_shape(model.path)
+    assert shape is not None
     common: dict[str, Any] = {"seed": 3, "batch": 6, "steps": 20, "lr": 5e-3}
     table: dict[str, Any] = {}
     found: dict[str, Artifact] = {}
@@ -305,7 +308,9 @@ def adapters(store: Store, folder: Path, serve: bool) -> tuple[dict[str, Any], C
             found[name] = made(store, stage, model=model, conversations=chats)
         weights = next(found[name].path.glob("*model.safetensors")).stat().st_size
         share = found[name].manifest["summary"]["trainable_share"]
+        counted = memory.fine_tuning(shape, "lora" if lora else "full", 6, 64, 2, gpu=False).total
         table[name] = {
+            "counted_memory_mib": round(counted / 2**20, 1),
             "trainable_share": round(share, 4),
             "file_bytes": weights,
             "cpu_s": round(clock.last - clock.first, 2),
@@ -403,7 +408,7 @@ def bad_input(store: Store) -> Claims:
 
     def nan_rows() -> None:
         chats = made(store, configured(Chats, turns=[["Hello?", f"Yes {i}."] for i in range(4)]))
-        metrics(store, configured(Sft, seed=3, batch=2, steps=2, lr=1e30, clip=1e30), model=base, conversations=chats)
+        metrics(store, configured(Sft, seed=3, batch=2, steps=4, lr=1e30, clip=1e30), model=base, conversations=chats)
 
     def empty() -> None:
         other = Store(str(store.scratch("empty")))
@@ -469,7 +474,7 @@ def bad_input(store: Store) -> Claims:
 
 def prove(store: Store, folder: Path, data: Path, quick: bool) -> tuple[dict[str, Any], Claims]:
     """All of it. `quick`: fewer rows and kills, no server."""
-    packed, claims = packing(store, data / "alpaca_eval" / "outputs.parquet", 64 if quick else 192)
+    packed, claims = packing(store, data / "alpaca_eval" / "outputs.parquet", 32 if quick else 96)
     table, about_adapters = adapters(store, folder, serve=not quick)
     claims += [*cut_in_other_ways(store), *kills(store, folder, 2 if quick else 10), *about_adapters, *bad_input(store)]
     return {"sft_packing": packed, "lora": table}, claims

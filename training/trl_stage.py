@@ -100,7 +100,9 @@ def train(trainer: Trainer, job: Job, named: Named | None = None, report_to: Tra
 
     batch = _remember(trainer) if named else []
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(progress_callback(job, lambda: named(batch) if named else []))
+    trainer.add_callback(
+        progress_callback(job, lambda: named([row for inputs in batch for row in sequences(inputs)]) if named else [])
+    )
     last = resume_from(job)
     if last:
         job.say(f"resumes from step {Path(last).name.removeprefix('checkpoint-')}")
@@ -124,9 +126,9 @@ def _full(job: Job) -> StageFailed:
     )
 
 
-def _remember(trainer: Any) -> list[list[int]]:
-    """A list that always holds the token sequences of the optimizer step under way."""
-    batch: list[list[int]] = []
+def _remember(trainer: Any) -> list[dict[str, Any]]:
+    """A list that always holds what the model is given in the optimizer step under way."""
+    batch: list[dict[str, Any]] = []
     step_of, at = trainer.training_step, -1
 
     def training_step(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -134,7 +136,7 @@ def _remember(trainer: Any) -> list[list[int]]:
         if trainer.state.global_step != at:
             at = trainer.state.global_step
             batch.clear()
-        batch.extend(sequences(inputs))
+        batch.append({name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs})
         return step_of(model, inputs, *args, **kwargs)
 
     trainer.training_step = training_step

@@ -10,7 +10,10 @@ import multiprocessing
 import os
 import signal
 import sys
+from functools import cache
 from importlib import import_module
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +59,8 @@ def start(spec: dict[str, Any], folder: Path, kill_at: int | None) -> Artifact |
         folder: for what the process says.
         kill_at: the step or commit (from 1) after which it is killed.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    _preload(context)
     told, made = folder / "process.log", folder / "made"
     process = context.Process(target=_child, args=({**spec, "kill_at": kill_at}, str(told), str(made)))
     process.start()
@@ -68,6 +70,14 @@ def start(spec: dict[str, Any], folder: Path, kill_at: int | None) -> Artifact |
         return None
     assert process.exitcode == 0, told.read_text()[-3000:]
     return Store(spec["store"]).get(made.read_text())
+
+
+@cache
+def _preload(context: ForkServerContext) -> None:
+    """Start the process to fork from; one that knows less may be there already."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    forkserver._forkserver._stop()  # pyright: ignore
+    context.set_forkserver_preload(IMPORTED)
 
 
 def _child(spec: dict[str, Any], told: str, made: str) -> None:

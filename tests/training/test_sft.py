@@ -185,22 +185,27 @@ def test_kill_9_and_resume_give_the_same_digest(store: Store, given: Any, tmp_pa
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_a_loss_that_is_no_number_names_the_rows(store: Store, given: Any, monkeypatch: Any, packing: bool) -> None:
+def test_a_loss_that_is_no_number_names_the_rows(
+    store: Store, given: Any, chat: Any, monkeypatch: Any, packing: bool
+) -> None:
     from trl import SFTTrainer
 
     step_of = SFTTrainer.training_step
+    seen: list[str] = []
 
-    def spoilt(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    def spoilt(self: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if self.state.global_step == 2:
             model.get_output_embeddings().weight.data.fill_(float("nan"))
-        return step_of(self, model, *args, **kwargs)
+            seen.append(f" {' '.join(map(str, inputs['input_ids'].flatten().tolist()))} ")
+        return step_of(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(SFTTrainer, "training_step", spoilt)
     conversations = given("Conversation", ROWS)
     with pytest.raises(StageFailed, match=r"at step 3 the loss is nan .* The batch was of the rows") as caught:
         losses(store, conversations, "spoilt", batch=2, steps=4, packing=packing, max_length=40, checkpoint_every=1)
     named = [row["id"] for row in ROWS if row["id"] in str(caught.value)]
-    assert 2 <= len(named) <= (4 if packing else 2)
+    ids = {row["id"]: " ".join(map(str, render(chat, row["id"], row["messages"]).input_ids)) for row in ROWS}
+    assert named and named == [name for name, text in ids.items() if any(f" {text} " in stream for stream in seen)]
     kept = store.scratch("spoilt") / "checkpoints"
     assert sorted(path.name for path in kept.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
