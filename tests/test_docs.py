@@ -61,3 +61,10 @@ def test_curating_text(tmp_path: Path) -> None:
     assert "gopher_words" in told["show corpus/clean"] and "no_consoles" in told["show corpus/clean"]
     assert "contaminated" in told["show corpus/safe --rejected"]
     assert "The funnel" in (tmp_path / "corpus.html").read_text()
+
+
+def test_the_readme_names_every_stage_kind() -> None:
+    from engine.stage import kinds
+
+    readme = (ROOT / "README.md").read_text()
+    assert not [kind for kind in kinds() if not kind.startswith("toy_") and f"`{kind}`" not in readme]
