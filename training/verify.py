@@ -13,14 +13,7 @@ Each gives 1 or 0.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import secrets
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -118,10 +111,8 @@ class Regex(_Verifier):
 
 
 class Tests(_Verifier):
-    """The answer's Python passes the reference's, run after it in a process of its own with limits.
-
-    The process has no environment, an empty folder as its own, and limits on time, memory, file size and open files. It
-    may still reach the network and read files: run code of models you do not trust inside a container.
+    """The answer's Python passes the reference's, run after it in the sandbox (`generators.sandbox`): the standard library alone,
+    no network, no other process, an empty folder, limits on time, memory and disk.
     """
 
     kind: Literal["tests"]
@@ -129,7 +120,7 @@ class Tests(_Verifier):
     memory_mb: int = Field(default=512, ge=64)
 
     def check(self, completion: str, reference: str) -> bool:
-        return passes(f"{code_of(completion)}\n\n{reference}\n", self.timeout, self.memory_mb)
+        return passes([code_of(completion), reference], self.timeout, self.memory_mb)
 
     def measure(self, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
         super().measure(rows.clear(), name)
@@ -207,45 +198,16 @@ def code_of(text: str) -> str:
     return "\n".join(cast(Sequence[str], blocks)) if blocks else text
 
 
-# What counts is a token written after the last line of the tests, so that leaving early or printing passes nothing. Code
-# that goes through the frames of its own process can find the token: this keeps a policy honest, not an attacker out.
-_RUNNER = """
-def run():
-    import os, resource, sys
-    memory, seconds, token = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    for limit, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_FSIZE, 1 << 20),
-                        (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(limit, (most, most))
-    source, out = sys.stdin.read(), os.dup(1)
-    sys.argv = [""]
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    exec(compile(source, "answer", "exec"), {"__name__": "__main__"})
-    os.write(out, token.encode())
-run()
-"""
+def passes(programs: Sequence[str], timeout: float, memory_mb: int) -> bool:
+    """Whether these Python programs, run one after the other, reach the last line of the last, within limits.
 
+    Raises:
+        UserError: this machine can't hold a program back.
+    """
+    from generators.sandbox import Limits, Unsafe, run
 
-def passes(source: str, timeout: float, memory_mb: int) -> bool:
-    """Whether this Python runs to its last line without an error, within its limits."""
-    token = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _RUNNER, str(memory_mb << 20), str(int(timeout) + 1), token],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-            start_new_session=True,
-        )
-        try:
-            out, _ = process.communicate(source.encode("utf-8", "replace"), timeout=timeout)
-        except (subprocess.TimeoutExpired, BrokenPipeError):
-            out = b""
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # and whatever it has started
-            process.communicate()
-    return out == token.encode()
+    limits = Limits(cpu_s=int(timeout) + 1, wall_s=timeout, memory_mb=memory_mb, disk_mb=1)
+    try:
+        return run(programs, limits).ok
+    except Unsafe as error:
+        raise UserError(f"a rule of kind `tests` runs what a model wrote, and {error}.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -87,24 +86,26 @@ def test_refusals_are_told_from_answers(text: str, refuses: bool) -> None:
     assert value(by_reference, text, "answer") == float(not refuses)
 
 
-def test_code_stays_within_its_limits(tmp_path: Path) -> None:
+def test_code_stays_within_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLYWHEEL_SECRET", "hush")
     started = time.monotonic()
     endless, greedy = "while True: pass", "x = bytearray(1 << 30)"
     leaves_early, exits = "import sys; sys.exit(0)", "import os; os._exit(0)"
     prints = "print('passed'); raise SystemExit"
     writes = "open('big', 'wb').write(b'0' * (8 << 20))"
-    secret = "import os; assert 'HOME' not in os.environ and os.listdir('.') == []"
+    secret = "import os; assert 'FLYWHEEL_SECRET' not in os.environ and os.listdir('.') == []"
     forks = "import os, time\nif os.fork() == 0: time.sleep(60)"
-    assert not passes(endless, 0.5, 256)
+    assert not passes([endless], 0.5, 256)
     for source in (greedy, leaves_early, exits, prints, writes):
-        assert not passes(source + "\nassert True\n", 5, 256), source
-    assert passes(secret, 5, 256) and not passes(forks, 1, 256)  # something is still running
+        assert not passes([source, "assert True"], 5, 256), source
+    calls = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    assert passes([secret], 5, 256) and not passes([forks], 1, 256) and not passes([calls], 1, 256)
     assert time.monotonic() - started < 20
 
 
 def test_a_test_can_not_be_passed_by_swallowing_what_comes_after() -> None:
-    assert not passes("import atexit, os\natexit.register(lambda: os._exit(0))\nassert False", 5, 256)
-    assert not passes("import os\nos.write(1, b'0' * 32)\nassert False", 5, 256)
+    assert not passes(["import atexit, os\natexit.register(lambda: os._exit(0))", "assert False"], 5, 256)
+    assert not passes(["import os\nos.write(1, b'0' * 32)", "assert False"], 5, 256)
 
 
 def test_fenced_code_is_taken_out_of_what_is_said_around_it() -> None:
