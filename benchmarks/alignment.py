@@ -128,7 +128,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
     from tests.training.test_dpo import by_hand
     from tests.training.test_reward import preferences
     from training import gae, kl
-    from training.overoptimisation import best_of_n_kl
+    from training.kl import best_of_n as best_of_n_kl
     from training.plackett_luce import nll
     from training.ppo import token_rewards
 
@@ -204,7 +204,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
 def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
     """PPO and GRPO on 64 outcomes, beside best-of-n at the same KL."""
     from tests.training import test_optimum as toy
-    from training.overoptimisation import best_of_n_kl
+    from training.kl import best_of_n as best_of_n_kl
 
     beta, iterations = 0.3, 10 if quick else 120
     policy = bench.model(toy.letters_only(bench.folder / "letters", 0))
@@ -558,7 +558,7 @@ def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_t
 
 def best_of_n(bench: Bench, policy: Artifact, reward: Artifact, spent: float, max_tokens: int) -> dict[str, float]:
     """The reward of the best of n answers of the untrained policy, at the greatest n (up to 64) within this KL."""
-    from training.overoptimisation import best_of_n_kl
+    from training.kl import best_of_n as best_of_n_kl
     from training.reward_model import RewardModel
     from training.scoring import Scorer
 

@@ -88,7 +88,7 @@ class ServedEngine:
         if adapter:
             arguments |= {"enable_lora": True, "max_lora_rank": adapters.room_for(adapter)}
             arguments["lora_modules"] = f"{adapter}={adapter}"
-        self._command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model]
+        self._command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
         self._command += flags({**arguments, **options})
         environment = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib)}
         environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")

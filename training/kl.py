@@ -13,6 +13,7 @@ each term is an unbiased estimate of that step's conditional KL.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -61,3 +62,11 @@ class Controller:
         if self.target is not None:
             error = min(max((kl - self.target) / self.target, -0.2), 0.2)
             self.beta *= 1 + self.gain * error * rollouts
+
+
+def best_of_n(n: int) -> float:
+    """An upper bound, in nats, on the KL of the best of n answers to the policy they come from: log n - (n - 1)/n.
+
+    Exact where no two answers are equal (Stiennon et al. 2020, appendix G.3; as a bound, Beirami et al. 2024, theorem 1).
+    """
+    return math.log(n) - (n - 1) / n

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field
 
 from engine.job import Job
 from engine.schema import DATASETS, row_id
-from engine.stage import NotIdentity, Stage, port
+from engine.stage import Stage, port
 
 
 class Score(Stage):
@@ -20,7 +20,7 @@ class Score(Stage):
 
     metric: str = Field("reward", description="What to call the measurement.")
     pessimism: float = Field(0.0, ge=0, description="Standard deviations over an ensemble's heads taken off its mean.")
-    partition: Annotated[int, NotIdentity] = Field(1024, ge=1, description="Candidates a partition.")
+    partition: int = Field(1024, ge=1, description="Candidates a partition.")
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return rows["candidates"]
