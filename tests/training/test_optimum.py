@@ -120,35 +120,6 @@ def test_ppo_reaches_beta_log_z(store: Store, tmp_path: Path, given: Given, buil
     assert curve(made, "r")[-1] - beta * curve(made, "kl")[-1] == pytest.approx(best, abs=0.15)
 
 
-@pytest.mark.slow
-def test_grpo_with_the_kl_in_the_reward_reaches_beta_log_z(
-    store: Store, tmp_path: Path, given: Given, build: Build
-) -> None:
-    from training.grpo import Grpo
-
-    beta = 0.3
-    policy = tiny_chat.artifact(store, letters_only(tmp_path / "policy", 0))
-    made = build(
-        Grpo,
-        {"policy": policy, "prompts": given("Prompt", [{"id": "p", "prompt": PROMPT}])},
-        method="rloo",
-        rules={"r": REWARD},
-        iterations=100,
-        rollouts=512,
-        samples=64,
-        max_tokens=3,
-        epochs=2,
-        minibatches=2,
-        lr=3e-3,
-        beta=beta,
-        missing_eos=0.0,
-    )
-    reference, found = distribution(policy.path), distribution(made.path)
-    best, _ = optimum(reference, beta)
-    assert best * 0.99 <= value(found, reference, beta) <= best + 1e-6
-    assert value(reference, reference, beta) < 0.8 * best
-
-
 def odds(outcome: tuple[int, ...]) -> float:
     """exp of a reward whose Bradley-Terry probabilities are fractions of small numbers."""
     text = " ".join(LETTERS[i] for i in outcome)
@@ -195,12 +166,3 @@ def dpo_on_every_preference(
     best = np.exp(best - np.logaddexp.reduce(best))
     found, start = (0.5 * float(np.abs(np.exp(closed(a.path)) - best).sum()) for a in (made, policy))
     return made, found, start
-
-
-@pytest.mark.slow
-def test_dpo_reaches_the_optimum(store: Store, tmp_path: Path, given: Given, build: Build) -> None:
-    def run(kind: str, config: dict[str, Any], **inputs: Artifact) -> Artifact:
-        return build(kind, inputs, **config)
-
-    _, found, start = dpo_on_every_preference(store, run, given, tmp_path)
-    assert found < 1e-3 and start > 0.2
