@@ -7,6 +7,7 @@ by that table and imports the module only when a recipe names the kind.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -137,6 +138,7 @@ def kinds() -> list[str]:
     return list(_table())
 
 
+@cache
 def _table() -> dict[str, Any]:
     return {entry.name: entry for entry in entry_points(group="flywheel.stages")}
 

@@ -17,14 +17,16 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xxhash
-from torch import Tensor
 
 from engine.errors import StageFailed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 STATE, RECORD = "state.safetensors", "checkpoint.json"
 
@@ -168,11 +170,13 @@ def optimizer_tensors(
     parameters: Iterable[tuple[str, Tensor]], optimizers: list[torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
     """The state of the optimizers by parameter name: `optimizer.<name>.<entry>`."""
+    import torch
+
     found: dict[str, Tensor] = {}
     for name, parameter in parameters:
         for optimizer in optimizers:
             for entry, value in optimizer.state.get(parameter, {}).items():
-                found[f"optimizer.{name}.{entry}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+                found[f"optimizer.{name}.{entry}"] = value if isinstance(value, torch.Tensor) else torch.tensor(value)
     return found
 
 
@@ -202,6 +206,8 @@ def restore_optimizers(
 
 def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The random states of torch (tensors), NumPy and Python (JSON)."""
+    import torch
+
     tensors = {"random.torch": torch.get_rng_state()}
     for index in range(torch.cuda.device_count()):
         tensors[f"random.cuda.{index}"] = torch.cuda.get_rng_state(index)
@@ -214,6 +220,8 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore_random_state(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    import torch
+
     torch.set_rng_state(tensors["random.torch"])
     for index in range(torch.cuda.device_count()):
         if f"random.cuda.{index}" in tensors:

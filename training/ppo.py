@@ -40,7 +40,6 @@ from engine.stage import NotIdentity, Stage, port
 from training import gae, kl, schedule, snapshot
 from training.answers import Answer, chunks, pad
 from training.checkpoint import Checkpoints
-from training.critic import Critic
 from training.logprobs import forward, token_logprobs
 from training.lora import Lora
 from training.overoptimisation import GuardConfig
@@ -65,6 +64,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from generators.vllm_backend import Completion, VllmEngine
+    from training.critic import Critic
 
 
 class Ppo(Stage):
@@ -398,6 +398,8 @@ def rows(values: Sequence[Tensor], mask_BR: Tensor) -> Tensor:
 
 
 def make_critic(kind: str, policy: Any, location: str, job: Job) -> Critic:
+    from training.critic import Critic
+
     width = int(policy.config.hidden_size)
     if kind == "shared":
         return Critic(width)

@@ -1,7 +1,7 @@
 """Pretraining: from token shards to a base model, in one loop that can be read from top to bottom.
 
 Everything that decides the result is a pure function of the configuration, the seed and the step: which blocks are in a
-batch (`shards.order`), the learning rate (`optim.factor`), the initial weights. So a checkpoint needs no more than the
+batch (`shards.order`), the learning rate (`schedule.factor`), the initial weights. So a checkpoint needs no more than the
 weights, the optimizer, the random states and the number of steps done, and a killed run goes on to the same bytes.
 
 Shapes: B blocks of a micro-batch, T tokens of a block, V vocabulary.
@@ -21,7 +21,8 @@ from engine.errors import StageFailed, UserError
 from engine.stage import Device, NotIdentity, Stage, port
 from training import flops, memory
 from training.model_config import Family, Size, learning_rate
-from training.optim import OptimizerName, ScheduleName, factor
+from training.optim import OptimizerName
+from training.schedule import ScheduleName, factor
 from training.tracking import ReportTo, tracked
 
 if TYPE_CHECKING:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,12 @@ def test_the_command_says_it_with_exit_code_2_and_writes_nothing(recipe: Path, f
 def test_a_recipe_that_is_not_there(flywheel: Any) -> None:
     done = flywheel("run", "nowhere.yaml")
     assert done.returncode == 2 and "there is no recipe nowhere.yaml" in done.stderr
+
+
+def test_a_plan_loads_no_library_that_only_the_work_needs() -> None:
+    """A second run is a plan and nothing more: torch alone would cost it 2 to 3 s."""
+    look = (
+        "import sys; from engine.stage import kinds, load; [load(kind) for kind in kinds()];"
+        "print([m for m in ('torch', 'transformers', 'trl', 'vllm', 'datasets', 'argilla') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -9,7 +9,8 @@ import torch
 
 from training.llama import initial_model
 from training.model_config import Size
-from training.optim import build, factor
+from training.optim import build
+from training.schedule import factor
 
 
 def test_warmup_is_linear_and_ends_at_the_peak() -> None:
