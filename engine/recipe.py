@@ -125,13 +125,14 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
             config = stage_class.model_validate(fields)
         except ValidationError as error:
             first = error.errors()[0]
-            spot = (*where, *first["loc"])
-            found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+            loc = first["loc"]  # empty where it is the fields together that don't fit
+            found = "" if first["type"] == "missing" or not loc else f", found {first['input']!r}"
             hint = ""
             if first["type"] == "extra_forbidden":
-                hint, found = _nested_hint(stage_class, first["loc"]), ""
-            dotted = ".".join(str(part) for part in first["loc"])
-            raise fail(spot, f"stage `{name}`: `{dotted}`: {first['msg']}{found}.{hint}") from None
+                hint, found = _nested_hint(stage_class, loc), ""
+            field = f" `{'.'.join(str(part) for part in loc)}`:" if loc else ""
+            told = first["msg"].removeprefix("Value error, ").rstrip(".")
+            raise fail((*where, *loc), f"stage `{name}`:{field} {told}{found}.{hint}") from None
         steps[name] = Step(name, str(body["kind"]), config, body.get("from"), lines.get(where, 1))
 
     for step in steps.values():

@@ -335,10 +335,15 @@ def flow_svg(stops: list[Stop]) -> str:
         note = rows + (f", {lost:,} out" if lost else "")
         parts.append(
             f'<g><rect x="{x}" y="{y}" width="{wide}" height="{high}" rx="7" fill="{colour}"/>'
-            f'<text x="{x + 8}" y="{y + 19}" class="name">{html.escape(stop.name)}</text>'
-            f'<text x="{x + 8}" y="{y + 35}" class="rows">{html.escape(note)}</text></g>'
+            f'<text x="{x + 8}" y="{y + 19}" class="name"{_fitted(stop.name, 7.4, wide - 16)}>{html.escape(stop.name)}</text>'
+            f'<text x="{x + 8}" y="{y + 35}" class="rows"{_fitted(note, 6.0, wide - 16)}>{html.escape(note)}</text></g>'
         )
     return "".join([*parts, "</svg>"])
+
+
+def _fitted(text: str, advance: float, room: float) -> str:
+    """Squeeze a text of about `advance` pixels a character that would leave its box of `room` pixels."""
+    return f' textLength="{room:.0f}" lengthAdjust="spacingAndGlyphs"' if len(text) * advance > room else ""
 
 
 def _mean(values: list[float]) -> float:

@@ -54,6 +54,14 @@ def test_mistakes_are_explained(recipe: Path, old: str, new: str, line: int, say
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_fields_that_do_not_go_together_are_named_by_what_the_stage_says(tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text("name: two\nstages:\n  base:\n    kind: pretrain\n    from: ./here\n    steps: 3\n    epochs: 1\n")
+    with pytest.raises(UserError) as caught:
+        load_recipe(file)
+    assert str(caught.value) == f"{file}:3: stage `base`: give `steps` or `epochs`, not both."
+
+
 def test_the_command_says_it_with_exit_code_2_and_writes_nothing(recipe: Path, flywheel: Any, tmp_path: Path) -> None:
     recipe.write_text(RECIPE + "  wrong:\n    kind: toy_shout\n    from: model\n")
     done = flywheel("plan", recipe)
