@@ -22,6 +22,7 @@ from engine.show import quote, turns
 from engine.store import Artifact, Store
 
 INK, PAPER, ACCENT, MUTED = "#1c2430", "#ffffff", "#2f6fde", "#8792a2"
+NAME = 13  # characters of a stage's name that fit on one line of its box
 ROOMS = {
     "pipelines": "#2a9d8f",
     "generators": "#7b5cd6",
@@ -301,7 +302,8 @@ def flow_svg(stops: list[Stop]) -> str:
     columns: dict[int, list[Stop]] = {}
     for stop in stops:
         columns.setdefault(depth[stop.name], []).append(stop)
-    wide, high, gap_x, gap_y = 116, 46, 16, 14
+    wide, gap_x, gap_y = 124, 16, 14
+    high = 46 if all(len(stop.name) <= NAME for stop in stops) else 54
     tallest = max((len(c) for c in columns.values()), default=0)
     place: dict[str, tuple[float, float]] = {}
     for x, column in sorted(columns.items()):
@@ -334,16 +336,19 @@ def flow_svg(stops: list[Stop]) -> str:
         lost = sum(stop.artifact.manifest["rejected"].values()) if stop.artifact else 0
         note = rows + (f", {lost:,} out" if lost else "")
         parts.append(
-            f'<g><rect x="{x}" y="{y}" width="{wide}" height="{high}" rx="7" fill="{colour}"/>'
-            f'<text x="{x + 8}" y="{y + 19}" class="name"{_fitted(stop.name, 7.4, wide - 16)}>{html.escape(stop.name)}</text>'
-            f'<text x="{x + 8}" y="{y + 35}" class="rows"{_fitted(note, 6.0, wide - 16)}>{html.escape(note)}</text></g>'
+            f'<g transform="translate({x},{y})"><rect width="{wide}" height="{high}" rx="7" fill="{colour}"/>'
+            f'<text y="{19 if len(stop.name) <= NAME else 15}" class="name">{_name(stop.name)}</text>'
+            f'<text x="8" y="{high - 10}" class="rows">{html.escape(note)}</text></g>'
         )
     return "".join([*parts, "</svg>"])
 
 
-def _fitted(text: str, advance: float, room: float) -> str:
-    """Squeeze a text of about `advance` pixels a character that would leave its box of `room` pixels."""
-    return f' textLength="{room:.0f}" lengthAdjust="spacingAndGlyphs"' if len(text) * advance > room else ""
+def _name(name: str) -> str:
+    """A stage's name on one line or, where it is too long for its box, on two."""
+    words = name.split("_")
+    cut = next((n for n in range(len(words) - 1, 0, -1) if len("_".join(words[:n])) < NAME), 0)
+    lines = [name] if len(name) <= NAME or not cut else ["_".join(words[:cut]) + "_", "_".join(words[cut:])]
+    return "".join(f'<tspan x="8" dy="{13 * bool(i)}">{html.escape(line)}</tspan>' for i, line in enumerate(lines))
 
 
 def _mean(values: list[float]) -> float:

@@ -93,6 +93,7 @@ class Contamination(Stage):
         "against": port(*ROWS, many=True),
     }
     gives: ClassVar[str] = "Verdict"
+    version: ClassVar[int] = 2
 
     ngram: int = Field(13, ge=1, description="Words in a row that make an overlap.")
     min_words: int = Field(5, ge=1, description="Evaluation rows of fewer words are not looked for.")
@@ -105,7 +106,8 @@ class Contamination(Stage):
 
     def run(self, job: Job) -> None:
         against = Passages(rows_of(job.all("against")), self.ngram, self.min_words, self.near)
-        everywhere: set[int] = set()
+        answers = answers_of(job.all("against"))
+        everywhere, answered = set[int](), set[int]()
         sets: dict[str, Any] = {}
         examples: list[dict[str, Any]] = []
         sizes = {label: artifact.rows for label, artifact in job.inputs["training"].items()}
@@ -114,10 +116,14 @@ class Contamination(Stage):
             counts, first, rows = Counter[int](), dict[int, tuple[str, str]](), 0
             for batch in artifact.batches():
                 table = pa.Table.from_batches([batch])
-                for identity, found in zip(table["id"].to_pylist(), against.touches(texts(table)), strict=True):
+                read = texts(table)
+                for identity, text, found in zip(table["id"].to_pylist(), read, against.touches(read), strict=True):
                     rows += bool(found)
                     for touch in found:
                         counts[touch.row] += 1
+                        answer = answers.get(against.ids[touch.row])
+                        if answer and answer in text.casefold():
+                            answered.add(touch.row)
                         first.setdefault(touch.row, (identity, shown(touch, against).partition(": ")[2]))
                 seen += len(table)
                 job.progress(seen, sum(sizes.values()), "rows")
@@ -144,6 +150,8 @@ class Contamination(Stage):
             if everywhere
             else f"None of {len(against)} evaluation rows was found in the training data of {', '.join(sets)}."
         )
+        if everywhere & {row for row, identity in enumerate(against.ids) if identity in answers}:
+            headline += f" Their known answer stands beside {len(answered) or 'none'} of them."
         if against.too_short:
             headline += f" {against.too_short} are too short to tell (fewer than {self.min_words} words)."
         job.say(headline)
@@ -152,6 +160,7 @@ class Contamination(Stage):
             evaluation_rows=len(against),
             evaluation_rows_too_short=against.too_short,
             evaluation_rows_touched=len(everywhere),
+            evaluation_rows_answered=len(answered),
             training=sets,
             examples=examples,
         )
@@ -186,6 +195,19 @@ def rows_of(artifacts: list[Artifact]) -> Iterator[tuple[str, str]]:
             else:
                 asked = [_said(prompt) for prompt in table["prompt"].to_pylist()]
             yield from zip(table["id"].to_pylist(), asked, strict=True)
+
+
+def answers_of(artifacts: list[Artifact]) -> dict[str, str]:
+    """Id -> known answer (`reference`, case-folded) of the evaluation rows that have one which their question does not hold."""
+    found: dict[str, str] = {}
+    for artifact in artifacts:
+        asked = dict(rows_of([artifact]))
+        for batch in artifact.batches():
+            if "reference" in batch.schema.names:
+                for identity, answer in zip(batch["id"].to_pylist(), batch["reference"].to_pylist(), strict=True):
+                    if answer and answer.casefold() not in asked[identity].casefold():
+                        found[identity] = answer.casefold()
+    return found
 
 
 def _said(messages: list[dict[str, str]] | None) -> str:
