@@ -6,7 +6,7 @@ by that table and imports the module only when a recipe names the kind.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -37,6 +37,10 @@ class Device:
     name: str
     memory: int
     gpu: bool
+
+    def less(self, share: float) -> Device:
+        """The device without this share of a GPU's memory, which something else has. (Elsewhere memory is not shared out.)"""
+        return replace(self, memory=int(self.memory * (1 - share))) if self.gpu else self
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 
 
+TOKENS = 16_384  # of a batch, padding included
+
+
 @dataclass(frozen=True)
 class Answer:
     """Token ids of a prompt (rendered, with the header of the assistant's turn) and of an answer to it."""
@@ -70,7 +73,7 @@ def pad(answers: Sequence[Answer], device: Any = "cpu", pad_id: int = 0) -> Batc
     )
 
 
-def chunks(answers: Sequence[Answer], tokens: int = 16_384) -> Iterator[list[int]]:
+def chunks(answers: Sequence[Answer], tokens: int = TOKENS) -> Iterator[list[int]]:
     """Indices of all answers, cut into batches of at most this many padded tokens, similar lengths together."""
     order = sorted(range(len(answers)), key=lambda i: (len(answers[i]), i))
     chunk: list[int] = []

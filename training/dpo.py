@@ -24,6 +24,7 @@ from training import bootstrap, memory
 from training.logprobs import token_logprobs
 from training.lora import Lora
 from training.pairs import Pair, load
+from training.tracking import ReportTo
 from training.trl_stage import arguments, load_model, save, train
 
 Loss = Literal[
@@ -65,6 +66,7 @@ class Dpo(Stage):
     held_out: float = Field(0.0, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
+    report_to: ReportTo = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> Dpo:
@@ -114,7 +116,7 @@ class Dpo(Stage):
             trainer = self._reference_free(job, policy, tokenizer, training, settings)
         else:
             trainer = self._held_to(job, policy, reference, tokenizer, training, settings)
-        train(trainer, job)
+        train(trainer, job, report_to=self.report_to)
         trained = trainer.accelerator.unwrap_model(trainer.model).eval()
         if validation:
             report(job, trained, reference, validation, self.beta, self.loss)

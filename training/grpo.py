@@ -29,7 +29,8 @@ from pydantic import Field, model_validator
 
 from engine.errors import UserError
 from engine.job import Job
-from engine.stage import NotIdentity, Stage, port
+from engine.stage import Device, NotIdentity, Stage, port
+from training import memory
 from training.logprobs import token_logprobs
 from training.lora import Lora, is_adapter
 from training.rollouts import (
@@ -45,6 +46,7 @@ from training.rollouts import (
     warn_of_sameness,
 )  # fmt: skip
 from training.scoring import Scorer, make_scorer
+from training.tracking import ReportTo
 from training.trl_stage import arguments, load_model, save, train
 from training.verify import Rule
 
@@ -107,6 +109,7 @@ class Grpo(Stage):
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
     gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
     checkpoint_every: Annotated[int, NotIdentity] = Field(1, ge=1, description="Iterations.")
+    report_to: ReportTo = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> Grpo:
@@ -123,6 +126,14 @@ class Grpo(Stage):
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"
+
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
+        size = self.rollouts // self.minibatches
+        return memory.forecast_fine_tuning(
+            given["policy"][0], device.less(self.gpu_share), self.lora, size, self.micro_batch or size,
+            2 * self.max_tokens, references=int(not self.lora) + len(given.get("reward", [])),
+        )  # fmt: skip
 
     def run(self, job: Job) -> None:
         import datasets
@@ -191,7 +202,7 @@ class Grpo(Stage):
         )
         policy.config._name_or_path = origin
         try:
-            train(trainer, job)
+            train(trainer, job, report_to=self.report_to)
         finally:
             sampler.close()
         digest, learnt_from = consumed(job)

@@ -19,11 +19,13 @@ from pydantic import Field
 from engine.errors import UserError
 from engine.job import Job
 from engine.seeds import shuffled
-from engine.stage import NotIdentity, Stage, port
+from engine.stage import Device, NotIdentity, Stage, port
+from training import memory
 from training.answers import Answer, encode
 from training.dpo import on_token_ids, report
 from training.lora import Lora
 from training.pairs import load
+from training.tracking import ReportTo
 from training.trl_stage import arguments, load_model, save, train
 
 
@@ -56,9 +58,16 @@ class Kto(Stage):
     held_out: float = Field(0.0, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
+    report_to: ReportTo = "none"
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"
+
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        return memory.forecast_fine_tuning(
+            given["policy"][0], device, self.lora, self.batch, self.batch, self.max_length,
+            references=int(not self.lora), whole=True,
+        )  # fmt: skip
 
     def run(self, job: Job) -> None:
         import datasets
@@ -109,7 +118,7 @@ class Kto(Stage):
             train_dataset=datasets.Dataset.from_list(rows),
             peft_config=self.lora.config() if self.lora else None,
         )
-        train(trainer, job)
+        train(trainer, job, report_to=self.report_to)
         job.summary(good=good, bad=len(marked) - good, good_weight=round(weight, 6))
         trained = trainer.accelerator.unwrap_model(trainer.model).eval()
         if validation:

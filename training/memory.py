@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.stage import Device
     from training.lora import Lora
 
@@ -178,6 +180,8 @@ def forecast_fine_tuning(
     length: int,
     rows: int = 1,
     references: int = 0,
+    methods: Sequence[Method] = ("full", "lora", "qlora"),
+    whole: bool = False,
 ) -> dict[str, Any]:
     """A stage's forecast: the model's config, what training it as configured needs, and where that does not fit, what does.
 
@@ -185,6 +189,8 @@ def forecast_fine_tuning(
         known: what is known about the model.
         rows: sequences that one example is (a pair is two).
         references: frozen models of the same size beside it.
+        methods: those that the stage has.
+        whole: it has no `micro_batch` that could be made smaller.
     """  # fmt: skip
     config = known.get("config")
     shape = shape_of(config) if config else None
@@ -199,10 +205,12 @@ def forecast_fine_tuning(
         f"{gibibytes(need.optimizer)}, activations {gibibytes(need.activations)}) of {gibibytes(device.memory)}"
     )
     if need.total > HEADROOM * device.memory:
-        settings = {"full": "", "lora": f"lora: {{r: {r}}}, ", "qlora": f"lora: {{r: {r}, quantize: true}}, "}
+        settings = {"full": [], "lora": [f"lora: {{r: {r}}}"], "qlora": [f"lora: {{r: {r}, quantize: true}}"]}
         ways = [
-            f"`{settings[fit.method]}micro_batch: {fit.batch}` (x {fit.accumulate}: {gibibytes(fit.memory.total)})"
+            f"`{', '.join([*settings[fit.method], *([] if whole else [f'micro_batch: {fit.batch}'])])}` "
+            f"({'' if whole else f'x {fit.accumulate}: '}{gibibytes(fit.memory.total)})"
             for fit in propose(shape, device.memory, batch, length * rows, r, device.gpu, references)
+            if fit.method in methods and (fit.batch == batch or not whole)
         ]
         told += ": DOES NOT FIT. " + (f"What does: {'; '.join(ways)}" if ways else "Nor does an adapter with one row")
     return {"config": config, "needs": told}

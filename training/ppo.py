@@ -36,9 +36,9 @@ from pydantic import Field
 from engine.errors import UserError
 from engine.job import Job
 from engine.seeds import generator
-from engine.stage import NotIdentity, Stage, port
-from training import gae, kl, schedule, snapshot
-from training.answers import Answer, chunks, pad
+from engine.stage import Device, NotIdentity, Stage, port
+from training import gae, kl, memory, schedule, snapshot
+from training.answers import TOKENS, Answer, chunks, pad
 from training.checkpoint import Checkpoints
 from training.logprobs import forward, token_logprobs
 from training.lora import Lora
@@ -56,6 +56,7 @@ from training.rollouts import (
     warn_of_sameness,
 )  # fmt: skip
 from training.scoring import make_scorer
+from training.tracking import ReportTo, tracked
 from training.trl_stage import load_model, quiet, save
 from training.verify import Rule
 from training.watch import Watch
@@ -121,11 +122,25 @@ class Ppo(Stage):
     gold_every: int = Field(5, ge=1, description="Iterations between two such measurements.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
     gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
+    report_to: ReportTo = "none"
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"
 
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
+        length, models = 2 * self.max_tokens, int(not self.lora) + len(given.get("reward", []))
+        at_once = max(1, min(self.rollouts // self.minibatches, TOKENS // length))
+        return memory.forecast_fine_tuning(
+            given["policy"][0], device.less(self.gpu_share), self.lora, at_once, at_once, length,
+            references=models + 4 * (self.critic == "separate"), whole=True,
+        )  # fmt: skip
+
     def run(self, job: Job) -> None:
+        with tracked(job, self.report_to):
+            self.optimise(job)
+
+    def optimise(self, job: Job) -> None:
         import torch
 
         quiet()

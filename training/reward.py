@@ -26,8 +26,8 @@ from pydantic import Field, model_validator
 from engine.errors import UserError
 from engine.job import Job
 from engine.seeds import generator, shuffled
-from engine.stage import NotIdentity, Stage, port
-from training import pairs, plackett_luce, rankings, schedule, snapshot
+from engine.stage import Device, NotIdentity, Stage, port
+from training import memory, pairs, plackett_luce, rankings, schedule, snapshot
 from training.answers import pad
 from training.checkpoint import Checkpoints
 from training.lora import Lora, trainable_share
@@ -35,6 +35,7 @@ from training.pairs import Pair
 from training.rankings import Ranked
 from training.reward_model import FACTS, RewardModel, read_heads
 from training.reward_report import report
+from training.tracking import ReportTo, tracked
 from training.trl_stage import quiet, save
 
 if TYPE_CHECKING:
@@ -78,12 +79,19 @@ class Reward(Stage):
     centre: float = Field(0.01, ge=0, description="Weight of (r_chosen + r_rejected)^2, which keeps scores near 0.")
     held_out: float = Field(0.1, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
+    report_to: ReportTo = "none"
 
     @model_validator(mode="after")
     def _whole(self) -> Reward:
         if self.lora and (not self.lora.merge or self.lora.quantize):
             raise ValueError("a reward model's adapter is merged into float weights: leave out `merge` and `quantize`")
         return self
+
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        return memory.forecast_fine_tuning(
+            given["model"][0], device, self.lora, self.batch, self.batch, self.max_length,
+            rows=2, methods=("full", "lora"), whole=True,
+        )  # fmt: skip
 
     def run(self, job: Job) -> None:
         import torch
@@ -107,7 +115,8 @@ class Reward(Stage):
         model.to(device).eval()  # dropout off: every score is the score
         if adapted is not None:
             job.summary(trained=round(trainable_share(model), 4))
-        self.fit(job, model, examples)
+        with tracked(job, self.report_to):
+            self.fit(job, model, examples)
         if adapted is not None:
             model = adapted.merge_and_unload()
 

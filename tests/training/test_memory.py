@@ -117,6 +117,26 @@ def test_the_plan_says_what_fits_and_what_it_proposes_does(needs: Any) -> None:
     assert "lora at 16 x 2048 tokens: 11.1 GiB" in taken and "DOES NOT FIT" not in taken
 
 
+def test_alignment_is_planned_for_with_the_models_beside_it(needs: Any, tmp_path: Path) -> None:
+    """GiB of float32 weights, gradients and moments: 4.77 each a model, 4 of them trained, 1 of one that only looks."""
+    (tmp_path / "asked.jsonl").write_text('{"prompt": [{"role": "user", "content": "a"}]}')
+    (tmp_path / "pairs.jsonl").write_text("{}")
+    text = (
+        RECIPE
+        + "  rm: {kind: reward, from: {model: sft, preferences: ./pairs.jsonl}, batch: 4}\n"
+        + "  ppo: {kind: ppo, from: {policy: sft, reward: rm, prompts: ./asked.jsonl}, gpu_share: 0.5}\n"
+        + "  kto: {kind: kto, from: {policy: sft, preferences: ./pairs.jsonl}, batch: 2}\n"
+    )
+    (tmp_path / "recipe.yaml").write_text(text)
+    told = needs(80)
+    assert "full at 8 x 1024 tokens" in told["rm"] and "weights 4.8 GiB" in told["rm"]  # four pairs are eight answers
+    assert "full at 32 x 128 tokens" in told["ppo"] and "weights 14.3 GiB" in told["ppo"]  # reference and reward model
+    assert "of 40.0 GiB" in told["ppo"]  # the other half is for sampling
+    assert "full at 2 x 1024 tokens" in told["kto"] and "weights 9.5 GiB" in told["kto"]
+    small = needs(16)
+    assert "What does: `lora: {r: 16}` (" in small["rm"] and "micro_batch" not in small["rm"] + small["kto"]
+
+
 def test_a_shape_that_can_not_be_is_refused_by_the_plan(needs: Any) -> None:
     with pytest.raises(UserError, match="stage `base`: a width of 2048 can't be cut into 15 heads"):
         needs(80, "base.size={depth: 24, width: 2048, heads: 15}")
