@@ -223,6 +223,7 @@ def _dedup(artifact: str, folder: Path, config: dict[str, Any]) -> dict[str, Any
     from engine.store import Store
     from engine.worker import carry_out
     from pipelines import signatures
+    from pipelines.columns import strings
     from pipelines.dedup import Dedup
     from pipelines.minhash import Banding, permutations
 
@@ -241,7 +242,7 @@ def _dedup(artifact: str, folder: Path, config: dict[str, Any]) -> dict[str, Any
 
     # Loading compiled code is start-up; it counts in the job's CPU seconds and is told apart here.
     before = time.process_time()
-    some, banding = texts_of(pa.array(["a b"])), Banding(1, 1)
+    some, banding = texts_of(strings(["a b"])), Banding(1, 1)
     sign_texts(some, 5, banding, *permutations(1))
     load = time.process_time() - before
     signatures.sign_texts = timed
