@@ -20,7 +20,7 @@ import hashlib
 import importlib
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,29 +44,25 @@ def kernel(module: str, name: str) -> Callable[..., int]:
     made: dict[str, Any] = {}
 
     def run(*args: Any) -> int:
-        kinds = " ".join(f"{a.dtype.char}{a.ndim}" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
+        kinds, flat = "", list[Any]()
+        for arg in args:  # as numba takes them: arrays apart (owner, parent, items, bytes of an item, address, ...)
+            if isinstance(arg, np.ndarray):
+                if not arg.flags.c_contiguous:
+                    raise ValueError(f"a kernel takes C-contiguous arrays; this one has strides {arg.strides}")
+                kinds += f"{arg.dtype.char}{arg.ndim} "
+                flat += (None, None, arg.size, arg.itemsize, arg.__array_interface__["data"][0])
+                flat += (*arg.shape, *arg.strides)
+            else:
+                kinds += "d " if isinstance(arg, float) else "l "
+                flat.append(arg)
         if kinds not in made:
-            made[kinds] = _load(_code(module, name, kinds, args))
+            made[kinds] = _load(_code(module, name, kinds, args), kinds)
         result, raised = ctypes.c_int64(0), ctypes.c_void_p()
-        # numba's convention: where to put the result, where to put an exception, then the arguments, arrays taken apart
-        flat = [value for arg in args for value in _flat(arg)]
         if made[kinds](ctypes.byref(result), ctypes.byref(raised), *flat) not in OK:
             raise RuntimeError(f"the kernel {module}.{name} raised")
         return result.value
 
     return run
-
-
-def _flat(arg: Any) -> Iterator[Any]:
-    """(owner, parent, items, item size, address, shape, strides) of an array; a number as it is."""
-    if isinstance(arg, np.ndarray):
-        if not arg.flags.c_contiguous:
-            raise ValueError(f"a kernel takes C-contiguous arrays; this one has strides {arg.strides}")
-        yield from (ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int64(arg.size), ctypes.c_int64(arg.itemsize))
-        yield ctypes.c_void_p(arg.ctypes.data)
-        yield from (ctypes.c_int64(n) for n in (*arg.shape, *arg.strides))
-    else:
-        yield ctypes.c_double(arg) if isinstance(arg, float) else ctypes.c_int64(arg)
 
 
 @functools.cache
@@ -144,13 +140,17 @@ def _compile(module: str, name: str, args: tuple[Any, ...]) -> bytes:
     return _machine().emit_object(code)
 
 
-def _load(code: bytes) -> Any:
+def _load(code: bytes, kinds: str) -> Any:
     import llvmlite.binding as llvm
 
-    machine = _machine()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    run = ctypes.CFUNCTYPE(ctypes.c_int32)(engine.get_function_address(ENTRY))
-    run.engine = engine  # pyright: ignore[reportAttributeAccessIssue]  # the code lives as long as the engine
+    run: Any = ctypes.CFUNCTYPE(ctypes.c_int32)(engine.get_function_address(ENTRY))
+    word, address = ctypes.c_int64, ctypes.c_void_p
+    run.argtypes = [address, address]
+    for kind in kinds.split():
+        array = [address, address, word, word, address, *[word] * 2 * int(kind[1:] or 0)]
+        run.argtypes += array if len(kind) > 1 else [ctypes.c_double if kind == "d" else word]
+    run.engine = engine  # the code lives as long as the engine
     return run

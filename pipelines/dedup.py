@@ -215,7 +215,7 @@ class Dedup(Stage):
                 membership[rows, band] = bucket + bucket_count
                 bucket_count += count
             candidates = Candidates(
-                membership, bucket_count, np.argsort(rank[members], kind="stable"), *sets.of(index, limit),
+                membership, bucket_count, np.argsort(rank[members], kind="stable"), *sets.of(index),
                 signed.signatures(places), members < signed.fixed,
             )  # fmt: skip
             replaced, found, met, verified = candidates.resolve(self.threshold, least, self.transitive)

@@ -210,21 +210,22 @@ class Sets:
             file.close()
         return Sets(folder, documents, group, begins, ends)
 
-    def of(self, group: int, limit: int) -> tuple[Array, Array, Array]:
-        """(values, begins, ends) of a group, in the order of its documents; mapped if larger than the limit."""
-        file = self.folder / f"sets-{group:05d}"
+    def of(self, group: int) -> tuple[Array, Array, Array]:
+        """(values, begins, ends) of a group, in the order of its documents."""
         mine = self.group == group
-        if file.stat().st_size > limit:
-            return np.asarray(np.memmap(file, np.uint64, "r")), self.begins[mine], self.ends[mine]
-        return np.fromfile(file, np.uint64), self.begins[mine], self.ends[mine]
+        return self._values(group), self.begins[mine], self.ends[mine]
 
     def stretches(self, documents: Array) -> Iterator[tuple[Array, Array, Array, Array]]:
         """Where the sets of some candidates are, by group: (which of `documents`, values, begins, ends)."""
         places = np.searchsorted(self.documents, documents)
         for group in np.unique(self.group[places]).tolist():
             chosen = np.flatnonzero(self.group[places] == group)
-            values = np.asarray(np.memmap(self.folder / f"sets-{group:05d}", np.uint64, "r"))
-            yield chosen, values, self.begins[places[chosen]], self.ends[places[chosen]]
+            yield chosen, self._values(group), self.begins[places[chosen]], self.ends[places[chosen]]
+
+    def _values(self, group: int) -> Array:
+        """A view of the mapped file, which costs no memory of its own."""
+        file = self.folder / f"sets-{group:05d}"
+        return np.asarray(np.memmap(file, np.uint64, "r")) if file.stat().st_size else np.zeros(0, np.uint64)
 
     def places(self) -> dict[str, Array]:
         return {"documents": self.documents, "group": self.group, "begins": self.begins, "ends": self.ends}
