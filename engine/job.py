@@ -49,7 +49,8 @@ def encode(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(
         table.replace_schema_metadata(None), buffer, compression="zstd", compression_level=1,
-        use_dictionary=[name for name in table.column_names if name not in UNLIKE],
+        use_dictionary=[  # pyright: ignore[reportArgumentType]  # names are taken too
+            name for name in table.column_names if name not in UNLIKE],
     )  # fmt: skip
     return buffer.getvalue()
 
