@@ -106,15 +106,10 @@ class Signed:
 
     def signatures(self, places: Array) -> Array:
         """(P, permutations) uint32: the signatures with these (sorted) numbers."""
-        width = self.banding.permutations
-        made = np.empty((len(places), width), np.uint32)
-        at = 0
-        with (self.folder / "signatures").open("rb") as file:
-            while len(chunk := np.fromfile(file, np.uint32, CHUNK * width)):
-                low, high = np.searchsorted(places, [at, at + len(chunk) // width])
-                made[low:high] = chunk.reshape(-1, width)[places[low:high] - at]
-                at += len(chunk) // width
-        return made
+        if not len(places):
+            return np.zeros((0, self.banding.permutations), np.uint32)
+        mapped = np.memmap(self.folder / "signatures", np.uint32, "r").reshape(-1, self.banding.permutations)
+        return np.asarray(mapped[places])
 
     @staticmethod
     def make(job: Job, folder: Path, ngram: int, banding: Banding, old: list[Artifact]) -> Signed:
