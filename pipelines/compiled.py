@@ -65,22 +65,22 @@ def kernel(module: str, name: str) -> Callable[..., int]:
     return run
 
 
-@functools.cache
 def _machine() -> Any:
-    """LLVM's description of this processor."""
+    """LLVM's description of this processor; an engine owns the one it is given, so each gets its own."""
     import llvmlite.binding as llvm
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
     cpu, features = _processor()
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=cpu, features=features, opt=3, reloc="default", codemodel="jitdefault", jit=True
     )
 
 
+@functools.cache
 def _processor() -> tuple[str, str]:
     import llvmlite.binding as llvm
 
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
     features = ""
     with contextlib.suppress(RuntimeError):  # LLVM can't tell on every processor
         features = llvm.get_host_cpu_features().flatten()
@@ -96,11 +96,16 @@ def _origin() -> bytes:
     return digest.digest()
 
 
+def cache_folders() -> list[Path]:
+    """Where machine code is kept: in the first of these that can be written."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [SOURCES / "__pycache__", home / "flywheel"]
+
+
 def _code(module: str, name: str, kinds: str, args: tuple[Any, ...]) -> bytes:
     """The object file of a kernel for arguments of these kinds: the one that was kept, else made and kept now."""
     digest = hashlib.sha256(_origin() + f"{module} {name} {kinds}".encode()).hexdigest()[:24]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flywheel"
-    files = [folder / f"{name}-{digest}.o" for folder in (SOURCES / "__pycache__", cache)]
+    files = [folder / f"{name}-{digest}.o" for folder in cache_folders()]
     for file in files:
         with contextlib.suppress(OSError):
             checksum, code = file.read_bytes().split(b"\n", 1)
