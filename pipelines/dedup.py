@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from engine.errors import UserError
@@ -274,31 +275,34 @@ class Dedup(Stage):
         by, like = by[gone], like[gone]
         rejected = table.filter(column(gone))
         kept_id = names[1].take(column(np.searchsorted(names[0], by)))
-        found = list(zip(like.tolist(), kept_id.to_pylist(), strict=True))
+        values, which = np.unique(like, return_inverse=True)
+        measured = strings([f"{j:.4f} like " for j in values.tolist()]).take(column(which))
+        nothing = strings([""]).take(column(np.zeros(len(by), np.int64)))
+        detail = pc.call_function("binary_join_element_wise", [measured, kept_id, nothing])
+        reason = strings(["duplicate", "near_duplicate"]).take(column((like < 1).astype(np.int64)))
         for name, values in (
             ("kept_id", kept_id),
             ("cosine" if self.method == "semantic" else "jaccard", column(like)),
-            ("evidence", strings(self._evidence(rejected, by, like, decision.sets))),
-            ("reason", strings(["duplicate" if j == 1 else "near_duplicate" for j, _ in found])),
-            ("detail", strings([f"{j:.4f} like {kept}" for j, kept in found])),
+            ("evidence", self._evidence(rejected, by, like, decision.sets)),
+            ("reason", reason),
+            ("detail", detail),
         ):
             rejected = rejected.append_column(name, values)
         return table.filter(column(~gone)), rejected
 
-    def _evidence(self, rejected: pa.Table, by: Array, like: Array, sets: Sets | None) -> list[str]:
+    def _evidence(self, rejected: pa.Table, by: Array, like: Array, sets: Sets | None) -> pa.Array:
         """Of each removed text, the beginning of the first passage that stands in the kept one as well."""
-        texts = texts_of(rejected.column("text"))
-        begins, ends = texts.offsets[:-1].copy(), texts.offsets[1:].copy()
+        text = rejected.column("text").combine_chunks()
+        begun = pc.call_function("utf8_slice_codeunits", [text], pc.SliceOptions(0, EVIDENCE))
         near = np.flatnonzero(like < 1)
-        ends[near] = begins[near]
-        for chosen, values, starts, stops in sets.stretches(by[near]) if sets is not None else ():
-            runs = shared_runs(texts, near[chosen], values, starts, stops, self.ngram)
-            begins[near[chosen]], ends[near[chosen]] = runs.T
-        data, ends = texts.data, np.minimum(ends, begins + 4 * EVIDENCE)  # no character has more than four bytes
-        return [
-            data[begin:end].tobytes().decode(errors="ignore")[:EVIDENCE]
-            for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
-        ]
+        if not len(near):
+            return begun
+        texts = texts_of(text)
+        spans = np.zeros((len(near), 2), np.int64)
+        for chosen, values, begins, ends in sets.stretches(by[near]) if sets is not None else ():
+            spans[chosen] = shared_runs(texts, near[chosen], values, begins, ends, self.ngram)
+        passages = [texts.data[begin:end].tobytes().decode()[:EVIDENCE] for begin, end in spans.tolist()]
+        return pc.call_function("replace_with_mask", [begun, column(like < 1), strings(passages)])
 
 
 @dataclass(frozen=True)
