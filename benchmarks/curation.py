@@ -383,7 +383,7 @@ def bad_input(folder: Path, quick: bool) -> dict[str, Any]:
     many = 100_000 if quick else 10_000_000
     cases = {
         "one_word": [f"w{i}" for i in rng.integers(0, many // 4, many).tolist()],
-        "one_word_half": [f"w{i}" for i in rng.integers(0, many // 4, many // 2).tolist()],
+        "one_word_half": [f"w{i}" for i in rng.integers(0, many // 8, many // 2).tolist()],  # half of each kind
         "identical": ["the same text in all of these documents, every one of them"] * 100_000,
         "huge": [" ".join(f"w{i}" for i in rng.integers(0, 10**6, 3_000_000 if quick else 28_000_000).tolist()), "a b"],
     }
