@@ -18,7 +18,8 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from pipelines.shingles import MULTIPLIER, U64, Array, hash_words, jaccard, make_room, mix, texts_of, words
+from pipelines.kernels.shingles import MULTIPLIER, U64, hash_words, make_room, mix
+from pipelines.shingles import Array, jaccard, texts_of, words
 
 SHINGLE = 5
 BITS_A_KEY = 16

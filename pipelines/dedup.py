@@ -17,12 +17,12 @@ from pydantic import Field, model_validator
 from engine.errors import UserError
 from engine.job import Job, part_name
 from engine.stage import NotIdentity, Port, Stage, port
-from pipelines.duplicates import Sets, buckets, components, connect, resolve, same, similarities
+from pipelines.columns import column, strings
+from pipelines.duplicates import Candidates, Sets, buckets, components, same
 from pipelines.minhash import Banding, choose_banding
 from pipelines.mix import numbers
-from pipelines.passages import remove_repeats
 from pipelines.semantic import embed, near
-from pipelines.shingles import Array, shared_run, texts_of
+from pipelines.shingles import Array, shared_runs, texts_of
 from pipelines.signatures import Signed, batches, digests, ids_of
 
 # Signatures of a pair at the threshold agree in fewer places than this many standard deviations below what is expected
@@ -110,6 +110,8 @@ class Dedup(Stage):
         if self.method != "minhash" and job.all("index"):
             raise UserError(f"the input `index` is for `method: minhash`, found {self.method}.")
         if self.method == "substring" or self.level != "document":
+            from pipelines.passages import remove_repeats  # imports numba, as the other methods need not
+
             unit = "passage" if self.method == "substring" else self.level
             order = self._order(job, None, 0) if self.prefer or self.keep == "best" else None
             remove_repeats(job, unit, self.passage, self.min_words, order, int(self.memory_gb * 1e9))
@@ -213,31 +215,16 @@ class Dedup(Stage):
                 rows, bucket, count = buckets(keys[np.searchsorted(which, places)])
                 membership[rows, band] = bucket + bucket_count
                 bucket_count += count
-            values, begins, ends = sets.of(index, limit)
-            order = np.argsort(rank[members], kind="stable")
-            signatures = signed.signatures(places)
-            fixed = members < signed.fixed
-            replaced = np.full(len(places), -1, np.int64)
-            found = np.zeros(len(places))
-            if self.transitive:
-                met, verified = connect(
-                    membership, bucket_count, order, values, begins, ends, signatures, self.threshold, least, replaced
-                )
-                replaced[(replaced == np.arange(len(places))) | fixed] = -1
-                gone = np.flatnonzero(replaced >= 0)
-                out = np.zeros(len(gone))
-                similarities(gone, replaced[gone], values, begins, ends, out)
-                found[gone] = out
-            else:
-                met, verified = resolve(
-                    membership, bucket_count, order, values, begins, ends, signatures, fixed, self.threshold, least,
-                    replaced, found,
-                )  # fmt: skip
+            candidates = Candidates(
+                membership, bucket_count, np.argsort(rank[members], kind="stable"), *sets.of(index),
+                signed.signatures(places), members < signed.fixed,
+            )  # fmt: skip
+            replaced, found, met, verified = candidates.resolve(self.threshold, least, self.transitive)
             gone = replaced >= 0
             kept_by[members[gone]] = members[replaced[gone]]
             similarity[members[gone]] = found[gone]
-            facts["pairs_met"] += int(met)
-            facts["pairs_verified"] += int(verified)
+            facts["pairs_met"] += met
+            facts["pairs_verified"] += verified
             facts["near"] += int(gone.sum())
         return sets
 
@@ -286,33 +273,36 @@ class Dedup(Stage):
         if not gone.any():
             return table, table.slice(0, 0)
         by, like = by[gone], like[gone]
-        rejected = table.filter(pa.array(gone))
-        reason = ["duplicate" if j == 1 else "near_duplicate" for j in like.tolist()]
-        kept_id = names[1].take(pa.array(np.searchsorted(names[0], by)))
-        measured = pa.array([f"{j:.4f} like " for j in like.tolist()], pa.string())
-        detail = pc.call_function("binary_join_element_wise", [measured, kept_id, pa.scalar("")])
-        for column, values in (
+        rejected = table.filter(column(gone))
+        kept_id = names[1].take(column(np.searchsorted(names[0], by)))
+        values, which = np.unique(like, return_inverse=True)
+        measured = strings([f"{j:.4f} like " for j in values.tolist()]).take(column(which))
+        nothing = strings([""]).take(column(np.zeros(len(by), np.int64)))
+        detail = pc.call_function("binary_join_element_wise", [measured, kept_id, nothing])
+        reason = strings(["duplicate", "near_duplicate"]).take(column((like < 1).astype(np.int64)))
+        for name, values in (
             ("kept_id", kept_id),
-            ("cosine" if self.method == "semantic" else "jaccard", pa.array(like, pa.float64())),
-            ("evidence", pa.array(self._evidence(rejected, by, like, decision.sets), pa.string())),
-            ("reason", pa.array(reason, pa.string())),
+            ("cosine" if self.method == "semantic" else "jaccard", column(like)),
+            ("evidence", self._evidence(rejected, by, like, decision.sets)),
+            ("reason", reason),
             ("detail", detail),
         ):
-            rejected = rejected.append_column(column, values)
-        return table.filter(pa.array(~gone)), rejected
+            rejected = rejected.append_column(name, values)
+        return table.filter(column(~gone)), rejected
 
-    def _evidence(self, rejected: pa.Table, by: Array, like: Array, sets: Sets | None) -> list[str]:
+    def _evidence(self, rejected: pa.Table, by: Array, like: Array, sets: Sets | None) -> pa.Array:
         """Of each removed text, the beginning of the first passage that stands in the kept one as well."""
-        made: list[str] = pc.call_function(
-            "utf8_slice_codeunits", [rejected.column("text")], pc.SliceOptions(0, EVIDENCE)
-        ).to_pylist()
-        texts = texts_of(rejected.column("text"))
-        for i in np.flatnonzero(like < 1).tolist():
-            made[i] = ""
-            if sets is not None:
-                start, end = shared_run(texts, i, sets.document(int(by[i])), self.ngram)
-                made[i] = texts.data[start:end].tobytes().decode()[:EVIDENCE]
-        return made
+        text = rejected.column("text").combine_chunks()
+        begun = pc.call_function("utf8_slice_codeunits", [text], pc.SliceOptions(0, EVIDENCE))
+        near = np.flatnonzero(like < 1)
+        if not len(near):
+            return begun
+        texts = texts_of(text)
+        spans = np.zeros((len(near), 2), np.int64)
+        for chosen, values, begins, ends in sets.stretches(by[near]) if sets is not None else ():
+            spans[chosen] = shared_runs(texts, near[chosen], values, begins, ends, self.ngram)
+        passages = [texts.data[begin:end].tobytes().decode()[:EVIDENCE] for begin, end in spans.tolist()]
+        return pc.call_function("replace_with_mask", [begun, column(like < 1), strings(passages)])
 
 
 @dataclass(frozen=True)

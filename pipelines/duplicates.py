@@ -15,14 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.job import Job
-from pipelines.shingles import Array, overlap, sorted_sets, texts_of
+from pipelines.compiled import kernel
+from pipelines.shingles import Array, sorted_sets, texts_of
 from pipelines.signatures import Signed, batches
+
+_same = kernel("pipelines.kernels.duplicates", "same")
+_join = kernel("pipelines.kernels.duplicates", "join")
+_flatten = kernel("pipelines.kernels.duplicates", "flatten")
+_resolve = kernel("pipelines.kernels.duplicates", "resolve")
+_connect = kernel("pipelines.kernels.duplicates", "connect")
+_similarities = kernel("pipelines.kernels.duplicates", "similarities")
 
 
 def same(keys: Array, order: Array) -> Array:
@@ -40,49 +47,11 @@ def same(keys: Array, order: Array) -> Array:
     return leader
 
 
-@numba.njit(cache=True, nogil=True)
-def _same(keys: Any, order: Any, table: Any, leader: Any) -> None:
-    mask = len(table) - 1
-    for row in order:
-        slot = np.int64(keys[row, 0] & np.uint64(mask))
-        while table[slot] >= 0:
-            other = table[slot]
-            if keys[other, 0] == keys[row, 0] and keys[other, 1] == keys[row, 1]:
-                break
-            slot = (slot + 1) & mask
-        if table[slot] < 0:
-            table[slot] = row
-        leader[row] = table[slot]
-
-
-@numba.njit(cache=True, nogil=True)
-def root(parent: Any, i: Any) -> Any:
-    """The representative of a set of a union-find forest; shortens the way to it."""
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
-
-
-@numba.njit(cache=True, nogil=True)
-def join(rows: Any, bucket: Any, parent: Any) -> None:
-    """Unite the rows of each bucket; rows of a bucket stand together, the lowest of a set represents it."""
-    for i in range(1, len(rows)):
-        if bucket[i] == bucket[i - 1]:
-            x, y = root(parent, rows[i]), root(parent, rows[i - 1])
-            parent[max(x, y)] = min(x, y)
-
-
-@numba.njit(cache=True, nogil=True)
-def flatten(parent: Any) -> None:
-    """Let every row know its representative itself."""
-    for i in range(len(parent)):
-        parent[i] = root(parent, i)
-
-
 def buckets(keys: Array) -> tuple[Array, Array, int]:
     """Rows whose key is not theirs alone: (rows, bucket of each, number of buckets)."""
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(
+        keys
+    )  # not stable, which takes five times as long: the order within a bucket is nobody's concern
     ordered = keys[order]
     equal = ordered[1:] == ordered[:-1]
     shared = np.zeros(len(order), bool)
@@ -94,152 +63,61 @@ def buckets(keys: Array) -> tuple[Array, Array, int]:
     return order[shared], number[shared].astype(np.int64), int(begins.sum())
 
 
-@numba.njit(cache=True, nogil=True)
-def _similarity(own: Any, other: Any, signature: Any, others: Any, threshold: float, need: int) -> float:
-    """The Jaccard similarity of two sorted sets, or -1 if it is not worth computing: below the threshold for sure."""
-    equal = 0
-    for p in range(len(signature)):
-        equal += int(signature[p] == others[p])
-    if equal < need or min(len(own), len(other)) < threshold * max(len(own), len(other)):
-        return -1.0
-    common = overlap(own, other)
-    return common / (len(own) + len(other) - common)
+@dataclass(frozen=True)
+class Candidates:
+    """Documents that share buckets, and what it takes to compare them.
 
-
-@numba.njit(cache=True, nogil=True)
-def connect(
-    membership: Any, bucket_count: int, order: Any, values: Any, begins: Any, ends: Any, signatures: Any,
-    threshold: float, least: float, parent: Any,
-) -> Any:  # fmt: skip
-    """Unite all candidates that a chain of verified pairs connects (see `resolve` for what goes in).
-
-    Candidates already connected are not compared again, and a bucket whose members all are is left once a newcomer is
-    connected with one of them.
-
-    Args:
-        parent: (C,) int64, out: a union-find forest; the first in `order` represents its set.
-
-    Returns:
-        (pairs met, pairs verified).
-    """
-    count, bands = membership.shape
-    head = np.full(bucket_count, -1, np.int64)
-    alike = np.ones(bucket_count, np.bool_)  # all members of the bucket are connected
-    next_entry = np.full(count * bands, -1, np.int64)
-    entry_of = np.empty(count * bands, np.int64)
-    entries = met = verified = 0
-    met_by = np.full(count, -1, np.int64)
-    place_of = np.empty(count, np.int64)
-    need = int(np.ceil(least * signatures.shape[1]))
-    for place in range(count):
-        c = order[place]
-        place_of[c] = place
-        parent[c] = c
-        own = values[begins[c] : ends[c]]
-        for band in range(bands):
-            bucket = membership[c, band]
-            entry = head[bucket] if bucket >= 0 else -1
-            while entry >= 0:
-                k = entry_of[entry]
-                entry = next_entry[entry]
-                x, y = root(parent, c), root(parent, k)
-                if x != y and met_by[k] != c:
-                    met_by[k] = c
-                    met += 1
-                    other = values[begins[k] : ends[k]]
-                    jaccard = _similarity(own, other, signatures[c], signatures[k], threshold, need)
-                    verified += int(jaccard >= 0)
-                    if jaccard >= threshold:
-                        if place_of[x] < place_of[y]:
-                            parent[y] = x
-                        else:
-                            parent[x] = y
-                        y = x
-                if x == y and alike[bucket]:
-                    break
-        for band in range(bands):
-            bucket = membership[c, band]
-            if bucket >= 0:
-                if head[bucket] >= 0 and root(parent, entry_of[head[bucket]]) != root(parent, c):
-                    alike[bucket] = False
-                entry_of[entries] = c
-                next_entry[entries] = head[bucket]
-                head[bucket] = entries
-                entries += 1
-    return met, verified
-
-
-@numba.njit(cache=True, nogil=True)
-def similarities(one: Any, two: Any, values: Any, begins: Any, ends: Any, out: Any) -> None:
-    """The Jaccard similarity of each pair of candidates."""
-    for i in range(len(one)):
-        a, b = values[begins[one[i]] : ends[one[i]]], values[begins[two[i]] : ends[two[i]]]
-        common = overlap(a, b)
-        out[i] = common / (len(a) + len(b) - common)
-
-
-@numba.njit(cache=True, nogil=True)
-def resolve(
-    membership: Any, bucket_count: int, order: Any, values: Any, begins: Any, ends: Any, signatures: Any,
-    fixed: Any, threshold: float, least: float, kept_by: Any, similarity: Any,
-) -> Any:  # fmt: skip
-    """Go through candidates in `order`; decide for each whether it is kept, and if not, by whom it is replaced.
-
-    Args:
+    Attributes:
         membership: (C, bands) int64: the bucket of a candidate in each band, -1 for none.
+        buckets: how many there are.
+        order: (C,) int64: from the one to keep first to the one to keep last.
         values, begins, ends: the sorted set of shingles of candidate c is `values[begins[c]:ends[c]]`.
         signatures: (C, permutations) uint32.
         fixed: (C,) bool: kept whatever it is like.
-        least: share of equal signature values below which a pair is not worth verifying.
-        kept_by: (C,) int64, out: the candidate kept in its place (the most similar; of equals the first in order), or -1.
-        similarity: (C,) float64, out.
-
-    Returns:
-        (pairs met, pairs verified).
     """
-    count, bands = membership.shape
-    head = np.full(bucket_count, -1, np.int64)  # the kept candidates of a bucket, as a linked list
-    next_entry = np.full(count * bands, -1, np.int64)
-    entry_of = np.empty(count * bands, np.int64)
-    entries = 0
-    met_by = np.full(count, -1, np.int64)
-    met = verified = 0
-    need = int(np.ceil(least * signatures.shape[1]))
-    for place in range(count):
-        c = order[place]
-        best, best_place = 0.0, -1
-        own = values[begins[c] : ends[c]]
-        for band in range(bands):
-            bucket = membership[c, band]
-            entry = head[bucket] if bucket >= 0 and not fixed[c] else -1
-            while entry >= 0:
-                k = entry_of[entry]
-                entry = next_entry[entry]
-                if met_by[k] == c:
-                    continue
-                met_by[k] = c
-                met += 1
-                other = values[begins[k] : ends[k]]
-                jaccard = _similarity(own, other, signatures[c], signatures[k], threshold, need)
-                verified += int(jaccard >= 0)
-                # `kept_by` of a kept candidate holds -2 - its place, so that ties go to the first in order
-                if jaccard >= threshold and (jaccard > best or (jaccard == best and -2 - kept_by[k] < best_place)):
-                    best, best_place = jaccard, -2 - kept_by[k]
-        if best_place >= 0:
-            kept_by[c], similarity[c] = order[best_place], best
-            continue
-        kept_by[c] = -2 - place
-        for band in range(bands):
-            bucket = membership[c, band]
-            if bucket >= 0:
-                entry_of[entries] = c
-                next_entry[entries] = head[bucket]
-                head[bucket] = entries
-                entries += 1
-    for c in range(count):
-        if kept_by[c] <= -2:
-            kept_by[c] = -1
-    return met, verified
+
+    membership: Array
+    buckets: int
+    order: Array
+    values: Array
+    begins: Array
+    ends: Array
+    signatures: Array
+    fixed: Array
+
+    def resolve(self, threshold: float, least: float, transitive: bool) -> tuple[Array, Array, int, int]:
+        """Who replaces whom: (candidate kept in its place or -1, similarity to it, pairs met, pairs verified).
+
+        Args:
+            least: share of equal signature values below which a pair is not worth verifying.
+            transitive: remove all but one of candidates that a chain of verified pairs connects.
+        """
+        count, bands = self.membership.shape
+        kept_by, similarity = np.full(count, -1, np.int64), np.zeros(count)
+        tally = np.zeros(2, np.int64)
+        sets = self.values, self.begins, self.ends
+        lists = (
+            np.full(self.buckets, -1, np.int64),
+            np.empty(count * bands, np.int64),
+            np.empty(count * bands, np.int64),
+        )
+        met_by = np.full(count, -1, np.int64)
+        if transitive:
+            _connect(
+                self.membership, self.order, *sets, self.signatures, threshold, least, *lists, met_by,
+                np.ones(self.buckets, bool), np.empty(count, np.int64), kept_by, tally,
+            )  # fmt: skip
+            kept_by[(kept_by == np.arange(count)) | self.fixed] = -1
+            gone = np.flatnonzero(kept_by >= 0)
+            likeness = np.zeros(len(gone))
+            _similarities(gone, kept_by[gone], *sets, likeness)
+            similarity[gone] = likeness
+        else:
+            _resolve(
+                self.membership, self.order, *sets, self.signatures, threshold, least, *lists, met_by,
+                self.fixed, kept_by, similarity, tally,
+            )  # fmt: skip
+        return kept_by, similarity, int(tally[0]), int(tally[1])
 
 
 def components(signed: Signed, own: Array, limit: int) -> list[Array]:
@@ -263,9 +141,9 @@ def components(signed: Signed, own: Array, limit: int) -> list[Array]:
             here = own[places]
             places = places[here]
             rows, bucket, _ = buckets(keys[here])
-            join(places[rows], bucket, parent)
+            _join(places[rows], bucket, parent)
             shared[places[rows]] = True
-    flatten(parent)
+    _flatten(parent)
     places = np.flatnonzero(shared)
     if not len(places):
         return []
@@ -332,19 +210,22 @@ class Sets:
             file.close()
         return Sets(folder, documents, group, begins, ends)
 
-    def of(self, group: int, limit: int) -> tuple[Array, Array, Array]:
-        """(values, begins, ends) of a group, in the order of its documents; mapped if larger than the limit."""
-        file = self.folder / f"sets-{group:05d}"
+    def of(self, group: int) -> tuple[Array, Array, Array]:
+        """(values, begins, ends) of a group, in the order of its documents."""
         mine = self.group == group
-        if file.stat().st_size > limit:
-            return np.asarray(np.memmap(file, np.uint64, "r")), self.begins[mine], self.ends[mine]
-        return np.fromfile(file, np.uint64), self.begins[mine], self.ends[mine]
+        return self._values(group), self.begins[mine], self.ends[mine]
 
-    def document(self, document: int) -> Array:
-        """The set of one candidate."""
-        i = int(np.searchsorted(self.documents, document))
-        count = int(self.ends[i] - self.begins[i])
-        return np.fromfile(self.folder / f"sets-{self.group[i]:05d}", np.uint64, count, offset=8 * int(self.begins[i]))
+    def stretches(self, documents: Array) -> Iterator[tuple[Array, Array, Array, Array]]:
+        """Where the sets of some candidates are, by group: (which of `documents`, values, begins, ends)."""
+        places = np.searchsorted(self.documents, documents)
+        for group in np.unique(self.group[places]).tolist():
+            chosen = np.flatnonzero(self.group[places] == group)
+            yield chosen, self._values(group), self.begins[places[chosen]], self.ends[places[chosen]]
+
+    def _values(self, group: int) -> Array:
+        """A view of the mapped file, which costs no memory of its own."""
+        file = self.folder / f"sets-{group:05d}"
+        return np.asarray(np.memmap(file, np.uint64, "r")) if file.stat().st_size else np.zeros(0, np.uint64)
 
     def places(self) -> dict[str, Array]:
         return {"documents": self.documents, "group": self.group, "begins": self.begins, "ends": self.ends}

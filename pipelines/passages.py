@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from engine.job import Job, part_name
 from engine.schema import row_id
-from pipelines.shingles import COMBINE, MULTIPLIER, U64, Array, hash_words, make_room, mix, texts_of
+from pipelines.kernels.shingles import COMBINE, MULTIPLIER, U64, hash_words, make_room, mix
+from pipelines.shingles import Array, texts_of
 from pipelines.signatures import batches, ids_of
 
 PART_BYTES = 32 << 20

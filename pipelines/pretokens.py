@@ -19,7 +19,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from pipelines.shingles import U64, Array, Texts, mix
+from pipelines.kernels.shingles import U64, mix
+from pipelines.shingles import Array, Texts
 
 LETTER, NUMBER, SPACE, OTHER, UNKNOWN = 1, 2, 3, 4, 5
 WHITE_SPACE = (

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from engine.errors import UserError
-from pipelines.shingles import COMBINE, U64, Array, Texts, hash_words, make_room, mix, texts_of, words
+from pipelines.kernels.shingles import COMBINE, U64, hash_words, make_room, mix
+from pipelines.shingles import Array, Texts, texts_of, words
 
 BUCKETS = 1 << 20
 HELD_OUT = 5  # one text in so many, by the digest of its text, is kept from the training to measure it

@@ -25,11 +25,12 @@ import xxhash
 from engine.errors import UserError
 from engine.job import Job
 from engine.store import Artifact
+from pipelines.columns import column, strings
 from pipelines.minhash import Banding, permutations, sign_texts
 from pipelines.shingles import Array, Texts, texts_of
 
 BATCH_ROWS = 10_000
-BATCH_BYTES = 8 << 20  # small ones are decoded four times as fast: their memory is used again
+BATCH_BYTES = 4 << 20  # small ones are decoded four times as fast: their memory is used again
 CHUNK = 1 << 16  # rows of a file that are read at a time
 
 
@@ -48,11 +49,11 @@ def batches(
 
 def ids_of(artifacts: list[Artifact], documents: Array) -> pa.Array:
     """The ids of these documents (sorted numbers)."""
-    found: list[pa.Array] = [pa.array([], pa.string())]
+    found: list[pa.Array] = [strings([])]
     for start, batch in batches(artifacts, ["id"]):
         low, high = np.searchsorted(documents, [start, start + len(batch)])
         if high > low:
-            found.append(batch.column("id").take(pa.array(documents[low:high].astype(np.int64) - start)))
+            found.append(batch.column("id").take(column(documents[low:high].astype(np.int64) - start)))
     return pa.concat_arrays(found)
 
 
@@ -105,15 +106,10 @@ class Signed:
 
     def signatures(self, places: Array) -> Array:
         """(P, permutations) uint32: the signatures with these (sorted) numbers."""
-        width = self.banding.permutations
-        made = np.empty((len(places), width), np.uint32)
-        at = 0
-        with (self.folder / "signatures").open("rb") as file:
-            while len(chunk := np.fromfile(file, np.uint32, CHUNK * width)):
-                low, high = np.searchsorted(places, [at, at + len(chunk) // width])
-                made[low:high] = chunk.reshape(-1, width)[places[low:high] - at]
-                at += len(chunk) // width
-        return made
+        if not len(places):
+            return np.zeros((0, self.banding.permutations), np.uint32)
+        mapped = np.memmap(self.folder / "signatures", np.uint32, "r").reshape(-1, self.banding.permutations)
+        return np.asarray(mapped[places])
 
     @staticmethod
     def make(job: Job, folder: Path, ngram: int, banding: Banding, old: list[Artifact]) -> Signed:
@@ -143,7 +139,7 @@ class Signed:
                 made = sign_texts(texts, ngram, banding, a, b)
                 wordless = np.flatnonzero(made.counts == 0)
                 if len(wordless):
-                    made.keys[wordless] = digests(texts_of(batch.column("text").take(pa.array(wordless))), b"no words")
+                    made.keys[wordless] = digests(texts_of(batch.column("text").take(column(wordless))), b"no words")
                 many = np.flatnonzero(made.counts >= 2)
                 signatures.write(made.signatures[many].tobytes())
                 for file, band_keys in zip(files, made.bands, strict=True):

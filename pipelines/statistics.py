@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.bytemasks import BLOCK, ONE, copy, equals, ones, trailing_zeros, within, word_at, write_bits
-from pipelines.shingles import HIGH, LOW, U64, Array, Texts, mix, texts_of
+from pipelines.kernels.bytemasks import BLOCK, ONE, copy, equals, ones, trailing_zeros, within, word_at, write_bits
+from pipelines.kernels.shingles import HIGH, LOW, U64, mix
+from pipelines.shingles import Array, Texts, texts_of
 
 # Rae et al. 2021 (Gopher), A.1.1.
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")

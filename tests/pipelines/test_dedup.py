@@ -18,10 +18,11 @@ from engine.store import Artifact, Store
 from engine.worker import carry_out
 from pipelines import dedup, signatures
 from pipelines.dedup import Dedup
+from pipelines.kernels.shingles import hash_words, make_room
 from pipelines.minhash import Banding, choose_banding, permutations, sign_texts
 from pipelines.passages import Cutter
 from pipelines.semantic import near
-from pipelines.shingles import hash_words, jaccard, make_room, shingles, sorted_sets, texts_of, words
+from pipelines.shingles import jaccard, shingles, sorted_sets, texts_of, words
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
