@@ -276,9 +276,10 @@ def agreement(bench: Bench, quick: bool) -> list[Claim]:
     found: list[Claim] = []
     for tied in (True, False):
         for lora in (False, True):
-            worst, moved = worst_gap(bench.folder / f"{tied}-{lora}", tied, lora, swaps=5 if quick else 50)
+            gaps = worst_gap(bench.folder / f"{tied}-{lora}", tied, lora, swaps=5 if quick else 50)
             name = f"sampler = trainer over 50 swaps, {'tied' if tied else 'untied'}{', LoRA' if lora else ''}"
-            found.append(claim(name, worst, "<= 1e-4, while weights move by > 0.1", worst <= 1e-4 and moved > 0.1))
+            holds = gaps.apart <= 1e-4 and gaps.moved > 0.1
+            found.append(claim(name, gaps.apart, "<= 1e-4, while log-probs move by > 0.1", holds, **gaps._asdict()))
     return found
 
 

@@ -13,6 +13,7 @@ nothing is drawn, log_softmax(logits).
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import json
 import os
@@ -151,23 +152,24 @@ class VllmEngine:
         if not prompts:
             return []
         guided = StructuredOutputsParams(json=sampling.json_schema) if sampling.json_schema else None
-        params = [
-            SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                max_tokens=sampling.max_tokens,
-                min_tokens=sampling.min_tokens,
-                stop_token_ids=sorted({*self.ends, *sampling.stop_token_ids}),
-                seed=seed,
-                logprobs=0 if sampling.logprobs else None,  # 0: of the sampled token alone
-                flat_logprobs=True,
-                detokenize=False,
-                structured_outputs=guided,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            for seed in seeds
-        ]
+        common = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            min_tokens=sampling.min_tokens,
+            seed=seeds[0],
+            stop_token_ids=sorted({*self.ends, *sampling.stop_token_ids}),
+            logprobs=0 if sampling.logprobs else None,  # 0: of the sampled token alone
+            flat_logprobs=True,
+            detokenize=False,
+            structured_outputs=guided,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=guided is None,  # vLLM would copy all of it for every request, deep; a schema is written to
+        )
+        params = [copy.copy(common) for _ in seeds]
+        for one, seed in zip(params, seeds, strict=True):
+            one.seed = seed
         self._llm.reset_prefix_cache()
         inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]
         try:

@@ -73,15 +73,25 @@ def pad(answers: Sequence[Answer], device: Any = "cpu", pad_id: int = 0) -> Batc
     )
 
 
-def chunks(answers: Sequence[Answer], tokens: int = TOKENS) -> Iterator[list[int]]:
-    """Indices of all answers, cut into batches of at most this many padded tokens, similar lengths together."""
+def chunks(answers: Sequence[Answer], tokens: int = TOKENS, slack: int = 512) -> Iterator[list[int]]:
+    """Indices of all answers, cut into batches of at most this many padded tokens, similar lengths together.
+
+    Args:
+        slack: padding that a batch may hold (or an eighth of its tokens, if that is more). Another pass over a tiny model
+            costs as much as a few hundred tokens.
+    """
     order = sorted(range(len(answers)), key=lambda i: (len(answers[i]), i))
     chunk: list[int] = []
+    real = 0
     for i in order:
-        if chunk and (len(chunk) + 1) * len(answers[i]) > tokens:
+        longest = len(answers[i])
+        if chunk and (
+            (len(chunk) + 1) * longest > tokens or len(chunk) * longest - real > max(slack, (real + longest) // 8)
+        ):
             yield chunk
-            chunk = []
+            chunk, real = [], 0
         chunk.append(i)
+        real += longest
     if chunk:
         yield chunk
 

@@ -73,6 +73,7 @@ class Grpo(Stage):
     }
     gives = "Model"
     random = True
+    version = 2
 
     method: Method = "grpo"
     iterations: int = Field(30, ge=1)
@@ -261,6 +262,9 @@ class Sampler:
             self.rollouts, completions = ask(
                 self.job, self.engine, model, self.tokenizer, asked, stage.max_tokens, iteration
             )
+        # TRL shuffles answers into minibatches by the ambient generator, which vLLM reseeds whenever an engine starts: in
+        # a continued run that is after the checkpoint's random state was put back.
+        torch.manual_seed(self.job.derive("minibatches", iteration))
         answers = [rollout.answer for rollout in self.rollouts]
         ours = token_logprobs(model, answers)
         gaps = torch.cat([mine - torch.tensor(c.logprobs) for mine, c in zip(ours, completions, strict=True)]).abs()

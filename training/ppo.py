@@ -80,7 +80,7 @@ class Ppo(Stage):
     }
     gives = "Model"
     random = True
-    version = 2
+    version = 3
 
     iterations: int = Field(30, ge=1)
     rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")

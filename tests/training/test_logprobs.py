@@ -49,3 +49,11 @@ def test_chunks_hold_every_answer_once_and_no_more_tokens_than_asked() -> None:
     assert sorted(i for chunk in found for i in chunk) == list(range(50))
     assert all(len(chunk) * max(len(many[i]) for i in chunk) <= 40 for chunk in found)
     assert list(chunks(many[:1], tokens=1)) == [[0]]  # longer than the budget: alone
+
+
+def test_chunks_of_mixed_lengths_hold_little_padding() -> None:
+    mixed = [Answer([1] * 9, [1] * (1 + i % 60)) for i in range(240)]
+    for chunk in chunks(mixed):
+        real, padded = sum(len(mixed[i]) for i in chunk), len(chunk) * max(len(mixed[i]) for i in chunk)
+        assert padded - real <= max(512, padded / 8)
+    assert len(list(chunks([Answer([1] * 9, [1] * 30)] * 240))) == 1  # nothing to gain: one pass
