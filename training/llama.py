@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 IGNORE = -100  # a target with this value is not scored
 # Elements of a slice of logits: 8 MiB in float32, about a core's share of cache; a GPU needs large products instead.
+SHORT = 512  # tokens up to which attention by products pays on a CPU
 LOGITS_AT_ONCE, LOGITS_AT_ONCE_GPU = 1 << 21, 1 << 28
 
 
@@ -126,17 +127,35 @@ class Attention(nn.Module):
         heads = (
             linear(x_BTD, (self.q_proj, self.k_proj, self.v_proj)).view(blocks, length, -1, self.head).transpose(1, 2)
         )
-        # Half precision attention takes a CPU twice as long.
-        heads = heads.to(cos_TE.dtype)
+        by_products = heads.dtype == torch.bfloat16 and not heads.is_cuda and mask_B1TT is None and length <= SHORT
+        heads = heads.to(cos_TE.dtype)  # torch's attention takes a CPU twice as long in half precision
         q_BHTE, k_BKTE, v_BKTE = heads.split([self.heads, self.groups, self.groups], dim=1)
         if hasattr(self, "q_norm"):
             q_BHTE, k_BKTE = self.q_norm(q_BHTE), self.k_norm(k_BKTE)
         q_BHTE = cast(Tensor, Rotate.apply(q_BHTE, cos_TE, sin_TE))
         k_BKTE = cast(Tensor, Rotate.apply(k_BKTE, cos_TE, sin_TE))
-        y_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BKTE, v_BKTE, mask_B1TT, is_causal=mask_B1TT is None, enable_gqa=self.groups != self.heads
-        )
+        if by_products:
+            y_BHTE = attend(q_BHTE, k_BKTE, v_BKTE)
+        else:
+            y_BHTE = F.scaled_dot_product_attention(
+                q_BHTE, k_BKTE, v_BKTE, mask_B1TT, is_causal=mask_B1TT is None, enable_gqa=self.groups != self.heads
+            )
         return self.o_proj(y_BHTE.transpose(1, 2).reshape(blocks, length, -1))
+
+
+def attend(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
+    """Causal attention as two bfloat16 products with a float32 softmax between them: on a CPU with units for them, and as
+    long as the T x T scores stay in cache, half of the time of `scaled_dot_product_attention`."""
+    blocks, heads, length, width = q_BHTE.shape
+    times = heads // k_BKTE.shape[1]
+    q, k, v = (
+        t.to(torch.bfloat16).reshape(-1, length, width)
+        for t in (q_BHTE, *((k_BKTE, v_BKTE) if times == 1 else (t.repeat_interleave(times, 1) for t in (k_BKTE, v_BKTE))))
+    )
+    future_TT = torch.full((length, length), -math.inf, dtype=torch.bfloat16).triu(1)
+    scores = torch.baddbmm(future_TT, q, k.transpose(1, 2), alpha=width**-0.5)
+    shares = scores.softmax(-1, dtype=torch.float32).to(torch.bfloat16)
+    return torch.bmm(shares, v).view(q_BHTE.shape)
 
 
 class Gate(torch.autograd.Function):
