@@ -34,7 +34,9 @@ def by_document(
         q, k, v = (t[:, :, start:end] for t in (q_BHTE, k_BHTE, v_BHTE))
         band = None
         if sliding_window and end - start > sliding_window:
-            band = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).tril().triu(1 - sliding_window)
+            band = (
+                torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).tril().triu(1 - sliding_window)
+            )
         parts.append(
             F.scaled_dot_product_attention(
                 q, k, v, band, dropout_p=dropout, is_causal=band is None, scale=scaling, enable_gqa=gqa

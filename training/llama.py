@@ -146,11 +146,14 @@ class Attention(nn.Module):
 def attend(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
     """Causal attention as two bfloat16 products with a float32 softmax between them: on a CPU with units for them, and as
     long as the T x T scores stay in cache, half of the time of `scaled_dot_product_attention`."""
-    blocks, heads, length, width = q_BHTE.shape
+    heads, length, width = q_BHTE.shape[1:]
     times = heads // k_BKTE.shape[1]
     q, k, v = (
         t.to(torch.bfloat16).reshape(-1, length, width)
-        for t in (q_BHTE, *((k_BKTE, v_BKTE) if times == 1 else (t.repeat_interleave(times, 1) for t in (k_BKTE, v_BKTE))))
+        for t in (
+            q_BHTE,
+            *((k_BKTE, v_BKTE) if times == 1 else (t.repeat_interleave(times, 1) for t in (k_BKTE, v_BKTE))),
+        )
     )
     future_TT = torch.full((length, length), -math.inf, dtype=torch.bfloat16).triu(1)
     scores = torch.baddbmm(future_TT, q, k.transpose(1, 2), alpha=width**-0.5)
