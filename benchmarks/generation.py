@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -118,7 +118,7 @@ def against_engines(store: Store, folder: Path, count: int) -> dict[str, Any]:
     tokenizer = load_tokenizer(model.location)
     engine, bare = WatchedEngine("vllm", model.location, dtype="float32"), VllmEngine(model.location, dtype="float32")
     llm: Any = bare._llm  # pyright: ignore[reportPrivateUsage]
-    tokens, seconds = Counter[str](), Counter[str]()
+    tokens, seconds = defaultdict[str, int](int), defaultdict[str, float](float)
     per_turn = count // TURNS
 
     def clock(name: str, work: Callable[[], int]) -> None:
@@ -174,7 +174,9 @@ def small_llama(folder: Path, ends: Sequence[int] = ()) -> Path:
         "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8,
         "num_key_value_heads": 4, "initializer_range": 0.05,
     }  # fmt: skip
-    return build_model(folder, context=512, **shape, **({"eos_token_id": list(ends)} if ends else {}))
+    if ends:
+        shape["eos_token_id"] = list(ends)
+    return build_model(folder, context=512, **shape)
 
 
 def hf_generate(model: Artifact, ids: list[list[int]]) -> int:
