@@ -41,6 +41,7 @@ class Sft(Stage):
     takes = {"model": port("Model", "Adapter"), "conversations": port("Conversation", many=True)}
     gives = "Model"
     random = True
+    version = 2
 
     epochs: float = Field(1.0, gt=0)
     steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of `epochs`.")
