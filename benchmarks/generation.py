@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +41,9 @@ from generators.engine_process import WatchedEngine
 from generators.prompting import encode_prompt, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
-N, MAX_TOKENS, PARTITION = 4, 32, 512
+N, MAX_TOKENS, PARTITION = 4, 128, 512
+TURNS = 2
+ENDS = list(range(40, 48))  # of 287 ids: an answer of random weights has 36 tokens on average
 FLYWHEEL = [sys.executable, "-c", "from engine.cli import main; main()"]
 
 
@@ -49,13 +52,14 @@ class Made(Stage):
 
     gives = "Prompt"
     count: int
+    first: int = 0
 
     def run(self, job: Any) -> None:
         import pyarrow as pa
 
         rows = [
             {"id": f"{i:032x}", "parents": [], "prompt": [{"role": "user", "content": f"What is {i} times {i * 7}?"}]}
-            for i in range(self.count)
+            for i in range(self.first, self.first + self.count)
         ]
         job.commit("00000", pa.Table.from_pylist(rows, DATASETS["Prompt"]))
 
@@ -68,6 +72,12 @@ class Copied(Stage):
         import shutil
 
         shutil.copytree(self.folder, job.output, dirs_exist_ok=True)
+
+
+class Kept(Local):
+    """A backend that outlives the stages it answers for."""
+
+    def close(self) -> None: ...
 
 
 class Stub:
@@ -96,55 +106,86 @@ def candidates(
         return made, time.perf_counter() - started
 
 
-def against_engines(store: Store, model: Artifact, count: int) -> dict[str, Any]:
-    """Tokens/s after load: the stage, a bare `LLM.generate` and `transformers.generate`, on the same prompts."""
+def against_engines(store: Store, folder: Path, count: int) -> dict[str, Any]:
+    """Tokens/s after load: the stage, `LLM.generate` as a script would call it, and `transformers.generate`.
+
+    They take turns, on the same prompts, so that whatever else the machine does slows them alike. Answers end where one of
+    `ENDS` is drawn, as real ones do: at all lengths up to MAX_TOKENS.
+    """
     from generators.vllm_backend import VllmEngine
 
+    model = carry_out(store, "ending", Copied.model_validate({"folder": str(small_llama(folder / "ending", ENDS))}), {})
     tokenizer = load_tokenizer(model.location)
-    prompts = carry_out(store, "made", Made.model_validate({"count": count}), {})
-    asked = [row["prompt"] for row in prompts.to_table().to_pylist()]
-    ids = [encode_prompt(tokenizer, messages) for messages in asked]
-
-    engine = WatchedEngine("vllm", model.location, dtype="float32")
-    warm = Sampling(max_tokens=8)
-    engine.generate(ids[:8], warm, range(8))
-    made, seconds = candidates(
-        store, model, prompts, Local(engine, tokenizer), max_tokens=MAX_TOKENS, partition=PARTITION
-    )
-    ours = made.manifest["summary"]["tokens_out"] / seconds
-
-    bare = VllmEngine(model.location, dtype="float32")
-    bare.generate(ids[:8], warm, range(8))
-    from vllm import SamplingParams
-
+    engine, bare = WatchedEngine("vllm", model.location, dtype="float32"), VllmEngine(model.location, dtype="float32")
     llm: Any = bare._llm  # pyright: ignore[reportPrivateUsage]
-    started = time.perf_counter()
-    outputs = llm.generate(
-        [{"prompt_token_ids": one} for one in ids],
-        SamplingParams(n=N, temperature=1.0, max_tokens=MAX_TOKENS, logprobs=0),
-        use_tqdm=False,
-    )
-    raw = sum(len(c.token_ids) for o in outputs for c in o.outputs) / (time.perf_counter() - started)
+    tokens, seconds = defaultdict[str, int](int), defaultdict[str, float](float)
+    per_turn = count // TURNS
+
+    def clock(name: str, work: Callable[[], int]) -> None:
+        started = time.perf_counter()
+        tokens[name] += work()
+        seconds[name] += time.perf_counter() - started
+
+    def stage(prompts: Artifact) -> int:
+        made, _ = candidates(store, model, prompts, Kept(engine, tokenizer), max_tokens=MAX_TOKENS, partition=PARTITION)
+        return made.manifest["summary"]["tokens_out"]
+
+    def script(ids: list[list[int]], seeded: bool) -> int:
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                n=N, temperature=1.0, max_tokens=MAX_TOKENS, logprobs=0, stop_token_ids=ENDS,
+                seed=i if seeded else None,
+            )
+            for i in range(len(ids))
+        ]  # fmt: skip
+        outputs = llm.generate([{"prompt_token_ids": one} for one in ids], params, use_tqdm=False)
+        return sum(len(c.token_ids) for o in outputs for c in o.outputs)
+
+    for turn in range(TURNS):
+        prompts = carry_out(store, "made", Made.model_validate({"count": per_turn, "first": turn * per_turn}), {})
+        ids = [encode_prompt(tokenizer, row["prompt"]) for row in prompts.to_table().to_pylist()]
+        if not turn:
+            for warm in (engine, bare):
+                warm.generate(ids[:8], Sampling(max_tokens=8), range(8))
+        clock("candidates", lambda prompts=prompts: stage(prompts))
+        clock("bare_vllm", lambda ids=ids: script(ids, False))
+        clock("bare_vllm_with_seeds", lambda ids=ids: script(ids, True))
+        clock("transformers", lambda ids=ids: hf_generate(model, ids[: max(32, per_turn // 10)]))
     bare.close()
+    engine.close()
+    rates = {name: tokens[name] / seconds[name] for name in tokens}
     return {
-        "candidates_tokens_per_s": round(ours),
-        "bare_vllm_tokens_per_s": round(raw),
-        "transformers_tokens_per_s": round(slow := hf_generate(model, ids[: max(64, count // 10)])),
-        "share_of_bare_vllm": round(ours / raw, 3),
-        "times_transformers": round(ours / slow, 2),
-        "prompts": count,
-        "n": N,
-        "max_tokens": MAX_TOKENS,
-    }
+        "tokens_per_s": {name: round(rate) for name, rate in rates.items()},
+        "share_of_bare_vllm": round(rates["candidates"] / rates["bare_vllm"], 3),
+        "share_of_bare_vllm_with_seeds": round(rates["candidates"] / rates["bare_vllm_with_seeds"], 3),
+        "times_transformers": round(rates["candidates"] / rates["transformers"], 2),
+        "prompts": count, "n": N, "max_tokens": MAX_TOKENS, "partition": PARTITION,
+        "mean_tokens": round(tokens["candidates"] / (per_turn * TURNS * N), 1),
+    }  # fmt: skip
 
 
-def hf_generate(model: Artifact, ids: list[list[int]]) -> float:
-    """Tokens/s of `transformers.generate`, batch by batch."""
+def small_llama(folder: Path, ends: Sequence[int] = ()) -> Path:
+    """Four layers 256 wide with random weights; `ends` are further ids that end an answer."""
+    from tests.generators.conftest import build_model
+
+    shape: dict[str, Any] = {
+        "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "initializer_range": 0.05,
+    }  # fmt: skip
+    if ends:
+        shape["eos_token_id"] = list(ends)
+    return build_model(folder, context=512, **shape)
+
+
+def hf_generate(model: Artifact, ids: list[list[int]]) -> int:
+    """Tokens that `transformers.generate` draws, 16 prompts a batch."""
     import torch
     from transformers import AutoModelForCausalLM
 
     policy: Any = AutoModelForCausalLM.from_pretrained(model.location, dtype=torch.float32)
-    tokens, started = 0, time.perf_counter()
+    tokens = 0
     for start in range(0, len(ids), 16):
         batch = ids[start : start + 16]
         longest = max(map(len, batch))
@@ -152,10 +193,11 @@ def hf_generate(model: Artifact, ids: list[list[int]]) -> float:
         mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in batch])
         made = policy.generate(
             input_ids=inputs, attention_mask=mask, do_sample=True, num_return_sequences=N, max_new_tokens=MAX_TOKENS,
-            pad_token_id=0,
-        )  # fmt: skip
-        tokens += int((made[:, longest:] != 0).sum())
-    return tokens / (time.perf_counter() - started)
+            top_k=0, pad_token_id=0,
+        )[:, longest:]  # fmt: skip
+        ended = torch.isin(made, torch.tensor(ENDS)).cumsum(1)
+        tokens += int(((ended == 0) | ((ended == 1) & torch.isin(made, torch.tensor(ENDS)))).sum())
+    return tokens
 
 
 def overhead(store: Store, model: Artifact, rows: int) -> dict[str, Any]:
@@ -472,6 +514,7 @@ def claims(result: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
         told.append(entry)
 
     claim("engines", "share_of_bare_vllm", ">= 0.97", lambda m: m["share_of_bare_vllm"], lambda m: m["share_of_bare_vllm"] >= 0.97)  # fmt: skip
+    claim("engines", "share_of_bare_vllm_with_seeds", ">= 0.97", lambda m: m["share_of_bare_vllm_with_seeds"], lambda m: m["share_of_bare_vllm_with_seeds"] >= 0.97)  # fmt: skip
     claim("engines", "times_transformers", ">= 3", lambda m: m["times_transformers"], lambda m: m["times_transformers"] >= 3)  # fmt: skip
     claim("distilabel", "times_distilabel", ">= 1 (rows/s, same server)", lambda m: m["ratio"], lambda m: m["ratio"] >= 1 and m["flywheel_rows"] == m["rows"])  # fmt: skip
     claim("overhead", "microseconds_per_row", "< 100", lambda m: m["microseconds_per_row"], lambda m: m["microseconds_per_row"] < 100)  # fmt: skip
@@ -509,22 +552,17 @@ def main() -> None:
     parser.add_argument("--peer-env", type=Path, default=Path(tempfile.gettempdir()) / "flywheel-distilabel")
     parser.add_argument("--only", nargs="*", metavar="PART", help="some parts only")
     options = parser.parse_args()
-    from tests.generators.conftest import build_model
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = Store(str(folder / "store"))
-        built = build_model(
-            folder / "model", context=512, hidden_size=256, intermediate_size=768, num_hidden_layers=4,
-            num_attention_heads=8, num_key_value_heads=4, initializer_range=0.05,
-        )  # fmt: skip
+        built = small_llama(folder / "model")
         model = carry_out(store, "copied", Copied.model_validate({"folder": str(built)}), {})
 
         def scaled(full: int) -> int:
             return max(64, full // 20) if options.quick else full
 
         work: dict[str, Callable[[], dict[str, Any]]] = {
-            "engines": lambda: against_engines(store, model, scaled(2000)),
+            "engines": lambda: against_engines(store, folder, scaled(2000)),
             "overhead": lambda: overhead(store, model, scaled(100_000)),
             "faults": lambda: faults(folder, scaled(5000)),
             "distilabel": lambda: against_distilabel(folder, scaled(5000), options.peer_env),

@@ -41,6 +41,7 @@ class Sft(Stage):
     takes = {"model": port("Model", "Adapter"), "conversations": port("Conversation", many=True)}
     gives = "Model"
     random = True
+    version = 2
 
     epochs: float = Field(1.0, gt=0)
     steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of `epochs`.")
@@ -80,6 +81,7 @@ class Sft(Stage):
         from trl.trainer.sft_config import SFTConfig
         from trl.trainer.sft_trainer import SFTTrainer
 
+        from training.document_attention import attend_by_document
         from training.trl_stage import arguments, load_model, save, train
 
         source = job.input("model")
@@ -88,7 +90,8 @@ class Sft(Stage):
         teach_to_end(model, tokenizer)
         length = min(self.max_length, getattr(model.config, "max_position_embeddings", self.max_length))
         examples, conversations, learnt = prepare(job, tokenizer, length)
-        # Packed rows are laid end to end, and attention over them is quadratic: one at a time.
+        if self.packing:
+            attend_by_document(model)
         size = self.micro_batch or (1 if self.packing else self.batch)
         args = arguments(
             job,
