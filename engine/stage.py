@@ -6,6 +6,7 @@ by that table and imports the module only when a recipe names the kind.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -142,8 +143,13 @@ def kinds() -> list[str]:
     return list(_table())
 
 
-@cache
 def _table() -> dict[str, Any]:
+    return _read_table(tuple(sys.path))
+
+
+@cache
+def _read_table(path: tuple[str, ...]) -> dict[str, Any]:
+    """What is installed on this path. A plan asks once a stage, and reading takes 20 ms."""
     return {entry.name: entry for entry in entry_points(group="flywheel.stages")}
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 IGNORE = -100  # a target with this value is not scored
 # Elements of a slice of logits: 8 MiB in float32, about a core's share of cache; a GPU needs large products instead.
-SHORT = 512  # tokens up to which attention by products pays on a CPU
 LOGITS_AT_ONCE, LOGITS_AT_ONCE_GPU = 1 << 21, 1 << 28
 
 
@@ -38,29 +37,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda or torch.compiler.is_compiling():
-            return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
-        return cast(Tensor, Normalise.apply(x.float(), self.weight, self.eps)).to(x.dtype)
-
-
-class Normalise(torch.autograd.Function):
-    """`F.rms_norm` for a CPU, where torch has it as a dozen operations forwards and two dozen backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        width = x.shape[-1]
-        scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / width).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight_D, scale)
-        return (x * scale).mul_(weight_D)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight_D, scale = ctx.saved_tensors
-        normal = x * scale
-        turned = grads[0] * normal
-        along = torch.mv(turned.flatten(0, -2), weight_D).div_(x.shape[-1]).view(scale.shape)
-        grad_x = (grads[0] * weight_D).addcmul_(normal, along, value=-1).mul_(scale)
-        return grad_x, turned.flatten(0, -2).sum(0), None
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
 
 
 class Linear(nn.Linear):
@@ -127,62 +106,17 @@ class Attention(nn.Module):
         heads = (
             linear(x_BTD, (self.q_proj, self.k_proj, self.v_proj)).view(blocks, length, -1, self.head).transpose(1, 2)
         )
-        by_products = heads.dtype == torch.bfloat16 and not heads.is_cuda and mask_B1TT is None and length <= SHORT
-        heads = heads.to(cos_TE.dtype)  # torch's attention takes a CPU twice as long in half precision
+        # Half precision attention takes a CPU twice as long.
+        heads = heads.to(cos_TE.dtype)
         q_BHTE, k_BKTE, v_BKTE = heads.split([self.heads, self.groups, self.groups], dim=1)
         if hasattr(self, "q_norm"):
             q_BHTE, k_BKTE = self.q_norm(q_BHTE), self.k_norm(k_BKTE)
         q_BHTE = cast(Tensor, Rotate.apply(q_BHTE, cos_TE, sin_TE))
         k_BKTE = cast(Tensor, Rotate.apply(k_BKTE, cos_TE, sin_TE))
-        if by_products:
-            y_BHTE = attend(q_BHTE, k_BKTE, v_BKTE)
-        else:
-            y_BHTE = F.scaled_dot_product_attention(
-                q_BHTE, k_BKTE, v_BKTE, mask_B1TT, is_causal=mask_B1TT is None, enable_gqa=self.groups != self.heads
-            )
-        return self.o_proj(y_BHTE.transpose(1, 2).reshape(blocks, length, -1))
-
-
-def attend(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-    """Causal attention as two bfloat16 products with a float32 softmax between them: on a CPU with units for them, and as
-    long as the T x T scores stay in cache, half of the time of `scaled_dot_product_attention`."""
-    heads, length, width = q_BHTE.shape[1:]
-    times = heads // k_BKTE.shape[1]
-    q, k, v = (
-        t.to(torch.bfloat16).reshape(-1, length, width)
-        for t in (
-            q_BHTE,
-            *((k_BKTE, v_BKTE) if times == 1 else (t.repeat_interleave(times, 1) for t in (k_BKTE, v_BKTE))),
+        y_BHTE = F.scaled_dot_product_attention(
+            q_BHTE, k_BKTE, v_BKTE, mask_B1TT, is_causal=mask_B1TT is None, enable_gqa=self.groups != self.heads
         )
-    )
-    future_TT = torch.full((length, length), -math.inf, dtype=torch.bfloat16).triu(1)
-    scores = torch.baddbmm(future_TT, q, k.transpose(1, 2), alpha=width**-0.5)
-    shares = scores.softmax(-1, dtype=torch.float32).to(torch.bfloat16)
-    return torch.bmm(shares, v).view(q_BHTE.shape)
-
-
-class Gate(torch.autograd.Function):
-    """silu(gate) * up of (..., 2F), both halves' gradients written where they belong."""
-
-    @staticmethod
-    def forward(ctx: Any, both: Tensor) -> Tensor:
-        gate, up = both.chunk(2, dim=-1)
-        share = torch.sigmoid(gate)
-        ctx.save_for_backward(both, share)
-        return (gate * share).mul_(up)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        both, share = ctx.saved_tensors
-        gate, up = both.chunk(2, dim=-1)
-        silu = gate * share
-        out = torch.empty_like(both)
-        grad_gate, grad_up = out.chunk(2, dim=-1)
-        torch.mul(grads[0], silu, out=grad_up)
-        # silu'(x) = s + x s (1 - s) = s + silu - silu s, with s = sigmoid(x)
-        torch.mul(grads[0], up, out=grad_gate)
-        grad_gate.mul_(torch.addcmul(silu, silu, share, value=-1).add_(share))
-        return out
+        return self.o_proj(y_BHTE.transpose(1, 2).reshape(blocks, length, -1))
 
 
 class MLP(nn.Module):
@@ -196,11 +130,8 @@ class MLP(nn.Module):
         self.down_proj = Linear(inner, width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        both_BTF = linear(x_BTD, (self.gate_proj, self.up_proj))
-        if torch.compiler.is_compiling():
-            gate_BTF, up_BTF = both_BTF.chunk(2, dim=-1)
-            return self.down_proj(F.silu(gate_BTF) * up_BTF)
-        return self.down_proj(cast(Tensor, Gate.apply(both_BTF)))
+        gate_BTF, up_BTF = linear(x_BTD, (self.gate_proj, self.up_proj)).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate_BTF) * up_BTF)
 
 
 class Layer(nn.Module):
@@ -315,15 +246,15 @@ class HeadLoss(torch.autograd.Function):
             scored = targets != IGNORE
             index = torch.where(scored, targets, 0)[:, None]
             logits = F.linear(x, weight_VD).float()
-            # log p = logit - logsumexp; its exponentials are kept, as softmax is the gradient but for the one-hot
-            logits.sub_(logits.amax(1, keepdim=True))
-            picked = logits.gather(1, index)
-            sums = logits.exp_().sum(1, keepdim=True)
-            total += torch.where(scored[:, None], sums.log() - picked, 0.0).sum()
+            # log p = logit - logsumexp; softmax is kept, as it is the gradient but for the one-hot
+            picked = logits.gather(1, index)[:, 0]
+            normaliser = torch.logsumexp(logits, 1)
+            total += torch.where(scored, normaliser - picked, 0.0).sum()
             if grad_x_ND is None or grad_weight_VD is None:
                 continue
-            grad = logits.mul_(scored[:, None] / sums)
-            grad = grad.scatter_add_(1, index, -scored[:, None].to(grad.dtype)).to(x.dtype)
+            grad = logits.sub_(normaliser[:, None]).exp_()
+            grad.scatter_add_(1, index, grad.new_full(index.shape, -1.0))
+            grad = grad.mul_(scored[:, None]).to(x.dtype)
             torch.mm(grad, weight_VD, out=grad_x_ND[start : start + rows])
             if grad.dtype == torch.float32:
                 grad_weight_VD.addmm_(grad.T, x)

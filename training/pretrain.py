@@ -44,7 +44,6 @@ class Pretrain(Stage):
     takes = {"tokens": port("TokenBlock")}
     gives = "Model"
     random = True
-    version = 2
 
     family: Family = "llama"
     size: Size = Field(default_factory=Size, description="One dial, `depth`, and what overrides what follows from it.")
