@@ -124,7 +124,7 @@ class Delivery:
         assert self._pace is not None
         problem, attempt, stalls = "", 0, 0
         while attempt < self.server.attempts:
-            async with self._pace:
+            async with self._pace.slot(again=bool(attempt)):
                 self._under_way.add(digest)
                 try:
                     self._check_budget()

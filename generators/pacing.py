@@ -11,7 +11,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from types import TracebackType
+from heapq import heappop, heappush
+from itertools import count
 
 GAIN = 7 / 6  # a doubling that brings less is the last for a while
 REST = 10  # rounds until the next one is tried
@@ -19,7 +20,7 @@ TOO_MANY = 0.25  # share of refusals among the last answers at which the pace is
 
 
 class Pace:
-    """An asynchronous context manager that lets at most `limit` bodies run at once, and adapts `limit`.
+    """Lets at most `limit` bodies run at once, in the order in which they came, and adapts `limit`.
 
     Args:
         most: `limit` never exceeds this.
@@ -36,43 +37,65 @@ class Pace:
         self._rounds_to_rest = 0
         self._recent: deque[bool] = deque(maxlen=64)
         self._paused_until = 0.0
-        self._shut = False
-        self._changed = asyncio.Condition()
+        self._timer: asyncio.TimerHandle | None = None  # set while there is a pause
+        self._waiting: list[tuple[bool, int, asyncio.Future[None]]] = []  # a heap: who has been in before goes first
+        self._numbers = count()
+        self._alone = asyncio.Lock()
+        self._empty: asyncio.Future[None] | None = None  # done when nobody is in and whoever wants to be alone may go
 
-    async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        async with self._changed:
-            while True:
-                await self._changed.wait_for(lambda: self.active < self.limit and not self._shut)
-                if (wait := self._paused_until - loop.time()) <= 0:
-                    break
-                self._changed.release()
-                try:
-                    await asyncio.sleep(wait)
-                finally:
-                    await self._changed.acquire()
-            self.active += 1
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        async with self._changed:
-            self.active -= 1
-            self._changed.notify_all()
+    @asynccontextmanager
+    async def slot(self, again: bool = False) -> AsyncGenerator[None]:
+        """Run a body once there is room. Those that come `again` go first: the job must not end by waiting for them."""
+        place = asyncio.get_running_loop().create_future()
+        heappush(self._waiting, (not again, next(self._numbers), place))
+        self._admit()
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self._leave()
+            raise
+        try:
+            yield
+        finally:
+            self._leave()
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[None]:
         """A body that runs while no other does."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._shut)
-            self._shut = True
-            await self._changed.wait_for(lambda: not self.active)
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._shut = False
-                self._changed.notify_all()
+        async with self._alone:
+            self._empty = asyncio.get_running_loop().create_future()
+            try:
+                if self.active:
+                    await self._empty
+                yield
+            finally:
+                self._empty = None
+                self._admit()
+
+    def _leave(self) -> None:
+        self.active -= 1
+        if self._empty and not self.active and not self._empty.done():
+            self._empty.set_result(None)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let in whoever may go now: one wake-up each, however many wait."""
+        loop = asyncio.get_running_loop()
+        if self._empty:
+            return
+        if (wait := self._paused_until - loop.time()) > 0:
+            self._timer = self._timer or loop.call_later(wait, self._go_on)
+            return
+        while self._waiting and self.active < self.limit:
+            place = heappop(self._waiting)[2]
+            if not place.done():  # else it was given up
+                self.active += 1
+                place.set_result(None)
+
+    def _go_on(self) -> None:
+        self._timer = None
+        self._admit()
 
     def answered(self) -> None:
         """An answer came. Every `limit` of them are a round; a round decides whether to go faster."""

@@ -37,7 +37,7 @@ def pace_for(capacity: int, requests: int, most: int = 256, refuses_beyond: int 
 
         async def one() -> None:
             while True:
-                async with pace:
+                async with pace.slot():
                     assert pace.active <= most
                     if refuses_beyond is not None and pace.active > refuses_beyond:
                         await asyncio.sleep(0.01)
@@ -70,3 +70,43 @@ def test_refusals_slow_it_down_until_they_are_rare() -> None:
     pace, seconds = pace_for(capacity=1000, requests=2000, refuses_beyond=30)
     assert pace.limit < 120
     assert seconds < 3 * 2000 / 30
+
+
+def test_who_comes_again_goes_first_and_who_gives_up_leaves_no_hole() -> None:
+    async def job() -> tuple[list[str], int]:
+        pace, order = Pace(1), list[str]()
+
+        async def one(name: str, again: bool = False) -> None:
+            async with pace.slot(again):
+                order.append(name)
+                await asyncio.sleep(1)
+
+        tasks = [asyncio.create_task(one(name, name == "retry")) for name in ("a", "b", "gone", "c", "retry")]
+        await asyncio.sleep(0.5)
+        tasks[2].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return order, pace.active
+
+    assert run(job) == (["a", "retry", "b", "c"], 0)
+
+
+def test_alone_is_alone() -> None:
+    async def job() -> list[tuple[str, int]]:
+        pace, seen = Pace(4), list[tuple[str, int]]()
+
+        async def one() -> None:
+            async with pace.slot():
+                await asyncio.sleep(1)
+                seen.append(("one", pace.active))
+
+        async def alone() -> None:
+            async with pace.alone():
+                seen.append(("alone", pace.active))
+                await asyncio.sleep(1)
+
+        running = [asyncio.create_task(one()) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        await asyncio.gather(alone(), *(one() for _ in range(2)), alone(), *running)
+        return seen
+
+    assert run(job) == [("one", 2), ("one", 1), ("alone", 0), ("one", 2), ("one", 1), ("alone", 0)]
