@@ -10,6 +10,7 @@ reward models and `evaluate` have to show is measured in `benchmarks.rewards`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
@@ -309,41 +310,48 @@ def kills(bench: Bench, method: str, quick: bool) -> list[Claim]:
         "inputs": {"policy": {"p": ["Model", str(policy)]}, port: {"d": ["", given.id]}},
         "kill_at": None,
     }
-    stores = {"killed": bench.store.url, "whole": str(bench.folder / "another")}
-    (bench.folder / "another" / "artifacts").mkdir(parents=True)
-    (bench.folder / "another" / "artifacts" / given.id).symlink_to(bench.store.path("artifacts", given.id))
+
+    def store(name: str) -> Store:
+        folder = bench.folder / name
+        (folder / "artifacts").mkdir(parents=True)
+        (folder / "artifacts" / given.id).symlink_to(bench.store.path("artifacts", given.id))
+        return Store(str(folder))
+
     forge = Forge(bench.folder)
-    chance, made, killed = random.Random(7), {}, 0
+    chance, whole, ends, killed = random.Random(7), store("whole"), list[Artifact](), 0
     try:
         started = time.monotonic()
-        made["whole"] = forge.run({**spec, "store": stores["whole"]}, None)
-        whole = time.monotonic() - started
-        while "killed" not in made:
-            seconds = chance.uniform(0.2, 0.6) * whole if killed < count else None
-            done = forge.run({**spec, "store": stores["killed"]}, seconds)
-            killed += done is None
-            if done:
-                made["killed"] = done
+        truth = whole.get(forge.run({**spec, "store": whole.url}, None) or "")
+        took = time.monotonic() - started
+        broken: Store | None = None  # a run that was killed and has to go on
+        while killed < count or broken:
+            running = broken or store(f"killed-{len(ends)}")
+            done = forge.run(
+                {**spec, "store": running.url}, chance.uniform(0.1, 0.6) * took if killed < count else None
+            )
+            broken, killed = (None, killed) if done else (running, killed + 1)
+            if done and (end := running.get(done)):
+                ends.append(end)
     finally:
         forge.close()
-    one, two = (Store(stores[name]).get(made[name]) for name in ("killed", "whole"))
-    assert one is not None and two is not None
+    assert truth is not None
+    same = all(end.digest == truth.digest for end in ends)
     found = [
-        claim(f"kill -9 of {method} at random moments: the same result", {"kills": killed, "equal": one.digest == two.digest},
-              f"{count} kills, digests equal", one.digest == two.digest and killed >= count)
+        claim(f"kill -9 of {method} at random moments: the same result", {"kills": killed, "runs": len(ends), "equal": same},
+              f"{count} kills, digests equal", same and killed >= count)
     ]  # fmt: skip
     if method != "dpo":
-        consumed = [
+        one, *others = (
             Counter(
                 (row["prompt_id"], tuple(row["token_ids"]))
                 for file in sorted((a.path / "rollouts").glob("*.parquet"))
                 for row in pq.read_table(file).to_pylist()
             )
-            for a in (one, two)
-        ]
+            for a in (truth, *ends)
+        )
         found.append(
             claim(f"{method}: the multiset of (prompt, rollout) consumed is the uninterrupted run's",
-                  {"rollouts": consumed[0].total(), "distinct": len(consumed[0])}, "equal", consumed[0] == consumed[1])
+                  {"rollouts": one.total(), "distinct": len(one)}, "equal", all(other == one for other in others))
         )  # fmt: skip
     return found
 
@@ -366,7 +374,8 @@ class Forge:
         pid = int(self.process.stdout.readline())
         if seconds is not None:
             time.sleep(seconds)
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it was done before
+                os.kill(pid, signal.SIGKILL)
         return self.process.stdout.readline().strip() or None
 
     def close(self) -> None:

@@ -7,10 +7,12 @@ are killed with SIGKILL, gloo, `vllm serve`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -359,8 +361,8 @@ def ask_vllm(model: Artifact, adapter: Artifact, prompts: list[list[int]], folde
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        str(Path(sys.executable).parent / "vllm"), "serve", model.location, "--served-model-name", "base", "--enable-lora",
+    command = [  # `vllm serve`, by its module: the command asks for the version of `vllm`, which the CPU build is not called
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model.location, "--served-model-name", "base", "--enable-lora",
         "--max-lora-rank", "8", "--lora-modules", f"adapter={adapter.location}", "--port", str(port), "--host", "127.0.0.1",
         "--dtype", "float32", "--max-model-len", "128", "--enforce-eager",
     ]  # fmt: skip
@@ -389,7 +391,8 @@ def ask_vllm(model: Artifact, adapter: Artifact, prompts: list[list[int]], folde
                 answers[name] = [choice["token_ids"] for choice in sorted(choices, key=lambda c: c["index"])]
             return answers
         finally:
-            os.killpg(server.pid, 15)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
             server.wait(60)
 
 
