@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.job import Job, part_name
 from engine.schema import DATASETS, row_id
+from engine.store import read_parquet
 from generators import calibration, structured
 from generators.backend import Answer, Backend, Failure, Sampling
 from generators.drafts import template
@@ -177,7 +177,7 @@ def report(job: Job, against: str | None) -> dict[str, Any]:
     compared, scored = dict[tuple[str, str], float](), dict[str, dict[str, float]]()
     for name in sorted(job.committed()):
         with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
-            rows = pq.read_table(file, columns=["subject", "model", "metric", "value", "text"]).to_pylist()
+            rows = read_parquet(file, ["subject", "model", "metric", "value", "text"]).to_pylist()
         for row in rows:
             if row["metric"] != "pairwise":
                 scored.setdefault(row["metric"], {})[row["subject"]] = row["value"]

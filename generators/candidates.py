@@ -20,14 +20,13 @@ from typing import Annotated, Any, Literal
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from engine.errors import UserError
 from engine.job import Job, Part
 from engine.schema import DATASETS, row_id
 from engine.stage import NotIdentity, Stage, port
-from engine.store import digest_json
+from engine.store import digest_json, read_parquet
 from generators import structured
 from generators.backend import Answer, Backend, Engine, Failure, Sampling, Usage, open_model, open_server, told
 from generators.in_flight import in_flight
@@ -342,7 +341,7 @@ def totals(job: Job) -> dict[str, Any]:
     frames = list[pl.DataFrame]()
     for name in sorted(job.committed()):
         with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
-            frames.append(pl.DataFrame(pq.read_table(file, columns=["model", "finish_reason", *COUNTED])))
+            frames.append(pl.DataFrame(read_parquet(file, ["model", "finish_reason", *COUNTED])))
     rows = pl.concat(frames) if frames else pl.DataFrame()
     if rows.is_empty():
         return {"delivered": 0}

@@ -13,12 +13,12 @@ import re
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from engine.job import Job
 from engine.schema import DATASETS, row_id
 from engine.stage import Stage, port
+from engine.store import read_parquet
 from generators.backend import Engine, Failure, Sampling, open_backend
 from generators.candidates import read_prompts, repeated_ids
 from generators.drafts import template
@@ -145,7 +145,7 @@ def _totals(job: Job) -> dict[str, Any]:
     tables = list[pa.Table]()
     for name in sorted(job.committed()):
         with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
-            tables.append(pq.read_table(file, columns=["cited", "bad_citations", "found"]))
+            tables.append(read_parquet(file, ["cited", "bad_citations", "found"]))
     rows = pa.concat_tables(tables).to_pylist() if tables else []
     known = [row["found"] for row in rows if row["found"] is not None]
     facts: dict[str, Any] = {"delivered": len(rows)}

@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from engine import seeds
 from engine.errors import UserError
 from engine.job import Job
 from engine.schema import DATASETS, messages_digest, row_id
+from engine.store import read_parquet
 from generators.backend import Engine, Local, Sampling, open_backend
 from generators.drafts import Draft, Made, Rejected, carry
 from generators.novelty import Known, Novelty
@@ -273,7 +273,7 @@ def _finished(job: Job) -> list[tuple[str, int, int]]:
 def _remember(job: Job, world: World, name: str) -> None:
     """Take a committed round into the world."""
     with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
-        rows = pq.read_table(file).to_pylist()
+        rows = read_parquet(file).to_pylist()
     for row in rows:
         world.remember(row)
         world.known.add(world.made[-1]["metadata"]["key"], row["id"])
@@ -286,7 +286,7 @@ def _tell(job: Job, settings: Settings, count: int, world: World, made: int, sto
     told = [row["metadata"] for row in world.made]
     for name in job.store.list("artifacts", job.artifact, "rejected"):
         with job.store.fs.open(job.store.path("artifacts", job.artifact, "rejected", name), "rb") as file:
-            table = pq.read_table(file, columns=["reason", "metadata"])
+            table = read_parquet(file, ["reason", "metadata"])
         reasons.update(table["reason"].to_pylist())
         told += map(json.loads, table["metadata"].to_pylist())
     for facts_of in told:

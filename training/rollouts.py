@@ -179,11 +179,11 @@ def keep(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarr
 
 def consumed(job: Job) -> tuple[str, int]:
     """(a digest of everything that was learnt from: each prompt's id and sampled ids, in order; how many answers)."""
-    import pyarrow.parquet as pq
+    from engine.store import read_parquet
 
     digest, count = hashlib.blake2b(digest_size=16), 0
     for file in sorted((job.output / "rollouts").glob("*.parquet")):
-        for row in pq.read_table(file, columns=["prompt_id", "token_ids"]).to_pylist():
+        for row in read_parquet(file, ["prompt_id", "token_ids"]).to_pylist():
             digest.update(f"{row['prompt_id']}:{row['token_ids']};".encode())
             count += 1
     return digest.hexdigest(), count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,17 @@ import pytest
 
 from engine.run import run_recipe
 from engine.store import Store
+
+
+def test_reading_and_ending_at_once_ends_well(run_store: Store) -> None:
+    """Four at a time, as the crash at exit that this once had needs busy cores: it struck one process in five."""
+    louder = run_store.find("toy/louder")
+    find = f"from engine.store import Store; Store({run_store.url!r}).get({louder.id!r})"
+    command = [sys.executable, "-c", f"{find}.read_table({louder.parts()[0]!r})"]
+    codes: list[int] = []
+    for _ in range(6):
+        codes += [p.wait() for p in [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(4)]]
+    assert codes == [0] * 24
 
 
 @pytest.fixture

@@ -196,8 +196,10 @@ def test_users_have_passwords_that_log_in_and_are_kept_private(client: Argilla, 
     for user in first:
         assert user.password is not None
         form = {"username": user.name, "password": user.password}
-        token = httpx.post(f"{client.url}/api/v1/token", data=form).raise_for_status().json()["access_token"]
-        me = httpx.get(f"{client.url}/api/v1/me", headers={"Authorization": f"Bearer {token}"}).json()
+        token = (
+            httpx.post(f"{client.url}/api/v1/token", data=form, timeout=60).raise_for_status().json()["access_token"]
+        )
+        me = httpx.get(f"{client.url}/api/v1/me", headers={"Authorization": f"Bearer {token}"}, timeout=60).json()
         assert (me["username"], me["role"]) == (user.name, "annotator")
 
 
