@@ -287,8 +287,14 @@ class Artifact:
                 for batch in pa.ipc.open_file(pa.memory_map(str(self.path / name))).read_all().to_batches(rows):
                     yield batch.select(columns) if columns else batch
                 continue
-            with self._open(name) as file:
-                yield from pq.ParquetFile(file).iter_batches(rows, columns=columns, use_threads=False)
+            with self.parquet(name) as file:
+                yield from file.iter_batches(rows, columns=columns, use_threads=False)
+
+    @contextlib.contextmanager
+    def parquet(self, name: str) -> Generator[pq.ParquetFile]:
+        """One Parquet file of this artifact, to read parts of it."""
+        with self._open(name) as file:
+            yield pq.ParquetFile(file)
 
     def to_table(self, columns: list[str] | None = None) -> pa.Table:
         """All rows. An artifact without rows gives an empty table with the kind's schema."""

@@ -18,17 +18,19 @@ from engine.errors import UserError
 from engine.job import Job, part_name
 from engine.stage import NotIdentity, Port, Stage, port
 from pipelines.columns import column, strings
+from pipelines.documents import Documents
 from pipelines.duplicates import Candidates, Sets, buckets, components, same
 from pipelines.minhash import Banding, choose_banding
 from pipelines.mix import numbers
 from pipelines.semantic import embed, near
 from pipelines.shingles import Array, shared_runs, texts_of
-from pipelines.signatures import Signed, batches, digests, ids_of
+from pipelines.signatures import Signed, digests
 
 # Signatures of a pair at the threshold agree in fewer places than this many standard deviations below what is expected
 # once in a million pairs; such a pair is not worth reading.
 PREFILTER_SIGMAS = 5.0
 PART_ROWS, PART_BYTES = 10_000, 32 << 20
+TEXTS = 0.6  # of the memory: for texts, which else are read for each pass anew
 EVIDENCE = 240  # characters of a shared passage that are shown
 
 
@@ -107,13 +109,14 @@ class Dedup(Stage):
         return {f"model/{f.name}": digest_file(f) for f in sorted(folder.iterdir()) if f.is_file()}
 
     def run(self, job: Job) -> None:
+        documents = Documents(job.all("documents"), int(TEXTS * self.memory_gb * 1e9))
         if self.method != "minhash" and job.all("index"):
             raise UserError(f"the input `index` is for `method: minhash`, found {self.method}.")
         if self.method == "substring" or self.level != "document":
             from pipelines.passages import remove_repeats  # imports numba, as the other methods need not
 
             unit = "passage" if self.method == "substring" else self.level
-            order = self._order(job, None, 0) if self.prefer or self.keep == "best" else None
+            order = self._order(documents, None, 0) if self.prefer or self.keep == "best" else None
             remove_repeats(job, unit, self.passage, self.min_words, order, int(self.memory_gb * 1e9))
             return
         file = job.scratch / "decision.npz"
@@ -121,41 +124,41 @@ class Dedup(Stage):
             decision = Decision.load(file)
         else:
             shutil.rmtree(job.scratch / "signatures", ignore_errors=True)
-            decision = self._decide(job)
+            decision = self._decide(job, documents)
             decision.save(file)
-        self._write(job, decision)
+        self._write(job, documents, decision)
         shutil.rmtree(job.scratch / "signatures", ignore_errors=True)
 
     def banding(self) -> Banding:
         return choose_banding(self.threshold, self.recall, self.permutations)
 
-    def _decide(self, job: Job) -> Decision:
+    def _decide(self, job: Job, documents: Documents) -> Decision:
         if self.method == "minhash":
-            return self._minhash(job)
+            return self._minhash(job, documents)
         if self.method == "semantic":
             vectors, lengths = embed(job, self.model)
-            order = self._order(job, lengths, 0)
+            order = self._order(documents, lengths, 0)
             kept_by, similarity = near(vectors, order, self.threshold, int(self.memory_gb * 1e9))
             return Decision(kept_by, similarity, {"semantic": int((kept_by >= 0).sum())})
         keys: list[Array] = [np.zeros((0, 2), np.uint64)]
         lengths_: list[Array] = [np.zeros(0, np.int64)]
-        for _, batch in batches(job.all("documents"), ["text"]):
+        for _, batch in documents.batches(["text"], keep=True):
             texts = texts_of(batch.column("text"))
             keys.append(digests(texts))
             lengths_.append(np.diff(texts.offsets))
-        leader = same(np.concatenate(keys), self._order(job, np.concatenate(lengths_), 0))
+        leader = same(np.concatenate(keys), self._order(documents, np.concatenate(lengths_), 0))
         gone = leader != np.arange(len(leader))
         return Decision(np.where(gone, leader, -1), gone.astype(float), {"exact": int(gone.sum())})
 
-    def _order(self, job: Job, lengths: Array | None, fixed: int) -> Array:
+    def _order(self, documents: Documents, lengths: Array | None, fixed: int) -> Array:
         """The documents in the order of preference; those of an index, the first `fixed` ones, come first."""
-        count = fixed + job.rows("documents")
+        count = fixed + documents.rows
         value = np.zeros(count)
         trust = np.zeros(count, np.int32)
         if self.keep == "longest" and lengths is not None:
             value = -lengths.astype(float)
         if self.prefer or self.keep == "best":
-            for start, batch in batches(job.all("documents")):
+            for start, batch in documents.batches():
                 place = slice(fixed + start, fixed + start + len(batch))
                 if self.quality is not None:
                     value[place] = -np.nan_to_num(numbers(batch, self.quality, "quality"), nan=-np.inf)
@@ -166,13 +169,13 @@ class Dedup(Stage):
             return np.arange(count, dtype=np.int32)
         return np.lexsort((value, trust, np.arange(count) >= fixed)).astype(np.int32)
 
-    def _minhash(self, job: Job) -> Decision:
+    def _minhash(self, job: Job, documents: Documents) -> Decision:
         banding = self.banding()
         chances = ", ".join(f"{chance:.1%} at {like:g}" for like, chance in banding.curve()[8::2])
         job.say(f"{banding.bands} bands of {banding.rows} rows; a pair is compared with probability {chances}.")
-        signed = Signed.make(job, job.scratch / "signatures", self.ngram, banding, job.all("index"))
+        signed = Signed.make(job, documents, job.scratch / "signatures", self.ngram, banding, job.all("index"))
         count = len(signed.keys)
-        order = self._order(job, signed.lengths, signed.fixed)
+        order = self._order(documents, signed.lengths, signed.fixed)
         rank = np.empty(count, np.int32)
         rank[order] = np.arange(count, dtype=np.int32)
         leader = same(signed.keys, order)
@@ -180,7 +183,7 @@ class Dedup(Stage):
         kept_by = np.where(leader != np.arange(count), leader, np.int32(-1))
         similarity = (kept_by >= 0).astype(float)
         facts = {"exact": int((kept_by >= 0).sum())}
-        sets = self._near(job, signed, rank, leader, kept_by, similarity, facts)
+        sets = self._near(job, documents, signed, rank, leader, kept_by, similarity, facts)
         # A copy of a document that went goes where that went: it is the same set of shingles.
         followed = kept_by.copy()
         chained = np.flatnonzero((kept_by >= 0) & (kept_by[leader] >= 0) & (leader != np.arange(count)))
@@ -193,8 +196,8 @@ class Dedup(Stage):
         return Decision(followed, similarity, facts, signed.fixed, sets)
 
     def _near(
-        self, job: Job, signed: Signed, rank: Array, leader: Array, kept_by: Array, similarity: Array,
-        facts: dict[str, Any],
+        self, job: Job, documents: Documents, signed: Signed, rank: Array, leader: Array, kept_by: Array,
+        similarity: Array, facts: dict[str, Any],
     ) -> Sets:  # fmt: skip
         """Find near-duplicates among the leaders; write what goes into `kept_by` and `similarity`."""
         limit = int(self.memory_gb * 1e9)
@@ -202,12 +205,12 @@ class Dedup(Stage):
         groups = components(signed, own, limit)
         facts |= {"candidates": sum(map(len, groups)), "pairs_met": 0, "pairs_verified": 0, "near": 0}
         facts["groups"] = len(groups)
-        documents = [signed.rows[places] for places in groups]
-        sets = Sets.make(job, job.scratch / "signatures", documents, signed.fixed, self.ngram)
+        members_of = [signed.rows[places] for places in groups]
+        sets = Sets.make(job, documents, job.scratch / "signatures", members_of, signed.fixed, self.ngram)
         spread = np.sqrt(self.threshold * (1 - self.threshold) / signed.banding.permutations)
         least = max(self.threshold - PREFILTER_SIGMAS * spread, 0.0)
         for index, places in enumerate(groups):
-            members = documents[index]
+            members = members_of[index]
             membership = np.full((len(places), signed.banding.bands), -1, np.int64)
             bucket_count = 0
             for band in range(signed.banding.bands):
@@ -228,13 +231,13 @@ class Dedup(Stage):
             facts["near"] += int(gone.sum())
         return sets
 
-    def _write(self, job: Job, decision: Decision) -> None:
+    def _write(self, job: Job, documents: Documents, decision: Decision) -> None:
         kept_by, done, fixed = decision.kept_by, job.committed(), decision.fixed
         wanted = np.unique(kept_by[kept_by >= 0])
-        names = wanted, ids_of([*job.all("index"), *job.all("documents")], wanted)
+        names = wanted, Documents([*job.all("index"), *job.all("documents")]).ids_of(wanted)
         total = len(kept_by) - fixed
         index, size, held = 0, 0, list[tuple[int, pa.RecordBatch]]()
-        for start, batch in batches(job.all("documents")):
+        for start, batch in documents.batches(last=True):
             held.append((fixed + start, batch))
             size += batch.nbytes
             if (

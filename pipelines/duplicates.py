@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from engine.job import Job
 from pipelines.compiled import kernel
+from pipelines.documents import Documents
 from pipelines.shingles import Array, sorted_sets, texts_of
-from pipelines.signatures import Signed, batches
+from pipelines.signatures import Signed
 
 _same = kernel("pipelines.kernels.duplicates", "same")
 _join = kernel("pipelines.kernels.duplicates", "join")
@@ -180,7 +181,7 @@ class Sets:
     ends: Array
 
     @staticmethod
-    def make(job: Job, folder: Path, groups: list[Array], fixed: int, ngram: int) -> Sets:
+    def make(job: Job, texts: Documents, folder: Path, groups: list[Array], fixed: int, ngram: int) -> Sets:
         """Read the texts of candidates once; of an index's artifacts, only files that hold some."""
         documents = np.concatenate([np.zeros(0, np.int32), *groups])
         group = np.concatenate([np.zeros(0, np.int32), *(np.full(len(g), i, np.int32) for i, g in enumerate(groups))])
@@ -190,7 +191,7 @@ class Sets:
         sizes = np.zeros(len(groups), np.int64)
         files = [(folder / f"sets-{i:05d}").open("wb") for i in range(len(groups))]
         rows = job.rows("documents")
-        for start, batch in _texts(job, documents, fixed):
+        for start, batch in _texts(job, texts, documents, fixed):
             low, high = np.searchsorted(documents, [start, start + len(batch)])
             if high > low:
                 values, cuts = sorted_sets(texts_of(batch.column("text")), documents[low:high] - start, ngram)
@@ -235,7 +236,7 @@ class Sets:
         return Sets(folder, known["documents"], known["group"], known["begins"], known["ends"])
 
 
-def _texts(job: Job, documents: Array, fixed: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _texts(job: Job, texts: Documents, documents: Array, fixed: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The texts of an index's files that hold one of these documents, then of all documents of the job."""
     at = 0
     for artifact in job.all("index"):
@@ -249,5 +250,5 @@ def _texts(job: Job, documents: Array, fixed: int) -> Iterator[tuple[int, pa.Rec
                         yield start, batch
                         start += len(batch)
             at += rows
-    for start, batch in batches(job.all("documents"), ["text"]):
+    for start, batch in texts.batches(["text"]):
         yield fixed + start, batch

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from engine.job import Job, part_name
 from engine.schema import row_id
+from pipelines.documents import Documents
 from pipelines.kernels.shingles import COMBINE, MULTIPLIER, U64, hash_words, make_room, mix
 from pipelines.shingles import Array, texts_of
-from pipelines.signatures import batches, ids_of
 
 PART_BYTES = 32 << 20
 RECORD = np.dtype([("one", np.uint64), ("two", np.uint64), ("document", np.uint32), ("piece", np.uint32)])
@@ -174,7 +174,7 @@ def _find(job: Job, cutter: Cutter, order: Array | None, memory: int) -> Array:
     pieces = 4 * packed // (6 if cutter.unit == "passage" else 24)
     count = min(max(-(-pieces * 2 * RECORD.itemsize // memory), 1), 512)
     files = [(folder / f"{i:03d}").open("wb") for i in range(count)]
-    for start, batch in batches(job.all("documents"), ["text"]):
+    for start, batch in Documents(job.all("documents")).batches(["text"]):
         texts = texts_of(batch.column("text"))
         made: list[Array] = [np.empty(0, RECORD)]
         for i in range(len(texts)):
@@ -212,11 +212,11 @@ def _find(job: Job, cutter: Cutter, order: Array | None, memory: int) -> Array:
 
 def _write(job: Job, cutter: Cutter, repeats_: Array) -> None:
     documents = np.asarray(repeats_["document"])
-    wanted = np.unique(repeats_["first"])
-    names: dict[int, str] = dict(zip(wanted.tolist(), ids_of(job.all("documents"), wanted).to_pylist(), strict=True))
+    wanted, given = np.unique(repeats_["first"]), Documents(job.all("documents"))
+    names: dict[int, str] = dict(zip(wanted.tolist(), given.ids_of(wanted).to_pylist(), strict=True))
     total, done = job.rows("documents"), job.committed()
     cut_documents = pieces = bytes_cut = 0
-    for index, (start, batch) in enumerate(batches(job.all("documents"), size=PART_BYTES)):
+    for index, (start, batch) in enumerate(given.batches(size=PART_BYTES)):
         name = part_name(index, batch.column("id").to_pylist())
         low, high = np.searchsorted(documents, [start, start + len(batch)])
         here = repeats_[low:high]

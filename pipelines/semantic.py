@@ -9,8 +9,8 @@ import numpy as np
 
 from engine.errors import UserError
 from engine.job import Job
+from pipelines.documents import Documents
 from pipelines.shingles import Array, texts_of
-from pipelines.signatures import batches
 
 TOKENS = 512  # of a document that are read, at most
 ROWS = 32
@@ -44,7 +44,7 @@ def embed(job: Job, model: str | None) -> tuple[Array, Array]:
     vectors: list[Array] = []
     lengths: list[Array] = [np.zeros(0, np.int64)]
     total = job.rows("documents")
-    for start, batch in batches(job.all("documents"), ["text"]):
+    for start, batch in Documents(job.all("documents")).batches(["text"]):
         texts = [text or " " for text in batch.column("text").to_pylist()]
         lengths.append(np.diff(texts_of(batch.column("text")).offsets))
         for at in range(0, len(texts), ROWS):

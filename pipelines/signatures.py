@@ -19,42 +19,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 
 from engine.errors import UserError
 from engine.job import Job
 from engine.store import Artifact
-from pipelines.columns import column, strings
+from pipelines.columns import column
+from pipelines.documents import Documents
 from pipelines.minhash import Banding, permutations, sign_texts
 from pipelines.shingles import Array, Texts, texts_of
 
-BATCH_ROWS = 10_000
-BATCH_BYTES = 4 << 20  # small ones are decoded four times as fast: their memory is used again
 CHUNK = 1 << 16  # rows of a file that are read at a time
-
-
-def batches(
-    artifacts: list[Artifact], columns: list[str] | None = None, size: int = BATCH_BYTES
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Stream rows: (number of the first, batch). Batches hold about `size` bytes at most, if rows are alike."""
-    at = 0
-    for artifact in artifacts:
-        packed = sum(artifact.manifest["files"][name]["bytes"] for name in artifact.parts()) if artifact.rows else 0
-        rows = int(size * artifact.rows / max(4 * packed, 1))
-        for batch in artifact.batches(columns=columns, rows=min(max(rows, 16), BATCH_ROWS)):
-            yield at, batch
-            at += len(batch)
-
-
-def ids_of(artifacts: list[Artifact], documents: Array) -> pa.Array:
-    """The ids of these documents (sorted numbers)."""
-    found: list[pa.Array] = [strings([])]
-    for start, batch in batches(artifacts, ["id"]):
-        low, high = np.searchsorted(documents, [start, start + len(batch)])
-        if high > low:
-            found.append(batch.column("id").take(column(documents[low:high].astype(np.int64) - start)))
-    return pa.concat_arrays(found)
 
 
 def digests(texts: Texts, salt: bytes = b"") -> Array:
@@ -112,8 +87,8 @@ class Signed:
         return np.asarray(mapped[places])
 
     @staticmethod
-    def make(job: Job, folder: Path, ngram: int, banding: Banding, old: list[Artifact]) -> Signed:
-        """Read what the indexes of `old` hold, then the documents of the job."""
+    def make(job: Job, documents: Documents, folder: Path, ngram: int, banding: Banding, old: list[Artifact]) -> Signed:
+        """Read what the indexes of `old` hold, then the documents, whose texts are kept."""
         folder.mkdir(parents=True)
         a, b = permutations(banding.permutations)
         keys: list[Array] = [np.zeros((0, 2), np.uint64)]
@@ -134,7 +109,7 @@ class Signed:
                         file.write(banding.keys(chunk, band).tobytes())
             fixed = at
             lengths: list[Array] = [np.zeros(fixed, np.int64)]
-            for start, batch in batches(job.all("documents"), ["text"]):
+            for start, batch in documents.batches(["text"], keep=True):
                 texts = texts_of(batch.column("text"))
                 made = sign_texts(texts, ngram, banding, a, b)
                 wordless = np.flatnonzero(made.counts == 0)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from engine.errors import UserError
 from engine.store import Artifact, Store
 from engine.worker import carry_out
-from pipelines import dedup, signatures
+from pipelines import dedup
+from pipelines import documents as documents_
 from pipelines.dedup import Dedup
 from pipelines.kernels.shingles import hash_words, make_room
 from pipelines.minhash import Banding, choose_banding, permutations, sign_texts
@@ -172,7 +174,7 @@ def test_the_result_depends_on_neither_order_nor_batches(
     whole = removed(build("dedup", {"documents": given("Document", rows)}))
     random.Random(5).shuffle(rows)
     assert whole and removed(build("dedup", {"documents": given("Document", rows)})) == whole
-    monkeypatch.setattr(signatures, "BATCH_ROWS", 13)
+    monkeypatch.setattr(documents_, "BATCH_ROWS", 13)
     monkeypatch.setattr(dedup, "PART_ROWS", 13)
     split = [given("Document", rows[:50]), given("Document", rows[50:])]
     assert removed(build("dedup", {"documents": split})) == whole
@@ -202,6 +204,43 @@ def test_a_small_memory_limit_changes_nothing(build: Build, given: Given) -> Non
     whole, cut = build("dedup", inputs), build(LittleMemory, inputs, memory_gb=3e-5)
     assert cut.manifest["summary"]["groups"] > 3 > whole.manifest["summary"]["groups"]
     assert removed(cut) == removed(whole) != {}
+
+
+def test_texts_are_read_once_where_they_fit_and_that_changes_nothing(
+    given: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = documents(planted(2))
+    split = {"a": given("Document", rows[:100]), "b": given("Document", rows[100:])}
+    sizes = {
+        label: sum(len(row["text"].encode()) for row in artifact.to_table().to_pylist())
+        for label, artifact in split.items()
+    }
+    monkeypatch.setattr(documents_, "BATCH_ROWS", 13)
+    monkeypatch.setattr(documents_, "BLOCK", 10_000)
+    monkeypatch.setattr(dedup, "PART_ROWS", 13)
+    texts_read: dict[str, int] = {}
+    opened = Artifact.parquet
+
+    @contextlib.contextmanager
+    def counted(artifact: Artifact, name: str) -> Generator[Any]:
+        with opened(artifact, name) as file:
+            original = file.iter_batches
+
+            def iter_batches(*args: Any, columns: list[str], **options: Any) -> Any:
+                texts_read[artifact.id] = texts_read.get(artifact.id, 0) + ("text" in columns)
+                return original(*args, columns=columns, **options)
+
+            file.iter_batches = iter_batches
+            yield file
+
+    monkeypatch.setattr(Artifact, "parquet", counted)
+    digests = set[str]()
+    for bytes_, times in (sum(sizes.values()), [1, 1]), (sizes["a"], [1, 3]), (sizes["a"] - 1, [3, 3]), (0, [3, 3]):
+        texts_read.clear()
+        monkeypatch.setattr(dedup, "TEXTS", bytes_ / 1e9)
+        digests.add(carry_out(Store(str(tmp_path / f"{bytes_}")), "dedup", Dedup(), {"documents": split}).digest)
+        assert [texts_read[artifact.id] for artifact in split.values()] == times
+    assert len(digests) == 1
 
 
 class LittleMemory(Dedup):
