@@ -214,8 +214,7 @@ class Dedup(Stage):
             membership = np.full((len(places), signed.banding.bands), -1, np.int64)
             bucket_count = 0
             for band in range(signed.banding.bands):
-                keys, which = signed.band(band)
-                rows, bucket, count = buckets(keys[np.searchsorted(which, places)])
+                rows, bucket, count = buckets(signed.band(band)[places])
                 membership[rows, band] = bucket + bucket_count
                 bucket_count += count
             candidates = Candidates(

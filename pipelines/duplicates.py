@@ -134,13 +134,13 @@ def components(signed: Signed, own: Array, limit: int) -> list[Array]:
     count = len(own)
     parent = np.arange(count, dtype=np.int32)
     shared = np.zeros(count, bool)
-    passes = max(-(-count * 64 // limit), 1)  # a band's keys are sorted in memory, a range of them at a time
+    passes = max(-(-count * 128 // limit), 1)  # a band's keys are sorted in memory, a range of them at a time
     cuts = [(1 << 64) * i // passes for i in range(passes + 1)]
     for band in range(signed.banding.bands):
+        keys = signed.band(band)
         for low, high in itertools.pairwise(cuts):
-            keys, places = signed.band(band, low, high)
-            here = own[places]
-            places = places[here]
+            here = own & (keys >= np.uint64(low)) & (keys <= np.uint64(high - 1))
+            places = np.flatnonzero(here).astype(np.int32)
             rows, bucket, _ = buckets(keys[here])
             _join(places[rows], bucket, parent)
             shared[places[rows]] = True

@@ -49,7 +49,7 @@ class Signed:
     Attributes:
         keys: (N, 2) uint64: documents with equal keys have the same words.
         counts: (N,) uint32: shingles, repeats included.
-        lengths: (N,) int64: bytes.
+        lengths: (N,) int32: bytes.
         rows: (S,) int32: which documents have a signature.
         fixed: how many documents, the first ones, come from an index.
     """
@@ -62,29 +62,23 @@ class Signed:
     rows: Array
     fixed: int
 
-    def band(self, index: int, low: int = 0, high: int = 1 << 64) -> tuple[Array, Array]:
-        """Band keys in [low, high), and which signatures they are of."""
-        keys: list[Array] = [np.zeros(0, np.uint64)]
-        places: list[Array] = [np.zeros(0, np.int32)]
-        at = 0
-        with (self.folder / f"band-{index:03d}").open("rb") as file:
-            while len(chunk := np.fromfile(file, np.uint64, 16 * CHUNK)):
-                if low or high < 1 << 64:
-                    chosen = np.flatnonzero((chunk >= np.uint64(low)) & (chunk <= np.uint64(high - 1)))
-                    keys.append(chunk[chosen])
-                    places.append((chosen + at).astype(np.int32))
-                else:
-                    keys.append(chunk)
-                    places.append(np.arange(at, at + len(chunk), dtype=np.int32))
-                at += len(chunk)
-        return np.concatenate(keys), np.concatenate(places)
+    def band(self, index: int) -> Array:
+        """(S,) uint64: the keys of a band."""
+        return np.fromfile(self.folder / f"band-{index:03d}", np.uint64)
 
     def signatures(self, places: Array) -> Array:
         """(P, permutations) uint32: the signatures with these (sorted) numbers."""
-        if not len(places):
-            return np.zeros((0, self.banding.permutations), np.uint32)
-        mapped = np.memmap(self.folder / "signatures", np.uint32, "r").reshape(-1, self.banding.permutations)
-        return np.asarray(mapped[places])
+        file, width = self.folder / "signatures", self.banding.permutations
+        made = np.empty((len(places), width), np.uint32)
+        for begin in range(
+            0, len(self.rows), CHUNK
+        ):  # a window of the file at a time: pages that are mapped count as memory
+            low, high = np.searchsorted(places, [begin, begin + CHUNK])
+            if high > low:
+                shape = min(CHUNK, len(self.rows) - begin), width
+                window = np.memmap(file, np.uint32, "r", offset=begin * 4 * width, shape=shape)
+                made[low:high] = window[places[low:high] - begin]
+        return made
 
     @staticmethod
     def make(job: Job, documents: Documents, folder: Path, ngram: int, banding: Banding, old: list[Artifact]) -> Signed:
@@ -108,7 +102,7 @@ class Signed:
                     for band, file in enumerate(files):
                         file.write(banding.keys(chunk, band).tobytes())
             fixed = at
-            lengths: list[Array] = [np.zeros(fixed, np.int64)]
+            lengths: list[Array] = [np.zeros(fixed, np.int32)]
             for start, batch in documents.batches(["text"], keep=True):
                 texts = texts_of(batch.column("text"))
                 made = sign_texts(texts, ngram, banding, a, b)
@@ -121,7 +115,7 @@ class Signed:
                     file.write(band_keys[many].tobytes())
                 keys.append(made.keys)
                 counts.append(made.counts.astype(np.uint32))
-                lengths.append(np.diff(texts.offsets))
+                lengths.append(np.diff(texts.offsets).astype(np.int32))
                 rows.append((many + fixed + start).astype(np.int32))
                 job.progress(start + len(batch), total, "rows", doing="signatures")
         for file in files:
