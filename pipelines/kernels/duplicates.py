@@ -51,6 +51,12 @@ def flatten(parent: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
+def _jaccard(a: Any, b: Any) -> float:
+    common = overlap(a, b)
+    return common / (len(a) + len(b) - common)
+
+
+@numba.njit(cache=True, nogil=True)
 def _similarity(own: Any, other: Any, signature: Any, others: Any, threshold: float, need: int) -> float:
     """The Jaccard similarity of two sorted sets, or -1 if it is not worth computing: below the threshold for sure."""
     equal = 0
@@ -58,8 +64,19 @@ def _similarity(own: Any, other: Any, signature: Any, others: Any, threshold: fl
         equal += int(signature[p] == others[p])
     if equal < need or min(len(own), len(other)) < threshold * max(len(own), len(other)):
         return -1.0
-    common = overlap(own, other)
-    return common / (len(own) + len(other) - common)
+    return _jaccard(own, other)
+
+
+@numba.njit(cache=True, nogil=True)
+def _enter(c: int, buckets: Any, head: Any, next_entry: Any, entry_of: Any, entries: int) -> int:
+    """Put a candidate at the head of its buckets' lists, which have this many entries; returns how many they have then."""
+    for bucket in buckets:
+        if bucket >= 0:
+            entry_of[entries] = c
+            next_entry[entries] = head[bucket]
+            head[bucket] = entries
+            entries += 1
+    return entries
 
 
 @numba.njit(cache=True, nogil=True)
@@ -111,13 +128,9 @@ def connect(
                     break
         for band in range(bands):
             bucket = membership[c, band]
-            if bucket >= 0:
-                if head[bucket] >= 0 and root(parent, entry_of[head[bucket]]) != root(parent, c):
-                    alike[bucket] = False
-                entry_of[entries] = c
-                next_entry[entries] = head[bucket]
-                head[bucket] = entries
-                entries += 1
+            if bucket >= 0 and head[bucket] >= 0 and root(parent, entry_of[head[bucket]]) != root(parent, c):
+                alike[bucket] = False
+        entries = _enter(c, membership[c], head, next_entry, entry_of, entries)
     tally[0], tally[1] = met, verified
 
 
@@ -125,9 +138,7 @@ def connect(
 def similarities(one: Any, two: Any, values: Any, begins: Any, ends: Any, out: Any) -> None:
     """The Jaccard similarity of each pair of candidates."""
     for i in range(len(one)):
-        a, b = values[begins[one[i]] : ends[one[i]]], values[begins[two[i]] : ends[two[i]]]
-        common = overlap(a, b)
-        out[i] = common / (len(a) + len(b) - common)
+        out[i] = _jaccard(values[begins[one[i]] : ends[one[i]]], values[begins[two[i]] : ends[two[i]]])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -178,13 +189,7 @@ def resolve(
             kept_by[c], similarity[c] = order[best_place], best
             continue
         kept_by[c] = -2 - place
-        for band in range(bands):
-            bucket = membership[c, band]
-            if bucket >= 0:
-                entry_of[entries] = c
-                next_entry[entries] = head[bucket]
-                head[bucket] = entries
-                entries += 1
+        entries = _enter(c, membership[c], head, next_entry, entry_of, entries)
     for c in range(count):
         if kept_by[c] <= -2:
             kept_by[c] = -1
