@@ -58,10 +58,11 @@ class Documents:
                 copies: list[pa.Array] = []
                 with artifact.parquet(part) as file:
                     for batch in _read(file, columns, rows, texts):
-                        if keep and texts is None and (copy := self._arena.copy(batch.column("text"))) is not None:
-                            copies.append(copy)
                         yield at, batch
                         at += len(batch)
+                        # afterwards, so that who asked finds the batch in the processor's cache
+                        if keep and texts is None and (copy := self._arena.copy(batch.column("text"))) is not None:
+                            copies.append(copy)
                     if copies and sum(map(len, copies)) == file.metadata.num_rows:
                         self._texts[artifact.id, part] = pa.chunked_array(copies)
                         pa.default_memory_pool().release_unused()  # decoding took about as much as this file's texts
