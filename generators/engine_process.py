@@ -3,27 +3,35 @@
 The child loads the model and answers batches over a socket. If it dies (killed, out of memory, a crash in a kernel) a new one is
 started and the batch is asked again, whole, which gives the same tokens. A batch that kills engine after engine is cut
 in halves until the rows that do it stand alone; those come back as `Failure("engine_died", ...)`, the rest as answers.
+
+New weights are laid into memory that both processes see; an engine that is started later takes them from there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import mmap
 import multiprocessing.connection
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from engine.errors import FlywheelError, StageFailed
 from generators.backend import Completion, Failure, Sampling, TokenEngine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RETRIES = 2  # times a whole batch is asked again before it is cut
 
@@ -58,6 +66,9 @@ class WatchedEngine:
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: multiprocessing.connection.Connection[Any, Any] | None = None
         self._max_model_len = 0
+        self._memory = shared_memory()
+        self._placed: list[Placed] = []  # new weights in it, if any
+        self._taken = False  # by the engine that runs now
         self.deaths = 0
 
     @property
@@ -76,6 +87,21 @@ class WatchedEngine:
             with self._lock:
                 self._start()
         return self._max_model_len
+
+    def load_weights(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        """Replace the weights in place, as `VllmEngine.load_weights` does. They are read one at a time.
+
+        Raises:
+            StageFailed: the engine refuses them.
+        """
+        with self._lock:
+            self._placed, self._taken = place(self._memory, named), False
+            for attempt in (1, 2):
+                try:
+                    return self._start()
+                except EngineDied as error:
+                    if attempt == 2:
+                        raise StageFailed(f"the engine for {self._spec['model']} can't take weights: {error}") from None
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -161,14 +187,21 @@ class WatchedEngine:
         raise EngineDied(str(value))
 
     def _start(self) -> None:
-        if self._child:
-            return
+        if not self._child:
+            self._load()
+            self._taken = False
+        if self._placed and not self._taken:
+            self._exchange(("load_weights", self._placed))
+            self._taken = True
+
+    def _load(self) -> None:
         for attempt in (1, 2):
             ours, theirs = socket.socketpair()
+            handles = [theirs.fileno(), self._memory.fileno()]
             self._child = spawn(
-                [sys.executable, "-m", "generators.engine_process", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": import_path(), **seen(self._devices)},
+                [sys.executable, "-m", "generators.engine_process", *map(str, handles), str(os.getpid())],
+                pass_fds=handles,
+                env={**alone(os.environ), "PYTHONPATH": import_path(), **seen(self._devices)},
             )
             theirs.close()
             self._pipe = multiprocessing.connection.Connection(ours.detach())
@@ -202,6 +235,8 @@ class WatchedEngine:
     def close(self) -> None:
         """End the child."""
         self._stop()
+        self._placed = []
+        self._memory.truncate(0)
 
     def __enter__(self) -> WatchedEngine:
         return self
@@ -216,6 +251,12 @@ _spawner = ThreadPoolExecutor(1, "spawner")
 def spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """A child from a thread that lives as long as this process: "die with the parent" means with the thread (prctl(2))."""
     return _spawner.submit(subprocess.Popen[bytes], command, **options).result()
+
+
+def alone(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what torchrun and accelerate leave there: an engine would take itself for one of the training processes."""
+    prefixes = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+    return {name: value for name, value in environment.items() if not name.startswith(prefixes)}
 
 
 def seen(devices: str | None) -> dict[str, str]:
@@ -241,9 +282,67 @@ def load_engine(backend: str, model: str, options: dict[str, Any]) -> TokenEngin
     return getattr(importlib.import_module(module), name)(model, **options)
 
 
-def serve(pipe: Any) -> None:
-    """The child: load what the first message names, then answer batches until the parent is gone."""
+# -- weights -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a tensor lies in shared memory."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+def shared_memory() -> IO[bytes]:
+    """A file without a name, in memory where the system can do that (unlike /dev/shm, containers don't cap it)."""
+    return os.fdopen(os.memfd_create("weights"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile()
+
+
+def place(memory: IO[bytes], named: Iterable[tuple[str, Tensor]]) -> list[Placed]:
+    """Write tensors into the file, one after the other."""
+    import torch
+
+    placed: list[Placed] = []
+    memory.seek(0)
+    for name, tensor in named:
+        offset = -(-memory.tell() // 64) * 64
+        memory.seek(offset)
+        flat = tensor.detach().cpu().contiguous().flatten()
+        memory.write(flat.view(torch.uint8).numpy().data)
+        placed.append(Placed(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset))
+    memory.flush()
+    return placed
+
+
+def placed_tensors(memory: int, placed: Sequence[Placed]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors as they lie there, not copied. They change with the file.
+
+    Args:
+        memory: the file's descriptor.
+    """
+    import torch
+
+    seen = mmap.mmap(memory, 0)
+    for one in placed:
+        dtype: torch.dtype = getattr(torch, one.dtype)
+        count = torch.Size(one.shape).numel()
+        flat = (
+            torch.frombuffer(seen, dtype=dtype, count=count, offset=one.offset)
+            if count
+            else torch.empty(0, dtype=dtype)
+        )
+        yield one.name, flat.view(one.shape)
+
+
+# -- the child -----------------------------------------------------------------------------------------------------------
+
+
+def serve(pipe: Any, memory: int) -> None:
+    """Load what the first message names, then take weights and answer batches until the parent is gone."""
     spec = pipe.recv()
+    engine: Any
     try:
         engine = load_engine(spec["backend"], spec["model"], spec["options"])
     except FlywheelError as error:
@@ -252,11 +351,14 @@ def serve(pipe: Any) -> None:
     pipe.send(("done", engine.max_model_len))
     while True:
         try:
-            _, prompts, sampling, seeds = pipe.recv()
+            kind, *given = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send(("done", list(engine.generate(prompts, sampling, seeds))))
+            if kind == "load_weights":
+                pipe.send(("done", engine.load_weights(placed_tensors(memory, *given))))
+            else:
+                pipe.send(("done", list(engine.generate(*given))))
         except FlywheelError as error:
             pipe.send(("refused", error))
             return
@@ -277,8 +379,8 @@ def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent(int(sys.argv[2]))
+    die_with_parent(int(sys.argv[3]))
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        serve(multiprocessing.connection.Connection(int(sys.argv[1])))
+        serve(multiprocessing.connection.Connection(int(sys.argv[1])), int(sys.argv[2]))
     sys.stderr.flush()
     os._exit(0)  # engines leave threads behind that would hold the process

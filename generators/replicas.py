@@ -48,14 +48,19 @@ def devices_of(replicas: int) -> list[str | None]:
     """
     if replicas == 1:
         return [None]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else [str(i) for i in range(_gpus())]
-    if not gpus:
+    seen = gpus()
+    if not seen:
         return [None] * replicas
-    if len(gpus) % replicas:
-        raise UserError(f"`replicas: {replicas}` can't share {len(gpus)} GPUs evenly.")
-    each = len(gpus) // replicas
-    return [",".join(gpus[i * each : (i + 1) * each]) for i in range(replicas)]
+    if len(seen) % replicas:
+        raise UserError(f"`replicas: {replicas}` can't share {len(seen)} GPUs evenly.")
+    each = len(seen) // replicas
+    return [",".join(seen[i * each : (i + 1) * each]) for i in range(replicas)]
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may see, each as CUDA_VISIBLE_DEVICES takes it."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(i) for i in range(_gpus())]
 
 
 def _gpus() -> int:

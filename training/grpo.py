@@ -51,7 +51,7 @@ from training.trl_stage import arguments, load_model, save, train
 from training.verify import Rule
 
 if TYPE_CHECKING:
-    from generators.vllm_backend import VllmEngine
+    from training.rollouts import Engine
 
 Method = Literal["grpo", "dr_grpo", "dapo", "rloo"]
 METHODS: dict[Method, dict[str, Any]] = {
@@ -242,7 +242,7 @@ class Sampler:
     ) -> None:
         self.stage, self.job, self.tokenizer, self.questions, self.scorer = stage, job, tokenizer, questions, scorer
         self.steps, self.location, self.reference = steps, location, reference
-        self.engine: VllmEngine | None = None
+        self.engine: Engine | None = None
         self.rollouts: list[Rollout] = []
         self.measured: dict[str, float] = {}
         self.penalty = np.zeros(0)

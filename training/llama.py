@@ -158,6 +158,8 @@ class Decoder(nn.Module):
 class Llama(nn.Module):
     """A causal language model. Its state dict is that of transformers' class for the same config."""
 
+    _no_split_modules = ("Layer",)  # as in transformers: what FSDP2 gathers at once
+
     def __init__(self, config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> None:
         """`dtype` is that of matrix products; weights, norms, residuals and the loss are float32."""
         super().__init__()

@@ -125,13 +125,21 @@ def pretraining(config: Shape, blocks: int, block: int, product_bytes: int = 2, 
 
 
 def fine_tuning(
-    config: Shape, method: Method, batch: int, length: int, r: int = 16, gpu: bool = True, references: int = 0
+    config: Shape,
+    method: Method,
+    batch: int,
+    length: int,
+    r: int = 16,
+    gpu: bool = True,
+    references: float = 0,
+    processes: int = 1,
 ) -> Memory:
     """`sft` with AdamW on float32 weights (or adapters). On a GPU products are in bfloat16 and activations are recomputed
-    by layer; without one they are float32 and all kept. `references` are whole models beside it that only look."""
+    by layer; without one they are float32 and all kept. `references` are whole models beside it that only look. With FSDP2
+    the model itself, whatever trains it, is split over `processes`."""
     count = parameters(config)
     matrices = matrix_weights(config)
-    trained = count if method == "full" else adapter_weights(config, r)
+    trained = count / processes if method == "full" else adapter_weights(config, r)
     frozen = {"full": 0.0, "lora": 4.0 * count, "qlora": QUANTIZED * matrices + 2.0 * (count - matrices)}[method]
     frozen += 4.0 * count * references
     tokens = batch * length
@@ -144,14 +152,22 @@ def fine_tuning(
 
 
 def propose(
-    config: Shape, device: float, batch: int, length: int, r: int = 16, gpu: bool = True, references: int = 0
+    config: Shape,
+    device: float,
+    batch: int,
+    length: int,
+    r: int = 16,
+    gpu: bool = True,
+    references: float = 0,
+    processes: int = 1,
 ) -> list[Fit]:
     """What fits into `device` bytes for steps of `batch` sequences: for each method the most at once, full first. An
     adapter needs no reference beside it: that is the model without it."""
     found: list[Fit] = []
     for method in ("full", "lora", "qlora")[: 3 if gpu else 2]:
         for at_once in sorted((n for n in range(1, batch + 1) if batch % n == 0), reverse=True):
-            need = fine_tuning(config, method, at_once, length, r, gpu, references if method == "full" else 0)
+            beside = references if method == "full" else 0
+            need = fine_tuning(config, method, at_once, length, r, gpu, beside, processes)
             if need.total <= HEADROOM * device:
                 found.append(Fit(method, at_once, batch // at_once, need))
                 break
@@ -179,9 +195,10 @@ def forecast_fine_tuning(
     micro_batch: int,
     length: int,
     rows: int = 1,
-    references: int = 0,
+    references: float = 0,
     methods: Sequence[Method] = ("full", "lora", "qlora"),
     whole: bool = False,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """A stage's forecast: the model's config, what training it as configured needs, and where that does not fit, what does.
 
@@ -191,6 +208,7 @@ def forecast_fine_tuning(
         references: frozen models of the same size beside it.
         methods: those that the stage has.
         whole: it has no `micro_batch` that could be made smaller.
+        processes: those that split the weights (FSDP2).
     """  # fmt: skip
     config = known.get("config")
     shape = shape_of(config) if config else None
@@ -198,7 +216,7 @@ def forecast_fine_tuning(
         return {}
     method: Method = "full" if lora is None else "qlora" if lora.quantize else "lora"
     r, length = lora.r if lora else 16, min(length, config.get("max_position_embeddings") or length)
-    need = fine_tuning(shape, method, micro_batch * rows, length, r, device.gpu, references)
+    need = fine_tuning(shape, method, micro_batch * rows, length, r, device.gpu, references, processes)
     told = (
         f"{parameters(shape):,} weights, {method} at {micro_batch * rows} x {length} tokens: {gibibytes(need.total)} "
         f"(weights {gibibytes(need.weights)}, gradients {gibibytes(need.gradients)}, optimizer "
@@ -209,7 +227,7 @@ def forecast_fine_tuning(
         ways = [
             f"`{', '.join([*settings[fit.method], *([] if whole else [f'micro_batch: {fit.batch}'])])}` "
             f"({'' if whole else f'x {fit.accumulate}: '}{gibibytes(fit.memory.total)})"
-            for fit in propose(shape, device.memory, batch, length * rows, r, device.gpu, references)
+            for fit in propose(shape, device.memory, batch, length * rows, r, device.gpu, references, processes)
             if fit.method in methods and (fit.batch == batch or not whole)
         ]
         told += ": DOES NOT FIT. " + (f"What does: {'; '.join(ways)}" if ways else "Nor does an adapter with one row")

@@ -2,7 +2,7 @@
 
 One iteration:
 
-1.  sample answers from the policy with vLLM, in this process, at temperature 1: the samples are the policy's own
+1.  sample answers from the policy with vLLM at temperature 1: the samples are the policy's own
 2.  r_t = -beta (log pi(y_t) - log pi_ref(y_t)) + [t is the last token] (score - penalty if it is not an end token)
                                                                                          (Ziegler et al. 2019, eq. 2)
 3.  A_t, R_t by generalised advantage estimation                                      (`training.gae`)
@@ -19,6 +19,9 @@ the difference is one of the curves.
 Everything an iteration draws is derived from its number. With policy, critic, optimizer and beta in one checkpoint an
 iteration, a run that is killed ends with the same bits as one that is not.
 
+Several processes (`training.distributed`) share 2 and 4, rank 0 alone samples, scores, reports and writes: all of them
+run the same lines, and a function that hands something from one to the others says so.
+
 Shapes: B rollouts, R tokens of the longest response, D hidden.
 """
 
@@ -31,16 +34,16 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.errors import UserError
 from engine.job import Job
 from engine.seeds import generator
 from engine.stage import Device, NotIdentity, Stage, port
 from training import gae, kl, memory, schedule, snapshot
-from training.answers import TOKENS, Answer, chunks, pad
+from training.answers import TOKENS, Answer, pad
 from training.checkpoint import Checkpoints
-from training.logprobs import forward, token_logprobs
+from training.logprobs import forward
 from training.lora import Lora
 from training.overoptimisation import GuardConfig
 from training.rollouts import (
@@ -64,8 +67,10 @@ from training.watch import Watch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from generators.vllm_backend import Completion, VllmEngine
+    from generators.backend import Completion
     from training.critic import Critic
+    from training.rollouts import Engine
+    from training.scoring import Scorer
 
 
 class Ppo(Stage):
@@ -122,32 +127,54 @@ class Ppo(Stage):
     gold_every: int = Field(5, ge=1, description="Iterations between two such measurements.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
     gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
+    processes: Annotated[int | None, NotIdentity] = Field(
+        None, ge=1, description="That share each minibatch; one for each GPU if left out. Changes rounding only."
+    )
+    sharding: Annotated[Literal["replicate", "shard"], NotIdentity] = Field(
+        "replicate", description="`shard`: FSDP2, for models that don't fit one GPU."
+    )
     report_to: ReportTo = "none"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Ppo:
+        if self.lora and self.sharding == "shard":
+            raise ValueError("`lora` needs whole matrices: use `sharding: replicate`, or train all weights")
+        return self
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
-        length, models = 2 * self.max_tokens, int(not self.lora) + len(given.get("reward", []))
-        at_once = max(1, min(self.rollouts // self.minibatches, TOKENS // length))
+        length, count = 2 * self.max_tokens, self.processes or 1
+        at_once = max(1, min(self.rollouts // self.minibatches // count, TOKENS // length))
+        split = count if self.sharding == "shard" else 1
+        beside = (int(not self.lora) + 4 * (self.critic == "separate")) / split + len(given.get("reward", []))
         return memory.forecast_fine_tuning(
             given["policy"][0], device.less(self.gpu_share), self.lora, at_once, at_once, length,
-            references=models + 4 * (self.critic == "separate"), whole=True,
+            references=beside, whole=True, processes=split,
         )  # fmt: skip
 
     def run(self, job: Job) -> None:
-        with tracked(job, self.report_to):
+        import torch
+
+        from training.distributed import processes
+
+        count = self.processes or max(1, torch.cuda.device_count())
+        with tracked(job, self.report_to), processes(count, job, self.optimise, ("peft",)) as job:
             self.optimise(job)
 
     def optimise(self, job: Job) -> None:
         import torch
+
+        from training.distributed import from_lead, put_together, rank, spread
 
         quiet()
         torch.use_deterministic_algorithms(True, warn_only=True)
         if self.rollouts % self.samples:
             raise UserError(f"`rollouts` is {self.rollouts}, which `samples` ({self.samples}) does not divide.")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        leads = rank() == 0
         location = job.input("policy").location
         policy: Any
         policy, tokenizer = load_model(location, job)
@@ -164,7 +191,10 @@ class Ppo(Stage):
         for module in (policy, reference, critic):
             if module is not None:
                 module.to(device).eval()  # dropout off: rho is 1 before the first step
-        scorer = make_scorer(job, tokenizer, self.rules, self.weights, self.pessimism, device)
+                spread(module, self.sharding)
+        scorer: Scorer | None = None
+        if leads:
+            scorer = make_scorer(job, tokenizer, self.rules, self.weights, self.pessimism, device)
         questions = load_questions(job, tokenizer)
         check_room(questions, self.max_tokens, policy.config)
 
@@ -179,17 +209,17 @@ class Ppo(Stage):
             points = found.facts["points"] if found else []
             watch = Watch(job, tokenizer, self.guard, self.gold, self.gold_every, points)
             check_room(watch.questions, self.max_tokens, policy.config)
-        engine: VllmEngine | None = None
+        engine: Engine | None = None
         reason: str | None = None
         # With a guard the last policy is looked at, too.
         for iteration in range(found.step if found else 0, self.iterations + bool(watch)):
-            engine = engine or start_engine(
-                location, [*questions, *(watch.questions if watch else [])], self.max_tokens, self.gpu_share, job
-            )
+            if leads and not engine:
+                everything = [*questions, *(watch.questions if watch else [])]
+                engine = start_engine(location, everything, self.max_tokens, self.gpu_share, job)
             drawn = draw(len(questions), self.rollouts // self.samples, iteration, job.seed)
             asked = [questions[i] for i in drawn for _ in range(self.samples)]
             rollouts, sampled = ask(job, engine, policy, tokenizer, asked, self.max_tokens, iteration)
-            scores, parts = scorer.score(rollouts)
+            scores, parts = from_lead(partial(score, scorer, rollouts))
             worth = scores - self.missing_eos * np.array([not rollout.ended for rollout in rollouts])
             experience = self.look_back(policy, reference, critic, rollouts, sampled, worth, controller.beta)
             if watch:
@@ -200,7 +230,8 @@ class Ppo(Stage):
                 if reason or iteration == self.iterations:
                     break
             warn_of_sameness(job, iteration, rollouts, scores)
-            keep(job, iteration, rollouts, scores)
+            if leads:
+                keep(job, iteration, rollouts, scores)
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * (schedule.linear(iteration, self.iterations, 0.0) if self.decay else 1.0)
             learnt = self.improve(job, policy, critic, optimizer, experience, iteration)
@@ -208,7 +239,9 @@ class Ppo(Stage):
             job.progress(iteration + 1, self.iterations, "iterations")
             controller.update(experience.kl, self.rollouts)
             facts = {"beta": controller.beta, "points": watch.guard.as_json() if watch else []}
-            checkpoints.save(snapshot.take(iteration + 1, modules, optimizer, facts))
+            checkpoint = snapshot.take(iteration + 1, modules, optimizer, facts)
+            if leads:
+                checkpoints.save(checkpoint)
         checkpoints.wait()
         if engine is not None:
             engine.close()
@@ -221,10 +254,12 @@ class Ppo(Stage):
             job.summary(kept_iteration=watch.restore_best(policy), stopped=reason or "")
         if self.lora and self.lora.merge:
             policy = policy.merge_and_unload()
-        save(job, policy, tokenizer, job.input("policy").id if self.lora and not self.lora.merge else "")
+        policy = put_together(policy, lambda: load_model(location, job)[0])
+        if leads:
+            save(job, policy, tokenizer, job.input("policy").id if self.lora and not self.lora.merge else "")
 
     def answer(
-        self, job: Job, engine: VllmEngine, policy: Any, tokenizer: Any, number: int, questions: list[Question]
+        self, job: Job, engine: Engine | None, policy: Any, tokenizer: Any, number: int, questions: list[Question]
     ) -> list[Rollout]:
         return ask(job, engine, policy, tokenizer, questions, self.max_tokens, number)[0]
 
@@ -241,22 +276,27 @@ class Ppo(Stage):
         """What the rollouts were worth, token by token, under the policy and the values they were sampled with."""
         import torch
 
+        from training.distributed import total, turns
+
         answers = [rollout.answer for rollout in rollouts]
         device = next(policy.parameters()).device
         whole = pad(answers, device)
         mask_BR = whole.mask_BR
-        logprobs_BR, values_BR, entropy_BR = (torch.zeros(mask_BR.shape, device=device) for _ in range(3))
+        logprobs_BR, reference_BR, values_BR, entropy_BR = (torch.zeros(mask_BR.shape, device=device) for _ in range(4))
         with torch.no_grad():
-            for chunk in chunks(answers):
+            for chunk, counts in turns(answers):
                 batch = pad([answers[i] for i in chunk], device)
                 out = forward(policy, batch, entropy=True, hidden=critic.backbone is None)
                 assert out.entropy_BR is not None
                 width = out.logprobs_BR.shape[1]
-                logprobs_BR[chunk, :width] = out.logprobs_BR
-                entropy_BR[chunk, :width] = out.entropy_BR
-                values_BR[chunk, :width] = critic(batch, out.hidden_BRD)
-        with policy.disable_adapter() if reference is None else nullcontext():
-            reference_BR = rows(token_logprobs(reference or policy, answers), mask_BR)
+                logprobs_BR[chunk, :width] += counts * out.logprobs_BR
+                entropy_BR[chunk, :width] += counts * out.entropy_BR
+                values_BR[chunk, :width] += counts * critic(batch, out.hidden_BRD)
+                with policy.disable_adapter() if reference is None else nullcontext():
+                    reference_BR[chunk, :width] += counts * forward(reference or policy, batch).logprobs_BR
+        for known_BR in (logprobs_BR, reference_BR, values_BR, entropy_BR):
+            total(known_BR)  # each process knows the rows of its share
+            known_BR.masked_fill_(~mask_BR, 0.0)
         sampler_BR = rows([torch.tensor(c.logprobs) for c in sampled], mask_BR)
         kl_BR = torch.where(mask_BR, kl.estimate(logprobs_BR, reference_BR, self.kl_estimator), 0.0)
         rewards_BR = token_rewards(kl_BR, torch.tensor(scores, dtype=torch.float32, device=device), mask_BR, beta)
@@ -275,6 +315,8 @@ class Ppo(Stage):
         """Epochs of minibatch steps on what `look_back` found. Returns means over the steps taken."""
         import torch
 
+        from training.distributed import sum_gradients, totals, turns
+
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         weights_BR = torch.exp(old.logprobs_BR - old.sampler_BR).clamp(max=self.correction)
         seen: list[dict[str, float]] = []
@@ -285,15 +327,16 @@ class Ppo(Stage):
                 tokens = int(old.mask_BR[minibatch].sum())
                 optimizer.zero_grad()
                 sums: dict[str, float] = {}
-                for chunk in chunks([old.answers[i] for i in minibatch]):
-                    picked = minibatch[chunk]
-                    loss, parts = self.loss(policy, critic, old, weights_BR, picked)
-                    (loss / tokens).backward()
-                    sums = {name: sums.get(name, 0.0) + value for name, value in parts.items()}
-                step = {name: value / tokens for name, value in sums.items()}
+                for chunk, counts in turns([old.answers[i] for i in minibatch]):
+                    loss, parts = self.loss(policy, critic, old, weights_BR, minibatch[chunk])
+                    (counts * loss / tokens).backward()
+                    sums = {name: sums.get(name, 0.0) + counts * value for name, value in parts.items()}
+                step = {name: value / tokens for name, value in totals(sums).items()}
                 if self.stop_kl is not None and step["step_kl"] > self.stop_kl:
                     stopped = True
                     break
+                sum_gradients(policy)
+                sum_gradients(critic)
                 torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
                 optimizer.step()
                 seen.append(step)
@@ -343,6 +386,11 @@ class Ppo(Stage):
                 "step_kl": total(kl.estimate(cut(old.logprobs_BR), out.logprobs_BR, "k3")),
             }
         return loss, {name: value.item() for name, value in parts.items()}
+
+
+def score(scorer: Scorer | None, rollouts: list[Rollout]) -> tuple[np.ndarray, dict[str, float]]:
+    assert scorer is not None
+    return scorer.score(rollouts)
 
 
 def token_rewards(kl_BR: Tensor, score_B: Tensor, mask_BR: Tensor, beta: float) -> Tensor:

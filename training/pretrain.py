@@ -123,20 +123,11 @@ class Pretrain(Stage):
         count = self.processes or max(1, torch.cuda.device_count())
         if self.batch % count:
             raise UserError(f"a `batch` of {self.batch} blocks can't be shared by {count} processes.")
-        inputs = {port: {label: a.id for label, a in given.items()} for port, given in job.inputs.items()}
-        started = processes(count, _join_in, self, job.store.url, job.artifact, inputs, job.seed)
-        with tracked(job, self.report_to), started:
-            Run(self, job).train()
+        with tracked(job, self.report_to), processes(count, job, self.train):
+            self.train(job)
 
-
-def _join_in(stage: Pretrain, store: str, artifact: str, inputs: dict[str, dict[str, str]], seed: int) -> None:
-    """What the processes other than rank 0 do."""
-    from engine.job import Job
-    from engine.store import Store
-
-    opened = Store(store)
-    found = {port: {label: opened.find(name) for label, name in given.items()} for port, given in inputs.items()}
-    Run(stage, Job(opened, artifact, "Model", found, seed)).train()
+    def train(self, job: Job) -> None:
+        Run(self, job).train()
 
 
 class Run:
@@ -336,12 +327,12 @@ class Run:
 
     def _save_checkpoint(self, done: int) -> None:
         from training.checkpoint import Checkpoint, optimizer_tensors, random_state
-        from training.distributed import whole
+        from training.distributed import gathered
 
         random_tensors, facts = random_state()
         tensors = {f"model.{name}": p for name, p in self.model.named_parameters()}
         tensors |= optimizer_tensors(self.model.named_parameters(), self.optimizers)
-        tensors = {name: whole(tensor) for name, tensor in tensors.items()} | random_tensors
+        tensors = gathered(tensors) | random_tensors
         score = getattr(self, "last_validation", {}).get("validation_loss")
         if self.leads:
             self.checkpoints.save(Checkpoint(done, tensors, facts, score))

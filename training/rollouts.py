@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.errors import UserError
+from engine.errors import StageFailed, UserError
 from engine.job import Job, encode
 from engine.seeds import shuffled
 from training.answers import Answer, Message
@@ -22,7 +22,11 @@ from training.answers import Answer, Message
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from generators.vllm_backend import Completion, VllmEngine
+    from generators.backend import Completion
+    from generators.engine_process import WatchedEngine
+    from generators.vllm_backend import VllmEngine
+
+    Engine = VllmEngine | WatchedEngine
 
 
 @dataclass(frozen=True)
@@ -103,28 +107,69 @@ def draw(prompts: int, count: int, iteration: int, seed: int) -> list[int]:
     return [passes[i // prompts][i % prompts] for i in range(first, first + count)]
 
 
-def start_engine(
-    location: str, questions: Sequence[Question], max_tokens: int, gpu_share: float, job: Job
-) -> VllmEngine:
-    """vLLM in this process, with room for the longest prompt and answer. An adapter's engine starts from its base."""
+def start_engine(location: str, questions: Sequence[Question], max_tokens: int, gpu_share: float, job: Job) -> Engine:
+    """vLLM with room for the longest prompt and answer. An adapter's engine starts from its base.
+
+    vLLM occupies the process group of its process. Beside several that train it runs in one of its own, on the last GPU
+    if none of them trains on that.
+    """
+    from generators.engine_process import WatchedEngine
+    from generators.replicas import gpus
     from generators.vllm_backend import VllmEngine
+    from training.distributed import world
     from training.lora import base_of, is_adapter
 
     longest = max(len(question.token_ids) for question in questions) + max_tokens
     folder = base_of(location, job) if is_adapter(location) else location
-    return VllmEngine(folder, dtype="float32", max_model_len=longest, gpu_memory_utilization=gpu_share, kv_cache_gib=1)
+    options: dict[str, Any] = {"dtype": "float32", "max_model_len": longest, "kv_cache_gib": 1}
+    if world() == 1:
+        return VllmEngine(folder, **options, gpu_memory_utilization=gpu_share)
+    seen = gpus()
+    spare = len(seen) > world()
+    return WatchedEngine(
+        "vllm", folder, job.say, (seen[-1] if spare else seen[0]) if seen else None,
+        **options, gpu_memory_utilization=0.9 if spare else gpu_share,
+    )  # fmt: skip
 
 
 def ask(
-    job: Job, engine: VllmEngine, model: Any, tokenizer: Any, asked: Sequence[Question], max_tokens: int, iteration: int
+    job: Job,
+    engine: Engine | None,
+    model: Any,
+    tokenizer: Any,
+    asked: Sequence[Question],
+    max_tokens: int,
+    iteration: int,
 ) -> tuple[list[Rollout], list[Completion]]:
-    """One answer of the model as it is now to each question, at temperature 1: the samples are the model's own."""
-    from generators.backend import Sampling
-    from generators.prompting import decode_all
+    """One answer of the model as it is now to each question, at temperature 1: the samples are the model's own.
 
-    engine.load_weights(weights(model))
+    Args:
+        engine: rank 0's; None in the other processes, which hand over their parts of the weights and get the answers.
+
+    Raises:
+        StageFailed: an answer can't be had.
+    """
+    from generators.backend import Completion, Failure, Sampling
+    from generators.prompting import decode_all
+    from training.distributed import from_lead, is_split, wait_for_all
+
+    wait_for_all()  # rank 0 may have had to load a reward model or to write a checkpoint
+    named = weights(model)
+    if engine:
+        engine.load_weights(named)
+    elif any(map(is_split, model.parameters())):
+        for _ in named:
+            pass
     seeds = [job.derive("rollout", iteration, i) for i in range(len(asked))]
-    completions = engine.generate([q.token_ids for q in asked], Sampling(max_tokens=max_tokens), seeds)
+
+    def sample() -> list[Completion]:
+        assert engine is not None
+        answers = engine.generate([q.token_ids for q in asked], Sampling(max_tokens=max_tokens), seeds)
+        if lost := [answer.detail for answer in answers if isinstance(answer, Failure)]:
+            raise StageFailed(f"{len(lost)} of {len(asked)} prompts got no answer: {lost[0]}")
+        return [answer for answer in answers if isinstance(answer, Completion)]
+
+    completions = from_lead(sample)
     texts = decode_all(tokenizer, [c.token_ids for c in completions])
     return [
         Rollout(question, c.token_ids, text, c.finish_reason)
@@ -134,6 +179,7 @@ def ask(
 
 def weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """The tensors a sampler needs to answer as this model does; an adapter's update is added to the weights it is for.
+    Those of a split model are gathered one by one; all processes must go through them.
 
     Each adapted layer is merged in a copy of its own: merging and taking back would leave rounding behind in the base,
     which is the reference.
@@ -141,8 +187,10 @@ def weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    from training.distributed import whole
+
     if not isinstance(model, PeftModel):
-        yield from model.named_parameters()
+        yield from ((name, whole(tensor)) for name, tensor in model.named_parameters())
         return
     base: Any = model.get_base_model()
     adapted = [(name, module) for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]

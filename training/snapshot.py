@@ -22,9 +22,13 @@ def take(
     facts: dict[str, Any] | None = None,
     score: float | None = None,
 ) -> Checkpoint:
-    """The state after this many steps; frozen parameters are left out."""
+    """The state after this many steps; frozen parameters are left out. All processes must ask, rank 0's is the one to
+    keep."""
+    from training.distributed import gathered
+
     parameters = _parameters(modules)
-    return Checkpoint(step, {**parameters, **optimizer_tensors(parameters.items(), [optimizer])}, facts or {}, score)
+    tensors = gathered({**parameters, **optimizer_tensors(parameters.items(), [optimizer])})
+    return Checkpoint(step, tensors, facts or {}, score)
 
 
 def restore(checkpoints: Checkpoints, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> Checkpoint | None:
@@ -40,9 +44,11 @@ def put(checkpoint: Checkpoint, modules: Mapping[str, nn.Module]) -> None:
     """Set the parameters alone."""
     import torch
 
+    from training.distributed import split_like
+
     with torch.no_grad():
         for name, parameter in _parameters(modules).items():
-            parameter.copy_(checkpoint.tensors[name])
+            parameter.copy_(split_like(checkpoint.tensors[name], parameter))
 
 
 def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

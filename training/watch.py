@@ -63,10 +63,15 @@ class Watch:
         answer: Callable[[list[Question]], list[Rollout]],
         last: bool,
     ) -> str | None:
-        """Measure the policy as it is before this iteration learns. Why to stop, if there is a reason."""
+        """Measure the policy as it is before this iteration learns. Why to stop, if there is a reason. All processes look,
+        rank 0 judges the answers and keeps the best policy."""
+        from training.distributed import from_lead, gathered, rank
+
         gold, error = None, 0.0
-        if self.scorer and (iteration % self.every == 0 or last):
-            scores = self.scorer.score(answer(self.questions))[0]
+        scorer = self.scorer
+        if scorer and (iteration % self.every == 0 or last):
+            answers = answer(self.questions)
+            scores = from_lead(lambda: scorer.score(answers)[0])
             gold, error = overoptimisation.held_out(scores, [question.id for question in self.questions])
             self.job.metric(iteration + 1, gold=gold)
         self.guard.add(Point(iteration, kl, proxy, disagreement, gold, error))
@@ -74,11 +79,16 @@ class Watch:
             weights: dict[str, Tensor] = {
                 f"policy/{name}": p for name, p in policy.named_parameters() if p.requires_grad
             }
-            self.kept.save(Checkpoint(iteration, weights), wait=True)
+            checkpoint = Checkpoint(iteration, gathered(weights))
+            if rank() == 0:
+                self.kept.save(checkpoint, wait=True)
         return self.guard.stop()
 
     def restore_best(self, policy: nn.Module) -> int:
         """Put the best policy's weights into this one. Returns the iterations that it had learnt from."""
+        from training.distributed import wait_for_all
+
+        wait_for_all()
         best = self.kept.latest()
         assert best is not None and best.step == self.guard.best().step
         snapshot.put(best, {"policy": policy})

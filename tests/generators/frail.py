@@ -14,7 +14,7 @@ KILLS, BREAKS = 666, 667  # prompts that start with these kill the process, or r
 
 
 class FrailEngine:
-    """Answers a prompt with its own ids, reversed.
+    """Answers a prompt with its own ids, reversed; their log-probability is the seed plus the sum of the weights.
 
     Args:
         model: a folder; while it holds a file `fuse-N`, each batch burns one and dies.
@@ -24,6 +24,13 @@ class FrailEngine:
 
     def __init__(self, model: str, slow: float = 0.0) -> None:
         self.folder, self.slow = Path(model), slow
+        self.weights = 0.0
+
+    def load_weights(self, named: Any) -> None:
+        weights = {name: tensor.double() for name, tensor in named}
+        if "b" not in weights:
+            raise ValueError("b is missing")
+        self.weights = float(sum((i + 1) * weight.sum() for i, weight in enumerate(weights.values())))
 
     def generate(self, prompts: list[list[int]], sampling: Any, seeds: list[int]) -> list[Completion]:
         for fuse in sorted(self.folder.glob("fuse-*"))[:1]:
@@ -35,6 +42,8 @@ class FrailEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if any(prompt[0] == BREAKS for prompt in prompts):
             raise IndexError("out of bounds")
-        return [Completion(prompt[::-1], [float(seed)], "stop") for prompt, seed in zip(prompts, seeds, strict=True)]
+        return [
+            Completion(prompt[::-1], [seed + self.weights], "stop") for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
 
     def close(self) -> None: ...

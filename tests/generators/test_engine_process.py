@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engine.errors import StageFailed, UserError
 from generators.backend import Completion, Failure, Sampling
@@ -91,12 +92,49 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_weights_outlive_the_engine_that_took_them(tmp_path: Path) -> None:
+    first = {"a": torch.tensor([[1, 2], [3, 4]], dtype=torch.bfloat16), "b": torch.tensor(0.5), "c": torch.zeros(0, 3)}
+    second = {"b": torch.full((9,), 1 / 3, dtype=torch.float64), "a": torch.arange(6.0).view(2, 3).T}
+    with WatchedEngine(FRAIL, str(tmp_path)) as engine:
+        for weights, sum_of_them in ((first, 11.0), (second, 33.0)):
+            engine.load_weights(weights.items())
+            (made,) = engine.generate([[5]], Sampling(), [7])
+            assert isinstance(made, Completion) and made.logprobs == [7 + sum_of_them]
+        (tmp_path / "fuse-0").touch()
+        assert engine.generate([[5]], Sampling(), [7]) == [made] and engine.deaths == 1
+        child = engine.pid
+        with pytest.raises(StageFailed, match="can't take weights: ValueError: b is missing"):
+            engine.load_weights([("a", torch.zeros(1))])
+    assert child is not None and not alive(child) and engine.pid is None
+
+
+def test_an_engine_does_not_take_itself_for_a_training_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    with WatchedEngine(FRAIL, str(tmp_path)) as engine:
+        assert engine.max_model_len == 100
+        seen = Path(f"/proc/{engine.pid}/environ").read_text().split("\0")
+    assert not left.keys() & {entry.partition("=")[0] for entry in seen}
+
+
 def test_killing_vllm_in_the_middle_of_a_batch_changes_no_token(engine: Any, tiny: Path) -> None:
+    """Nor do weights that were swapped in before."""
+    from transformers import AutoModelForCausalLM
+
     prompts = [[i % 250 + 4, 7, 9] for i in range(64)]
     sampling = Sampling(max_tokens=100, min_tokens=100)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny)
+    given = engine.generate(prompts, sampling, list(range(64)))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    after = {name: parameter * 1.1 for name, parameter in before.items()}
+    engine.load_weights(after.items())
     truth = engine.generate(prompts, sampling, list(range(64)))
+    engine.load_weights(before.items())
+    assert truth != given == engine.generate(prompts, sampling, list(range(64)))
     with WatchedEngine("vllm", str(tiny), kv_cache_gib=1) as watched:
         assert watched.max_model_len == 128
+        watched.load_weights(after.items())
         first = watched.pid
         assert first is not None
         killer = threading.Timer(0.05, os.kill, (first, signal.SIGKILL))

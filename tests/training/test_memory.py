@@ -18,6 +18,7 @@ from training.llama import Llama
 from training.lora import Lora
 from training.model_config import Size
 from training.optim import build
+from training.ppo import Ppo
 
 GIB = 2**30
 BIG = {"depth": 24, "width": 2048, "heads": 16}  # 1.3B
@@ -179,3 +180,21 @@ def test_preferences_need_two_rows_a_pair_and_a_reference_unless_an_adapter_is_t
         in full
     )
     assert f"lora at 16 x 512 tokens: {memory.gibibytes(memory.fine_tuning(config, 'lora', 16, 512).total)}" in lora
+
+
+def test_split_over_processes_only_the_reward_model_stays_whole() -> None:
+    shape = Size(**BIG).settings(32_000)
+    known = {"config": {"model_type": "llama", **shape, "max_position_embeddings": 2048}}
+    device = Device("a GPU", 80 * 2**30, True)
+
+    def told(**config: Any) -> str:
+        stage = Ppo(rollouts=128, minibatches=4, max_tokens=64, **config)
+        return stage.forecast({"policy": [known], "reward": [known]}, device)["needs"]
+
+    config = Size(**BIG).config("llama", 32_000, 2048, 0, 0)
+    count = memory.parameters(config)
+    alone, split = memory.fine_tuning(config, "full", 32, 128), memory.fine_tuning(config, "full", 8, 128)
+    assert f"full at 32 x 128 tokens: {memory.gibibytes(alone.total + 8 * count)} " in told()
+    states = 16 * count / 4 + 4 * count / 4 + 4 * count  # of the policy, the reference, the reward model
+    expected = memory.gibibytes(split.activations + states)
+    assert f"full at 8 x 128 tokens: {expected} " in told(processes=4, sharding="shard")
