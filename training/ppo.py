@@ -14,7 +14,8 @@ One iteration:
 
 pi_old is the trainer's own: vLLM computes in another order, so its log-probabilities differ by rounding (or by its
 dtype). The weight min(pi_old / pi_sampler, C) corrects for that (truncated importance sampling, Ionides 2008), and
-the difference is one of the curves.
+the difference is one of the curves. The same weight corrects for the step that samples are behind with `ahead`, which
+has the sampler answer the next questions while the policy learns (Noukhovitch et al. 2024, arXiv:2410.18252).
 
 Everything an iteration draws is derived from its number. With policy, critic, optimizer and beta in one checkpoint an
 iteration, a run that is killed ends with the same bits as one that is not.
@@ -28,8 +29,9 @@ Shapes: B rollouts, R tokens of the longest response, D hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -49,12 +51,15 @@ from training.overoptimisation import GuardConfig
 from training.rollouts import (
     Question,
     Rollout,
+    answered,
     ask,
     check_room,
     consumed,
     draw,
+    hand_over,
     keep,
     load_questions,
+    sample,
     start_engine,
     warn_of_sameness,
 )  # fmt: skip
@@ -112,6 +117,11 @@ class Ppo(Stage):
     whiten_rewards: bool = Field(False, description="Scale rewards to unit variance. beta then counts in those units.")
     whiten_advantages: bool = True
     correction: float = Field(2.0, ge=1, description="C: the cap on the weight pi_old / pi_sampler.")
+    ahead: bool = Field(
+        False,
+        description="Sample the answers of the next iteration while this one is learnt from: they are a step behind the "
+        "policy, which `correction` weighs. For machines with a core or a GPU to spare.",
+    )
     max_grad_norm: float = Field(1.0, gt=0)
     rules: dict[str, Rule] = Field(
         {}, description="Name -> expression over completion, reference, prompt, length, finish_reason, or a verifier."
@@ -167,6 +177,7 @@ class Ppo(Stage):
     def optimise(self, job: Job) -> None:
         import torch
 
+        from generators.backend import Completion
         from training.distributed import from_lead, put_together, rank, spread
 
         quiet()
@@ -211,14 +222,18 @@ class Ppo(Stage):
             check_room(watch.questions, self.max_tokens, policy.config)
         engine: Engine | None = None
         reason: str | None = None
-        # With a guard the last policy is looked at, too.
-        for iteration in range(found.step if found else 0, self.iterations + bool(watch)):
+        ready = [Completion(**completion) for completion in found.facts["ahead"]] if found else []
+        background = ThreadPoolExecutor(1)
+        looks = self.iterations + bool(watch)  # with a guard the last policy is looked at, too
+        for iteration in range(found.step if found else 0, looks):
             if leads and not engine:
                 everything = [*questions, *(watch.questions if watch else [])]
-                engine = start_engine(location, everything, self.max_tokens, self.gpu_share, job)
-            drawn = draw(len(questions), self.rollouts // self.samples, iteration, job.seed)
-            asked = [questions[i] for i in drawn for _ in range(self.samples)]
-            rollouts, sampled = ask(job, engine, policy, tokenizer, asked, self.max_tokens, iteration)
+                engine = start_engine(location, everything, self.max_tokens, self.gpu_share, job, self.ahead)
+            asked = self.draw(questions, iteration, job.seed)
+            if ready:
+                rollouts, sampled = answered(tokenizer, asked, ready), ready
+            else:
+                rollouts, sampled = ask(job, engine, policy, tokenizer, asked, self.max_tokens, iteration)
             scores, parts = from_lead(partial(score, scorer, rollouts))
             worth = scores - self.missing_eos * np.array([not rollout.ended for rollout in rollouts])
             experience = self.look_back(policy, reference, critic, rollouts, sampled, worth, controller.beta)
@@ -234,15 +249,27 @@ class Ppo(Stage):
                 keep(job, iteration, rollouts, scores)
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * (schedule.linear(iteration, self.iterations, 0.0) if self.decay else 1.0)
+            coming: Future[list[Completion]] | None = None
+            if self.ahead and iteration + 1 < looks:
+                hand_over(engine, policy)
+                following = self.draw(questions, iteration + 1, job.seed)
+                arguments = job, engine, following, self.max_tokens, iteration + 1
+                coming = background.submit(sample, *arguments) if leads else Future()
             learnt = self.improve(job, policy, critic, optimizer, experience, iteration)
+            ready = from_lead(coming.result) if coming else []
             job.metric(iteration + 1, **parts, **describe(rollouts, worth, experience), **learnt, beta=controller.beta)
             job.progress(iteration + 1, self.iterations, "iterations")
             controller.update(experience.kl, self.rollouts)
-            facts = {"beta": controller.beta, "points": watch.guard.as_json() if watch else []}
+            facts = {
+                "beta": controller.beta,
+                "points": watch.guard.as_json() if watch else [],
+                "ahead": [asdict(completion) for completion in ready],
+            }
             checkpoint = snapshot.take(iteration + 1, modules, optimizer, facts)
             if leads:
                 checkpoints.save(checkpoint)
         checkpoints.wait()
+        background.shutdown()
         if engine is not None:
             engine.close()
         # The same digest of `consumed` says: the same answers to the same prompts, in the same order, were learnt from.
@@ -257,6 +284,10 @@ class Ppo(Stage):
         policy = put_together(policy, lambda: load_model(location, job)[0])
         if leads:
             save(job, policy, tokenizer, job.input("policy").id if self.lora and not self.lora.merge else "")
+
+    def draw(self, questions: Sequence[Question], iteration: int, seed: int) -> list[Question]:
+        drawn = draw(len(questions), self.rollouts // self.samples, iteration, seed)
+        return [questions[i] for i in drawn for _ in range(self.samples)]
 
     def answer(
         self, job: Job, engine: Engine | None, policy: Any, tokenizer: Any, number: int, questions: list[Question]

@@ -10,6 +10,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,11 +108,13 @@ def draw(prompts: int, count: int, iteration: int, seed: int) -> list[int]:
     return [passes[i // prompts][i % prompts] for i in range(first, first + count)]
 
 
-def start_engine(location: str, questions: Sequence[Question], max_tokens: int, gpu_share: float, job: Job) -> Engine:
+def start_engine(
+    location: str, questions: Sequence[Question], max_tokens: int, gpu_share: float, job: Job, apart: bool = False
+) -> Engine:
     """vLLM with room for the longest prompt and answer. An adapter's engine starts from its base.
 
-    vLLM occupies the process group of its process. Beside several that train it runs in one of its own, on the last GPU
-    if none of them trains on that.
+    vLLM occupies the process group of its process, and the interpreter while it samples. Beside several processes that
+    train, or `apart` from one that does at the same time, it runs in one of its own, on the last GPU if none trains there.
     """
     from generators.engine_process import WatchedEngine
     from generators.replicas import gpus
@@ -122,7 +125,7 @@ def start_engine(location: str, questions: Sequence[Question], max_tokens: int, 
     longest = max(len(question.token_ids) for question in questions) + max_tokens
     folder = base_of(location, job) if is_adapter(location) else location
     options: dict[str, Any] = {"dtype": "float32", "max_model_len": longest, "kv_cache_gib": 1}
-    if world() == 1:
+    if world() == 1 and not apart:
         return VllmEngine(folder, **options, gpu_memory_utilization=gpu_share)
     seen = gpus()
     spare = len(seen) > world()
@@ -149,9 +152,16 @@ def ask(
     Raises:
         StageFailed: an answer can't be had.
     """
-    from generators.backend import Completion, Failure, Sampling
-    from generators.prompting import decode_all
-    from training.distributed import from_lead, is_split, wait_for_all
+    from training.distributed import from_lead
+
+    hand_over(engine, model)
+    completions = from_lead(partial(sample, job, engine, asked, max_tokens, iteration))
+    return answered(tokenizer, asked, completions), completions
+
+
+def hand_over(engine: Engine | None, model: Any) -> None:
+    """Let the engine answer as the model does now."""
+    from training.distributed import is_split, wait_for_all
 
     wait_for_all()  # rank 0 may have had to load a reward model or to write a checkpoint
     named = weights(model)
@@ -160,21 +170,30 @@ def ask(
     elif any(map(is_split, model.parameters())):
         for _ in named:
             pass
+
+
+def sample(
+    job: Job, engine: Engine | None, asked: Sequence[Question], max_tokens: int, iteration: int
+) -> list[Completion]:
+    """Rank 0's part of `ask`: the answers of the weights that the engine has."""
+    from generators.backend import Completion, Failure, Sampling
+
+    assert engine is not None
     seeds = [job.derive("rollout", iteration, i) for i in range(len(asked))]
+    answers = engine.generate([q.token_ids for q in asked], Sampling(max_tokens=max_tokens), seeds)
+    if lost := [answer.detail for answer in answers if isinstance(answer, Failure)]:
+        raise StageFailed(f"{len(lost)} of {len(asked)} prompts got no answer: {lost[0]}")
+    return [answer for answer in answers if isinstance(answer, Completion)]
 
-    def sample() -> list[Completion]:
-        assert engine is not None
-        answers = engine.generate([q.token_ids for q in asked], Sampling(max_tokens=max_tokens), seeds)
-        if lost := [answer.detail for answer in answers if isinstance(answer, Failure)]:
-            raise StageFailed(f"{len(lost)} of {len(asked)} prompts got no answer: {lost[0]}")
-        return [answer for answer in answers if isinstance(answer, Completion)]
 
-    completions = from_lead(sample)
+def answered(tokenizer: Any, asked: Sequence[Question], completions: Sequence[Completion]) -> list[Rollout]:
+    from generators.prompting import decode_all
+
     texts = decode_all(tokenizer, [c.token_ids for c in completions])
     return [
         Rollout(question, c.token_ids, text, c.finish_reason)
         for question, c, text in zip(asked, completions, texts, strict=True)
-    ], completions
+    ]
 
 
 def weights(model: Any) -> Iterator[tuple[str, Tensor]]:

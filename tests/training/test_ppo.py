@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -247,6 +248,25 @@ def test_the_guard_keeps_the_policy_that_held_out_answers_like_best(
     if summary["kept_iteration"] == 0:
         best, start = (AutoModelForCausalLM.from_pretrained(a.path) for a in (made, policy))
         assert all(torch.equal(a, b) for a, b in zip(best.parameters(), start.parameters(), strict=True))
+
+
+def test_ahead_samples_are_those_of_the_policy_before_the_step_under_way(
+    policy: Artifact, given: Given, build: Build, sampler: None
+) -> None:
+    """Three iterations: the first two are sampled from the start, as if nothing were learnt; the third is not."""
+    prompts = given("Prompt", PROMPTS)
+
+    def texts(**options: Any) -> list[list[str]]:
+        made = build(
+            Ppo, {"policy": policy, "prompts": prompts}, iterations=3, rollouts=32, max_tokens=4, stop_kl=None,
+            decay=False, rules={"right": "completion = reference"}, **options,
+        )  # fmt: skip
+        files = sorted((made.path / "rollouts").glob("*.parquet"))
+        return [pq.read_table(file).column("completion").to_pylist() for file in files]
+
+    still, ahead, here = texts(lr=1e-12), texts(lr=3e-2, ahead=True), texts(lr=3e-2)
+    assert ahead[:2] == still[:2] and ahead[2] != still[2]
+    assert here[0] == still[0] and here[1] != still[1]
 
 
 @pytest.mark.slow

@@ -218,12 +218,13 @@ def test_an_adapter_is_not_split() -> None:
 def test_two_processes_and_a_real_engine_survive_sigkill(
     tmp_path: Path, inputs: dict[str, dict[str, Artifact]], store: Store
 ) -> None:
-    """Rank 0 dies; the others and the engine go with it. What goes on ends with the bits of an undisturbed run."""
+    """Rank 0 dies; the others and the engine go with it. What goes on ends with the bits of an undisturbed run, which learnt
+    from answers sampled a step ahead."""
     prompts = inputs["prompts"]["d"]
     spec: dict[str, Any] = {
         "store": store.url,
         "stage": "training.ppo:Ppo",
-        "config": {**CONFIG, "iterations": 4, "rollouts": 16, "processes": 2, "sharding": "shard"},
+        "config": {**CONFIG, "iterations": 4, "rollouts": 16, "processes": 2, "sharding": "shard", "ahead": True},
         "inputs": {"policy": {"p": ["Model", str(inputs["policy"]["p"].path)]}, "prompts": {"d": ["", prompts.id]}},
     }
     killed.start(spec, tmp_path, kill_at=2)
