@@ -147,6 +147,8 @@ class Ppo(Stage):
 
     @model_validator(mode="after")
     def _consistent(self) -> Ppo:
+        if self.minibatches > self.rollouts:
+            raise ValueError(f"{self.rollouts} `rollouts` can't be cut into {self.minibatches} `minibatches`")
         if self.lora and self.sharding == "shard":
             raise ValueError("`lora` needs whole matrices: use `sharding: replicate`, or train all weights")
         return self

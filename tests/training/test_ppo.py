@@ -166,6 +166,12 @@ def test_rules_count_as_numbers_and_bad_ones_are_refused() -> None:
         Scorer(None, {"short": "1"}, {"sohrt": 1.0})
 
 
+def test_more_minibatches_than_rollouts_are_refused() -> None:
+    assert Ppo(rollouts=4, minibatches=4).minibatches == 4
+    with pytest.raises(ValueError, match="4 `rollouts` can't be cut into 8 `minibatches`"):
+        Ppo(rollouts=4, minibatches=8)
+
+
 def test_what_was_learnt_from_is_kept_in_order_and_told_by_its_digest(store: Store) -> None:
     from engine.job import Job
 
