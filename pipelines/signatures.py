@@ -70,9 +70,8 @@ class Signed:
         """(P, permutations) uint32: the signatures with these (sorted) numbers."""
         file, width = self.folder / "signatures", self.banding.permutations
         made = np.empty((len(places), width), np.uint32)
-        for begin in range(
-            0, len(self.rows), CHUNK
-        ):  # a window of the file at a time: pages that are mapped count as memory
+        # A window of the file at a time: pages that are mapped count as memory.
+        for begin in range(0, len(self.rows), CHUNK):
             low, high = np.searchsorted(places, [begin, begin + CHUNK])
             if high > low:
                 shape = min(CHUNK, len(self.rows) - begin), width

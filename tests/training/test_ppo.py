@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from engine.errors import UserError
-from engine.store import Artifact, Store
+from engine.store import Artifact, Store, read_parquet
 from tests.training import killed, tiny_chat
 from tests.training.test_dpo import curve
 from tests.training.tiny_chat import one_thread, user
@@ -268,7 +267,7 @@ def test_ahead_samples_are_those_of_the_policy_before_the_step_under_way(
             decay=False, rules={"right": "completion = reference"}, **options,
         )  # fmt: skip
         files = sorted((made.path / "rollouts").glob("*.parquet"))
-        return [pq.read_table(file).column("completion").to_pylist() for file in files]
+        return [read_parquet(file).column("completion").to_pylist() for file in files]
 
     still, ahead, here = texts(lr=1e-12), texts(lr=3e-2, ahead=True), texts(lr=3e-2)
     assert ahead[:2] == still[:2] and ahead[2] != still[2]

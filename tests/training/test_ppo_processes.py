@@ -21,28 +21,20 @@ from engine.store import Artifact, Store, read_parquet
 from engine.worker import carry_out
 from generators.backend import Completion, Sampling
 from tests.training import killed, tiny_chat
+from tests.training.test_distributed import alone
 from tests.training.test_ppo import PROMPTS
 from tests.training.tiny_chat import one_thread
 from training.answers import Answer
 from training.distributed import turns
 from training.ppo import Ppo
 
-__all__ = ["one_thread"]  # applies to every test here
+__all__ = ["alone", "one_thread"]  # apply to every test here
 
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
 
 # Minibatches of 2, 1, 1 and 1 answers: one process has nothing to do in most of them.
 CONFIG: dict[str, Any] = {"seed": 3, "iterations": 2, "rollouts": 5, "max_tokens": 4, "lr": 1e-3,
                           "rules": {"right": "completion = reference", "short": "-0.1 * length"}}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without what trainers and engines of other tests left in this process: torchrun's variables, a process group."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @pytest.fixture(autouse=True, scope="module")
