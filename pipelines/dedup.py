@@ -152,22 +152,23 @@ class Dedup(Stage):
 
     def _order(self, documents: Documents, lengths: Array | None, fixed: int) -> Array:
         """The documents in the order of preference; those of an index, the first `fixed` ones, come first."""
-        count = fixed + documents.rows
-        value = np.zeros(count)
-        trust = np.zeros(count, np.int32)
+        count = documents.rows
+        keys: list[Array] = []  # the first one counts least
         if self.keep == "longest" and lengths is not None:
-            value = -lengths.astype(float)
+            keys.append(-lengths[fixed:])
         if self.prefer or self.keep == "best":
+            value, trust = np.zeros(count), np.zeros(count, np.int32)
             for start, batch in documents.batches():
-                place = slice(fixed + start, fixed + start + len(batch))
+                place = slice(start, start + len(batch))
                 if self.quality is not None:
                     value[place] = -np.nan_to_num(numbers(batch, self.quality, "quality"), nan=-np.inf)
                 if self.prefer:
                     trust[place] = _trust(batch, self.prefer)
-        value[:fixed] = trust[:fixed] = 0
-        if not value.any() and not trust.any():
-            return np.arange(count, dtype=np.int32)
-        return np.lexsort((value, trust, np.arange(count) >= fixed)).astype(np.int32)
+            keys += [value, trust] if self.keep == "best" else [trust]
+        order = np.arange(fixed + count, dtype=np.int32)
+        if keys:
+            order[fixed:] = fixed + (np.lexsort(keys) if len(keys) > 1 else np.argsort(keys[0], kind="stable"))
+        return order
 
     def _minhash(self, job: Job, documents: Documents) -> Decision:
         banding = self.banding()
@@ -180,20 +181,20 @@ class Dedup(Stage):
         rank[order] = np.arange(count, dtype=np.int32)
         leader = same(signed.keys, order)
         leader[: signed.fixed] = np.arange(signed.fixed)
-        kept_by = np.where(leader != np.arange(count), leader, np.int32(-1))
+        kept_by = np.where(leader != np.arange(count, dtype=np.int32), leader, np.int32(-1))
         similarity = (kept_by >= 0).astype(float)
         facts = {"exact": int((kept_by >= 0).sum())}
         sets = self._near(job, documents, signed, rank, leader, kept_by, similarity, facts)
         # A copy of a document that went goes where that went: it is the same set of shingles.
-        followed = kept_by.copy()
-        chained = np.flatnonzero((kept_by >= 0) & (kept_by[leader] >= 0) & (leader != np.arange(count)))
-        followed[chained], similarity[chained] = kept_by[leader[chained]], similarity[leader[chained]]
+        moved = np.flatnonzero(kept_by[leader] >= 0)
+        moved = moved[leader[moved] != moved]
+        kept_by[moved], similarity[moved] = kept_by[leader[moved]], similarity[leader[moved]]
         facts |= {"bands": banding.bands, "rows": banding.rows, "curve": banding.curve()}
         facts |= {"expected_recall": round(banding.recall(self.threshold), 4)}
         if self.save_index:
-            kept = np.flatnonzero(followed[signed.fixed :] < 0) + signed.fixed
+            kept = np.flatnonzero(kept_by[signed.fixed :] < 0) + signed.fixed
             signed.save_index(job.output / "index", kept, self.ngram)
-        return Decision(followed, similarity, facts, signed.fixed, sets)
+        return Decision(kept_by, similarity, facts, signed.fixed, sets)
 
     def _near(
         self, job: Job, documents: Documents, signed: Signed, rank: Array, leader: Array, kept_by: Array,

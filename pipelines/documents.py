@@ -107,16 +107,26 @@ class _Arena:
         """A copy of a column of strings; None, and from then on, if there is no room for it."""
         found = texts_of(texts)
         begin, end = int(found.offsets[0]), int(found.offsets[-1])
-        self._left -= end - begin
-        if self._left < 0 or texts.null_count or texts.type != pa.string():
+        room = self._room(end - begin + 4 * len(found.offsets)) if texts.type == pa.string() else None
+        if room is None or texts.null_count:
             self._left = 0
             return None
-        if end - begin > len(self._block):
-            block = mmap.mmap(-1, max(BLOCK, end - begin), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Offsets, too: many short texts have more of them, and between what is freed again they would hold it back.
+        offsets = np.frombuffer(room, np.int32, len(found.offsets))
+        np.subtract(found.offsets, begin, out=offsets, casting="unsafe")
+        text = room[offsets.nbytes :]
+        text[:] = memoryview(cast(Any, found.data))[begin:end]
+        return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(text))
+
+    def _room(self, size: int) -> memoryview | None:
+        self._left -= size
+        if self._left < 0:
+            return None
+        if size > len(self._block):
+            block = mmap.mmap(-1, max(BLOCK, size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             with contextlib.suppress(AttributeError, OSError):  # no huge pages on this system
                 block.madvise(mmap.MADV_HUGEPAGE)
             self._block = memoryview(block)
-        room, self._block = self._block[: end - begin], self._block[end - begin :]
-        room[:] = memoryview(cast(Any, found.data))[begin:end]
-        offsets = (found.offsets - begin).astype(np.int32)
-        return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(room))
+        room, rest = self._block[:size], -size % 8  # so that offsets begin where an int32 may
+        self._block = self._block[size + rest :]
+        return room

@@ -84,24 +84,22 @@ class Signed:
         """Read what the indexes of `old` hold, then the documents, whose texts are kept."""
         folder.mkdir(parents=True)
         a, b = permutations(banding.permutations)
-        keys: list[Array] = [np.zeros((0, 2), np.uint64)]
-        counts: list[Array] = [np.zeros(0, np.uint32)]
-        rows: list[Array] = [np.zeros(0, np.int32)]
-        total, at = job.rows("documents"), 0
+        indexes = [_Index(artifact, ngram, banding) for artifact in old]
+        fixed = sum(len(index.keys) for index in indexes)
+        # Whole from the start: arrays put together in the end are there twice.
+        keys = np.empty((fixed + documents.rows, 2), np.uint64)
+        counts, lengths = np.empty(len(keys), np.uint32), np.zeros(len(keys), np.int32)
         files = [(folder / f"band-{band:03d}").open("wb") for band in range(banding.bands)]
         with (folder / "signatures").open("wb") as signatures:
-            for artifact in old:
-                index = _Index(artifact, ngram, banding)
-                keys.append(index.keys)
-                counts.append(index.counts)
-                rows.append((np.flatnonzero(index.counts >= 2) + at).astype(np.int32))
-                at += len(index.keys)
+            at = 0
+            for index in indexes:
+                here = slice(at, at + len(index.keys))
+                keys[here], counts[here] = index.keys, index.counts
+                at = here.stop
                 for chunk in index.signatures():
                     signatures.write(chunk.tobytes())
                     for band, file in enumerate(files):
                         file.write(banding.keys(chunk, band).tobytes())
-            fixed = at
-            lengths: list[Array] = [np.zeros(fixed, np.int32)]
             for start, batch in documents.batches(["text"], keep=True):
                 texts = texts_of(batch.column("text"))
                 made = sign_texts(texts, ngram, banding, a, b)
@@ -112,17 +110,12 @@ class Signed:
                 signatures.write(made.signatures[many].tobytes())
                 for file, band_keys in zip(files, made.bands, strict=True):
                     file.write(band_keys[many].tobytes())
-                keys.append(made.keys)
-                counts.append(made.counts.astype(np.uint32))
-                lengths.append(np.diff(texts.offsets).astype(np.int32))
-                rows.append((many + fixed + start).astype(np.int32))
-                job.progress(start + len(batch), total, "rows", doing="signatures")
+                here = slice(fixed + start, fixed + start + len(batch))
+                keys[here], counts[here], lengths[here] = made.keys, made.counts, np.diff(texts.offsets)
+                job.progress(start + len(batch), documents.rows, "rows", doing="signatures")
         for file in files:
             file.close()
-        return Signed(
-            folder, banding, np.concatenate(keys), np.concatenate(counts), np.concatenate(lengths), np.concatenate(rows),
-            fixed,
-        )  # fmt: skip
+        return Signed(folder, banding, keys, counts, lengths, np.flatnonzero(counts >= 2).astype(np.int32), fixed)
 
     def save_index(self, folder: Path, kept: Array, ngram: int) -> None:
         """Write the index of these (sorted) documents; each is a row of the artifact's data, in this order."""
