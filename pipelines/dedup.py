@@ -20,6 +20,7 @@ from engine.stage import NotIdentity, Port, Stage, port
 from pipelines.columns import column, strings
 from pipelines.documents import Documents
 from pipelines.duplicates import Candidates, Sets, buckets, components, same
+from pipelines.heap import trim
 from pipelines.minhash import Banding, choose_banding
 from pipelines.mix import numbers
 from pipelines.semantic import embed, near
@@ -32,6 +33,7 @@ PREFILTER_SIGMAS = 5.0
 PART_ROWS, PART_BYTES = 10_000, 32 << 20
 TEXTS = 0.6  # of the memory: for texts, which else are read for each pass anew
 EVIDENCE = 240  # characters of a shared passage that are shown
+NONE_NEAR = np.zeros(0, np.int64), np.zeros(0)
 
 
 class Dedup(Stage):
@@ -119,13 +121,14 @@ class Dedup(Stage):
             order = self._order(documents, None, 0) if self.prefer or self.keep == "best" else None
             remove_repeats(job, unit, self.passage, self.min_words, order, int(self.memory_gb * 1e9))
             return
-        file = job.scratch / "decision.npz"
+        file = job.scratch / "decided.npz"
         if file.exists():
             decision = Decision.load(file)
         else:
             shutil.rmtree(job.scratch / "signatures", ignore_errors=True)
             decision = self._decide(job, documents)
             decision.save(file)
+        trim()
         self._write(job, documents, decision)
         shutil.rmtree(job.scratch / "signatures", ignore_errors=True)
 
@@ -139,16 +142,16 @@ class Dedup(Stage):
             vectors, lengths = embed(job, self.model)
             order = self._order(documents, lengths, 0)
             kept_by, similarity = near(vectors, order, self.threshold, int(self.memory_gb * 1e9))
-            return Decision(kept_by, similarity, {"semantic": int((kept_by >= 0).sum())})
+            gone = np.flatnonzero(kept_by >= 0)
+            return Decision(kept_by, gone, similarity[gone], {"semantic": len(gone)})
         keys: list[Array] = [np.zeros((0, 2), np.uint64)]
         lengths_: list[Array] = [np.zeros(0, np.int64)]
         for _, batch in documents.batches(["text"], keep=True):
             texts = texts_of(batch.column("text"))
             keys.append(digests(texts))
             lengths_.append(np.diff(texts.offsets))
-        leader = same(np.concatenate(keys), self._order(documents, np.concatenate(lengths_), 0))
-        gone = leader != np.arange(len(leader))
-        return Decision(np.where(gone, leader, -1), gone.astype(float), {"exact": int(gone.sum())})
+        kept_by = _copies(np.concatenate(keys), self._order(documents, np.concatenate(lengths_), 0))
+        return Decision(kept_by, *NONE_NEAR, {"exact": int((kept_by >= 0).sum())})
 
     def _order(self, documents: Documents, lengths: Array | None, fixed: int) -> Array:
         """The documents in the order of preference; those of an index, the first `fixed` ones, come first."""
@@ -175,47 +178,50 @@ class Dedup(Stage):
         chances = ", ".join(f"{chance:.1%} at {like:g}" for like, chance in banding.curve()[8::2])
         job.say(f"{banding.bands} bands of {banding.rows} rows; a pair is compared with probability {chances}.")
         signed = Signed.make(job, documents, job.scratch / "signatures", self.ngram, banding, job.all("index"))
-        count = len(signed.keys)
-        order = self._order(documents, signed.lengths, signed.fixed)
+        count = len(signed.counts)
+        order = self._order(documents, signed.lengths(), signed.fixed)
+        kept_by = _copies(signed.keys(), order)
+        kept_by[: signed.fixed] = -1
         rank = np.empty(count, np.int32)
         rank[order] = np.arange(count, dtype=np.int32)
-        leader = same(signed.keys, order)
-        leader[: signed.fixed] = np.arange(signed.fixed)
-        kept_by = np.where(leader != np.arange(count, dtype=np.int32), leader, np.int32(-1))
-        similarity = (kept_by >= 0).astype(float)
+        del order
         facts = {"exact": int((kept_by >= 0).sum())}
-        sets = self._near(job, documents, signed, rank, leader, kept_by, similarity, facts)
+        sets, removed, likeness = self._near(job, documents, signed, rank, kept_by, facts)
         # A copy of a document that went goes where that went: it is the same set of shingles.
-        moved = np.flatnonzero(kept_by[leader] >= 0)
-        moved = moved[leader[moved] != moved]
-        kept_by[moved], similarity[moved] = kept_by[leader[moved]], similarity[leader[moved]]
+        moved = np.flatnonzero((kept_by >= 0) & (kept_by[kept_by] >= 0))
+        likeness = np.concatenate([likeness, likeness[np.searchsorted(removed, kept_by[moved])]])
+        kept_by[moved] = kept_by[kept_by[moved]]
+        removed = np.concatenate([removed, moved])
+        by_number = np.argsort(removed)
         facts |= {"bands": banding.bands, "rows": banding.rows, "curve": banding.curve()}
         facts |= {"expected_recall": round(banding.recall(self.threshold), 4)}
         if self.save_index:
             kept = np.flatnonzero(kept_by[signed.fixed :] < 0) + signed.fixed
             signed.save_index(job.output / "index", kept, self.ngram)
-        return Decision(kept_by, similarity, facts, signed.fixed, sets)
+        return Decision(kept_by, removed[by_number], likeness[by_number], facts, signed.fixed, sets)
 
     def _near(
-        self, job: Job, documents: Documents, signed: Signed, rank: Array, leader: Array, kept_by: Array,
-        similarity: Array, facts: dict[str, Any],
-    ) -> Sets:  # fmt: skip
-        """Find near-duplicates among the leaders; write what goes into `kept_by` and `similarity`."""
+        self, job: Job, documents: Documents, signed: Signed, rank: Array, kept_by: Array, facts: dict[str, Any]
+    ) -> tuple[Sets, Array, Array]:
+        """Find near-duplicates among documents that `kept_by` keeps, and enter them there: (sets of
+        candidates, the numbers of those removed, sorted, how like each is to the one kept)."""
         limit = int(self.memory_gb * 1e9)
-        own = leader[signed.rows] == signed.rows  # signatures of documents that are still there
+        own = kept_by[signed.rows] < 0  # signatures of documents that are still there
         groups = components(signed, own, limit)
+        trim()
         facts |= {"candidates": sum(map(len, groups)), "pairs_met": 0, "pairs_verified": 0, "near": 0}
         facts["groups"] = len(groups)
         members_of = [signed.rows[places] for places in groups]
         sets = Sets.make(job, documents, job.scratch / "signatures", members_of, signed.fixed, self.ngram)
         spread = np.sqrt(self.threshold * (1 - self.threshold) / signed.banding.permutations)
         least = max(self.threshold - PREFILTER_SIGMAS * spread, 0.0)
+        removed, likeness = [NONE_NEAR[0]], [NONE_NEAR[1]]
         for index, places in enumerate(groups):
             members = members_of[index]
             membership = np.full((len(places), signed.banding.bands), -1, np.int64)
             bucket_count = 0
             for band in range(signed.banding.bands):
-                rows, bucket, count = buckets(signed.band(band)[places])
+                rows, bucket, count = buckets(signed.band(band, places))
                 membership[rows, band] = bucket + bucket_count
                 bucket_count += count
             candidates = Candidates(
@@ -225,11 +231,14 @@ class Dedup(Stage):
             replaced, found, met, verified = candidates.resolve(self.threshold, least, self.transitive)
             gone = replaced >= 0
             kept_by[members[gone]] = members[replaced[gone]]
-            similarity[members[gone]] = found[gone]
+            removed.append(members[gone].astype(np.int64))
+            likeness.append(found[gone])
             facts["pairs_met"] += met
             facts["pairs_verified"] += verified
             facts["near"] += int(gone.sum())
-        return sets
+        gone = np.concatenate(removed)
+        by_number = np.argsort(gone)
+        return sets, gone[by_number], np.concatenate(likeness)[by_number]
 
     def _write(self, job: Job, documents: Documents, decision: Decision) -> None:
         kept_by, done, fixed = decision.kept_by, job.committed(), decision.fixed
@@ -248,7 +257,8 @@ class Dedup(Stage):
                 continue
             name = part_name(index, [identity for _, b in held for identity in b.column("id").to_pylist()])
             if name not in done:
-                split = [self._split(at, b, decision, names) for at, b in held]
+                # One by one, so that a part isn't in memory twice.
+                split = [self._split(*held.pop(0), decision, names) for _ in range(len(held))]
                 rejected = [table for _, table in split if len(table)]
                 job.commit(
                     name,
@@ -271,11 +281,11 @@ class Dedup(Stage):
     ) -> tuple[pa.Table, pa.Table]:
         """(kept, rejected) rows of a batch whose first row is document `at`."""
         table = pa.Table.from_batches([batch])
-        by, like = decision.kept_by[at : at + len(batch)], decision.similarity[at : at + len(batch)]
+        by = decision.kept_by[at : at + len(batch)]
         gone = by >= 0
         if not gone.any():
             return table, table.slice(0, 0)
-        by, like = by[gone], like[gone]
+        by, like = by[gone], decision.likeness_of(at, at + len(batch))[gone]
         rejected = table.filter(column(gone))
         kept_id = names[1].take(column(np.searchsorted(names[0], by)))
         values, which = np.unique(like, return_inverse=True)
@@ -310,22 +320,32 @@ class Dedup(Stage):
 
 @dataclass(frozen=True)
 class Decision:
-    """For each document, the one kept in its place (-1: itself) and how like the two are.
+    """For each document, the one kept in its place (-1: itself).
 
-    The first `fixed` documents are those of an index. `sets` holds the shingles of candidates, on disk.
+    `near` are the removed ones, sorted, that are no exact copy, `likeness` how like the kept one each of them is. The first
+    `fixed` documents are those of an index. `sets` holds the shingles of candidates, on disk.
     """
 
     kept_by: Array
-    similarity: Array
+    near: Array
+    likeness: Array
     facts: dict[str, Any]
     fixed: int = 0
     sets: Sets | None = None
+
+    def likeness_of(self, begin: int, end: int) -> Array:
+        """(end - begin,) of these documents; 1 for copies."""
+        made = np.ones(end - begin)
+        low, high = np.searchsorted(self.near, [begin, end])
+        made[self.near[low:high] - begin] = self.likeness[low:high]
+        return made
 
     def save(self, file: Path) -> None:
         partial = file.with_suffix(".partial.npz")
         facts = json.dumps({"facts": self.facts, "fixed": self.fixed})
         places: dict[str, Any] = {} if self.sets is None else self.sets.places()
-        np.savez(partial, kept_by=self.kept_by, similarity=self.similarity, facts=np.array(facts), **places)
+        made: dict[str, Any] = {"kept_by": self.kept_by, "near": self.near, "likeness": self.likeness}
+        np.savez(partial, facts=np.array(facts), **made, **places)
         partial.replace(file)
 
     @staticmethod
@@ -333,7 +353,14 @@ class Decision:
         with np.load(file) as known:
             said = json.loads(str(known["facts"]))
             sets = Sets.load(file.parent / "signatures", known) if "documents" in known else None
-            return Decision(known["kept_by"], known["similarity"], said["facts"], said["fixed"], sets)
+            return Decision(known["kept_by"], known["near"], known["likeness"], said["facts"], said["fixed"], sets)
+
+
+def _copies(keys: Array, order: Array) -> Array:
+    """For each document, the one of the same key that comes first in `order`; -1 for that one itself."""
+    leader = same(keys, order)
+    leader[leader == np.arange(len(leader), dtype=np.int32)] = -1
+    return leader
 
 
 def _trust(batch: pa.RecordBatch, patterns: list[str]) -> Array:

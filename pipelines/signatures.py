@@ -1,7 +1,7 @@
 """Digests, signatures and band keys of documents: what `dedup` knows of them without their text.
 
-In memory are 20 bytes a document; signatures and band keys are on disk, the latter a file a band. Kept as an `index`,
-they let later documents be compared with these without reading them again.
+In memory are 4 bytes a document, and 4 more for one that has a signature; the rest is on disk, band keys a file a band.
+Kept as an `index`, it lets later documents be compared with these without reading them again.
 
     index/index.json        how the signatures were made
     index/keys.npy          (N, 2) uint64: documents with equal keys have the same words
@@ -11,6 +11,7 @@ they let later documents be compared with these without reading them again.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from pipelines.documents import Documents
 from pipelines.minhash import Banding, permutations, sign_texts
 from pipelines.shingles import Array, Texts, texts_of
 
-CHUNK = 1 << 16  # rows of a file that are read at a time
+CHUNK = 1 << 14  # rows of a file that are read at a time
 
 
 def digests(texts: Texts, salt: bytes = b"") -> Array:
@@ -47,35 +48,41 @@ class Signed:
     """What is known of documents.
 
     Attributes:
-        keys: (N, 2) uint64: documents with equal keys have the same words.
         counts: (N,) uint32: shingles, repeats included.
-        lengths: (N,) int32: bytes.
         rows: (S,) int32: which documents have a signature.
         fixed: how many documents, the first ones, come from an index.
     """
 
     folder: Path
     banding: Banding
-    keys: Array
     counts: Array
-    lengths: Array
     rows: Array
     fixed: int
 
-    def band(self, index: int) -> Array:
-        """(S,) uint64: the keys of a band."""
-        return np.fromfile(self.folder / f"band-{index:03d}", np.uint64)
+    def keys(self) -> Array:
+        """(N, 2) uint64: documents with equal keys have the same words."""
+        return np.fromfile(self.folder / "keys", np.uint64).reshape(-1, 2)
+
+    def lengths(self) -> Array:
+        """(N,) int32: bytes; 0 for those of an index."""
+        return np.fromfile(self.folder / "lengths", np.int32)
+
+    def band(self, index: int, places: Array | None = None) -> Array:
+        """(S,) uint64: the keys of a band, or those with these (sorted) numbers."""
+        file = self.folder / _band(index)
+        return np.fromfile(file, np.uint64) if places is None else self._picked(file, np.uint64, 1, places).ravel()
 
     def signatures(self, places: Array) -> Array:
         """(P, permutations) uint32: the signatures with these (sorted) numbers."""
-        file, width = self.folder / "signatures", self.banding.permutations
-        made = np.empty((len(places), width), np.uint32)
-        # A window of the file at a time: pages that are mapped count as memory.
-        for begin in range(0, len(self.rows), CHUNK):
-            low, high = np.searchsorted(places, [begin, begin + CHUNK])
-            if high > low:
-                shape = min(CHUNK, len(self.rows) - begin), width
-                window = np.memmap(file, np.uint32, "r", offset=begin * 4 * width, shape=shape)
+        return self._picked(self.folder / "signatures", np.uint32, self.banding.permutations, places)
+
+    def _picked(self, file: Path, kind: type[Any], width: int, places: Array) -> Array:
+        """(P, width): rows of a file of S rows, of which a window at a time is read."""
+        made = np.empty((len(places), width), kind)
+        with file.open("rb") as rows:
+            for begin in range(0, len(self.rows), CHUNK):
+                low, high = np.searchsorted(places, [begin, begin + CHUNK])
+                window = np.fromfile(rows, kind, CHUNK * width).reshape(-1, width)
                 made[low:high] = window[places[low:high] - begin]
         return made
 
@@ -86,20 +93,21 @@ class Signed:
         a, b = permutations(banding.permutations)
         indexes = [_Index(artifact, ngram, banding) for artifact in old]
         fixed = sum(len(index.keys) for index in indexes)
-        # Whole from the start: arrays put together in the end are there twice.
-        keys = np.empty((fixed + documents.rows, 2), np.uint64)
-        counts, lengths = np.empty(len(keys), np.uint32), np.zeros(len(keys), np.int32)
-        files = [(folder / f"band-{band:03d}").open("wb") for band in range(banding.bands)]
-        with (folder / "signatures").open("wb") as signatures:
-            at = 0
+        counts, at = np.empty(fixed + documents.rows, np.uint32), 0
+        with contextlib.ExitStack() as stack:
+            keys, lengths, signatures, *bands = (
+                stack.enter_context((folder / name).open("wb"))
+                for name in ("keys", "lengths", "signatures", *map(_band, range(banding.bands)))
+            )
             for index in indexes:
-                here = slice(at, at + len(index.keys))
-                keys[here], counts[here] = index.keys, index.counts
-                at = here.stop
+                keys.write(index.keys.tobytes())
+                counts[at : at + len(index.keys)] = index.counts
+                at += len(index.keys)
                 for chunk in index.signatures():
                     signatures.write(chunk.tobytes())
-                    for band, file in enumerate(files):
+                    for band, file in enumerate(bands):
                         file.write(banding.keys(chunk, band).tobytes())
+            lengths.write(bytes(4 * fixed))
             for start, batch in documents.batches(["text"], keep=True):
                 texts = texts_of(batch.column("text"))
                 made = sign_texts(texts, ngram, banding, a, b)
@@ -108,19 +116,18 @@ class Signed:
                     made.keys[wordless] = digests(texts_of(batch.column("text").take(column(wordless))), b"no words")
                 many = np.flatnonzero(made.counts >= 2)
                 signatures.write(made.signatures[many].tobytes())
-                for file, band_keys in zip(files, made.bands, strict=True):
+                for file, band_keys in zip(bands, made.bands, strict=True):
                     file.write(band_keys[many].tobytes())
-                here = slice(fixed + start, fixed + start + len(batch))
-                keys[here], counts[here], lengths[here] = made.keys, made.counts, np.diff(texts.offsets)
+                keys.write(made.keys.tobytes())
+                lengths.write(np.diff(texts.offsets).astype(np.int32).tobytes())
+                counts[fixed + start : fixed + start + len(batch)] = made.counts
                 job.progress(start + len(batch), documents.rows, "rows", doing="signatures")
-        for file in files:
-            file.close()
-        return Signed(folder, banding, keys, counts, lengths, np.flatnonzero(counts >= 2).astype(np.int32), fixed)
+        return Signed(folder, banding, counts, np.flatnonzero(counts >= 2).astype(np.int32), fixed)
 
     def save_index(self, folder: Path, kept: Array, ngram: int) -> None:
         """Write the index of these (sorted) documents; each is a row of the artifact's data, in this order."""
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "keys.npy", self.keys[kept])
+        np.save(folder / "keys.npy", self.keys()[kept])
         np.save(folder / "counts.npy", self.counts[kept])
         places = np.flatnonzero(np.isin(self.rows, kept))
         made = np.lib.format.open_memmap(
@@ -131,6 +138,10 @@ class Signed:
         made.flush()
         facts = {"ngram": ngram, "bands": self.banding.bands, "rows": self.banding.rows, "documents": len(kept)}
         (folder / "index.json").write_text(json.dumps(facts))
+
+
+def _band(index: int) -> str:
+    return f"band-{index:03d}"
 
 
 class _Index:
