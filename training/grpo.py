@@ -132,8 +132,8 @@ class Grpo(Stage):
         """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
         size = self.rollouts // self.minibatches
         return memory.forecast_fine_tuning(
-            given["policy"][0], device.less(self.gpu_share), self.lora, size, self.micro_batch or size,
-            2 * self.max_tokens, references=int(not self.lora) + len(given.get("reward", [])),
+            given["policy"][0], device.less(self.gpu_share), self.lora, 2 * self.max_tokens, size,
+            self.micro_batch or size, references=int(not self.lora) + len(given.get("reward", [])),
         )  # fmt: skip
 
     def run(self, job: Job) -> None:

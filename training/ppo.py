@@ -163,8 +163,8 @@ class Ppo(Stage):
         split = count if self.sharding == "shard" else 1
         beside = (int(not self.lora) + 4 * (self.critic == "separate")) / split + len(given.get("reward", []))
         return memory.forecast_fine_tuning(
-            given["policy"][0], device.less(self.gpu_share), self.lora, at_once, at_once, length,
-            references=beside, whole=True, processes=split,
+            given["policy"][0], device.less(self.gpu_share), self.lora, length, at_once,
+            references=beside, processes=split,
         )  # fmt: skip
 
     def run(self, job: Job) -> None:
