@@ -590,8 +590,8 @@ def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_t
     from transformers import AutoModelForCausalLM
 
     from training.logprobs import token_logprobs
+    from training.reward_function import Scorer
     from training.reward_model import RewardModel
-    from training.scoring import Scorer
 
     model, rollouts = _sampled(bench, policy, folder, 512, max_tokens)
     scores = Scorer(RewardModel.load(str(reward.path)), {}, {}).score(rollouts)[0]
@@ -612,8 +612,8 @@ def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_t
 def best_of_n(bench: Bench, policy: Artifact, reward: Artifact, spent: float, max_tokens: int) -> dict[str, float]:
     """The reward of the best of n answers of the untrained policy, at the greatest n (up to 64) within this KL."""
     from training.kl import best_of_n as best_of_n_kl
+    from training.reward_function import Scorer
     from training.reward_model import RewardModel
-    from training.scoring import Scorer
 
     _, rollouts = _sampled(bench, policy, policy.path, 8 * 64 * 4, max_tokens)
     scores = Scorer(RewardModel.load(str(reward.path)), {}, {}).score(rollouts)[0]

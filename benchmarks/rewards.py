@@ -750,10 +750,10 @@ def bad_input(quick: bool) -> list[Claim]:
     import torch
 
     from training.reward import Reward
+    from training.reward_function import Scorer, same_tokenizer
     from training.reward_model import RewardModel
     from training.rollouts import Question, Rollout
-    from training.scoring import Scorer, same_tokenizer
-    from training.scoring import measure as measure_rule
+    from training.rules import measure as measure_rule
 
     torch.set_num_threads(1)
     said: dict[str, str] = {}

@@ -47,8 +47,8 @@ from training.lora import Lora
 from training.overoptimisation import GuardConfig
 from training.ppo_run import Run
 from training.rollouts import Rollout, keep, warn_of_sameness
+from training.rules import Rule
 from training.tracking import ReportTo, tracked
-from training.verify import Rule
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,6 +11,7 @@ from engine.errors import UserError
 from engine.job import Job
 from training import kl, snapshot
 from training.checkpoint import Checkpoints
+from training.reward_function import make_scorer
 from training.rollouts import (
     Question,
     Rollout,
@@ -24,7 +25,6 @@ from training.rollouts import (
     sample,
     start_engine,
 )  # fmt: skip
-from training.scoring import make_scorer
 from training.trl_stage import load_model, quiet, save
 from training.watch import Watch
 
