@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from training import flops
 from training.llama import Llama, initial_model
-from training.memory import Shape, fine_tuning, parameters, pretraining
+from training.memory import FineTuning, Shape, parameters, pretraining
 from training.optim import build
 
 GIB = 2**30
@@ -130,7 +130,7 @@ def fine_tune(shape: LlamaConfig, method: str, batch: int, repeats: int) -> dict
 
     found = measured(step, tokens_BT.numel(), repeats)
     share = sum(p.numel() for p in trained) / parameters(cast(Shape, shape))
-    need = fine_tuning(cast(Shape, shape), method, batch, length).total / GIB  # pyright: ignore[reportArgumentType]
+    need = FineTuning(cast(Shape, shape), length, method).memory(batch).total / GIB  # pyright: ignore[reportArgumentType]
     return {"batch": batch, "trainable_share": round(share, 5), **found, "counted_memory_gib": round(need, 2)}
 
 

@@ -310,7 +310,7 @@ def adapters(store: Store, folder: Path, serve: bool) -> tuple[dict[str, Any], C
             found[name] = made(store, stage, model=model, conversations=chats)
         weights = next(found[name].path.glob("*model.safetensors")).stat().st_size
         share = found[name].manifest["summary"]["trainable_share"]
-        counted = memory.fine_tuning(shape, "lora" if lora else "full", 6, 64, 2, gpu=False).total
+        counted = memory.FineTuning(shape, 64, "lora" if lora else "full", r=2, gpu=False).memory(6).total
         table[name] = {
             "counted_memory_mib": round(counted / 2**20, 1),
             "trainable_share": round(share, 4),

@@ -88,7 +88,7 @@ class Dpo(Stage):
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         size, references = self.micro_batch or self.batch, int(not self.lora and self.loss not in REFERENCE_FREE)
         return memory.forecast_fine_tuning(
-            given["policy"][0], device, self.lora, self.batch, size, self.max_length, rows=2, references=references
+            given["policy"][0], device, self.lora, self.max_length, self.batch, size, rows=2, references=references
         )
 
     def run(self, job: Job) -> None:

@@ -40,11 +40,11 @@ from training.evaluation_table import side_by_side, tabulate
 from training.logprobs import token_logprobs
 from training.overoptimisation import best_of_at_kl
 from training.perplexity import surprise
+from training.reward_function import make_scorer, same_tokenizer
 from training.rollouts import Question, Rollout, check_room, load_questions
-from training.scoring import frame, make_scorer, measure, same_tokenizer
+from training.rules import Rule, frame, measure
 from training.stored_rollouts import load_rollouts, score_rollouts
 from training.trl_stage import load_model, quiet
-from training.verify import Rule
 
 if TYPE_CHECKING:
     from generators.vllm_backend import VllmEngine

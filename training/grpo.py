@@ -33,6 +33,7 @@ from engine.stage import Device, NotIdentity, Stage, port
 from training import memory
 from training.logprobs import token_logprobs
 from training.lora import Lora, is_adapter
+from training.reward_function import Scorer, make_scorer
 from training.rollouts import (
     Question,
     Rollout,
@@ -45,10 +46,9 @@ from training.rollouts import (
     start_engine,
     warn_of_sameness,
 )  # fmt: skip
-from training.scoring import Scorer, make_scorer
+from training.rules import Rule
 from training.tracking import ReportTo
 from training.trl_stage import arguments, load_model, save, train
-from training.verify import Rule
 
 if TYPE_CHECKING:
     from training.rollouts import Engine
@@ -132,8 +132,8 @@ class Grpo(Stage):
         """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
         size = self.rollouts // self.minibatches
         return memory.forecast_fine_tuning(
-            given["policy"][0], device.less(self.gpu_share), self.lora, size, self.micro_batch or size,
-            2 * self.max_tokens, references=int(not self.lora) + len(given.get("reward", [])),
+            given["policy"][0], device.less(self.gpu_share), self.lora, 2 * self.max_tokens, size,
+            self.micro_batch or size, references=int(not self.lora) + len(given.get("reward", [])),
         )  # fmt: skip
 
     def run(self, job: Job) -> None:

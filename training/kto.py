@@ -65,9 +65,8 @@ class Kto(Stage):
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(
-            given["policy"][0], device, self.lora, self.batch, self.batch, self.max_length,
-            references=int(not self.lora), whole=True,
-        )  # fmt: skip
+            given["policy"][0], device, self.lora, self.max_length, self.batch, references=int(not self.lora)
+        )
 
     def run(self, job: Job) -> None:
         import datasets

@@ -117,8 +117,9 @@ def say_cost(job: Job, model: Any, batch: int, length: int) -> None:
         f"peak memory {memory.gibibytes(flops.peak_memory(device))}"
     )
     if shape:
-        gpu = torch.cuda.is_available()
-        ours = memory.fine_tuning(shape, "lora", batch, length, gpu=gpu)
-        full = memory.fine_tuning(shape, "full", batch, length, gpu=gpu)
-        line += f"; counted: {memory.gibibytes(ours.total)}, full training {memory.gibibytes(full.total)}"
+        ours, full = (
+            memory.FineTuning(shape, length, method, gpu=torch.cuda.is_available()).memory(batch).total
+            for method in ("lora", "full")
+        )
+        line += f"; counted: {memory.gibibytes(ours)}, full training {memory.gibibytes(full)}"
     job.say(line)

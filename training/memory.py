@@ -8,7 +8,7 @@ layer on a GPU. Allocators and kernels need some on top: `HEADROOM`.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -124,54 +124,46 @@ def pretraining(config: Shape, blocks: int, block: int, product_bytes: int = 2, 
     return Memory(4 * count, 4 * count, 8 * count, kept)
 
 
-def fine_tuning(
-    config: Shape,
-    method: Method,
-    batch: int,
-    length: int,
-    r: int = 16,
-    gpu: bool = True,
-    references: float = 0,
-    processes: int = 1,
-) -> Memory:
-    """`sft` with AdamW on float32 weights (or adapters). On a GPU products are in bfloat16 and activations are recomputed
-    by layer; without one they are float32 and all kept. `references` are whole models beside it that only look. With FSDP2
-    the model itself, whatever trains it, is split over `processes`."""
-    count = parameters(config)
-    matrices = matrix_weights(config)
-    trained = count / processes if method == "full" else adapter_weights(config, r)
-    frozen = {"full": 0.0, "lora": 4.0 * count, "qlora": QUANTIZED * matrices + 2.0 * (count - matrices)}[method]
-    frozen += 4.0 * count * references
-    tokens = batch * length
-    kept = tokens * (
-        2 * config.hidden_size * config.num_hidden_layers + layer_activations(config, 2)
-        if gpu
-        else config.num_hidden_layers * layer_activations(config, 4)
-    )
-    return Memory(frozen + 4 * trained, 4 * trained, 8 * trained, kept)
+@dataclass(frozen=True)
+class FineTuning:
+    """What is trained with AdamW on float32 weights (or adapters), and how. On a GPU products are in bfloat16 and
+    activations are recomputed by layer; without one they are float32 and all kept."""
 
+    shape: Shape
+    length: int  # tokens of a sequence
+    method: Method = "full"
+    r: int = 16  # of an adapter
+    gpu: bool = True
+    references: float = 0  # whole models beside it that only look
+    processes: int = 1  # over which FSDP2 splits the model itself, whatever trains it
 
-def propose(
-    config: Shape,
-    device: float,
-    batch: int,
-    length: int,
-    r: int = 16,
-    gpu: bool = True,
-    references: float = 0,
-    processes: int = 1,
-) -> list[Fit]:
-    """What fits into `device` bytes for steps of `batch` sequences: for each method the most at once, full first. An
-    adapter needs no reference beside it: that is the model without it."""
-    found: list[Fit] = []
-    for method in ("full", "lora", "qlora")[: 3 if gpu else 2]:
-        for at_once in sorted((n for n in range(1, batch + 1) if batch % n == 0), reverse=True):
-            beside = references if method == "full" else 0
-            need = fine_tuning(config, method, at_once, length, r, gpu, beside, processes)
-            if need.total <= HEADROOM * device:
-                found.append(Fit(method, at_once, batch // at_once, need))
-                break
-    return found
+    def memory(self, sequences: int) -> Memory:
+        """With so many sequences at once."""
+        count, matrices, layers = parameters(self.shape), matrix_weights(self.shape), self.shape.num_hidden_layers
+        trained = count / self.processes if self.method == "full" else adapter_weights(self.shape, self.r)
+        frozen = {"full": 0.0, "lora": 4.0 * count, "qlora": QUANTIZED * matrices + 2.0 * (count - matrices)}[
+            self.method
+        ]
+        frozen += 4.0 * count * self.references
+        kept = sequences * self.length * (
+            2 * self.shape.hidden_size * layers + layer_activations(self.shape, 2)
+            if self.gpu
+            else layers * layer_activations(self.shape, 4)
+        )  # fmt: skip
+        return Memory(frozen + 4 * trained, 4 * trained, 8 * trained, kept)
+
+    def ways(self, device: float, batch: int, rows: int = 1) -> list[Fit]:
+        """What fits into `device` bytes for steps of `batch` examples of so many rows: for each method the most at once,
+        full first. An adapter needs no reference beside it: that is the model without it."""
+        found: list[Fit] = []
+        for method in ("full", "lora", "qlora")[: 3 if self.gpu else 2]:
+            way = replace(self, method=method, references=self.references if method == "full" else 0)
+            for at_once in sorted((n for n in range(1, batch + 1) if batch % n == 0), reverse=True):
+                need = way.memory(at_once * rows)
+                if need.total <= HEADROOM * device:
+                    found.append(Fit(method, at_once, batch // at_once, need))
+                    break
+        return found
 
 
 def kv_cache(config: Shape, sequences: int, length: int, number_bytes: int = 2) -> int:
@@ -191,24 +183,24 @@ def forecast_fine_tuning(
     known: dict[str, Any],
     device: Device,
     lora: Lora | None,
-    batch: int,
-    micro_batch: int,
     length: int,
+    batch: int,
+    micro_batch: int | None = None,
+    *,
     rows: int = 1,
     references: float = 0,
-    methods: Sequence[Method] = ("full", "lora", "qlora"),
-    whole: bool = False,
     processes: int = 1,
+    methods: Sequence[Method] = ("full", "lora", "qlora"),
 ) -> dict[str, Any]:
     """A stage's forecast: the model's config, what training it as configured needs, and where that does not fit, what does.
 
     Args:
         known: what is known about the model.
+        micro_batch: of a stage that can make it smaller.
         rows: sequences that one example is (a pair is two).
         references: frozen models of the same size beside it.
-        methods: those that the stage has.
-        whole: it has no `micro_batch` that could be made smaller.
         processes: those that split the weights (FSDP2).
+        methods: those that the stage has.
     """  # fmt: skip
     config = known.get("config")
     shape = shape_of(config) if config else None
@@ -216,19 +208,21 @@ def forecast_fine_tuning(
         return {}
     method: Method = "full" if lora is None else "qlora" if lora.quantize else "lora"
     r, length = lora.r if lora else 16, min(length, config.get("max_position_embeddings") or length)
-    need = fine_tuning(shape, method, micro_batch * rows, length, r, device.gpu, references, processes)
+    training = FineTuning(shape, length, method, r, device.gpu, references, processes)
+    sequences = (micro_batch or batch) * rows
+    need = training.memory(sequences)
     told = (
-        f"{parameters(shape):,} weights, {method} at {micro_batch * rows} x {length} tokens: {gibibytes(need.total)} "
+        f"{parameters(shape):,} weights, {method} at {sequences} x {length} tokens: {gibibytes(need.total)} "
         f"(weights {gibibytes(need.weights)}, gradients {gibibytes(need.gradients)}, optimizer "
         f"{gibibytes(need.optimizer)}, activations {gibibytes(need.activations)}) of {gibibytes(device.memory)}"
     )
     if need.total > HEADROOM * device.memory:
         settings = {"full": [], "lora": [f"lora: {{r: {r}}}"], "qlora": [f"lora: {{r: {r}, quantize: true}}"]}
         ways = [
-            f"`{', '.join([*settings[fit.method], *([] if whole else [f'micro_batch: {fit.batch}'])])}` "
-            f"({'' if whole else f'x {fit.accumulate}: '}{gibibytes(fit.memory.total)})"
-            for fit in propose(shape, device.memory, batch, length * rows, r, device.gpu, references, processes)
-            if fit.method in methods and (fit.batch == batch or not whole)
+            f"`{', '.join([*settings[fit.method], *([f'micro_batch: {fit.batch}'] if micro_batch else [])])}` "
+            f"({f'x {fit.accumulate}: ' if micro_batch else ''}{gibibytes(fit.memory.total)})"
+            for fit in training.ways(device.memory, batch, rows)
+            if fit.method in methods and (micro_batch or fit.batch == batch)
         ]
         told += ": DOES NOT FIT. " + (f"What does: {'; '.join(ways)}" if ways else "Nor does an adapter with one row")
     return {"config": config, "needs": told}

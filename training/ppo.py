@@ -20,8 +20,8 @@ has the sampler answer the next questions while the policy learns (Noukhovitch e
 Everything an iteration draws is derived from its number. With policy, critic, optimizer and beta in one checkpoint an
 iteration, a run that is killed ends with the same bits as one that is not.
 
-Several processes (`training.distributed`) share 2 and 4, rank 0 alone samples, scores, reports and writes: all of them
-run the same lines, and a function that hands something from one to the others says so.
+Several processes (`training.distributed`) share 2 and 4, rank 0 alone samples, scores, reports and writes (`training.ppo_run`):
+all of them run the same lines, and a function that hands something from one to the others says so.
 
 Shapes: B rollouts, R tokens of the longest response, D hidden.
 """
@@ -29,53 +29,32 @@ Shapes: B rollouts, R tokens of the longest response, D hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from engine.errors import UserError
 from engine.job import Job
 from engine.seeds import generator
 from engine.stage import Device, NotIdentity, Stage, port
-from training import gae, kl, memory, schedule, snapshot
+from training import gae, kl, memory, schedule
 from training.answers import TOKENS, Answer, pad
-from training.checkpoint import Checkpoints
 from training.logprobs import forward
 from training.lora import Lora
 from training.overoptimisation import GuardConfig
-from training.rollouts import (
-    Question,
-    Rollout,
-    answered,
-    ask,
-    check_room,
-    consumed,
-    draw,
-    hand_over,
-    keep,
-    load_questions,
-    sample,
-    start_engine,
-    warn_of_sameness,
-)  # fmt: skip
-from training.scoring import make_scorer
+from training.ppo_run import Run
+from training.rollouts import Rollout, keep, warn_of_sameness
+from training.rules import Rule
 from training.tracking import ReportTo, tracked
-from training.trl_stage import load_model, quiet, save
-from training.verify import Rule
-from training.watch import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from generators.backend import Completion
     from training.critic import Critic
-    from training.rollouts import Engine
-    from training.scoring import Scorer
 
 
 class Ppo(Stage):
@@ -163,8 +142,8 @@ class Ppo(Stage):
         split = count if self.sharding == "shard" else 1
         beside = (int(not self.lora) + 4 * (self.critic == "separate")) / split + len(given.get("reward", []))
         return memory.forecast_fine_tuning(
-            given["policy"][0], device.less(self.gpu_share), self.lora, at_once, at_once, length,
-            references=beside, whole=True, processes=split,
+            given["policy"][0], device.less(self.gpu_share), self.lora, length, at_once,
+            references=beside, processes=split,
         )  # fmt: skip
 
     def run(self, job: Job) -> None:
@@ -177,140 +156,33 @@ class Ppo(Stage):
             self.optimise(job)
 
     def optimise(self, job: Job) -> None:
-        import torch
-
-        from generators.backend import Completion
-        from training.distributed import from_lead, put_together, rank, spread
-
-        quiet()
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        if self.rollouts % self.samples:
-            raise UserError(f"`rollouts` is {self.rollouts}, which `samples` ({self.samples}) does not divide.")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        leads = rank() == 0
-        location = job.input("policy").location
-        policy: Any
-        policy, tokenizer = load_model(location, job)
-        given = job.maybe("reference")
-        # With an adapter the policy without it is the reference: one copy of the weights.
-        reference: Any = (
-            None if self.lora and not given else load_model((given or job.input("policy")).location, job)[0]
-        )
-        critic = make_critic(self.critic, policy, location, job)
-        if self.lora:
-            from peft import get_peft_model
-
-            policy = get_peft_model(policy, self.lora.config())
-        for module in (policy, reference, critic):
-            if module is not None:
-                module.to(device).eval()  # dropout off: rho is 1 before the first step
-                spread(module, self.sharding)
-        scorer: Scorer | None = None
-        if leads:
-            scorer = make_scorer(job, tokenizer, self.rules, self.weights, self.pessimism, device)
-        questions = load_questions(job, tokenizer)
-        check_room(questions, self.max_tokens, policy.config)
-
-        parameters = [p for p in (*policy.parameters(), *critic.parameters()) if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
-        checkpoints = Checkpoints(job.scratch / "checkpoints")
-        modules = {"policy": policy, "critic": critic}
-        found = snapshot.restore(checkpoints, modules, optimizer)
-        controller = kl.Controller(found.facts["beta"] if found else self.beta, self.target)
-        watch: Watch | None = None
-        if self.guard:
-            points = found.facts["points"] if found else []
-            watch = Watch(job, tokenizer, self.guard, self.gold, self.gold_every, points)
-            check_room(watch.questions, self.max_tokens, policy.config)
-        engine: Engine | None = None
-        reason: str | None = None
-        ready = [Completion(**completion) for completion in found.facts["ahead"]] if found else []
-        background = ThreadPoolExecutor(1)
-        looks = self.iterations + bool(watch)  # with a guard the last policy is looked at, too
-        for iteration in range(found.step if found else 0, looks):
-            if leads and not engine:
-                everything = [*questions, *(watch.questions if watch else [])]
-                engine = start_engine(location, everything, self.max_tokens, self.gpu_share, job, self.ahead)
-            asked = self.draw(questions, iteration, job.seed)
-            if ready:
-                rollouts, sampled = answered(tokenizer, asked, ready), ready
-            else:
-                rollouts, sampled = ask(job, engine, policy, tokenizer, asked, self.max_tokens, iteration)
-            scores, parts = from_lead(partial(score, scorer, rollouts))
+        run = Run(self, job)
+        for iteration in run.iterations:
+            rollouts, sampled = run.sample(iteration)
+            scores, parts = run.score(rollouts)
             worth = scores - self.missing_eos * np.array([not rollout.ended for rollout in rollouts])
-            experience = self.look_back(policy, reference, critic, rollouts, sampled, worth, controller.beta)
-            if watch:
-                reason = watch.look(
-                    iteration, policy, float(scores.mean()), experience.kl, parts.get("disagreement"),
-                    partial(self.answer, job, engine, policy, tokenizer, -1 - iteration), iteration == self.iterations,
-                )  # fmt: skip
-                if reason or iteration == self.iterations:
-                    break
+            experience = self.look_back(run, rollouts, sampled, worth)
+            if run.ends(iteration, float(scores.mean()), experience.kl, parts.get("disagreement")):
+                break
             warn_of_sameness(job, iteration, rollouts, scores)
-            if leads:
+            if run.leads:
                 keep(job, iteration, rollouts, scores)
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * (schedule.linear(iteration, self.iterations, 0.0) if self.decay else 1.0)
-            coming: Future[list[Completion]] | None = None
-            if self.ahead and iteration + 1 < looks:
-                hand_over(engine, policy)
-                following = self.draw(questions, iteration + 1, job.seed)
-                arguments = job, engine, following, self.max_tokens, iteration + 1
-                coming = background.submit(sample, *arguments) if leads else Future()
-            learnt = self.improve(job, policy, critic, optimizer, experience, iteration)
-            ready = from_lead(coming.result) if coming else []
-            job.metric(iteration + 1, **parts, **describe(rollouts, worth, experience), **learnt, beta=controller.beta)
+            run.sample_ahead(iteration + 1)
+            learnt = self.improve(run, experience, iteration)
+            beta = run.controller.beta
+            job.metric(iteration + 1, **parts, **describe(rollouts, worth, experience), **learnt, beta=beta)
             job.progress(iteration + 1, self.iterations, "iterations")
-            controller.update(experience.kl, self.rollouts)
-            facts = {
-                "beta": controller.beta,
-                "points": watch.guard.as_json() if watch else [],
-                "ahead": [asdict(completion) for completion in ready],
-            }
-            checkpoint = snapshot.take(iteration + 1, modules, optimizer, facts)
-            if leads:
-                checkpoints.save(checkpoint)
-        checkpoints.wait()
-        background.shutdown()
-        if engine is not None:
-            engine.close()
-        # The same digest of `consumed` says: the same answers to the same prompts, in the same order, were learnt from.
-        digest, learnt_from = consumed(job)
-        job.summary(consumed=digest, episodes=learnt_from, beta=controller.beta)
-        if watch:
-            if reason:
-                job.say(f"Stopped before iteration {learnt_from // self.rollouts + 1}: {reason}")
-            job.summary(kept_iteration=watch.restore_best(policy), stopped=reason or "")
-        if self.lora and self.lora.merge:
-            policy = policy.merge_and_unload()
-        policy = put_together(policy, lambda: load_model(location, job)[0])
-        if leads:
-            save(job, policy, tokenizer, job.input("policy").id if self.lora and not self.lora.merge else "")
+            run.controller.update(experience.kl, self.rollouts)
+            run.save(iteration + 1)
+        run.finish()
 
-    def draw(self, questions: Sequence[Question], iteration: int, seed: int) -> list[Question]:
-        drawn = draw(len(questions), self.rollouts // self.samples, iteration, seed)
-        return [questions[i] for i in drawn for _ in range(self.samples)]
-
-    def answer(
-        self, job: Job, engine: Engine | None, policy: Any, tokenizer: Any, number: int, questions: list[Question]
-    ) -> list[Rollout]:
-        return ask(job, engine, policy, tokenizer, questions, self.max_tokens, number)[0]
-
-    def look_back(
-        self,
-        policy: Any,
-        reference: Any,
-        critic: Critic,
-        rollouts: list[Rollout],
-        sampled: list[Completion],
-        scores: np.ndarray,
-        beta: float,
-    ) -> Experience:
+    def look_back(self, run: Run, rollouts: list[Rollout], sampled: list[Completion], scores: np.ndarray) -> Experience:
         """What the rollouts were worth, token by token, under the policy and the values they were sampled with."""
         import torch
 
         from training.distributed import total, turns
 
+        policy, reference, critic = run.policy, run.reference, run.critic
         answers = [rollout.answer for rollout in rollouts]
         device = next(policy.parameters()).device
         whole = pad(answers, device)
@@ -332,7 +204,8 @@ class Ppo(Stage):
             known_BR.masked_fill_(~mask_BR, 0.0)
         sampler_BR = rows([torch.tensor(c.logprobs) for c in sampled], mask_BR)
         kl_BR = torch.where(mask_BR, kl.estimate(logprobs_BR, reference_BR, self.kl_estimator), 0.0)
-        rewards_BR = token_rewards(kl_BR, torch.tensor(scores, dtype=torch.float32, device=device), mask_BR, beta)
+        score_B = torch.tensor(scores, dtype=torch.float32, device=device)
+        rewards_BR = token_rewards(kl_BR, score_B, mask_BR, run.controller.beta)
         if self.whiten_rewards:
             rewards_BR = gae.whiten(rewards_BR, mask_BR, shift_mean=False)
         advantages_BR, returns_BR = gae.advantages(rewards_BR, values_BR, mask_BR, self.gamma, self.lam)
@@ -342,20 +215,21 @@ class Ppo(Stage):
             answers, mask_BR, logprobs_BR, reference_BR, sampler_BR, values_BR, entropy_BR, advantages_BR, returns_BR
         )
 
-    def improve(
-        self, job: Job, policy: Any, critic: Critic, optimizer: Any, old: Experience, iteration: int
-    ) -> dict[str, float]:
+    def improve(self, run: Run, old: Experience, iteration: int) -> dict[str, float]:
         """Epochs of minibatch steps on what `look_back` found. Returns means over the steps taken."""
         import torch
 
         from training.distributed import sum_gradients, totals, turns
 
+        policy, critic, optimizer = run.policy, run.critic, run.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * (schedule.linear(iteration, self.iterations, 0.0) if self.decay else 1.0)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         weights_BR = torch.exp(old.logprobs_BR - old.sampler_BR).clamp(max=self.correction)
         seen: list[dict[str, float]] = []
         stopped = False
         for epoch in range(self.epochs):
-            order = generator(job.seed, "minibatch", iteration, epoch).permutation(len(old.answers))
+            order = generator(run.job.seed, "minibatch", iteration, epoch).permutation(len(old.answers))
             for minibatch in np.array_split(order, self.minibatches):
                 tokens = int(old.mask_BR[minibatch].sum())
                 optimizer.zero_grad()
@@ -419,11 +293,6 @@ class Ppo(Stage):
                 "step_kl": total(kl.estimate(cut(old.logprobs_BR), out.logprobs_BR, "k3")),
             }
         return loss, {name: value.item() for name, value in parts.items()}
-
-
-def score(scorer: Scorer | None, rollouts: list[Rollout]) -> tuple[np.ndarray, dict[str, float]]:
-    assert scorer is not None
-    return scorer.score(rollouts)
 
 
 def token_rewards(kl_BR: Tensor, score_B: Tensor, mask_BR: Tensor, beta: float) -> Tensor:
@@ -491,13 +360,3 @@ def rows(values: Sequence[Tensor], mask_BR: Tensor) -> Tensor:
 
     flat = torch.cat([v.float() for v in values]).to(mask_BR.device)
     return torch.zeros(mask_BR.shape, device=mask_BR.device).masked_scatter(mask_BR, flat)
-
-
-def make_critic(kind: str, policy: Any, location: str, job: Job) -> Critic:
-    from training.critic import Critic
-
-    width = int(policy.config.hidden_size)
-    if kind == "shared":
-        return Critic(width)
-    copy: Any = load_model(location, job)[0]
-    return Critic(width, copy.base_model)

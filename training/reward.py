@@ -89,8 +89,8 @@ class Reward(Stage):
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(
-            given["model"][0], device, self.lora, self.batch, self.batch, self.max_length,
-            rows=2, methods=("full", "lora"), whole=True,
+            given["model"][0], device, self.lora, self.max_length, self.batch,
+            rows=2, methods=("full", "lora"),
         )  # fmt: skip
 
     def run(self, job: Job) -> None:

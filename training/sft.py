@@ -74,7 +74,7 @@ class Sft(Stage):
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         size = self.micro_batch or (1 if self.packing else self.batch)
-        return memory.forecast_fine_tuning(given["model"][0], device, self.lora, self.batch, size, self.max_length)
+        return memory.forecast_fine_tuning(given["model"][0], device, self.lora, self.max_length, self.batch, size)
 
     def run(self, job: Job) -> None:
         import datasets

@@ -14,9 +14,9 @@ import numpy as np
 from engine.errors import UserError
 from engine.job import Job
 from engine.store import Artifact
+from training.reward_function import Scorer
 from training.reward_model import RewardModel
 from training.rollouts import Question, Rollout
-from training.scoring import Scorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,9 +15,9 @@ from engine.job import Job
 from training import overoptimisation, snapshot
 from training.checkpoint import Checkpoint, Checkpoints
 from training.overoptimisation import Guard, GuardConfig, Point
+from training.reward_function import Scorer
 from training.rollouts import Question, Rollout, load_questions
-from training.scoring import Scorer
-from training.verify import Rule
+from training.rules import Rule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

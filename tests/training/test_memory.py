@@ -72,10 +72,10 @@ def test_adapters_are_counted_as_peft_makes_them() -> None:
 
 def test_what_does_not_fit_in_full_fits_as_an_adapter() -> None:
     config = Size(**BIG).config("llama", 32_000, 2048, 0, 0)
-    ways = {fit.method: fit for fit in memory.propose(config, 8 * GIB, 16, 1024)}
+    ways = {fit.method: fit for fit in memory.FineTuning(config, 1024).ways(8 * GIB, 16)}
     assert "full" not in ways and ways["lora"].batch * ways["lora"].accumulate == 16
     assert ways["qlora"].memory.weights < ways["lora"].memory.weights / 4
-    full = memory.propose(config, 80 * GIB, 16, 1024)[0]
+    full = memory.FineTuning(config, 1024).ways(80 * GIB, 16)[0]
     assert full.method == "full" and full.memory.total <= 0.9 * 80 * GIB
     # 16 bytes a weight for mixed-precision AdamW (Rajbhandari et al. 2020, arXiv:1910.02054, 3.1)
     state = full.memory.total - full.memory.activations
@@ -176,10 +176,12 @@ def test_preferences_need_two_rows_a_pair_and_a_reference_unless_an_adapter_is_t
     count = memory.parameters(config)
     full, lora = needs(80)["dpo"], needs(80, "dpo.lora={r: 16}")["dpo"]
     assert (
-        f"full at 16 x 512 tokens: {memory.gibibytes(memory.fine_tuning(config, 'full', 16, 512).total + 4 * count)}"
+        f"full at 16 x 512 tokens: {memory.gibibytes(memory.FineTuning(config, 512).memory(16).total + 4 * count)}"
         in full
     )
-    assert f"lora at 16 x 512 tokens: {memory.gibibytes(memory.fine_tuning(config, 'lora', 16, 512).total)}" in lora
+    assert (
+        f"lora at 16 x 512 tokens: {memory.gibibytes(memory.FineTuning(config, 512, 'lora').memory(16).total)}" in lora
+    )
 
 
 def test_split_over_processes_only_the_reward_model_stays_whole() -> None:
@@ -193,7 +195,7 @@ def test_split_over_processes_only_the_reward_model_stays_whole() -> None:
 
     config = Size(**BIG).config("llama", 32_000, 2048, 0, 0)
     count = memory.parameters(config)
-    alone, split = memory.fine_tuning(config, "full", 32, 128), memory.fine_tuning(config, "full", 8, 128)
+    alone, split = (memory.FineTuning(config, 128).memory(at_once) for at_once in (32, 8))
     assert f"full at 32 x 128 tokens: {memory.gibibytes(alone.total + 8 * count)} " in told()
     states = 16 * count / 4 + 4 * count / 4 + 4 * count  # of the policy, the reference, the reward model
     expected = memory.gibibytes(split.activations + states)

@@ -20,8 +20,9 @@ from tests.training.tiny_chat import one_thread, user
 from training.answers import Answer, pad
 from training.critic import Critic
 from training.ppo import Experience, Ppo, token_rewards
+from training.reward_function import Scorer
 from training.rollouts import Question, Rollout, consumed, draw, keep
-from training.scoring import Scorer, frame, measure
+from training.rules import frame, measure
 
 __all__ = ["one_thread"]  # applies to every test here
 

@@ -78,7 +78,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     def lend(*_: Any) -> Any:
         return Sampler(tiny_chat.policy())
 
-    monkeypatch.setattr("training.ppo.start_engine", lend)
+    monkeypatch.setattr("training.ppo_run.start_engine", lend)
 
 
 @pytest.fixture

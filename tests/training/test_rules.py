@@ -11,8 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from engine.errors import UserError
 from generators.judge import COLUMNS
-from training.scoring import measure
-from training.verify import Rule, code_of, passes
+from training.rules import Rule, code_of, measure, passes
 
 RULE: TypeAdapter[Any] = TypeAdapter(Rule)
 

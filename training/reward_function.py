@@ -1,9 +1,4 @@
-"""What an answer is worth: a reward model, rules that can be checked, or a weighted sum of both.
-
-A rule is one of `training.verify`, or a Polars SQL expression over the columns that `generators.judge` has too: `completion`, `reference`, `prompt`
-(the last thing the user said), `length` (tokens) and `finish_reason` ("stop" where the model ended its answer, "length"
-where it was cut). It counts as a number: true is 1, false and null are 0.
-"""
+"""What an answer is worth: a reward model, rules that can be checked, or a weighted sum of both."""
 
 from __future__ import annotations
 
@@ -15,47 +10,13 @@ import numpy as np
 
 from engine.errors import UserError
 from engine.job import Job
-from generators.judge import COLUMNS
-from generators.judge import score as judge
 from training.answers import Answer, encode, end_id
 from training.reward_model import RewardModel
 from training.rollouts import Rollout
-from training.verify import Rule
+from training.rules import Rule, frame, measure
 
 if TYPE_CHECKING:
-    import polars as pl
     from numpy.typing import NDArray
-
-
-def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
-    """The columns that rules are written over, one row for each rollout."""
-    import polars as pl
-
-    return pl.DataFrame(
-        {
-            "completion": [r.text for r in rollouts],
-            "reference": [r.question.reference for r in rollouts],
-            "prompt": [r.question.said for r in rollouts],
-            "length": [len(r.token_ids) for r in rollouts],
-            "finish_reason": [r.finish_reason for r in rollouts],
-        },
-        schema=COLUMNS,
-    )
-
-
-def measure(rule: Rule, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
-    """The value of a rule for every row; null counts as 0.
-
-    Raises:
-        UserError: it is no expression over these columns, gives no number, or gives one that is NaN or infinite.
-    """
-    if not isinstance(rule, str):
-        return rule.measure(rows, name)
-    values = judge({name: rule}, rows).to_series().fill_null(0.0).to_numpy()
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
-        raise UserError(f"rule `{name}`: `{rule}` is NaN or infinite for {bad} of {len(values)} answers.")
-    return values
 
 
 @dataclass

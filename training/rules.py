@@ -1,14 +1,14 @@
-"""Verifiable rewards: rules that check an answer against something known, instead of an opinion about it.
+"""Rules: what an answer is worth, found out by computing. Each gives a number an answer: true is 1, false and null are 0.
 
-Where a rule is asked for (`checks` of `evaluate`), a recipe may give an expression, or one of these:
+A rule is a Polars SQL expression over the columns that `generators.judge` has too: `completion`, `reference`, `prompt` (the
+last thing the user said), `length` (tokens) and `finish_reason` ("stop" where the model ended its answer, "length" where it
+was cut). Or it is a verifier, which checks an answer against something known and gives 1 or 0:
 
     right:   {kind: number}                        # both end in the same number: $1,234.50, 1/2, 25 %  (training.numbers)
     spelled: {kind: exact}                         # the whole answer is the reference, but for case and white space
     marked:  {kind: regex, pattern: "Answer: (?P<answer>.+)"}    # what the group `answer` holds is the reference
     works:   {kind: tests, timeout: 5}             # the reference is code that raises if the answer's code is wrong
     refuses: {kind: refusal}                       # the answer declines; `expect: reference` reads refuse | answer there
-
-Each gives 1 or 0.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from engine.errors import UserError
+from generators.judge import COLUMNS
+from generators.judge import score as judge
 from training import numbers
 
 if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
+
+    from training.rollouts import Rollout
 
 
 class _Verifier(BaseModel):
@@ -183,6 +187,37 @@ Rule = Annotated[
         custom_error_message="expected an expression, or a mapping with `kind`: number, exact, regex, tests or refusal",
     ),
 ]
+
+
+def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
+    """The columns that rules are written over, one row for each rollout."""
+    import polars as pl
+
+    return pl.DataFrame(
+        {
+            "completion": [r.text for r in rollouts],
+            "reference": [r.question.reference for r in rollouts],
+            "prompt": [r.question.said for r in rollouts],
+            "length": [len(r.token_ids) for r in rollouts],
+            "finish_reason": [r.finish_reason for r in rollouts],
+        },
+        schema=COLUMNS,
+    )
+
+
+def measure(rule: Rule, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
+    """The value of a rule for every row; null counts as 0.
+
+    Raises:
+        UserError: it is no expression over these columns, gives no number, or gives one that is NaN or infinite.
+    """
+    if not isinstance(rule, str):
+        return rule.measure(rows, name)
+    values = judge({name: rule}, rows).to_series().fill_null(0.0).to_numpy()
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise UserError(f"rule `{name}`: `{rule}` is NaN or infinite for {bad} of {len(values)} answers.")
+    return values
 
 
 def _plain(text: str, ignore_case: bool) -> str:

@@ -1,0 +1,153 @@
+"""SIGKILL at random moments of a stage that trains a policy."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from benchmarks.parts.claims import Claim, claim
+from benchmarks.parts.policies import Bench
+from engine.store import Artifact, Store
+
+ROOT = Path(__file__).parents[2]
+
+
+def kills(bench: Bench, method: str, quick: bool) -> list[Claim]:
+    """SIGKILL at random moments, each continued, against a run that was left alone."""
+    from tests.training import tiny_chat
+    from tests.training.test_ppo import PROMPTS
+    from tests.training.test_reward import preferences
+
+    count = 2 if quick else 10
+    policy = tiny_chat.save(bench.folder / "policy")
+    rules = {"right": "completion = reference", "brief": "-0.01 * length"}
+    online = {"seed": 3, "rollouts": 64, "max_tokens": 8, "lr": 3e-3, "rules": rules}
+    kind, rows, port, config = {
+        "ppo": ("Prompt", PROMPTS, "prompts", {**online, "iterations": 12, "target": 1.0}),
+        "grpo": ("Prompt", PROMPTS, "prompts", {**online, "iterations": 12, "minibatches": 2, "method": "dapo"}),
+        "dpo": ("Preference", preferences(240), "preferences",
+                {"seed": 3, "epochs": 40, "batch": 16, "lr": 1e-3, "checkpoint_every": 10}),
+    }[method]  # fmt: skip
+    given = bench.table(kind, rows)
+    spec: dict[str, Any] = {
+        "stage": f"training.{method}:{method.title()}",
+        "config": config,
+        "inputs": {"policy": {"p": ["Model", str(policy)]}, port: {"d": ["", given.id]}},
+        "kill_at": None,
+    }
+
+    def store(name: str) -> Store:
+        folder = bench.folder / name
+        (folder / "artifacts").mkdir(parents=True)
+        (folder / "artifacts" / given.id).symlink_to(bench.store.path("artifacts", given.id))
+        return Store(str(folder))
+
+    forge = Forge(bench.folder)
+    chance, whole, ends, killed = random.Random(7), store("whole"), list[Artifact](), 0
+    try:
+        started = time.monotonic()
+        truth = whole.get(forge.run({**spec, "store": whole.url}, None) or "")
+        took = time.monotonic() - started
+        broken: Store | None = None  # a run that was killed and has to go on
+        while killed < count or broken:
+            running = broken or store(f"killed-{len(ends)}")
+            done = forge.run(
+                {**spec, "store": running.url}, chance.uniform(0.1, 0.6) * took if killed < count else None
+            )
+            broken, killed = (None, killed) if done else (running, killed + 1)
+            if done and (end := running.get(done)):
+                ends.append(end)
+    finally:
+        forge.close()
+    assert truth is not None
+    same = all(end.digest == truth.digest for end in ends)
+    found = [
+        claim(f"kill -9 of {method} at random moments: the same result", {"kills": killed, "runs": len(ends), "equal": same},
+              f"{count} kills, digests equal", same and killed >= count)
+    ]  # fmt: skip
+    if method != "dpo":
+        one, *others = (
+            Counter(
+                (row["prompt_id"], tuple(row["token_ids"]))
+                for file in sorted((a.path / "rollouts").glob("*.parquet"))
+                for row in pq.read_table(file).to_pylist()
+            )
+            for a in (truth, *ends)
+        )
+        found.append(
+            claim(f"{method}: the multiset of (prompt, rollout) consumed is the uninterrupted run's",
+                  {"rollouts": one.total(), "distinct": len(one)}, "equal", all(other == one for other in others))
+        )  # fmt: skip
+    return found
+
+
+class Forge:
+    """A process that has imported everything and forks for every attempt, so that an attempt costs no imports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.alignment", "--forge"], cwd=ROOT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, spec: dict[str, Any], seconds: float | None) -> str | None:
+        """The artifact's id, or None if it was killed after this many seconds."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(spec) + "\n")
+        self.process.stdin.flush()
+        pid = int(self.process.stdout.readline())
+        if seconds is not None:
+            time.sleep(seconds)
+            with contextlib.suppress(ProcessLookupError):  # it was done before
+                os.kill(pid, signal.SIGKILL)
+        return self.process.stdout.readline().strip() or None
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def forge() -> None:
+    """Read a specification a line; fork; answer with the child's id, and when it is gone with what it made."""
+    import torch
+    import trl.trainer.dpo_trainer  # pyright: ignore[reportUnusedImport]
+    import trl.trainer.grpo_trainer  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+    import generators.vllm_backend as backend
+
+    for name, value in backend.ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import vllm  # noqa: F401  # pyright: ignore
+
+    torch.set_num_threads(1)
+    from tests.training import killed
+
+    told = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        spec = json.loads(line)
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(2, 1)
+            made = killed.run(spec)
+            os.write(write, made.id.encode())
+            os._exit(0)
+        os.close(write)
+        print(pid, file=told, flush=True)
+        with os.fdopen(read) as pipe:
+            answer = pipe.read()
+        os.waitpid(pid, 0)
+        print(answer, file=told, flush=True)
