@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,12 @@ from engine.schema import conform
 from engine.stage import Stage, load
 from engine.store import Artifact, Store
 from engine.worker import carry_out
+
+# Some fifty processes that these tests start import torch or vLLM. Compiled once, that takes half as long.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker has a core; threads of two would wait for each other
 
 
 class Given(Stage):
