@@ -24,6 +24,7 @@ PROMPTS = [
 ]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bytes(
     given: Any, build: Any, model: Any, tiny: Path, tmp_path: Path, monkeypatch: Any, log_softmax: Any
 ) -> None:
