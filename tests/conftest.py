@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,36 @@ from engine.schema import conform
 from engine.stage import Stage, load
 from engine.store import Artifact, Store
 from engine.worker import carry_out
+
+# Some fifty processes that these tests start import torch or vLLM. Compiled once, that takes half as long.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker has a core; threads of two would wait for each other
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: begun last, one of them would keep a worker busy while the others have nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # xdist's own order is by the number of tests in a file
+
+
+def pytest_runtest_setup() -> None:
+    """What has been imported is a million objects, and every vLLM engine looks for garbage among them seven times. An engine
+    that is closed thaws them."""
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # extension modules look for leaks when the interpreter ends
 
 
 class Given(Stage):

@@ -44,6 +44,7 @@ def merged(tiny: Path, adapter: Path) -> Any:
     return model.merge_and_unload()
 
 
+@pytest.mark.slow
 def test_vllm_serves_it_unmerged(tiny: Path, adapter: Path, log_softmax: Any) -> None:
     whole, base = merged(tiny, adapter), AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     with VllmEngine(str(tiny), kv_cache_gib=1, adapter=str(adapter)) as engine:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from engine.job import Job
 from engine.store import Store
 from engine.worker import carry_out
 from generators.candidates import Candidates
+from generators.engine_process import WatchedEngine
 from generators.prompting import decode, encode_prompt, load_tokenizer
 
 PROMPTS = [
@@ -24,6 +27,7 @@ PROMPTS = [
 ]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bytes(
     given: Any, build: Any, model: Any, tiny: Path, tmp_path: Path, monkeypatch: Any, log_softmax: Any
 ) -> None:
@@ -37,14 +41,40 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         count[0] += 1
         commit(self, *rows)
 
-    monkeypatch.setattr(Job, "commit", dies)
-    with pytest.raises(KeyboardInterrupt):
-        build(Candidates, inputs, **settings)
-    monkeypatch.setattr(Job, "commit", commit)
-    resumed = build(Candidates, inputs, **settings)
+    with lasting_engine() as started:
+        monkeypatch.setattr(Job, "commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            build(Candidates, inputs, **settings)
+        monkeypatch.setattr(Job, "commit", commit)
+        resumed = build(Candidates, inputs, **settings)
+        assert len(started) == 1
     whole = carry_out(Store(str(tmp_path / "elsewhere")), "candidates", Candidates(seed=0, **settings), inputs)
     assert whole.digest == resumed.digest
     check(whole, tiny, inputs["model"]["m"].id, log_softmax)
+
+
+@contextmanager
+def lasting_engine() -> Iterator[list[WatchedEngine]]:
+    """Stages that start an engine here get the first one's: starting another takes longer than all that is asked of it."""
+    started: list[WatchedEngine] = []
+
+    class Lasting(WatchedEngine):
+        def __new__(cls, *_: Any, **__: Any) -> Any:
+            if not started:
+                started.append(super().__new__(cls))
+            return started[0]
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            if not vars(self):
+                super().__init__(*args, **options)
+
+        def close(self) -> None: ...
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("generators.engine_process.WatchedEngine", Lasting)
+        yield started
+    for engine in started:
+        WatchedEngine.close(engine)
 
 
 def check(made: Any, folder: Path, model: str, log_softmax: Any) -> None:

@@ -118,6 +118,7 @@ def test_an_engine_does_not_take_itself_for_a_training_process(tmp_path: Path, m
     assert not left.keys() & {entry.partition("=")[0] for entry in seen}
 
 
+@pytest.mark.slow
 def test_killing_vllm_in_the_middle_of_a_batch_changes_no_token(engine: Any, tiny: Path) -> None:
     """Nor do weights that were swapped in before."""
     from transformers import AutoModelForCausalLM

@@ -20,6 +20,7 @@ def swap(engine: VllmEngine, folder: Path) -> None:
     engine.load_weights(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).named_parameters())
 
 
+@pytest.mark.slow
 def test_a_batch_gives_the_same_tokens_after_others_and_in_a_fresh_engine(engine: VllmEngine, tiny: Path) -> None:
     first = engine.generate(PROMPTS, SAMPLING, SEEDS)
     engine.generate(PROMPTS[::-1], Sampling(temperature=0.7, max_tokens=9), SEEDS)

@@ -1,7 +1,7 @@
 """Runs one stage in a process of its own and kills it, for real, at a given step or commit.
 
-The processes are forked from one that has imported torch, transformers and TRL and done nothing else, so that ten kills
-cost ten times the work and one time the imports.
+The processes are forked from one that has imported torch, transformers and TRL (and vLLM, once a stage wants it) and done
+nothing else, so that ten kills cost ten times the work and one time the imports.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import sys
-from functools import cache
 from importlib import import_module
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -19,10 +18,13 @@ from typing import Any
 
 from engine.store import Artifact, Store
 from engine.worker import carry_out
+from generators.vllm_backend import ENVIRONMENT
 from tests.training import tiny_chat
 
 IMPORTED = ["torch", "transformers", "peft", "trl", "trl.trainer.sft_trainer", "training.pretrain", "training.sft",
             "training.reward", "training.dpo", "training.ppo", "training.trl_stage"]  # fmt: skip
+VLLM = ["vllm.entrypoints.llm"]
+_forked_from: tuple[int | None, set[str]] = (None, set())  # a process, and what it has imported
 
 
 def run(spec: dict[str, Any]) -> Artifact:
@@ -55,12 +57,12 @@ def start(spec: dict[str, Any], folder: Path, kill_at: int | None) -> Artifact |
 
     Args:
         spec: `{"store", "stage": "module:Class", "config", "inputs": {port: {label: [kind, folder]}}}`. A kind of ""
-            means a folder of the store.
+            means a folder of the store. With `"imports": VLLM` where the stage starts an engine in its process.
         folder: for what the process says.
         kill_at: the step or commit (from 1) after which it is killed.
     """
     context = multiprocessing.get_context("forkserver")
-    _preload(context)
+    _preload(context, [*IMPORTED, *spec.get("imports", [])])
     told, made = folder / "process.log", folder / "made"
     process = context.Process(target=_child, args=({**spec, "kill_at": kill_at}, str(told), str(made)))
     process.start()
@@ -72,12 +74,19 @@ def start(spec: dict[str, Any], folder: Path, kill_at: int | None) -> Artifact |
     return Store(spec["store"]).get(made.read_text())
 
 
-@cache
-def _preload(context: ForkServerContext) -> None:
-    """Start the process to fork from; one that knows less may be there already."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    forkserver._forkserver._stop()  # pyright: ignore
-    context.set_forkserver_preload(IMPORTED)
+def _preload(context: ForkServerContext, imports: list[str]) -> None:
+    """Start the process to fork from, unless there is one that has imported all of this."""
+    global _forked_from
+    server: Any = forkserver._forkserver  # pyright: ignore
+    there, known = _forked_from
+    if there == server._forkserver_pid and there is not None and known >= set(imports):
+        return
+    for name, value in {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}.items():
+        os.environ.setdefault(name, value)
+    server._stop()
+    context.set_forkserver_preload(imports)
+    forkserver.ensure_running()
+    _forked_from = (server._forkserver_pid, set(imports))
 
 
 def _child(spec: dict[str, Any], told: str, made: str) -> None:

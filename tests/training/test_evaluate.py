@@ -144,6 +144,7 @@ def test_a_killed_evaluation_ends_with_the_same_rows(
     spec: dict[str, Any] = {
         "store": store.url,
         "stage": "training.evaluate:Evaluate",
+        "imports": killed.VLLM,
         "config": {"seed": 3, "n": 4, "max_tokens": 4, "checks": CHECKS, "reference": "sft"},
         "inputs": {
             "models": {label: ["Model", str(a.path)] for label, a in models.items()},

@@ -145,6 +145,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, policy: Artifact, 
     spec: dict[str, Any] = {
         "store": store.url,
         "stage": "training.grpo:Grpo",
+        "imports": killed.VLLM,
         "config": {"seed": 3, "iterations": 4, "rollouts": 32, "max_tokens": 4, "lr": 3e-3, "minibatches": 2,
                    "epochs": 2, "rules": {"right": "completion = reference"}},
         "inputs": {"policy": {"p": ["Model", str(policy.path)]}, "prompts": {"d": ["", made.id]}},

@@ -281,6 +281,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, policy: Artifact, 
     spec: dict[str, Any] = {
         "store": store.url,
         "stage": "training.ppo:Ppo",
+        "imports": killed.VLLM,
         "config": {"seed": 3, "iterations": 6, "rollouts": 32, "max_tokens": 4, "lr": 3e-3, "target": 1.0,
                    "rules": {"right": "completion = reference"}},
         "inputs": {"policy": {"p": ["Model", str(policy.path)]}, "prompts": {"d": ["", made.id]}},
