@@ -172,7 +172,7 @@ def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
 def optimum_dpo(bench: Bench, quick: bool) -> list[Claim]:
     from tests.training import test_optimum as toy
 
-    epochs = 20 if quick else 600
+    epochs = 20 if quick else 800
     _, distance, start = toy.dpo_on_every_preference(bench.store, bench.run, bench.table, bench.folder, epochs)
     return [
         claim(
