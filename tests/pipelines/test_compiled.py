@@ -85,7 +85,8 @@ store = Store(sys.argv[2])
 done = carry_out(store, "dedup", Dedup(seed=int(sys.argv[3])), {"documents": {"d": store.get(sys.argv[1])}})
 print(json.dumps([done.rows, sorted({"numba", "pandas", "torch", "transformers", "scipy", "sklearn"} & set(sys.modules))]))
 """
-    from benchmarks.curation import documents, write
+    from benchmarks.curation import documents
+    from benchmarks.parts.near_duplicates import write
 
     text = " ".join(f"word{i}" for i in range(100))
     write([text, text + " more", text, "other words stand here, all by themselves", "!!", "!!"], tmp_path / "x.parquet")
