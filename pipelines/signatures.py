@@ -30,7 +30,8 @@ from pipelines.documents import Documents
 from pipelines.minhash import Banding, permutations, sign_texts
 from pipelines.shingles import Array, Texts, texts_of
 
-CHUNK = 1 << 14  # rows of a file that are read at a time
+CHUNK = 1 << 14  # signatures that are read at a time
+WINDOW = 8 << 20  # bytes of a file that are mapped at a time
 
 
 def digests(texts: Texts, salt: bytes = b"") -> Array:
@@ -77,12 +78,15 @@ class Signed:
         return self._picked(self.folder / "signatures", np.uint32, self.banding.permutations, places)
 
     def _picked(self, file: Path, kind: type[Any], width: int, places: Array) -> Array:
-        """(P, width): rows of a file of S rows, of which a window at a time is read."""
+        """(P, width): rows of a file of S rows."""
         made = np.empty((len(places), width), kind)
-        with file.open("rb") as rows:
-            for begin in range(0, len(self.rows), CHUNK):
-                low, high = np.searchsorted(places, [begin, begin + CHUNK])
-                window = np.fromfile(rows, kind, CHUNK * width).reshape(-1, width)
+        size = width * made.itemsize
+        # A window of the file at a time: pages that are mapped count as memory.
+        for begin in range(0, len(self.rows), WINDOW // size):
+            low, high = np.searchsorted(places, [begin, begin + WINDOW // size])
+            if high > low:
+                shape, offset = (min(WINDOW // size, len(self.rows) - begin), width), begin * size
+                window = np.memmap(file, kind, "r", offset, shape)
                 made[low:high] = window[places[low:high] - begin]
         return made
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from engine.errors import UserError
 from engine.store import Artifact, Store
 from engine.worker import carry_out
-from pipelines import dedup
+from pipelines import dedup, signatures
 from pipelines import documents as documents_
 from pipelines.dedup import Dedup
 from pipelines.kernels.shingles import hash_words, make_room
@@ -198,10 +198,12 @@ def test_many_copies_cost_no_square(build: Build, given: Given) -> None:
     assert artifact.manifest["summary"]["pairs_met"] <= 16
 
 
-def test_a_small_memory_limit_changes_nothing(build: Build, given: Given) -> None:
+def test_a_small_memory_limit_changes_nothing(build: Build, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = planted(2)
     inputs = {"documents": given("Document", documents(texts))}
-    whole, cut = build("dedup", inputs), build(LittleMemory, inputs, memory_gb=3e-5)
+    whole = build("dedup", inputs)
+    monkeypatch.setattr(signatures, "WINDOW", 1000)
+    cut = build(LittleMemory, inputs, memory_gb=3e-5)
     assert cut.manifest["summary"]["groups"] > 3 > whole.manifest["summary"]["groups"]
     assert removed(cut) == removed(whole) != {}
 
