@@ -36,7 +36,7 @@ import xxhash
 from engine import schema, seeds
 from engine.card import CARD, card
 from engine.errors import StageFailed, UserError
-from engine.store import MANIFEST, Artifact, Store, digest_json
+from engine.store import MANIFEST, Artifact, Store, digest_json, read_parquet
 
 SUMMARY = "summary.json"
 # Columns whose values are hardly ever equal: to look for equal ones takes as long as to compress them.
@@ -246,7 +246,7 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
             }
             handle.seek(0)
             if name.startswith("rejected/"):
-                part = pq.ParquetFile(handle).read(columns=["reason", "failed"])
+                part = read_parquet(handle, ["reason", "failed"])
                 rejected += len(part)
                 failed += sum(part.column("failed").to_pylist())
                 reasons.update(part.column("reason").to_pylist())

@@ -56,13 +56,18 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_parquet(file: Any, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file, or these columns of it in this order.
+def open_parquet(file: Any) -> pq.ParquetFile:
+    """A Parquet file, by a path or opened, to read with `use_threads=False`.
 
-    Without Arrow's threads: where a process ends while they start (`show` on a busy machine), pyarrow 26 aborts it, with everything
-    printed already. `pyarrow.parquet.read_table`, which goes by way of datasets, did so in one process of five.
+    Without Arrow's threads, neither those that decode nor those that read ahead: where a process ends while they start (`show` on
+    a busy machine), pyarrow 26 aborts it, with everything printed already. With both, that struck one process in five.
     """
-    table = pq.ParquetFile(file).read(columns=columns, use_threads=False)
+    return pq.ParquetFile(file, pre_buffer=False)
+
+
+def read_parquet(file: Any, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file, or these columns of it in this order."""
+    table = open_parquet(file).read(columns=columns, use_threads=False)
     return table.select(columns) if columns else table
 
 
@@ -294,7 +299,7 @@ class Artifact:
     def parquet(self, name: str) -> Generator[pq.ParquetFile]:
         """One Parquet file of this artifact, to read parts of it."""
         with self._open(name) as file:
-            yield pq.ParquetFile(file)
+            yield open_parquet(file)
 
     def to_table(self, columns: list[str] | None = None) -> pa.Table:
         """All rows. An artifact without rows gives an empty table with the kind's schema."""

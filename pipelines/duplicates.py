@@ -244,9 +244,9 @@ def _texts(job: Job, texts: Documents, documents: Array, fixed: int) -> Iterator
             rows = pq.read_metadata(artifact.path / name).num_rows
             low, high = np.searchsorted(documents, [at, at + rows])
             if high > low:
-                with pq.ParquetFile(artifact.path / name) as file:
+                with artifact.parquet(name) as file:
                     start = at
-                    for batch in file.iter_batches(1000, columns=["text"]):
+                    for batch in file.iter_batches(1000, columns=["text"], use_threads=False):
                         yield start, batch
                         start += len(batch)
             at += rows

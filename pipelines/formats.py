@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.errors import nearest
+from engine.store import open_parquet
 from pipelines.sources import SourceFile
 
 EXCERPT = 1000  # characters of a rejected document that are kept; the whole is in its source file
@@ -335,7 +335,7 @@ def _distinct(header: list[str]) -> list[str]:
 def parquet(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
     """Parquet, one batch of a row group in memory at a time. Of a damaged row group, what can't be read is told."""
     with file.open() as raw:
-        reader = pq.ParquetFile(raw)
+        reader = open_parquet(raw)
         if missing := _missing(options, reader.schema_arrow.names, 0):
             yield missing
             return
@@ -343,7 +343,7 @@ def parquet(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
         for group in range(reader.num_row_groups):
             index, size = first, reader.metadata.row_group(group).num_rows
             try:
-                for batch in reader.iter_batches(1000, row_groups=[group]):
+                for batch in reader.iter_batches(1000, row_groups=[group], use_threads=False):
                     yield from _records(batch, index, options)
                     index += len(batch)
             except (OSError, pa.ArrowException) as error:
