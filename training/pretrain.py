@@ -139,7 +139,7 @@ class Run:
         from training.checkpoint import Checkpoints
         from training.distributed import rank, spread
         from training.llama import initial_model
-        from training.optim import build
+        from training.optim import build, has_bfloat16_units
         from training.shards import Shards
 
         self.stage, self.job = stage, job
@@ -404,16 +404,6 @@ def check_tokenizer(shards: Artifact) -> None:
                 f"{shards.path / name} is not the file that these shards were made with: another tokenizer's ids would "
                 "mean other texts. Tokenise anew, or put the tokenizer of the `tokenize` stage back."
             )
-
-
-def has_bfloat16_units() -> bool:
-    """Whether bfloat16 products are faster than float32 ones here: a recent GPU, or a CPU with AVX512-BF16 or AMX."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def to_transformers(weights: dict[str, torch.Tensor], config: PretrainedConfig) -> Any:

@@ -9,7 +9,7 @@ import torch
 
 from training.llama import initial_model
 from training.model_config import Size
-from training.optim import build
+from training.optim import build, orthogonalised
 from training.schedule import factor
 
 
@@ -62,3 +62,16 @@ def test_initial_weights_are_a_function_of_the_seed() -> None:
     assert not torch.equal(same["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
     down = same["model.layers.0.mlp.down_proj.weight"]
     assert float(down.std()) == pytest.approx(down.shape[1] ** -0.5 / 2, rel=0.05)  # sqrt(2 * 2 layers) = 2
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (32, 32)])
+def test_float32_orthogonalises_as_torch_does_in_bfloat16(shape: tuple[int, int]) -> None:
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    ours = orthogonalised(gradient, (3.4445, -4.775, 2.0315), 5, 1e-7)
+    singular = torch.linalg.svdvals(ours)
+    assert ours.dtype == torch.float32 and singular.min() > 0.5 and singular.max() < 1.3
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    assert (ours - left @ right).norm() / ours.norm() < 0.3  # the same directions, not quite of length 1
+    # `ours` is a polynomial of the singular values alone, so it commutes with them: U^T ours V is diagonal.
+    inner = left.T @ ours @ right.T
+    assert (inner - inner.diag().diag()).abs().max() < 1e-4
