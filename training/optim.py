@@ -40,6 +40,7 @@ def build(
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(adam_groups, lr=lr, betas=betas, fused=True)]
     if use_muon:
         if not has_bfloat16_units():
+            # torch's optimizer has no setting for it
             muon: Any = import_module("torch.optim._muon")
             muon._zeropower_via_newtonschulz = orthogonalised
         optimizers.append(
@@ -55,7 +56,8 @@ def orthogonalised(
 ) -> torch.Tensor:
     """The nearest semi-orthogonal matrix, or nearly so, by Newton and Schulz's iteration, in float32.
 
-    torch's goes by bfloat16, which a processor without units for it multiplies element by element, seventeen times slower on one of AVX2.
+    torch's goes by bfloat16, which a processor without units for it multiplies element by element: with AVX2 alone that takes
+    seventeen times as long. (R, C) is a matrix of any shape; `coefficients` are those of the quintic, Jordan et al. 2024.
     """
     a, b, c = coefficients
     tall = gradient_RC.shape[0] > gradient_RC.shape[1]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
 
+from training import optim
 from training.llama import initial_model
 from training.model_config import Size
 from training.optim import build, orthogonalised
@@ -75,3 +78,23 @@ def test_float32_orthogonalises_as_torch_does_in_bfloat16(shape: tuple[int, int]
     # `ours` is a polynomial of the singular values alone, so it commutes with them: U^T ours V is diagonal.
     inner = left.T @ ours @ right.T
     assert (inner - inner.diag().diag()).abs().max() < 1e-4
+
+
+def test_without_bfloat16_units_muon_goes_by_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Size] = []
+
+    def counted(gradient: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(gradient.shape)
+        return orthogonalised(gradient, *rest)
+
+    muon = import_module("torch.optim._muon")
+    monkeypatch.setattr(muon, "_zeropower_via_newtonschulz", None)  # put back at the end
+    monkeypatch.setattr(optim, "has_bfloat16_units", lambda: False)
+    monkeypatch.setattr(optim, "orthogonalised", counted)
+    model = initial_model(Size(depth=1, width=32, heads=2).config("llama", 50, 16, 0, 0), 0, torch.float32)
+    tokens = torch.randint(0, 50, (2, 16))
+    optimizers = build(model, "muon", 0.01, 0.0, (0.9, 0.95), 0.95)
+    model(tokens, tokens).backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert seen == [p.shape for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2]
