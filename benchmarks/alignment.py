@@ -32,7 +32,7 @@ from benchmarks.parts.kills import forge, kills
 from benchmarks.parts.policies import Bench, curve, steered
 from benchmarks.parts.trl_race import against_trl
 from engine.errors import UserError
-from engine.store import Artifact
+from engine.store.store import Artifact
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,8 +48,8 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
     from tests.training.test_reward import preferences
     from training import gae, kl
     from training.kl import best_of_n as best_of_n_kl
-    from training.plackett_luce import nll
     from training.ppo import token_rewards
+    from training.reward.list_loss import nll
 
     torch.manual_seed(0)
     policy, other = (

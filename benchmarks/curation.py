@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.parts.near_duplicates import THRESHOLD, Judge, installed_texts, planted, write
-from pipelines.shingles import Texts, jaccard, texts_of, words
+from pipelines.texts.shingles import Texts, jaccard, texts_of, words
 
 ROOT = Path(__file__).parents[1]
 # What each is installed as, and how many times less CPU ours should need.
@@ -96,10 +96,10 @@ def ours(part: str, source: Path, folder: Path, *options: str) -> dict[str, Any]
 
 def documents(source: Path, folder: Path) -> str:
     """Make an artifact of documents of a Parquet file with `id` and `text`; its name in the store `folder`."""
-    from engine.job import Job
-    from engine.stage import Stage
-    from engine.store import Store
-    from engine.worker import carry_out
+    from engine.execution.worker import carry_out
+    from engine.stage.job import Job
+    from engine.stage.stage import Stage
+    from engine.store.store import Store
 
     class Given(Stage):
         name: str
@@ -132,12 +132,12 @@ def run_part(part: str, source: Path, out: Path, options: list[str]) -> None:
 
 def _dedup(artifact: str, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The whole stage: signatures, verification, kept and removed rows written."""
-    from engine.store import Store
-    from engine.worker import carry_out
-    from pipelines import signatures
-    from pipelines.columns import strings
-    from pipelines.dedup import Dedup
-    from pipelines.minhash import Banding, permutations
+    from engine.execution.worker import carry_out
+    from engine.store.store import Store
+    from pipelines.dedup import signatures
+    from pipelines.dedup.minhash import Banding, permutations
+    from pipelines.dedup.stage import Dedup
+    from pipelines.texts.columns import strings
 
     store = Store(str(folder / "store"))
     given = store.get(artifact)
@@ -170,7 +170,7 @@ def _dedup(artifact: str, folder: Path, config: dict[str, Any]) -> dict[str, Any
 
 
 def removals(artifact: str, folder: Path) -> list[dict[str, Any]]:
-    from engine.store import Store
+    from engine.store.store import Store
 
     done = Store(str(folder / "store")).get(artifact)
     table = done.rejected() if done else None
@@ -187,18 +187,18 @@ def _kernel(part: str, column: pa.Array, folder: Path) -> float:
 
     texts = texts_of(column)
     if part == "signatures":
-        from pipelines.minhash import Banding, permutations, sign_texts
+        from pipelines.dedup.minhash import Banding, permutations, sign_texts
 
         banding = Banding(14, 8)
         a, b = permutations(banding.permutations)
         sign_texts(texts_of(column.slice(0, 1)), 5, banding, a, b)
         return cpu(lambda: sign_texts(texts, 5, banding, a, b))
     if part == "statistics":
-        from pipelines.statistics import measure
+        from pipelines.filter.statistics import measure
 
         measure(column.slice(0, 1))
         return cpu(lambda: measure(column))
-    from pipelines.tokenize import save, train_bpe
+    from pipelines.tokenize.stage import save, train_bpe
 
     strings: list[str] = column.to_pylist()
     tokenizer = train_bpe(iter([strings[:: max(len(strings) // 500, 1)]]), 32_000)
@@ -214,9 +214,9 @@ def _kernel(part: str, column: pa.Array, folder: Path) -> float:
 
 def _packed(texts: list[str], folder: Path) -> Callable[[], Any]:
     """The whole stage `tokenize` on these texts: reads them, encodes, packs and writes shards of blocks of 1,024."""
-    from engine.store import Store
-    from engine.worker import carry_out
-    from pipelines.tokenize import Tokenize
+    from engine.execution.worker import carry_out
+    from engine.store.store import Store
+    from pipelines.tokenize.stage import Tokenize
 
     file = folder / f"tokenize-{len(texts)}.parquet"
     write(texts, file)
@@ -229,7 +229,7 @@ def _packed(texts: list[str], folder: Path) -> Callable[[], Any]:
 
 def shards(folder: Path) -> dict[str, float]:
     """Million tokens a second a core out of memory-mapped shards, into a reused buffer of 64-bit ids."""
-    from pipelines.shards import Shards, write_shard
+    from pipelines.tokenize.shards import Shards, write_shard
 
     rng = np.random.default_rng(0)
     blocks, block = 4096, 1024
@@ -350,7 +350,7 @@ def growth(real: list[str], folder: Path) -> dict[str, Any]:
 
 def equal_to_reference(texts: list[str]) -> dict[str, int]:
     """Statistics by the kernel and by plain Python, row by row."""
-    from pipelines.statistics import measure
+    from pipelines.filter.statistics import measure
     from tests.pipelines.test_statistics import plain
 
     beyond = [text for text in texts if not text.isascii() and len(text) < 50_000][:100]
@@ -365,8 +365,8 @@ def equal_to_reference(texts: list[str]) -> dict[str, int]:
 
 def identical_ids(texts: list[str], megabytes: int) -> dict[str, Any]:
     """Ids by the cache and by the tokenizer itself: real text, and characters drawn at random."""
-    from pipelines.pretokens import PretokenCache
-    from pipelines.tokenize import train_bpe
+    from pipelines.tokenize.pretokens import PretokenCache
+    from pipelines.tokenize.stage import train_bpe
 
     tokenizer = train_bpe(iter([texts[:: max(len(texts) // 500, 1)]]), 32_000)
     tokenizer.encode_special_tokens = True
@@ -402,9 +402,9 @@ def identical_ids(texts: list[str], megabytes: int) -> dict[str, Any]:
 
 def damaged(folder: Path) -> dict[str, bool]:
     """Files that are broken: nothing crashes, and every row is kept or told of."""
-    from engine.store import Store
-    from engine.worker import carry_out
-    from pipelines.read import Read
+    from engine.execution.worker import carry_out
+    from engine.store.store import Store
+    from pipelines.read.stage import Read
 
     home = folder / "damaged"
     home.mkdir()

@@ -31,14 +31,14 @@ from typing import Any
 from unittest.mock import patch
 
 from engine.errors import FlywheelError, UserError
-from engine.schema import DATASETS
-from engine.stage import Stage
-from engine.store import Artifact, Store
-from engine.worker import carry_out
-from generators.backend import Backend, Completion, Local, Sampling
-from generators.candidates import Candidates
-from generators.engine_process import WatchedEngine
-from generators.prompting import encode_prompt, load_tokenizer
+from engine.execution.worker import carry_out
+from engine.stage.stage import Stage
+from engine.store.schema import DATASETS
+from engine.store.store import Artifact, Store
+from generators.backends.process.watched import WatchedEngine
+from generators.backends.protocol import Backend, Completion, Local, Sampling
+from generators.candidates.stage import Candidates
+from generators.text.prompts import encode_prompt, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 N, MAX_TOKENS, PARTITION = 4, 128, 512
@@ -95,7 +95,7 @@ def candidates(
     store: Store, model: Artifact, prompts: Artifact, backend: Backend, **config: Any
 ) -> tuple[Artifact, float]:
     """The stage with a backend that is loaded already; its artifact, and the seconds it took."""
-    with patch("generators.candidates.open_model", lambda *a, **k: backend):  # pyright: ignore
+    with patch("generators.candidates.stage.open_model", lambda *a, **k: backend):  # pyright: ignore
         started = time.perf_counter()
         made = carry_out(
             store,
@@ -112,7 +112,7 @@ def against_engines(store: Store, folder: Path, count: int) -> dict[str, Any]:
     They take turns, on the same prompts, so that whatever else the machine does slows them alike. Answers end where one of
     `ENDS` is drawn, as real ones do: at all lengths up to MAX_TOKENS.
     """
-    from generators.vllm_backend import VllmEngine
+    from generators.backends.vllm.engine import VllmEngine
 
     model = carry_out(store, "ending", Copied.model_validate({"folder": str(small_llama(folder / "ending", ENDS))}), {})
     tokenizer = load_tokenizer(model.location)
@@ -217,8 +217,8 @@ def overhead(store: Store, model: Artifact, rows: int) -> dict[str, Any]:
 
 def faults(folder: Path, count: int) -> dict[str, Any]:
     """A server that fails 30 % of attempts, against the same server without faults."""
-    from generators.backend import Answer
-    from generators.openai_backend import Server, ServerBackend
+    from generators.backends.protocol import Answer
+    from generators.backends.server.chat_completions import Server, ServerBackend
     from tests.generators.faulty_server import FaultyServer, said
 
     asked = [[{"role": "user", "content": f"question {i}"}] for i in range(count)]
@@ -244,8 +244,8 @@ def faults(folder: Path, count: int) -> dict[str, Any]:
 
 def guided(model: Artifact, rows: int) -> dict[str, Any]:
     """Rows of a random-weight model that parse and follow a nested schema; and what a schema without any row gives."""
-    from generators import structured
-    from generators.backend import Answer
+    from generators.backends import json_answers as structured
+    from generators.backends.protocol import Answer
     from tests.generators.test_structured import SCHEMA
 
     backend = Local(WatchedEngine("vllm", model.location, dtype="float32"), load_tokenizer(model.location))
@@ -353,7 +353,7 @@ class Run:
         done = 0
         while done < times and self.next_commit():
             assert self.process is not None
-            for pid in descendants(self.process.pid, "generators.engine_process"):
+            for pid in descendants(self.process.pid, "generators.backends.process.watched"):
                 os.kill(pid, signal.SIGKILL)
                 done += 1
         self.wait()
@@ -367,7 +367,7 @@ class Run:
             assert self.process is not None
             if not self.next_commit():
                 break
-            workers = descendants(self.process.pid, "engine.worker")
+            workers = descendants(self.process.pid, "engine.execution.worker")
             # The command, the stage's process, or both at once: whoever is left has to notice.
             for pid in ([self.process.pid], workers, [self.process.pid, *workers])[done % 3]:
                 with contextlib.suppress(ProcessLookupError):

@@ -22,10 +22,10 @@ from typing import Any, cast
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from training import flops
-from training.llama import Llama, initial_model
-from training.memory import FineTuning, Shape, parameters, pretraining
-from training.optim import build
+from training.hardware import flops
+from training.hardware.memory import FineTuning, Shape, parameters, pretraining
+from training.pretrain.llama import Llama, initial_model
+from training.pretrain.optim import build
 
 GIB = 2**30
 GPU = torch.cuda.is_available()

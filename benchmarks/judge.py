@@ -22,11 +22,11 @@ from typing import Any
 
 import polars as pl
 
-from engine.schema import DATASETS, row_id
-from engine.stage import Stage
-from engine.store import Artifact, Store
-from engine.worker import carry_out
-from generators.judge import Judge
+from engine.execution.worker import carry_out
+from engine.stage.stage import Stage
+from engine.store.schema import DATASETS, row_id
+from engine.store.store import Artifact, Store
+from generators.judge.stage import Judge
 
 SHOWN = 200  # characters of each output: what is replayed does not depend on them
 NAMED = re.compile(r"\[Answer A\]\n<(.*?)>.*\n\n\[Answer B\]\n<(.*?)>", re.DOTALL)

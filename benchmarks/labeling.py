@@ -22,8 +22,10 @@ import numpy as np
 
 from benchmarks import labeling_argilla
 from engine import seeds
-from labeling import ask, bradley_terry, graded, plackett_luce, reliability
-from labeling.bradley_terry import Floats, Ints
+from labeling.ask import stage as ask
+from labeling.utilities import bradley_terry, plackett_luce, reliability
+from labeling.utilities import graded_pairs as graded
+from labeling.utilities.bradley_terry import Floats, Ints
 
 Claim = tuple[str, Any, str, bool]
 

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labeling import argilla, server
-from labeling.annotators import ScriptedAnnotator, rank, run
-from labeling.argilla import Argilla
-from labeling.ranking_task import Dataset, RankingRecord, RankingTask, Submission
+from labeling.argilla import client as argilla
+from labeling.argilla import server
+from labeling.argilla.client import Argilla
+from labeling.argilla.task import Dataset, RankingRecord, RankingTask, Submission
+from labeling.label.scripted import ScriptedAnnotator, rank, run
 
 Claim = tuple[str, Any, str, bool]
 ROOT = Path(__file__).parents[1]

@@ -37,11 +37,13 @@ from benchmarks.parts.alpaca_eval import DATA, alpaca, length
 from benchmarks.parts.claims import Claim, artifact, claim
 from benchmarks.parts.word_world import World, assistant, model, user, words
 from engine.errors import UserError
-from engine.stage import load
-from engine.store import Store
-from engine.worker import carry_out
-from training import bootstrap, calibration, numbers
+from engine.execution.worker import carry_out
+from engine.stage.stage import load
+from engine.statistics import bootstrap
+from engine.store.store import Store
+from training import numbers
 from training.overoptimisation import Guard, GuardConfig, Point, held_out
+from training.reward import calibration
 
 Floats = NDArray[np.float64]
 
@@ -52,9 +54,9 @@ Floats = NDArray[np.float64]
 def rankings(quick: bool) -> list[Claim]:
     import torch
 
-    from training.answers import encode_all
-    from training.reward import Reward
-    from training.reward_model import RewardModel
+    from training.models.answers import encode_all
+    from training.reward.model import RewardModel
+    from training.reward.reward_stage import Reward
 
     torch.set_num_threads(1)
     count, shuffled_count = (3_000, 800) if quick else (20_000, 3_000)
@@ -126,7 +128,7 @@ def linear(features_LID: Floats, ranks_LI: NDArray[np.int64], weight_L: Floats) 
     """A linear reward by the `reward` stage's own loss (Plackett-Luce, weighted), at its optimum."""
     import torch
 
-    from training import plackett_luce
+    from training.reward import list_loss as plackett_luce
 
     x = torch.tensor(features_LID)
     ranks, weight = torch.tensor(ranks_LI), torch.tensor(weight_L)
@@ -148,7 +150,7 @@ def annotators(quick: bool) -> list[Claim]:
     """Ten annotators, three of whom rank at random; three of the ten see each prompt."""
     import torch
 
-    from training.rankings import reliability_in
+    from training.reward.rankings import reliability_in
 
     torch.set_num_threads(1)
     prompts, seeds = 120, 3 if quick else 12
@@ -354,9 +356,9 @@ def bad_input(quick: bool) -> list[Claim]:
     import polars as pl
     import torch
 
-    from training.reward import Reward
+    from training.reward.model import RewardModel
+    from training.reward.reward_stage import Reward
     from training.reward_function import Scorer, same_tokenizer
-    from training.reward_model import RewardModel
     from training.rollouts import Question, Rollout
     from training.rules import measure as measure_rule
 

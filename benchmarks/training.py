@@ -34,11 +34,11 @@ import torch
 
 from benchmarks.peers.nanogpt import Recipe, Trainer
 from benchmarks.training_proofs import Claims, claim, prove
-from engine.job import Job
-from engine.stage import Stage
-from engine.store import Artifact, Store
-from engine.worker import carry_out
-from training.pretrain import Pretrain, Run
+from engine.execution.worker import carry_out
+from engine.stage.job import Job
+from engine.stage.stage import Stage
+from engine.store.store import Artifact, Store
+from training.pretrain.stage import Pretrain, Run
 
 DATA = Path(os.environ.get("FLYWHEEL_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
 PUBLISHED = 1.88  # nanoGPT's README, validation loss of the CPU recipe

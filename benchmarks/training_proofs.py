@@ -25,16 +25,16 @@ import pyarrow.parquet as pq
 import torch
 
 from engine.errors import FlywheelError
-from engine.job import Job
-from engine.schema import row_id
-from engine.stage import Stage
-from engine.store import Artifact, Store, digest_json
-from engine.worker import carry_out
-from generators.prompting import encode_prompt
+from engine.execution.worker import carry_out
+from engine.stage.job import Job
+from engine.stage.stage import Stage
+from engine.store.schema import row_id
+from engine.store.store import Artifact, Store, digest_json
+from generators.text.prompts import encode_prompt
 from tests.training import killed, tiny
-from training import memory
-from training.pretrain import Pretrain, Run
-from training.sft import Sft
+from training.hardware import memory
+from training.pretrain.stage import Pretrain, Run
+from training.sft.stage import Sft
 
 AnyStage = TypeVar("AnyStage", bound=Stage)
 Claims = list[dict[str, Any]]
@@ -56,7 +56,7 @@ class Chats(Stage):
     def run(self, job: Job) -> None:
         import pyarrow as pa
 
-        from engine.schema import DATASETS
+        from engine.store.schema import DATASETS
 
         roles = ("user", "assistant")
         rows = [
@@ -84,8 +84,8 @@ class Tokens(Stage):
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
         from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
-        from training.model_config import Size
-        from training.trl_stage import save
+        from training.loops.trl import save
+        from training.pretrain.size import Size
 
         raw: Any = Tokenizer(models.BPE())
         raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -237,13 +237,13 @@ def kills(store: Store, folder: Path, count: int) -> Claims:
     tuned: dict[str, Any] = {"lr": 0.01, "batch": 4, "seed": 3, "steps": 24, "checkpoint_every": 2}
     cases: dict[str, tuple[str, dict[str, Any], dict[str, Artifact]]] = {
         "pretraining": (
-            "training.pretrain:Pretrain",
+            "training.pretrain.stage:Pretrain",
             {**SMALL, "steps": 30, "checkpoint_every": 2, "log_every": 1},
             {"tokens": blocks},
         ),
-        "SFT": ("training.sft:Sft", tuned, {"model": model, "conversations": chats}),
+        "SFT": ("training.sft.stage:Sft", tuned, {"model": model, "conversations": chats}),
         "LoRA": (
-            "training.sft:Sft",
+            "training.sft.stage:Sft",
             {**tuned, "lora": {"r": 4, "dropout": 0.1, "merge": False}},
             {"model": model, "conversations": chats},
         ),
@@ -279,7 +279,7 @@ def adapters(store: Store, folder: Path, serve: bool) -> tuple[dict[str, Any], C
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from training.trl_stage import load_model
+    from training.loops.trl import load_model
 
     countries = {
         "France": "Paris",
@@ -432,7 +432,7 @@ def bad_input(store: Store) -> Claims:
         import resource
         import signal
 
-        from training.checkpoint import Checkpoint, Checkpoints
+        from training.loops.checkpoint import Checkpoint, Checkpoints
 
         checkpoints = Checkpoints(store.scratch("disk") / "checkpoints")
         checkpoints.save(Checkpoint(1, {"w": torch.zeros(1000)}), wait=True)

@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.store import Artifact
+    from engine.store.store import Artifact
 
 __version__ = "0.1.0"
 
 
 def run(recipe: str, **options: Any) -> dict[str, Artifact]:
-    """Run a recipe; return stage name -> artifact. Options as in :func:`engine.run.run_recipe`."""
-    from engine.run import run_recipe
+    """Run a recipe; return stage name -> artifact. Options as in :func:`engine.execution.runner.run_recipe`."""
+    from engine.execution.runner import run_recipe
 
     return run_recipe(recipe, **options)
 
@@ -30,6 +30,6 @@ def open(name: str, store: str | None = None) -> Artifact:
     Raises:
         engine.errors.UserError: no such artifact, or the name fits several.
     """
-    from engine.store import Store
+    from engine.store.store import Store
 
     return Store(store).find(name)

@@ -14,8 +14,8 @@ import typer
 from engine.errors import FlywheelError
 
 if TYPE_CHECKING:
-    from engine.plan import Planned
-    from engine.store import Store
+    from engine.plan.plan import Planned
+    from engine.store.store import Store
 
 app = typer.Typer(
     name="flywheel",
@@ -39,7 +39,7 @@ def _settings(recipe: Path, settings: list[str] | None, people: bool) -> list[st
     """The `--set` values, with `--people` written out: every `label` stage loses its scripted annotators."""
     overrides = list(settings or [])
     if people:
-        from engine.recipe import load_recipe
+        from engine.plan.recipe import load_recipe
 
         steps = load_recipe(recipe).steps.values()
         overrides += [f"{step.name}.scripted=null" for step in steps if step.kind == "label"]
@@ -57,13 +57,13 @@ def run(
     json_: Json = False,
 ) -> None:
     """Run a recipe; what the store already holds is not run again."""
-    from engine.progress import Bars, Lines
-    from engine.run import run_recipe
+    from engine.execution.progress import Bars, Lines
+    from engine.execution.runner import run_recipe
 
     view = Lines() if json_ else Bars()
     done = run_recipe(recipe, store=store, overrides=_settings(recipe, set_, people), only=only, wait=wait, view=view)
     if not json_:
-        from engine.recipe import load_recipe
+        from engine.plan.recipe import load_recipe
 
         name = load_recipe(recipe).name
         print(f"{len(done)} stages done. Look at it: flywheel report {name}", file=sys.stderr)
@@ -84,10 +84,10 @@ def plan(
 ) -> None:
     """Show what would run, what is cached and what training needs in memory; check everything, write nothing."""
     from engine.doctor import device
-    from engine.plan import make_plan
-    from engine.recipe import load_recipe
-    from engine.stage import Device
-    from engine.store import Store
+    from engine.plan.plan import make_plan
+    from engine.plan.recipe import load_recipe
+    from engine.stage.stage import Device
+    from engine.store.store import Store
 
     loaded = load_recipe(recipe, _settings(recipe, set_, people))
     target = Device(f"a GPU of {gpu:g} GiB", int(gpu * 2**30), gpu=True) if gpu else device()
@@ -129,7 +129,7 @@ def _print_plan(planned: list[Planned], why: bool, device: str) -> None:
 @app.command()
 def status(store: StoreUrl = None, json_: Json = False) -> None:
     """List the runs in the store, how far each is, and what is under way."""
-    from engine.show import status_of
+    from engine.view.artifact import status_of
 
     rows = status_of(_open(store))
     if json_:
@@ -152,7 +152,7 @@ def show(
     json_: Json = False,
 ) -> None:
     """Show an artifact: what made it, its numbers and rows one can read."""
-    from engine.show import as_json, print_artifact
+    from engine.view.artifact import as_json, print_artifact
 
     artifact = _open(store).find(name)
     if json_:
@@ -169,7 +169,7 @@ def trace(
     json_: Json = False,
 ) -> None:
     """Trace a row or model back to the people, models, prompts and files it came from, or forwards."""
-    from engine.lineage import print_trace, trace_back, trace_forward
+    from engine.view.lineage import print_trace, trace_back, trace_forward
 
     opened = _open(store)
     traced = trace_forward(opened, id_) if forward else trace_back(opened, id_)
@@ -187,7 +187,7 @@ def report(
     json_: Annotated[bool, typer.Option("--json", help="Print the evaluation table instead.")] = False,
 ) -> None:
     """Write one self-contained HTML page about a run."""
-    from engine.report import evaluation_table, write_report
+    from engine.view.report.page import evaluation_table, write_report
 
     opened = _open(store)
     if json_:
@@ -202,7 +202,7 @@ def stages(
     json_: Json = False,
 ) -> None:
     """List the stage kinds, with what each takes and gives."""
-    from engine.show import describe_kind, describe_kinds
+    from engine.view.artifact import describe_kind, describe_kinds
 
     if json_:
         _print_json(describe_kinds())
@@ -223,7 +223,7 @@ def stage(
     store: StoreUrl = None,
 ) -> None:
     """Run one stage without a recipe, on artifacts or on plain Parquet, JSONL, CSV or text files."""
-    from engine.single import run_single
+    from engine.execution.single import run_single
 
     artifact = run_single(kind, from_ or [], set_ or [], store, to)
     print(to or artifact.id)
@@ -236,7 +236,7 @@ def export(
     store: StoreUrl = None,
 ) -> None:
     """Copy an artifact out of the store, with a card that tells where it came from."""
-    from engine.single import export_artifact
+    from engine.execution.single import export_artifact
 
     print(export_artifact(_open(store).find(name), to))
 
@@ -285,14 +285,14 @@ def schema(
     kind: Annotated[str | None, typer.Argument(help="One stage kind; all of a recipe without it.")] = None,
 ) -> None:
     """Print the JSON Schema of recipes, for editors."""
-    from engine.show import recipe_schema
-    from engine.stage import load
+    from engine.stage.stage import load
+    from engine.view.artifact import recipe_schema
 
     _print_json(load(kind).model_json_schema() if kind else recipe_schema())
 
 
 def _open(store: str | None) -> Store:
-    from engine.store import Store
+    from engine.store.store import Store
 
     return Store(store)
 

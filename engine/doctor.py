@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from engine.stage import Device
-from engine.store import default_url
+from engine.stage.stage import Device
+from engine.store.store import default_url
 
 
 def examine() -> list[dict[str, Any]]:

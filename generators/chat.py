@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.errors import FlywheelError
-from engine.store import Store
+from engine.store.store import Store
 
 app = typer.Typer(add_completion=False)
 
@@ -36,7 +36,7 @@ class Talker:
         import torch
         from transformers import TextStreamer
 
-        from generators.prompting import decode, encode_prompt
+        from generators.text.prompts import decode, encode_prompt
 
         class Pieces(TextStreamer):
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
@@ -70,8 +70,8 @@ def load(name: str, store: Store) -> Talker:
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    from generators import adapters
-    from generators.prompting import load_tokenizer
+    from generators.backends import adapters
+    from generators.text.prompts import load_tokenizer
 
     disable_progress_bar()
     location = name.removeprefix("hub:")

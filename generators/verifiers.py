@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal
 
-from generators.sandbox import Limits, run_all
+from generators.rules.sandbox import Limits, run_all
 
 Verifier = Literal["code", "mathematics", "json"]
 BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)

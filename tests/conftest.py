@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from engine.schema import conform
-from engine.stage import Stage, load
-from engine.store import Artifact, Store
-from engine.worker import carry_out
+from engine.execution.worker import carry_out
+from engine.stage.stage import Stage, load
+from engine.store.schema import conform
+from engine.store.store import Artifact, Store
 
 # Some fifty processes that these tests start import torch or vLLM. Compiled once, that takes half as long.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -70,10 +70,10 @@ def given(store: Store) -> Callable[[str, list[dict[str, Any]]], Artifact]:
     """`given("Document", rows)`: an artifact of that kind with these rows."""
 
     def make(kind: str, rows: list[dict[str, Any]]) -> Artifact:
-        from engine.store import digest_json
+        from engine.store.store import digest_json
 
         tag = digest_json([kind, rows])
-        schema = __import__("engine.schema", fromlist=["DATASETS"]).DATASETS[kind]
+        schema = __import__("engine.store.schema", fromlist=["DATASETS"]).DATASETS[kind]
         names = [name for name in schema.names if any(name in row for row in rows)]
         arrays = {n: pa.array([row.get(n) for row in rows], schema.field(n).type) for n in names}
         extra = sorted({name for row in rows for name in row} - set(schema.names))

@@ -64,7 +64,7 @@ def test_curating_text(tmp_path: Path) -> None:
 
 
 def test_the_readme_names_every_stage_kind() -> None:
-    from engine.stage import kinds
+    from engine.stage.stage import kinds
 
     readme = (ROOT / "README.md").read_text()
     assert not [kind for kind in kinds() if not kind.startswith("toy_") and f"`{kind}`" not in readme]

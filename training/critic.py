@@ -15,7 +15,7 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.answers import Batch
+    from training.models.answers import Batch
 
 
 class Critic(nn.Module):

@@ -28,11 +28,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from engine.errors import UserError
-from engine.job import Job
-from engine.stage import Device, NotIdentity, Stage, port
-from training import memory
-from training.logprobs import token_logprobs
-from training.lora import Lora, is_adapter
+from engine.stage.job import Job
+from engine.stage.stage import Device, NotIdentity, Stage, port
+from training.hardware import memory
+from training.loops.tracking import ReportTo
+from training.loops.trl import arguments, load_model, save, train
+from training.models.logprobs import token_logprobs
+from training.models.lora import Lora, is_adapter
 from training.reward_function import Scorer, make_scorer
 from training.rollouts import (
     Question,
@@ -47,8 +49,6 @@ from training.rollouts import (
     warn_of_sameness,
 )  # fmt: skip
 from training.rules import Rule
-from training.tracking import ReportTo
-from training.trl_stage import arguments, load_model, save, train
 
 if TYPE_CHECKING:
     from training.rollouts import Engine

@@ -20,7 +20,7 @@ has the sampler answer the next questions while the policy learns (Noukhovitch e
 Everything an iteration draws is derived from its number. With policy, critic, optimizer and beta in one checkpoint an
 iteration, a run that is killed ends with the same bits as one that is not.
 
-Several processes (`training.distributed`) share 2 and 4, rank 0 alone samples, scores, reports and writes (`training.ppo_run`):
+Several processes (`training.loops.distributed`) share 2 and 4, rank 0 alone samples, scores, reports and writes (`training.ppo_run`):
 all of them run the same lines, and a function that hands something from one to the others says so.
 
 Shapes: B rollouts, R tokens of the longest response, D hidden.
@@ -37,23 +37,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from engine.job import Job
 from engine.seeds import generator
-from engine.stage import Device, NotIdentity, Stage, port
-from training import gae, kl, memory, schedule
-from training.answers import TOKENS, Answer, pad
-from training.logprobs import forward
-from training.lora import Lora
+from engine.stage.job import Job
+from engine.stage.stage import Device, NotIdentity, Stage, port
+from training import gae, kl
+from training.hardware import memory
+from training.loops import schedule
+from training.loops.tracking import ReportTo, tracked
+from training.models.answers import TOKENS, Answer, pad
+from training.models.logprobs import forward
+from training.models.lora import Lora
 from training.overoptimisation import GuardConfig
 from training.ppo_run import Run
 from training.rollouts import Rollout, keep, warn_of_sameness
 from training.rules import Rule
-from training.tracking import ReportTo, tracked
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from generators.backend import Completion
+    from generators.backends.protocol import Completion
     from training.critic import Critic
 
 
@@ -149,7 +151,7 @@ class Ppo(Stage):
     def run(self, job: Job) -> None:
         import torch
 
-        from training.distributed import processes
+        from training.loops.distributed import processes
 
         count = self.processes or max(1, torch.cuda.device_count())
         with tracked(job, self.report_to), processes(count, job, self.optimise, ("peft",)) as job:
@@ -180,7 +182,7 @@ class Ppo(Stage):
         """What the rollouts were worth, token by token, under the policy and the values they were sampled with."""
         import torch
 
-        from training.distributed import total, turns
+        from training.loops.distributed import total, turns
 
         policy, reference, critic = run.policy, run.reference, run.critic
         answers = [rollout.answer for rollout in rollouts]
@@ -219,7 +221,7 @@ class Ppo(Stage):
         """Epochs of minibatch steps on what `look_back` found. Returns means over the steps taken."""
         import torch
 
-        from training.distributed import sum_gradients, totals, turns
+        from training.loops.distributed import sum_gradients, totals, turns
 
         policy, critic, optimizer = run.policy, run.critic, run.optimizer
         for group in optimizer.param_groups:

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
-from engine.job import Job
-from training import kl, snapshot
-from training.checkpoint import Checkpoints
+from engine.stage.job import Job
+from training import kl
+from training.loops import snapshot
+from training.loops.checkpoint import Checkpoints
+from training.loops.trl import load_model, quiet, save
 from training.reward_function import make_scorer
 from training.rollouts import (
     Question,
@@ -25,13 +27,12 @@ from training.rollouts import (
     sample,
     start_engine,
 )  # fmt: skip
-from training.trl_stage import load_model, quiet, save
 from training.watch import Watch
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from generators.backend import Completion
+    from generators.backends.protocol import Completion
     from training.critic import Critic
     from training.ppo import Ppo
 
@@ -48,8 +49,8 @@ class Run:
     def __init__(self, stage: Ppo, job: Job) -> None:
         import torch
 
-        from generators.backend import Completion
-        from training.distributed import rank, spread
+        from generators.backends.protocol import Completion
+        from training.loops.distributed import rank, spread
 
         quiet()
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -128,7 +129,7 @@ class Run:
             self.coming = self.background.submit(sample, *arguments) if self.leads else Future()
 
     def score(self, rollouts: list[Rollout]) -> tuple[np.ndarray, dict[str, float]]:
-        from training.distributed import from_lead
+        from training.loops.distributed import from_lead
 
         def judge() -> tuple[np.ndarray, dict[str, float]]:
             assert self.scorer is not None
@@ -149,7 +150,7 @@ class Run:
 
     def save(self, iterations: int) -> None:
         """All that the next iteration depends on, after so many."""
-        from training.distributed import from_lead
+        from training.loops.distributed import from_lead
 
         self.ready = from_lead(self.coming.result) if self.coming else []
         self.coming = None
@@ -164,7 +165,7 @@ class Run:
 
     def finish(self) -> None:
         """Say what was learnt from, and write the policy: the last one, or the best that the guard saw."""
-        from training.distributed import put_together
+        from training.loops.distributed import put_together
 
         self.checkpoints.wait()
         self.background.shutdown()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.errors import UserError
-from engine.job import Job
-from training.answers import Answer, encode, end_id
-from training.reward_model import RewardModel
+from engine.stage.job import Job
+from training.models.answers import Answer, encode, end_id
+from training.reward.model import RewardModel
 from training.rollouts import Rollout
 from training.rules import Rule, frame, measure
 
@@ -80,7 +80,7 @@ def same_tokenizer(a: Any, b: Any) -> bool:
     probe = [{"role": "user", "content": "Why is 12 + 3 = 15?\nÄ"}]
 
     def ids(tokenizer: Any) -> list[int]:
-        from generators.prompting import encode_prompt
+        from generators.text.prompts import encode_prompt
 
         return encode_prompt(tokenizer, probe)
 

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.errors import StageFailed, UserError
-from engine.job import Job, encode
 from engine.seeds import shuffled
-from training.answers import Answer, Message
+from engine.stage.job import Job, encode
+from training.models.answers import Answer, Message
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from generators.backend import Completion
-    from generators.engine_process import WatchedEngine
-    from generators.vllm_backend import VllmEngine
+    from generators.backends.process.watched import WatchedEngine
+    from generators.backends.protocol import Completion
+    from generators.backends.vllm.engine import VllmEngine
 
     Engine = VllmEngine | WatchedEngine
 
@@ -69,7 +69,7 @@ def load_questions(job: Job, tokenizer: Any, port: str = "prompts") -> list[Ques
     Raises:
         UserError: there is none, or one is empty.
     """
-    from generators.prompting import encode_prompt, prompt_of
+    from generators.text.prompts import encode_prompt, prompt_of
 
     questions: list[Question] = []
     for artifact in job.all(port):
@@ -116,11 +116,11 @@ def start_engine(
     vLLM occupies the process group of its process, and the interpreter while it samples. Beside several processes that
     train, or `apart` from one that does at the same time, it runs in one of its own, on the last GPU if none trains there.
     """
-    from generators.engine_process import WatchedEngine
-    from generators.replicas import gpus
-    from generators.vllm_backend import VllmEngine
-    from training.distributed import world
-    from training.lora import base_of, is_adapter
+    from generators.backends.process.watched import WatchedEngine
+    from generators.backends.replicas import gpus
+    from generators.backends.vllm.engine import VllmEngine
+    from training.loops.distributed import world
+    from training.models.lora import base_of, is_adapter
 
     longest = max(len(question.token_ids) for question in questions) + max_tokens
     folder = base_of(location, job) if is_adapter(location) else location
@@ -152,7 +152,7 @@ def ask(
     Raises:
         StageFailed: an answer can't be had.
     """
-    from training.distributed import from_lead
+    from training.loops.distributed import from_lead
 
     hand_over(engine, model)
     completions = from_lead(partial(sample, job, engine, asked, max_tokens, iteration))
@@ -161,7 +161,7 @@ def ask(
 
 def hand_over(engine: Engine | None, model: Any) -> None:
     """Let the engine answer as the model does now."""
-    from training.distributed import is_split, wait_for_all
+    from training.loops.distributed import is_split, wait_for_all
 
     wait_for_all()  # rank 0 may have had to load a reward model or to write a checkpoint
     named = weights(model)
@@ -176,7 +176,7 @@ def sample(
     job: Job, engine: Engine | None, asked: Sequence[Question], max_tokens: int, iteration: int
 ) -> list[Completion]:
     """Rank 0's part of `ask`: the answers of the weights that the engine has."""
-    from generators.backend import Completion, Failure, Sampling
+    from generators.backends.protocol import Completion, Failure, Sampling
 
     assert engine is not None
     seeds = [job.derive("rollout", iteration, i) for i in range(len(asked))]
@@ -187,7 +187,7 @@ def sample(
 
 
 def answered(tokenizer: Any, asked: Sequence[Question], completions: Sequence[Completion]) -> list[Rollout]:
-    from generators.prompting import decode_all
+    from generators.text.prompts import decode_all
 
     texts = decode_all(tokenizer, [c.token_ids for c in completions])
     return [
@@ -206,7 +206,7 @@ def weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    from training.distributed import whole
+    from training.loops.distributed import whole
 
     if not isinstance(model, PeftModel):
         yield from ((name, whole(tensor)) for name, tensor in model.named_parameters())
@@ -246,7 +246,7 @@ def keep(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarr
 
 def consumed(job: Job) -> tuple[str, int]:
     """(a digest of everything that was learnt from: each prompt's id and sampled ids, in order; how many answers)."""
-    from engine.store import read_parquet
+    from engine.store.store import read_parquet
 
     digest, count = hashlib.blake2b(digest_size=16), 0
     for file in sorted((job.output / "rollouts").glob("*.parquet")):

@@ -1,6 +1,6 @@
 """Rules: what an answer is worth, found out by computing. Each gives a number an answer: true is 1, false and null are 0.
 
-A rule is a Polars SQL expression over the columns that `generators.judge` has too: `completion`, `reference`, `prompt` (the
+A rule is a Polars SQL expression over the columns that `generators.judge.stage` has too: `completion`, `reference`, `prompt` (the
 last thing the user said), `length` (tokens) and `finish_reason` ("stop" where the model ended its answer, "length" where it
 was cut). Or it is a verifier, which checks an answer against something known and gives 1 or 0:
 
@@ -22,8 +22,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from engine.errors import UserError
-from generators.judge import COLUMNS
-from generators.judge import score as judge
+from generators.judge.stage import COLUMNS
+from generators.judge.stage import score as judge
 from training import numbers
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Regex(_Verifier):
 
 
 class Tests(_Verifier):
-    """The answer's Python passes the reference's, run after it in the sandbox (`generators.sandbox`): the standard library alone,
+    """The answer's Python passes the reference's, run after it in the sandbox (`generators.rules.sandbox`): the standard library alone,
     no network, no other process, an empty folder, limits on time, memory and disk.
     """
 
@@ -239,7 +239,7 @@ def passes(programs: Sequence[str], timeout: float, memory_mb: int) -> bool:
     Raises:
         UserError: this machine can't hold a program back.
     """
-    from generators.sandbox import Limits, Unsafe, run
+    from generators.rules.sandbox import Limits, Unsafe, run
 
     limits = Limits(cpu_s=int(timeout) + 1, wall_s=timeout, memory_mb=memory_mb, disk_mb=1)
     try:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.errors import UserError
-from engine.job import Job
-from engine.store import Artifact
+from engine.stage.job import Job
+from engine.store.store import Artifact
+from training.reward.model import RewardModel
 from training.reward_function import Scorer
-from training.reward_model import RewardModel
 from training.rollouts import Question, Rollout
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def score_rollouts(job: Job, rollouts: Sequence[Rollout]) -> NDArray[np.float64]
 
 def reads_alike(tokenizer: Any, rollout: Rollout) -> bool:
     """Whether a tokenizer has the ids that this answer was sampled with."""
-    from generators.prompting import decode, encode_prompt
+    from generators.text.prompts import decode, encode_prompt
 
     return (
         bool(rollout.token_ids)

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
-from engine.job import Job
-from training import overoptimisation, snapshot
-from training.checkpoint import Checkpoint, Checkpoints
+from engine.stage.job import Job
+from training import overoptimisation
+from training.loops import snapshot
+from training.loops.checkpoint import Checkpoint, Checkpoints
 from training.overoptimisation import Guard, GuardConfig, Point
 from training.reward_function import Scorer
 from training.rollouts import Question, Rollout, load_questions
@@ -65,7 +66,7 @@ class Watch:
     ) -> str | None:
         """Measure the policy as it is before this iteration learns. Why to stop, if there is a reason. All processes look,
         rank 0 judges the answers and keeps the best policy."""
-        from training.distributed import from_lead, gathered, rank
+        from training.loops.distributed import from_lead, gathered, rank
 
         gold, error = None, 0.0
         scorer = self.scorer
@@ -86,7 +87,7 @@ class Watch:
 
     def restore_best(self, policy: nn.Module) -> int:
         """Put the best policy's weights into this one. Returns the iterations that it had learnt from."""
-        from training.distributed import wait_for_all
+        from training.loops.distributed import wait_for_all
 
         wait_for_all()
         best = self.kept.latest()

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from benchmarks.parts.claims import Claim, artifact, claim
 from benchmarks.parts.word_world import SPECIAL, assistant, model, user, wrapped
-from engine.store import Store
-from engine.worker import carry_out
-from training import bootstrap, length_control
+from engine.execution.worker import carry_out
+from engine.statistics import bootstrap
+from engine.store.store import Store
+from training.evaluate import length_control
 
 Floats = NDArray[np.float64]
 DATA = Path(os.environ.get("FLYWHEEL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -129,9 +130,9 @@ def by_transformer(learn: Sequence[Any], judge: Sequence[Any], pairs: int) -> tu
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from training.answers import encode_all
-    from training.reward import Reward
-    from training.reward_model import RewardModel
+    from training.models.answers import encode_all
+    from training.reward.model import RewardModel
+    from training.reward.reward_stage import Reward
 
     torch.set_num_threads(1)
     inner = Tokenizer(models.BPE(unk_token="<|unk|>"))

@@ -6,11 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine.job import Job
-from engine.schema import DATASETS, conform
-from engine.stage import Stage
-from engine.store import Artifact, Store, digest_json
-from engine.worker import carry_out
+from engine.execution.worker import carry_out
+from engine.stage.job import Job
+from engine.stage.stage import Stage
+from engine.store.schema import DATASETS, conform
+from engine.store.store import Artifact, Store, digest_json
 
 Claim = dict[str, Any]
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.parts.claims import Claim, claim
 from benchmarks.parts.policies import Bench
-from engine.store import Artifact, Store
+from engine.store.store import Artifact, Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,7 +126,7 @@ def forge() -> None:
     import trl.trainer.dpo_trainer  # pyright: ignore[reportUnusedImport]
     import trl.trainer.grpo_trainer  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-    import generators.vllm_backend as backend
+    import generators.backends.vllm.engine as backend
 
     for name, value in backend.ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.shingles import jaccard
+from pipelines.texts.shingles import jaccard
 
 SUFFIXES = (".py", ".pyi", ".md", ".rst", ".txt", ".html", ".json", ".h", ".hpp", ".js", ".css", ".c", ".cpp", ".yaml")
 THRESHOLD = 0.8

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.parts.claims import artifact
-from engine.stage import load
-from engine.store import Artifact, Store
-from engine.worker import carry_out
+from engine.execution.worker import carry_out
+from engine.stage.stage import load
+from engine.store.store import Artifact, Store
 
 
 class Bench:

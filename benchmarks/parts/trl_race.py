@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.parts.claims import Claim, claim
 from benchmarks.parts.policies import Bench, steered
-from engine.job import Job
-from engine.store import Artifact
+from engine.stage.job import Job
+from engine.store.store import Artifact
 
 ROOT = Path(__file__).parents[2]
 PEER = Path(tempfile.gettempdir()) / "flywheel-trl-1.12"
@@ -194,9 +194,9 @@ def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_t
     """The reward of 512 answers (not ended: less 1, as in training) and the KL to the start."""
     from transformers import AutoModelForCausalLM
 
-    from training.logprobs import token_logprobs
+    from training.models.logprobs import token_logprobs
+    from training.reward.model import RewardModel
     from training.reward_function import Scorer
-    from training.reward_model import RewardModel
 
     model, rollouts = _sampled(bench, policy, folder, 512, max_tokens)
     scores = Scorer(RewardModel.load(str(reward.path)), {}, {}).score(rollouts)[0]
@@ -217,8 +217,8 @@ def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_t
 def best_of_n(bench: Bench, policy: Artifact, reward: Artifact, spent: float, max_tokens: int) -> dict[str, float]:
     """The reward of the best of n answers of the untrained policy, at the greatest n (up to 64) within this KL."""
     from training.kl import best_of_n as best_of_n_kl
+    from training.reward.model import RewardModel
     from training.reward_function import Scorer
-    from training.reward_model import RewardModel
 
     _, rollouts = _sampled(bench, policy, policy.path, 8 * 64 * 4, max_tokens)
     scores = Scorer(RewardModel.load(str(reward.path)), {}, {}).score(rollouts)[0]

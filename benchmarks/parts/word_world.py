@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.store import Artifact, Store, digest_json
+from engine.store.store import Artifact, Store, digest_json
 
 
 def model(store: Store, folder: Path, tokenizer: Any, width: int, layers: int, context: int) -> Artifact:
@@ -17,7 +17,7 @@ def model(store: Store, folder: Path, tokenizer: Any, width: int, layers: int, c
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from training.trl_stage import quiet
+    from training.loops.trl import quiet
 
     quiet()
     torch.manual_seed(0)

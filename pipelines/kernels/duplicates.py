@@ -1,4 +1,4 @@
-"""Groups of equal keys, and which candidates replace which (see `pipelines.duplicates`)."""
+"""Groups of equal keys, and which candidates replace which (see `pipelines.dedup.near`)."""
 
 from __future__ import annotations
 

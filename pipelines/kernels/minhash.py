@@ -1,4 +1,4 @@
-"""MinHash signatures and band keys (see `pipelines.minhash`)."""
+"""MinHash signatures and band keys (see `pipelines.dedup.minhash`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words and shingles of texts (see `pipelines.shingles` for what they are), over Arrow's bytes and offsets."""
+"""Words and shingles of texts (see `pipelines.texts.shingles` for what they are), over Arrow's bytes and offsets."""
 
 from __future__ import annotations
 

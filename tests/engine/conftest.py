@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from engine.run import run_recipe
-from engine.store import Store
+from engine.execution.runner import run_recipe
+from engine.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).parent / "toy"

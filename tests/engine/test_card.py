@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from engine.card import card
-from engine.job import Job
-from engine.single import export_artifact
-from engine.stage import Stage, port
-from engine.store import Store
-from engine.worker import carry_out
+from engine.execution.single import export_artifact
+from engine.execution.worker import carry_out
+from engine.stage.job import Job
+from engine.stage.stage import Stage, port
+from engine.store.store import Store
+from engine.view.card import card
 
 
 class Texts(Stage):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine.stage import NotIdentity, Stage, kinds, load
-from generators.instructions import SYNTHESIS
+from engine.stage.stage import NotIdentity, Stage, kinds, load
+from generators.instructions.stage import SYNTHESIS
 
 # What says how the work is done, how it is watched or cut short; and places, whose contents are in `sources()`.
 NOT_IDENTITY = {

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from engine.errors import StageFailed
-from engine.stage import Stage, port
+from engine.stage.stage import Stage, port
 
 
 class Upper(Stage):

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.plan import make_plan
-from engine.recipe import load_recipe
-from engine.store import Store
+from engine.plan.plan import make_plan
+from engine.plan.recipe import load_recipe
+from engine.store.store import Store
 from tests.engine.conftest import RECIPE
 
 
@@ -80,7 +80,7 @@ def test_a_recipe_that_is_not_there(flywheel: Any) -> None:
 def test_a_plan_loads_no_library_that_only_the_work_needs() -> None:
     """A second run is a plan and nothing more: torch alone would cost it 2 to 3 s."""
     look = (
-        "import sys; from engine.stage import kinds, load; [load(kind) for kind in kinds()];"
+        "import sys; from engine.stage.stage import kinds, load; [load(kind) for kind in kinds()];"
         "print([m for m in ('torch', 'transformers', 'trl', 'vllm', 'datasets', 'argilla') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from engine.distributions import funnel, histograms
-from engine.job import Job
-from engine.removed import examples, largest_clusters
-from engine.report import write_report
-from engine.show import print_artifact
-from engine.stage import Stage, port
-from engine.store import Artifact, Store
+from engine.stage.job import Job
+from engine.stage.stage import Stage, port
+from engine.store.store import Artifact, Store
+from engine.view.artifact import print_artifact
+from engine.view.removed import examples, largest_clusters
+from engine.view.report.distributions import funnel, histograms
+from engine.view.report.page import write_report
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]

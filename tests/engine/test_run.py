@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from engine.errors import StageFailed, UserError
-from engine.plan import Planned, make_plan
-from engine.recipe import load_recipe
-from engine.run import run_recipe
-from engine.store import Store
+from engine.execution.runner import run_recipe
+from engine.plan.plan import Planned, make_plan
+from engine.plan.recipe import load_recipe
+from engine.store.store import Store
 from tests.engine.conftest import RECIPE
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from engine.progress import Bars
-from engine.show import print_artifact
+from engine.execution.progress import Bars
+from engine.view.artifact import print_artifact
 
 ROW = {
     "id": "a" * 32, "parents": [], "prompt_id": "b" * 32, "prompt": [{"role": "user", "content": "Why [bold]?"}],
@@ -35,7 +35,7 @@ def test_a_candidate_is_shown_turn_by_turn(given: Any, capsys: pytest.CaptureFix
 
 def test_a_bar_tells_tokens_their_rates_and_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     bars, now = Bars(), [100.0]
-    monkeypatch.setattr("engine.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("engine.execution.progress.time.monotonic", lambda: now[0])
     assert bars._tokens({"in": 1000, "out": 500}) == "1,000 tokens in, 500 out"
     now[0] += 10
     told = bars._tokens({"in": 3000, "out": 40500, "cost": 1.234})

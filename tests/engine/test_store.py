@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from engine.run import run_recipe
-from engine.store import Store
+from engine.execution.runner import run_recipe
+from engine.store.store import Store
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux lists them")
@@ -19,7 +19,7 @@ def test_reading_starts_no_thread(run_store: Store) -> None:
     louder = run_store.find("toy/louder")
     script = f"""
 import os
-from engine.store import Store
+from engine.store.store import Store
 artifact = Store({run_store.url!r}).get({louder.id!r})
 threads = set(os.listdir("/proc/self/task"))
 rows = len(artifact.to_table()), sum(map(len, artifact.batches()))

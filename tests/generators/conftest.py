@@ -83,7 +83,7 @@ def engine(tiny: Path) -> Iterator[Any]:
     import flask  # noqa: F401  # like llvmlite, full of objects that answer to any name
     import numba  # noqa: F401
 
-    from generators.vllm_backend import VllmEngine
+    from generators.backends.vllm.engine import VllmEngine
 
     with VllmEngine(str(tiny), kv_cache_gib=1) as engine:
         yield engine
@@ -109,8 +109,8 @@ def model(store: Any) -> Callable[[Path], Any]:
     """`model(folder)`: an artifact that holds a copy of this model folder."""
     import shutil
 
-    from engine.stage import Stage
-    from engine.worker import carry_out
+    from engine.execution.worker import carry_out
+    from engine.stage.stage import Stage
 
     class Trained(Stage):
         gives = "Model"
@@ -130,7 +130,7 @@ def tiny_wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")  # an engine holds the process group that others may need
 def wide(tiny_wide: Path) -> Iterator[Any]:
-    from generators.vllm_backend import VllmEngine
+    from generators.backends.vllm.engine import VllmEngine
 
     with VllmEngine(str(tiny_wide), kv_cache_gib=1) as engine:
         yield engine

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from generators.backend import Completion
+from generators.backends.protocol import Completion
 
 KILLS, BREAKS = 666, 667  # prompts that start with these kill the process, or raise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from generators.backend import Answer, Failure, Sampling
+from generators.backends.protocol import Answer, Failure, Sampling
 
 
 class Planned:

@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine.errors import UserError
-from generators.adapters import base_of, room_for
-from generators.backend import Sampling
-from generators.candidates import Candidates
-from generators.transformers_backend import TransformersEngine
-from generators.vllm_backend import VllmEngine
+from generators.backends.adapters import base_of, room_for
+from generators.backends.protocol import Sampling
+from generators.backends.transformers_engine import TransformersEngine
+from generators.backends.vllm.engine import VllmEngine
+from generators.candidates.stage import Candidates
 
 PROMPTS = [[i % 250 + 4 for i in range(start, start + 3 + start % 9)] for start in range(0, 80, 5)]
 
@@ -62,8 +62,8 @@ def test_candidates_of_an_adapter_artifact(
     """The artifact names its base by id; its rows name the adapter."""
     import shutil
 
-    from engine.stage import Stage
-    from engine.worker import carry_out
+    from engine.execution.worker import carry_out
+    from engine.stage.stage import Stage
 
     base = model(tiny)
     named = tmp_path / "named"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from engine.errors import StageFailed
-from generators.backend import Answer, Failure, Sampling, Usage
-from generators.batch_backend import BatchBackend, cut
-from generators.openai_backend import Server
+from generators.backends.protocol import Answer, Failure, Sampling, Usage
+from generators.backends.server.batch import BatchBackend, cut
+from generators.backends.server.chat_completions import Server
 from tests.generators.batch_server import BatchServer
 from tests.generators.faulty_server import said
 
@@ -46,7 +46,7 @@ def test_a_killed_run_waits_on_for_the_batch_it_handed_in(tmp_path: Path, monkey
         with monkeypatch.context() as patched:
             patched.setattr(BatchBackend, "_wait", killed)
             if not noted:  # killed between making the batch and noting it
-                patched.setattr("generators.request_cache.RequestCache.put_batch", lambda *_: None)
+                patched.setattr("generators.backends.server.answers_cache.RequestCache.put_batch", lambda *_: None)
             with pytest.raises(KeyboardInterrupt):
                 backend.complete(ASK, SAMPLING, range(30))
         again = backend_of(server, tmp_path)
@@ -71,8 +71,8 @@ def test_nothing_is_handed_in_beyond_the_budget(tmp_path: Path) -> None:
 
 
 def test_files_are_cut_where_the_api_ends(monkeypatch: Any) -> None:
-    monkeypatch.setattr("generators.batch_backend.MOST_REQUESTS", 4)
-    monkeypatch.setattr("generators.batch_backend.MOST_BYTES", 1000)
+    monkeypatch.setattr("generators.backends.server.batch.MOST_REQUESTS", 4)
+    monkeypatch.setattr("generators.backends.server.batch.MOST_BYTES", 1000)
     short = {str(i): {"x": 1} for i in range(9)}
     assert [len(some) for some in cut(short)] == [4, 4, 1]
     long = {str(i): {"x": "y" * 400} for i in range(5)}

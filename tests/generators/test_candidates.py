@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 
 from engine import seeds
 from engine.errors import UserError
-from engine.job import Job
-from engine.store import Store
-from engine.worker import carry_out
-from generators.candidates import Candidates
-from generators.engine_process import WatchedEngine
-from generators.prompting import decode, encode_prompt, load_tokenizer
+from engine.execution.worker import carry_out
+from engine.stage.job import Job
+from engine.store.store import Store
+from generators.backends.process.watched import WatchedEngine
+from generators.candidates.stage import Candidates
+from generators.text.prompts import decode, encode_prompt, load_tokenizer
 
 PROMPTS = [
     {"id": f"{i:032x}", "parents": [], "prompt": [{"role": "user", "content": f"Say {i}!"}], "reference": str(i)}
@@ -71,7 +71,7 @@ def lasting_engine() -> Iterator[list[WatchedEngine]]:
         def close(self) -> None: ...
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("generators.engine_process.WatchedEngine", Lasting)
+        patch.setattr("generators.backends.process.watched.WatchedEngine", Lasting)
         yield started
     for engine in started:
         WatchedEngine.close(engine)

@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from engine.store import Store
+from engine.store.store import Store
 from generators.chat import app, load, side_by_side
 
 

@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine.errors import UserError
-from generators.backend import Completion, Sampling
-from generators.dialogue import PLAY, Dialogue
-from generators.engine_process import WatchedEngine
-from generators.prompting import MARK, between, encode_prompt, load_tokenizer
-from generators.transformers_backend import TransformersEngine
+from generators.backends.process.watched import WatchedEngine
+from generators.backends.protocol import Completion, Sampling
+from generators.backends.transformers_engine import TransformersEngine
+from generators.candidates.dialogue_stage import PLAY, Dialogue
+from generators.text.prompts import MARK, between, encode_prompt, load_tokenizer
 from tests.generators.faulty_server import FaultyServer
 
 PROMPTS = [{"id": f"{i:032x}", "parents": [], "prompt": [{"role": "user", "content": f"Say {i}!"}]} for i in range(6)]

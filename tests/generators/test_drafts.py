@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from engine import seeds
-from generators.backend import Failure, Local, Sampling
-from generators.drafts import Ask, Draft, Made, Rejected, Run, carry, user
-from generators.methods.magpie import pre_query
-from generators.prompting import load_tokenizer
+from generators.backends.protocol import Failure, Local, Sampling
+from generators.drafts.drafts import Ask, Draft, Made, Rejected, Run, carry, user
+from generators.instructions.methods.magpie import pre_query
+from generators.text.prompts import load_tokenizer
 from tests.generators.planned import Planned
 
 SAMPLING = Sampling(max_tokens=8, logprobs=False)

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from engine.errors import StageFailed, UserError
-from generators.backend import Completion, Failure, Sampling
-from generators.engine_process import WatchedEngine
+from generators.backends.process.watched import WatchedEngine
+from generators.backends.protocol import Completion, Failure, Sampling
 from tests.generators.frail import BREAKS, KILLS
 
 FRAIL = "tests.generators.frail:FrailEngine"
@@ -67,7 +67,7 @@ def test_errors_in_our_own_words_reach_the_caller(tmp_path: Path) -> None:
 
 def test_the_child_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = (
-        "import sys; from generators.backend import Sampling; from generators.engine_process import WatchedEngine\n"
+        "import sys; from generators.backends.protocol import Sampling; from generators.backends.process.watched import WatchedEngine\n"
         f"engine = WatchedEngine({FRAIL!r}, {str(tmp_path)!r}, slow=60); engine.max_model_len\n"
         "print(engine.pid, flush=True); engine.generate([[1]], Sampling(), [0])"
     )

@@ -11,8 +11,8 @@ from unittest.mock import patch
 import yaml
 
 from engine.cli import main
-from engine.stage import load
-from generators.sandbox import Limits, run
+from engine.stage.stage import load
+from generators.rules.sandbox import Limits, run
 from generators.verifiers import verify
 from tests.generators.faulty_server import FaultyServer
 from tests.generators.test_methods import SelfInstructing

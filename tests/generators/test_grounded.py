@@ -12,9 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators.grounded import Grounded, citations
-from generators.judge import Judge
-from generators.retrieval import Index, Passage, build, passages_of, words
+from generators.grounded.retrieval import Index, Passage, build, passages_of, words
+from generators.grounded.stage import Grounded, citations
+from generators.judge.stage import Judge
 from tests.generators.planned import Planned
 
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Peru": "Lima", "Kenya": "Nairobi"}
@@ -73,7 +73,7 @@ def answers(asked: str, seed: int) -> str:
 
 def test_questions_are_answered_from_what_was_found(given: Any, build: Any, monkeypatch: Any) -> None:
     backend = Planned(answers)
-    monkeypatch.setattr("generators.grounded.open_backend", lambda *a, **k: (backend, "m"))
+    monkeypatch.setattr("generators.grounded.stage.open_backend", lambda *a, **k: (backend, "m"))
     unknown = {"id": "f" * 32, "parents": [], "prompt": [{"role": "user", "content": "Qwxyz?"}]}
     prompts = given("Prompt", [*QUESTIONS, unknown, QUESTIONS[0]])
     settings: dict[str, Any] = {"k": 2, "words": 20, "overlap": 2, "n": 2}
@@ -95,7 +95,7 @@ def test_questions_are_answered_from_what_was_found(given: Any, build: Any, monk
 
 
 def test_retrieval_is_judged_beside_fine_tuning(given: Any, build: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("generators.grounded.open_backend", lambda *a, **k: (Planned(answers), "m"))
+    monkeypatch.setattr("generators.grounded.stage.open_backend", lambda *a, **k: (Planned(answers), "m"))
     grounded = build(Grounded, {"documents": given("Document", DOCUMENTS), "prompts": given("Prompt", QUESTIONS)})
     tuned = given("Candidate", [
         {"id": f"{i:032x}", "parents": [], "prompt_id": q["id"], "prompt": q["prompt"], "model": "sft", "sample": 0,
@@ -109,10 +109,10 @@ def test_retrieval_is_judged_beside_fine_tuning(given: Any, build: Any, monkeypa
 
 
 def test_the_index_is_kept(given: Any, build: Any, monkeypatch: Any, store: Any) -> None:
-    monkeypatch.setattr("generators.grounded.open_backend", lambda *a, **k: (Planned(answers), "m"))
+    monkeypatch.setattr("generators.grounded.stage.open_backend", lambda *a, **k: (Planned(answers), "m"))
     inputs = {"documents": given("Document", DOCUMENTS), "prompts": given("Prompt", QUESTIONS)}
     first = build(Grounded, inputs)
-    monkeypatch.setattr("generators.retrieval.build", None)
+    monkeypatch.setattr("generators.grounded.retrieval.build", None)
     assert build(Grounded, inputs, partition=2).to_polars().equals(first.to_polars())
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators.judge import COLUMNS, Judge, score
+from generators.judge.stage import COLUMNS, Judge, score
 
 ANSWERS = [
     ("Paris.", "Paris", 3),

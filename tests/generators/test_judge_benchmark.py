@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from benchmarks.judge import data, measure
-from generators import ai_feedback
+from generators.judge import model_judge as ai_feedback
 
 
 @pytest.fixture

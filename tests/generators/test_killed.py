@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from engine.store import Store
+from engine.store.store import Store
 from tests.generators.faulty_server import FaultyServer
 
 RECIPE = """

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from engine.errors import StageFailed, UserError
-from generators.backend import Failure
-from generators.drafts import template
-from generators.instructions import Instructions
-from generators.novelty import rouge_l, words
+from generators.backends.protocol import Failure
+from generators.drafts.drafts import template
+from generators.instructions.novelty import rouge_l, words
+from generators.instructions.stage import Instructions
 from tests.generators.faulty_server import FaultyServer
 from tests.generators.planned import Planned
 
@@ -53,7 +53,7 @@ def make(given: Any, build: Any, monkeypatch: Any) -> Callable[..., Any]:
 
     def of(reply: Any, method: dict[str, Any], inputs: dict[str, Any] | None = None, **config: Any) -> Any:
         backend = reply if isinstance(reply, Planned) else Planned(reply)
-        monkeypatch.setattr("generators.synthesis.open_backend", lambda *a, **k: (backend, "planned"))
+        monkeypatch.setattr("generators.instructions.rounds.open_backend", lambda *a, **k: (backend, "planned"))
         rows = {
             name: given("Document", value) if isinstance(value, list) else value
             for name, value in (inputs or {}).items()
@@ -154,8 +154,8 @@ def test_a_shortfall_is_explained_by_reason(make: Any) -> None:
 
 
 def test_a_killed_run_ends_with_the_same_rows(make: Any, given: Any, build: Any, store: Any, tmp_path: Any) -> None:
-    from engine.store import Store
-    from engine.worker import carry_out
+    from engine.execution.worker import carry_out
+    from engine.store.store import Store
 
     config: dict[str, Any] = {"method": {"name": "self_instruct"}, "count": 24, "partition": 3, "seed": 0}
     inputs = {"records": {"s": given("Document", seeds())}}
@@ -180,7 +180,7 @@ def test_a_killed_run_ends_with_the_same_rows(make: Any, given: Any, build: Any,
 
         backend = Planned(fragile)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("generators.synthesis.open_backend", lambda *a, b=backend, **k: (b, "planned"))
+            patch.setattr("generators.instructions.rounds.open_backend", lambda *a, b=backend, **k: (b, "planned"))
             try:
                 again = carry_out(elsewhere, "instructions", Instructions.model_validate(config), inputs)
             except Killed:
@@ -189,8 +189,8 @@ def test_a_killed_run_ends_with_the_same_rows(make: Any, given: Any, build: Any,
 
 
 def test_a_server_that_fails_gives_the_same_rows(given: Any, store: Any, tmp_path: Any) -> None:
-    from engine.store import Store
-    from engine.worker import carry_out
+    from engine.execution.worker import carry_out
+    from engine.store.store import Store
 
     def reply(messages: list[dict[str, str]], seed: int) -> str:
         asked = messages[-1]["content"]
@@ -421,8 +421,8 @@ def test_constitutional(make: Any, given: Any) -> None:
 
 
 def test_magpie_asks_with_the_template_alone(given: Any, build: Any, monkeypatch: Any, tiny: Any) -> None:
-    from generators.backend import Completion, Local
-    from generators.prompting import load_tokenizer
+    from generators.backends.protocol import Completion, Local
+    from generators.text.prompts import load_tokenizer
 
     tokenizer = load_tokenizer(str(tiny))
     prompts = list[str]()
@@ -441,7 +441,7 @@ def test_magpie_asks_with_the_template_alone(given: Any, build: Any, monkeypatch
         def close(self) -> None: ...
 
     local = Local(Engine(), tokenizer)
-    monkeypatch.setattr("generators.synthesis.open_backend", lambda *a, **k: (local, "tiny"))
+    monkeypatch.setattr("generators.instructions.rounds.open_backend", lambda *a, **k: (local, "tiny"))
     made = build(
         Instructions, {}, method={"name": "magpie", "turns": 2, "system": "Be kind."}, count=5, temperature=1.1
     )

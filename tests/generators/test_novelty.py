@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from generators.novelty import Known, Novelty, common_subsequence, rouge_l, words
+from generators.instructions.novelty import Known, Novelty, common_subsequence, rouge_l, words
 
 TEXT = st.lists(st.sampled_from(["the", "a", "cat", "sat", "on", "mat", "dog"]), max_size=12).map(" ".join)
 

@@ -16,11 +16,11 @@ import polars as pl
 import pytest
 
 from engine.errors import StageFailed, UserError
-from generators.backend import Answer, Failure, Sampling, Usage
-from generators.candidates import Candidates
-from generators.delivery import Delivery, retry_after
-from generators.openai_backend import Server, ServerBackend
-from generators.request_cache import RequestCache
+from generators.backends.protocol import Answer, Failure, Sampling, Usage
+from generators.backends.server.answers_cache import RequestCache
+from generators.backends.server.chat_completions import Server, ServerBackend
+from generators.backends.server.delivery import Delivery, retry_after
+from generators.candidates.stage import Candidates
 from tests.generators.faulty_server import FAULTS, FaultyServer, said
 
 PROMPTS = [

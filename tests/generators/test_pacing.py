@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
-from generators.pacing import Pace
+from generators.backends.server.pacing import Pace
 
 
 def run(job: Callable[[], Any]) -> Any:

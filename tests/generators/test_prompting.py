@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from generators.prompting import decode, encode_prompt, load_tokenizer, prompt_of
+from generators.text.prompts import decode, encode_prompt, load_tokenizer, prompt_of
 
 ASK = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import UserError
-from generators.rendering import Template, Unrenderable, checked
+from generators.text.templates import Template, Unrenderable, checked
 
 
 def test_an_undefined_name_is_named_with_its_nearest_spelling() -> None:

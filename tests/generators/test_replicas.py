@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from generators.backend import Sampling
-from generators.engine_process import WatchedEngine
-from generators.in_flight import in_flight
-from generators.replicas import Replicas, devices_of
+from generators.backends.in_flight import in_flight
+from generators.backends.process.watched import WatchedEngine
+from generators.backends.protocol import Sampling
+from generators.backends.replicas import Replicas, devices_of
 from tests.generators.test_engine_process import FRAIL, expected
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from generators.sandbox import Limits, run, run_all
+from generators.rules.sandbox import Limits, run, run_all
 
 QUICK = Limits(cpu_s=1, wall_s=3, memory_mb=128)
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators.select import Select
+from generators.candidates.select_stage import Select
 
 RANDOM = random.Random(5)
 CANDIDATES = [

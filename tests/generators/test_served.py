@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from generators.backend import Completion, Sampling
-from generators.served import ServedEngine, flags
+from generators.backends.protocol import Completion, Sampling
+from generators.backends.vllm.server_process import ServedEngine, flags
 from tests.generators.test_engine_process import alive
 
 

@@ -11,11 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators import structured
-from generators.backend import Answer, Failure, Local, Sampling
-from generators.candidates import Candidates
-from generators.prompting import Message, load_tokenizer
-from generators.vllm_backend import VllmEngine
+from generators.backends import json_answers as structured
+from generators.backends.protocol import Answer, Failure, Local, Sampling
+from generators.backends.vllm.engine import VllmEngine
+from generators.candidates.stage import Candidates
+from generators.text.prompts import Message, load_tokenizer
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from generators.backend import Sampling
-from generators.transformers_backend import TransformersEngine, processed
+from generators.backends.protocol import Sampling
+from generators.backends.transformers_engine import TransformersEngine, processed
 
 PROMPTS = [[i % 250 + 4 for i in range(start, start + 3 + start % 9)] for start in range(0, 120, 5)]
 SEEDS = [7919 * (i + 1) for i in range(len(PROMPTS))]

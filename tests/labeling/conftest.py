@@ -9,8 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from labeling import argilla, server
-from labeling.ranking_task import RankingTask
+from labeling.argilla import client as argilla
+from labeling.argilla import server
+from labeling.argilla.task import RankingTask
 
 
 @pytest.fixture(scope="session")

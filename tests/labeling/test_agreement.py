@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import friedmanchisquare, rankdata
 
-from labeling import agreement
+from labeling.utilities import agreement
 
 
 def ratings(seed: int, annotators: int = 4, units: int = 60) -> np.ndarray:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from labeling.ai_feedback import AiFeedback
-from labeling.preferences import Preferences
+from labeling.preferences.ai_feedback_stage import AiFeedback
+from labeling.preferences.stage import Preferences
 from tests.labeling.test_ask import candidates
 from tests.labeling.test_preferences import kept, ranking
 

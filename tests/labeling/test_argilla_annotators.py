@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from labeling import argilla, server
-from labeling.annotators import ScriptedAnnotator, assigned, rank, run
-from labeling.argilla import Argilla
-from labeling.ranking_task import Dataset, RankingRecord, RankingTask, Submission
+from labeling.argilla import client as argilla
+from labeling.argilla import server
+from labeling.argilla.client import Argilla
+from labeling.argilla.task import Dataset, RankingRecord, RankingTask, Submission
+from labeling.label.scripted import ScriptedAnnotator, assigned, rank, run
 
 UTILITY = {"a": 2.0, "b": 1.0, "c": 0.0}
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from labeling.argilla import Argilla
-from labeling.oversight import record_url
-from labeling.ranking_task import RankingRecord, RankingTask, Submission
+from labeling.argilla.client import Argilla
+from labeling.argilla.oversight import record_url
+from labeling.argilla.task import RankingRecord, RankingTask, Submission
 
 HOSTILE = "<b>Lima</b><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
 QUALITY = {"Lima.": 1, HOSTILE: 1, "Cusco, high up in the Andes.": 3}

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from engine.errors import UserError
-from labeling.annotators import ScriptedAnnotator, run
-from labeling.argilla import Argilla
-from labeling.overview import overview
-from labeling.ranking_task import RankingRecord, RankingTask, Submission
+from labeling.argilla.client import Argilla
+from labeling.argilla.overview import overview
+from labeling.argilla.task import RankingRecord, RankingTask, Submission
+from labeling.label.scripted import ScriptedAnnotator, run
 
 PROMPT = [{"role": "user", "content": "?"}]
 

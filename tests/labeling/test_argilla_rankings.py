@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from engine.errors import UserError
-from labeling import argilla
-from labeling.argilla import Argilla
-from labeling.ranking_task import Annotator, RankingRecord, RankingTask, Submission
+from labeling.argilla import client as argilla
+from labeling.argilla.client import Argilla
+from labeling.argilla.task import Annotator, RankingRecord, RankingTask, Submission
 
 HOSTILE = '<script>document.title = "owned"</script><img src=x onerror="alert(1)"> **bold** \u202e "\\ é 京'
 

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import pytest
 
-from labeling.argilla import Argilla
-from labeling.server.embedded.query_string import matches, parse, required_words
+from labeling.argilla.client import Argilla
+from labeling.argilla.server.embedded.query_string import matches, parse, required_words
 
 CITIES = ["Paris", "Rome", "Oslo", "Quito", "Lima"]
 COUNT = 40

@@ -21,9 +21,10 @@ import httpx
 import pytest
 
 from engine.errors import UserError
-from labeling import argilla, server
-from labeling.argilla import Argilla
-from labeling.ranking_task import RankingRecord, RankingTask, Submission
+from labeling.argilla import client as argilla
+from labeling.argilla import server
+from labeling.argilla.client import Argilla
+from labeling.argilla.task import RankingRecord, RankingTask, Submission
 
 pytestmark = pytest.mark.skipif("ARGILLA_API_URL" in os.environ, reason="tests of a server on this machine")
 

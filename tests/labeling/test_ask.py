@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from engine.errors import UserError
-from engine.schema import row_id
-from labeling import ask
-from labeling.ask import Ask
+from engine.store.schema import row_id
+from labeling.ask import stage as ask
+from labeling.ask.stage import Ask
 
 
 def entropy(p: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.errors import UserError
-from labeling import bradley_terry
+from labeling.utilities import bradley_terry
 
 # Davidson (1970), table 1: six brands of chocolate pudding; (i, j, i preferred, j preferred, no preference).
 PUDDING = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from engine.stage import load
+from engine.stage.stage import load
 
 PAGE = (Path(__file__).parents[2] / "docs" / "preferences.md").read_text()
 

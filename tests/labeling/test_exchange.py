@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.errors import UserError
-from labeling import exchange
-from labeling.annotators import ScriptedAnnotator, run
-from labeling.argilla import Argilla
-from labeling.cli import app
-from labeling.ranking_task import RankingTask
+from labeling.argilla import exchange
+from labeling.argilla.client import Argilla
+from labeling.argilla.commands import app
+from labeling.argilla.task import RankingTask
+from labeling.label.scripted import ScriptedAnnotator, run
 
 
 def test_a_file_goes_to_annotators_and_comes_back_in_its_own_order(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.errors import UserError
-from labeling import graded
+from labeling.utilities import graded_pairs as graded
 
 
 def test_without_shared_effects_it_is_least_squares() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError, Waiting
-from engine.store import Artifact
-from labeling.label import Label
-from labeling.overview import overview
-from labeling.ranking_task import Submission
+from engine.store.store import Artifact
+from labeling.argilla.overview import overview
+from labeling.argilla.task import Submission
+from labeling.label.stage import Label
 
 ANSWERS = ["the best", "good", "poor", "the worst"]
 

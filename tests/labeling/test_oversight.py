@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from engine.report import write_report
-from labeling import oversight
-from labeling.oversight import Judged
+from engine.view.report.page import write_report
+from labeling.argilla import oversight
+from labeling.argilla.oversight import Judged
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

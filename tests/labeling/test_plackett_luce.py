@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.errors import UserError
-from labeling import bradley_terry, plackett_luce
+from labeling.utilities import bradley_terry, plackett_luce
 
 
 def drawn(rng: np.random.Generator, u: np.ndarray, count: int, top: int) -> tuple[np.ndarray, np.ndarray]:

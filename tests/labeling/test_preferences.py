@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from engine.errors import StageFailed, UserError
-from engine.schema import row_id
-from labeling.ask import Ask
-from labeling.preferences import Preferences
+from engine.store.schema import row_id
+from labeling.ask.stage import Ask
+from labeling.preferences.stage import Preferences
 
 
 def ranking(

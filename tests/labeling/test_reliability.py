@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from labeling import plackett_luce, reliability
+from labeling.utilities import plackett_luce, reliability
 
 
 def simulated(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from labeling.shown import attention_checks, text_of, to_show
+from labeling.label.presentation import attention_checks, text_of, to_show
 
 
 def candidates(texts: dict[str, list[str]], reference: dict[str, str] | None = None) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 
-from pipelines import compiled
+from pipelines.kernels import compiled
 from pipelines.kernels.shingles import overlap
 
 
@@ -78,9 +78,9 @@ def test_deduplicating_imports_neither_numba_nor_pandas(tmp_path: Path) -> None:
     """It takes a file of copies to touch every step; a second process finds the code of the first."""
     program = """
 import json, sys
-from engine.store import Store
-from engine.worker import carry_out
-from pipelines.dedup import Dedup
+from engine.store.store import Store
+from engine.execution.worker import carry_out
+from pipelines.dedup.stage import Dedup
 store = Store(sys.argv[2])
 done = carry_out(store, "dedup", Dedup(seed=int(sys.argv[3])), {"documents": {"d": store.get(sys.argv[1])}})
 print(json.dumps([done.rows, sorted({"numba", "pandas", "torch", "transformers", "scipy", "sklearn"} & set(sys.modules))]))

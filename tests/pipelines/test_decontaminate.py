@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from engine.errors import StageFailed
-from engine.plan import Planned, make_plan
-from engine.recipe import load_recipe
-from engine.store import Artifact, Store
-from pipelines.contamination import Passages
-from pipelines.shingles import jaccard
+from engine.plan.plan import Planned, make_plan
+from engine.plan.recipe import load_recipe
+from engine.store.store import Artifact, Store
+from pipelines.decontaminate.overlap import Passages
+from pipelines.texts.shingles import jaccard
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]

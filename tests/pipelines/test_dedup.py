@@ -15,16 +15,17 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from engine.errors import UserError
-from engine.store import Artifact, Store
-from engine.worker import carry_out
-from pipelines import dedup, signatures
-from pipelines import documents as documents_
-from pipelines.dedup import Dedup
+from engine.execution.worker import carry_out
+from engine.store.store import Artifact, Store
+from pipelines.dedup import signatures
+from pipelines.dedup import stage as dedup
+from pipelines.dedup.minhash import Banding, choose_banding, permutations, sign_texts
+from pipelines.dedup.repeats import Cutter
+from pipelines.dedup.semantic import near
+from pipelines.dedup.stage import Dedup
 from pipelines.kernels.shingles import hash_words, make_room
-from pipelines.minhash import Banding, choose_banding, permutations, sign_texts
-from pipelines.passages import Cutter
-from pipelines.semantic import near
-from pipelines.shingles import jaccard, shingles, sorted_sets, texts_of, words
+from pipelines.texts import documents as documents_
+from pipelines.texts.shingles import jaccard, shingles, sorted_sets, texts_of, words
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import StageFailed, UserError
-from engine.store import Artifact, Store
-from engine.worker import carry_out
-from pipelines.filter import Filter
+from engine.execution.worker import carry_out
+from engine.store.store import Artifact, Store
+from pipelines.filter.stage import Filter
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]

@@ -10,8 +10,8 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from engine.errors import UserError
-from engine.store import Artifact
-from pipelines.mix import take
+from engine.store.store import Artifact
+from pipelines.mix.stage import take
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
@@ -74,9 +74,9 @@ def test_messages(build: Build, sources: dict[str, Artifact]) -> None:
 def test_buckets_give_the_order_of_one_sort(
     build: Build, sources: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    import pipelines.mix as module
-    from engine.store import Store
-    from engine.worker import carry_out
+    import pipelines.mix.stage as module
+    from engine.execution.worker import carry_out
+    from engine.store.store import Store
 
     whole = build("mix", {"documents": sources}).to_table(["id"])["id"].to_pylist()
     monkeypatch.setattr(module, "PART_ROWS", 7)

@@ -8,7 +8,7 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from pipelines.pii import KINDS, find, is_card, is_iban, luhn, mask, may_hold
+from pipelines.filter.pii import KINDS, find, is_card, is_iban, luhn, mask, may_hold
 
 SECRET = "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8"  # put together at run time, so that no scanner takes them for real ones
 # From the registries' and issuers' own documentation of test values.

@@ -14,10 +14,10 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from pipelines import pretokens
-from pipelines.pretokens import PretokenCache, fits
-from pipelines.shingles import texts_of
-from pipelines.tokenize import SPECIAL, train_bpe
+from pipelines.texts.shingles import texts_of
+from pipelines.tokenize import pretokens
+from pipelines.tokenize.pretokens import PretokenCache, fits
+from pipelines.tokenize.stage import SPECIAL, train_bpe
 
 FILES = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:40]
 REAL = [file.read_text(encoding="utf-8") for file in FILES]

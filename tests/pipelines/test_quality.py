@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from engine.errors import UserError
-from engine.store import Artifact
-from pipelines.quality import BUCKETS, auc_interval, train
-from pipelines.shingles import words
+from engine.store.store import Artifact
+from pipelines.filter.quality import BUCKETS, auc_interval, train
+from pipelines.texts.shingles import words
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]

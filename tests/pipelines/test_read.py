@@ -14,9 +14,9 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import StageFailed, UserError
-from engine.store import Artifact
-from pipelines.formats import lines
-from pipelines.read import Read
+from engine.store.store import Artifact
+from pipelines.read.formats import lines
+from pipelines.read.stage import Read
 
 Build = Callable[..., Artifact]
 
@@ -186,9 +186,9 @@ def test_limit_and_a_folder(build: Build, tmp_path: Path) -> None:
 def test_a_killed_read_goes_on_and_ends_with_the_same_bytes(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipelines.read as module
-    from engine.store import Store
-    from engine.worker import carry_out
+    import pipelines.read.stage as module
+    from engine.execution.worker import carry_out
+    from engine.store.store import Store
 
     monkeypatch.setattr(module, "PART_ROWS", 2)
     monkeypatch.setattr(module, "GROUP_FILES", 3)

@@ -13,7 +13,7 @@ from hypothesis import example, settings
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from pipelines.statistics import BULLETS, CLOSERS, COLUMNS, STOP_WORDS, TERMINALS, measure
+from pipelines.filter.statistics import BULLETS, CLOSERS, COLUMNS, STOP_WORDS, TERMINALS, measure
 
 
 def top_ngram(words: list[str], n: int) -> int:

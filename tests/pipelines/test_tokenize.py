@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from engine.errors import UserError
-from engine.store import Artifact, Store
-from engine.worker import carry_out
-from pipelines import tokenize
-from pipelines.shards import Shards
-from pipelines.tokenize import END, SPECIAL, Tokenize
+from engine.execution.worker import carry_out
+from engine.store.store import Artifact, Store
+from pipelines.tokenize import stage as tokenize
+from pipelines.tokenize.shards import Shards
+from pipelines.tokenize.stage import END, SPECIAL, Tokenize
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
@@ -156,7 +156,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
             if event["event"] == "progress" and event["done"] >= at and "doing" not in event:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr("engine.job.Job.progress", _unthinned)
+        monkeypatch.setattr("engine.stage.job.Job.progress", _unthinned)
         with pytest.raises(KeyboardInterrupt):
             carry_out(store, "tokenize", stage, inputs, emit=kill)
         assert carry_out(store, "tokenize", stage, inputs).digest == whole.digest
@@ -168,7 +168,7 @@ def _unthinned(self: Any, done: int, total: int | None = None, unit: str = "rows
 
 def test_training_does_not_depend_on_hash_seed_or_threads(tmp_path: Path) -> None:
     code = (
-        "import sys, json; from pathlib import Path; from pipelines.tokenize import train_bpe\n"
+        "import sys, json; from pathlib import Path; from pipelines.tokenize.stage import train_bpe\n"
         "texts = json.loads(Path(sys.argv[1]).read_text())\n"
         "sys.stdout.write(train_bpe(iter([texts[:50], texts[50:]]), 500).to_str())"
     )

@@ -10,13 +10,13 @@ import pytest
 from tests.training import tiny_chat
 
 if TYPE_CHECKING:
-    from generators.vllm_backend import VllmEngine
+    from generators.backends.vllm.engine import VllmEngine
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
     """An engine for tiny_chat's tied policies, started when it is first asked for."""
-    from generators.vllm_backend import VllmEngine
+    from generators.backends.vllm.engine import VllmEngine
 
     folder = tiny_chat.save(tmp_path_factory.mktemp("engine"))
     with VllmEngine(str(folder), dtype="float32", max_model_len=64, kv_cache_gib=1) as engine:

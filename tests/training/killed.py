@@ -16,13 +16,13 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from engine.store import Artifact, Store
-from engine.worker import carry_out
-from generators.vllm_backend import ENVIRONMENT
+from engine.execution.worker import carry_out
+from engine.store.store import Artifact, Store
+from generators.backends.vllm.engine import ENVIRONMENT
 from tests.training import tiny_chat
 
-IMPORTED = ["torch", "transformers", "peft", "trl", "trl.trainer.sft_trainer", "training.pretrain", "training.sft",
-            "training.reward", "training.dpo", "training.ppo", "training.trl_stage"]  # fmt: skip
+IMPORTED = ["torch", "transformers", "peft", "trl", "trl.trainer.sft_trainer", "training.pretrain.stage", "training.sft.stage",
+            "training.reward.reward_stage", "training.preference.dpo_stage", "training.ppo", "training.loops.trl"]  # fmt: skip
 VLLM = ["vllm.entrypoints.llm"]
 _forked_from: tuple[int | None, set[str]] = (None, set())  # a process, and what it has imported
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from labeling import bradley_terry as reference
-from training import bradley_terry
+from labeling.utilities import bradley_terry as reference
+from training.evaluate import strengths as bradley_terry
 
 
 def utilities(strength: list[float], prompts: int, answers: int, seed: int) -> list[dict[str, list[float]]]:

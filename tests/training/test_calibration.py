@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training import calibration
+from training.reward import calibration
 
 
 def differences(count: int, temperature: float, random: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from engine.errors import StageFailed
-from training.checkpoint import (
+from training.loops.checkpoint import (
     RECORD,
     STATE,
     Checkpoint,

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from engine.errors import UserError
-from engine.job import Job
-from engine.store import Store
-from engine.worker import carry_out
+from engine.execution.worker import carry_out
+from engine.stage.job import Job
+from engine.store.store import Store
 from tests.training.test_pretrain import CONFIG
 from tests.training.tiny import blocks
-from training.pretrain import Pretrain
+from training.pretrain.stage import Pretrain
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from training.document_attention import NAME, attend_by_document, by_document
+from training.sft.document_attention import NAME, attend_by_document, by_document
 
 CUTS = torch.tensor([0, 1, 6, 17])
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from engine.store import Artifact, Store
+from engine.store.store import Artifact, Store
 from tests.training import killed, tiny_chat
 from tests.training.test_reward import answers_of, preferences
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.answers import Answer
-from training.dpo import Dpo
-from training.logprobs import token_logprobs
+from training.models.answers import Answer
+from training.models.logprobs import token_logprobs
+from training.preference.dpo_stage import Dpo
 
 __all__ = ["one_thread"]  # applies to every test here
 
@@ -177,7 +177,7 @@ def test_a_killed_training_ends_with_the_same_bits(
     made = given("Preference", preferences(64))
     spec: dict[str, Any] = {
         "store": store.url,
-        "stage": "training.dpo:Dpo",
+        "stage": "training.preference.dpo_stage:Dpo",
         "config": {"seed": 3, "epochs": 3, "batch": 8, "lr": 1e-3, "checkpoint_every": 4},
         "inputs": {"policy": {"p": ["Model", str(policy.path)]}, "preferences": {"d": ["", made.id]}},
     }

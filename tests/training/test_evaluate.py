@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.store import Artifact, Store
-from generators.prompting import encode_prompt
+from engine.store.store import Artifact, Store
+from generators.text.prompts import encode_prompt
 from tests.training import killed, tiny_chat
 from tests.training.test_ppo import PROMPTS
 from tests.training.test_stored_rollouts import reward_model
 from tests.training.tiny_chat import one_thread
-from training.evaluate import Evaluate
+from training.evaluate.stage import Evaluate
 
 __all__ = ["one_thread"]  # applies to every test here
 
@@ -143,7 +143,7 @@ def test_a_killed_evaluation_ends_with_the_same_rows(
     made = given("Prompt", PROMPTS)
     spec: dict[str, Any] = {
         "store": store.url,
-        "stage": "training.evaluate:Evaluate",
+        "stage": "training.evaluate.stage:Evaluate",
         "imports": killed.VLLM,
         "config": {"seed": 3, "n": 4, "max_tokens": 4, "checks": CHECKS, "reference": "sft"},
         "inputs": {

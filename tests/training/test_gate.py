@@ -3,7 +3,7 @@
 import pytest
 
 from engine.errors import UserError
-from training.gate import parse
+from training.evaluate.gate import parse
 
 TABLE = {
     "sft": {"accuracy": 0.6, "kl": 0.0, "reward": None},

@@ -14,14 +14,14 @@ import torch
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from engine.store import Artifact, Store
+from engine.store.store import Artifact, Store
 from tests.training import killed, tiny_chat
 from tests.training.test_dpo import curve
 from tests.training.test_ppo import PROMPTS
 from tests.training.tiny_chat import one_thread
-from training.answers import Answer
 from training.grpo import Grpo
-from training.logprobs import token_logprobs
+from training.models.answers import Answer
+from training.models.logprobs import token_logprobs
 
 __all__ = ["one_thread"]  # applies to every test here
 
@@ -45,7 +45,7 @@ def kept(made: Artifact, iteration: int = 0) -> list[dict[str, Any]]:
 
 
 def answers_of(rows: list[dict[str, Any]]) -> list[Answer]:
-    from generators.prompting import encode_prompt
+    from generators.text.prompts import encode_prompt
 
     tokenizer = tiny_chat.tokenizer()
     return [Answer(encode_prompt(tokenizer, tiny_chat.user(r["prompt"])), r["token_ids"]) for r in rows]

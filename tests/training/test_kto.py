@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.store import Artifact, Store
+from engine.store.store import Artifact, Store
 from tests.training import tiny_chat
 from tests.training.test_dpo import losses
 from tests.training.test_reward import preferences
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.answers import Answer
-from training.kto import Kto, Marked, rotated
-from training.logprobs import token_logprobs
+from training.models.answers import Answer
+from training.models.logprobs import token_logprobs
+from training.preference.kto_stage import Kto, Marked, rotated
 
 __all__ = ["one_thread"]  # applies to every test here
 
@@ -46,8 +46,8 @@ def test_the_first_loss_is_equation_7(policy: Artifact, other: Artifact, given: 
     """All answers in one batch and a rate of next to nothing: the only loss is that of the given weights."""
     from transformers import AutoModelForCausalLM
 
-    from training import pairs
-    from training.kto import shuffled
+    from training.preference import pairs
+    from training.preference.kto_stage import shuffled
 
     rows = [row for row in preferences(24) if row["split"] == "train"]
     made = build(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.errors import UserError
-from training import length_control
+from training.evaluate import length_control
 
 
 def judged(quality: list[float], extra: list[float], pays: float, prompts: int = 500, seed: int = 0):

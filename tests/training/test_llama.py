@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from training.llama import IGNORE, HeadLoss, Llama, document_mask
-from training.model_config import Size
+from training.pretrain.llama import IGNORE, HeadLoss, Llama, document_mask
+from training.pretrain.size import Size
 
 FAMILIES = ["llama", "qwen3"]
 
@@ -46,7 +46,7 @@ def test_logits_loss_and_gradients_equal_those_of_transformers(family: str, size
 
 
 def test_head_loss_is_exact_in_double_precision_and_in_slices(monkeypatch: Any) -> None:
-    monkeypatch.setattr("training.llama.LOGITS_AT_ONCE", 3 * 7)  # three rows at a time
+    monkeypatch.setattr("training.pretrain.llama.LOGITS_AT_ONCE", 3 * 7)  # three rows at a time
     x_ND = torch.randn(8, 5, dtype=torch.float32, requires_grad=True)
     weight_VD = torch.randn(7, 5, requires_grad=True)
     targets_N = torch.tensor([0, 6, IGNORE, 2, 2, IGNORE, 1, 5])

@@ -5,8 +5,8 @@ import torch
 
 from tests.training import tiny_chat
 from tests.training.tiny_chat import one_thread
-from training.answers import Answer, chunks, pad
-from training.logprobs import forward, token_logprobs
+from training.models.answers import Answer, chunks, pad
+from training.models.logprobs import forward, token_logprobs
 
 __all__ = ["one_thread"]  # applies to every test here
 

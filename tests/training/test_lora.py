@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.job import Job
-from engine.store import Artifact, Store
+from engine.stage.job import Job
+from engine.store.store import Artifact, Store
 from tests.training.test_sft import CONFIG, ROWS
 from tests.training.tiny import base
-from training.lora import Lora, base_of
-from training.sft import Sft
-from training.trl_stage import load_model
+from training.loops.trl import load_model
+from training.models.lora import Lora, base_of
+from training.sft.stage import Sft
 
 
 def adapt(store: Store, given: Any, build: Any, **lora: Any) -> tuple[Artifact, Artifact, Job]:

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.plan import make_plan
-from engine.recipe import load_recipe
-from engine.stage import Device
-from engine.store import Store
-from training import memory
-from training.llama import Llama
-from training.lora import Lora
-from training.model_config import Size
-from training.optim import build
+from engine.plan.plan import make_plan
+from engine.plan.recipe import load_recipe
+from engine.stage.stage import Device
+from engine.store.store import Store
+from training.hardware import memory
+from training.models.lora import Lora
 from training.ppo import Ppo
+from training.pretrain.llama import Llama
+from training.pretrain.optim import build
+from training.pretrain.size import Size
 
 GIB = 2**30
 BIG = {"depth": 24, "width": 2048, "heads": 16}  # 1.3B

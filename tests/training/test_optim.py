@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from training import optim
-from training.llama import initial_model
-from training.model_config import Size
-from training.optim import build, orthogonalised
-from training.schedule import factor
+from training.loops.schedule import factor
+from training.pretrain import optim
+from training.pretrain.llama import initial_model
+from training.pretrain.optim import build, orthogonalised
+from training.pretrain.size import Size
 
 
 def test_warmup_is_linear_and_ends_at_the_peak() -> None:

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from engine.store import Artifact, Store
-from generators.prompting import encode_prompt
+from engine.store.store import Artifact, Store
+from generators.text.prompts import encode_prompt
 from tests.training import tiny_chat
 from tests.training.test_dpo import curve
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.answers import Answer
-from training.logprobs import token_logprobs
+from training.models.answers import Answer
+from training.models.logprobs import token_logprobs
 
 __all__ = ["one_thread"]  # applies to every test here
 

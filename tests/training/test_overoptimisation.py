@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from engine.errors import UserError
-from engine.stage import Stage
-from engine.store import Artifact
+from engine.stage.stage import Stage
+from engine.store.store import Artifact
 from training import kl
 from training.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, fit, held_out
 
@@ -120,7 +120,7 @@ def test_best_of_n_at_equal_kl_is_the_most_that_stay_within_it() -> None:
 
 
 def test_the_report_draws_gold_against_proxy(build: Callable[..., Artifact]) -> None:
-    from engine.report import _optimisation  # pyright: ignore[reportPrivateUsage]
+    from engine.view.report.page import _optimisation  # pyright: ignore[reportPrivateUsage]
 
     drawn = _optimisation(build(Optimised, gold=True))
     assert "gold" in drawn and "proxy" in drawn and "sqrt(KL)" in drawn

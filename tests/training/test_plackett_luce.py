@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.plackett_luce import nll
+from training.reward.list_loss import nll
 
 
 def of(scores: list[float], ranks: list[int]) -> float:

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.store import Artifact, Store, read_parquet
+from engine.store.store import Artifact, Store, read_parquet
 from tests.training import killed, tiny_chat
 from tests.training.test_dpo import curve
 from tests.training.tiny_chat import one_thread, user
-from training.answers import Answer, pad
 from training.critic import Critic
+from training.models.answers import Answer, pad
 from training.ppo import Experience, Ppo, token_rewards
 from training.reward_function import Scorer
 from training.rollouts import Question, Rollout, consumed, draw, keep
@@ -93,7 +93,7 @@ def test_the_loss_is_the_formula_worked_out_token_by_token() -> None:
 
 def test_before_the_first_step_the_gradient_is_that_of_the_policy_gradient_theorem() -> None:
     """rho = 1 everywhere, so d loss / d theta = -E[A d log pi]."""
-    from training.logprobs import forward
+    from training.models.logprobs import forward
 
     model, old = tiny_chat.policy(), experience()
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_before_the_first_step_the_gradient_is_that_of_the_policy_gradient_theor
 
 def test_critics_start_at_zero_and_read_where_the_token_is_chosen() -> None:
     model, batch = tiny_chat.policy(), pad(ANSWERS)
-    from training.logprobs import forward
+    from training.models.logprobs import forward
 
     shared, separate = Critic(32), Critic(32, tiny_chat.policy().model)
     hidden_BRD = forward(model, batch, hidden=True).hidden_BRD
@@ -132,7 +132,7 @@ def question(text: str = "what ?") -> Question:
 
 
 def test_an_answer_that_was_cut_is_scored_with_its_turn_closed() -> None:
-    from training.reward_model import RewardModel
+    from training.reward.model import RewardModel
 
     reward = RewardModel(None, tiny_chat.tokenizer(), torch.zeros(1), 1.0)
     scorer = Scorer(reward, {}, {})
@@ -173,7 +173,7 @@ def test_more_minibatches_than_rollouts_are_refused() -> None:
 
 
 def test_what_was_learnt_from_is_kept_in_order_and_told_by_its_digest(store: Store) -> None:
-    from engine.job import Job
+    from engine.stage.job import Job
 
     a, b = Rollout(question(), [7], "red", "stop"), Rollout(question(), [8], "blue", "length")
 

@@ -16,16 +16,16 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from engine.errors import UserError
-from engine.job import Job
-from engine.store import Artifact, Store, read_parquet
-from engine.worker import carry_out
-from generators.backend import Completion, Sampling
+from engine.execution.worker import carry_out
+from engine.stage.job import Job
+from engine.store.store import Artifact, Store, read_parquet
+from generators.backends.protocol import Completion, Sampling
 from tests.training import killed, tiny_chat
 from tests.training.test_distributed import alone
 from tests.training.test_ppo import PROMPTS
 from tests.training.tiny_chat import one_thread
-from training.answers import Answer
-from training.distributed import turns
+from training.loops.distributed import turns
+from training.models.answers import Answer
 from training.ppo import Ppo
 
 __all__ = ["alone", "one_thread"]  # apply to every test here
@@ -177,10 +177,10 @@ def test_what_goes_wrong_in_one_process_ends_them_all(
 def test_all_processes_have_as_many_turns_and_every_answer_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for lengths in ([5], [3, 1], [1, 2, 3, 9_000, 9_000, 9_000, 9_001], [1] * 7, [16_000] * 4 + [1]):
         answers = [Answer([1], [2] * length) for length in lengths]
-        monkeypatch.setattr("training.distributed.world", lambda: 3)
+        monkeypatch.setattr("training.loops.distributed.world", lambda: 3)
         mine = list[list[tuple[list[int], float]]]()
         for number in range(3):
-            monkeypatch.setattr("training.distributed.rank", lambda number=number: number)
+            monkeypatch.setattr("training.loops.distributed.rank", lambda number=number: number)
             mine.append(turns(answers))
         assert len({len(one) for one in mine}) == 1
         counted = [i for one in mine for chunk, counts in one if counts for i in chunk]
@@ -196,7 +196,7 @@ def test_a_turn_that_counts_nothing_changes_nothing(
     def longer(answers: list[Answer]) -> list[tuple[list[int], float]]:
         return [*turns(answers), ([0], 0.0)]
 
-    monkeypatch.setattr("training.distributed.turns", longer)
+    monkeypatch.setattr("training.loops.distributed.turns", longer)
     assert train(tmp_path / "longer", inputs)[0].digest == plain.digest
 
 

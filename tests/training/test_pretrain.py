@@ -13,13 +13,13 @@ import torch
 from pydantic import ValidationError
 
 from engine.errors import StageFailed, UserError
-from engine.job import Job
-from engine.store import Store
+from engine.stage.job import Job
+from engine.store.store import Store
 from tests.training import killed
 from tests.training.tiny import TEXT, blocks, tokenizer
-from training.llama import initial_model
-from training.model_config import Size
-from training.pretrain import Pretrain, Run, bits_per_byte, evaluate, token_bytes
+from training.pretrain.llama import initial_model
+from training.pretrain.size import Size
+from training.pretrain.stage import Pretrain, Run, bits_per_byte, evaluate, token_bytes
 
 SIZE = {"depth": 2, "width": 32, "heads": 2}
 CONFIG: dict[str, Any] = {"size": SIZE, "batch": 4, "steps": 12, "lr": 0.01, "seed": 1, "dtype": "float32"}
@@ -154,7 +154,7 @@ def test_ten_times_kill_9_and_resume_give_the_same_digest(store: Store, tmp_path
     made = blocks(store)
     spec = {
         "store": store.url,
-        "stage": "training.pretrain:Pretrain",
+        "stage": "training.pretrain.stage:Pretrain",
         "config": {**CONFIG, "steps": 30, "checkpoint_every": 2, "log_every": 1},
         "inputs": {"tokens": {"t": ["", made.id]}},
     }

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.store import Artifact, Store
+from engine.store.store import Artifact, Store
 from tests.training import killed, tiny_chat
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.answers import Answer, encode, pad
-from training.reward import Reward, start_heads
-from training.reward_model import RewardModel, read_heads
+from training.models.answers import Answer, encode, pad
+from training.reward.model import RewardModel, read_heads
+from training.reward.reward_stage import Reward, start_heads
 
 __all__ = ["one_thread"]  # applies to every test here
 
@@ -98,7 +98,7 @@ def test_shuffled_labels_teach_nothing(policy: Artifact, given: Given, build: Bu
 def test_the_first_loss_is_ln_2_and_the_losses_are_the_formula() -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from training.pairs import Pair
+    from training.preference.pairs import Pair
 
     tokens = tiny_chat.tokenizer()
     rows = preferences(8)
@@ -174,7 +174,7 @@ def test_a_killed_training_ends_with_the_same_bits(
     made = given("Preference", preferences(96))
     spec: dict[str, Any] = {
         "store": store.url,
-        "stage": "training.reward:Reward",
+        "stage": "training.reward.reward_stage:Reward",
         "config": {"seed": 3, "epochs": 3, "batch": 8, "lr": 1e-3, "checkpoint_every": 4, "heads": 2},
         "inputs": {"model": {"p": ["Model", str(policy.path)]}, "preferences": {"d": ["", made.id]}},
     }
@@ -251,8 +251,8 @@ def test_whole_rankings_teach_the_whole_order(policy: Artifact, given: Given, bu
 def test_lists_of_two_give_the_loss_of_pairs() -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from training.pairs import Pair
-    from training.rankings import Ranked
+    from training.preference.pairs import Pair
+    from training.reward.rankings import Ranked
 
     tokens = tiny_chat.tokenizer()
     pairs = [

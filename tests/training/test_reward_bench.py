@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.store import Artifact, Store
+from engine.store.store import Artifact, Store
 from tests.training.test_stored_rollouts import reward_model
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.answers import encode
-from training.reward_bench import Item, RewardBench, line, load, picks, ties
-from training.reward_model import RewardModel
+from training.models.answers import encode
+from training.reward.benchmark_stage import Item, RewardBench, line, load, picks, ties
+from training.reward.model import RewardModel
 
 __all__ = ["one_thread"]  # applies to every test here
 
@@ -122,7 +122,7 @@ def test_the_recipes_of_the_page_on_alignment_are_valid() -> None:
 
     import yaml
 
-    from engine.stage import load as stage_of
+    from engine.stage.stage import load as stage_of
 
     page = (Path(__file__).parents[2] / "docs" / "alignment.md").read_text()
     seen: set[str] = set()

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from generators.vllm_backend import Sampling, VllmEngine
+from generators.backends.vllm.engine import Sampling, VllmEngine
 from tests.training import tiny_chat
 from tests.training.tiny_chat import one_thread
-from training.answers import Answer
-from training.logprobs import token_logprobs
-from training.lora import Lora
+from training.models.answers import Answer
+from training.models.logprobs import token_logprobs
+from training.models.lora import Lora
 from training.rollouts import weights
 
 __all__ = ["one_thread"]  # applies to every test here

@@ -1,6 +1,6 @@
 import pytest
 
-from training.schedule import linear
+from training.loops.schedule import linear
 
 
 def test_it_rises_then_falls_to_nothing() -> None:

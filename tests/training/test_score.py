@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
-from engine.stage import Stage
-from engine.worker import carry_out
+from engine.execution.worker import carry_out
+from engine.stage.stage import Stage
 from tests.training import tiny_chat
-from training.score import Score
+from training.reward.score_stage import Score
 
 WORDS = ["what", "colour", "red", "blue", "?"]
 CANDIDATES: list[dict[str, Any]] = [

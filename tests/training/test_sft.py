@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from engine.errors import StageFailed, UserError
-from engine.job import Job
-from engine.store import Artifact, Store
+from engine.stage.job import Job
+from engine.store.store import Artifact, Store
 from tests.training import killed
 from tests.training.tiny import base, tokenizer
-from training.sft import DIM, IGNORE, PLAIN, TEMPLATE, Example, Sft, render, show, teach_to_end, to_table
+from training.sft.stage import DIM, IGNORE, PLAIN, TEMPLATE, Example, Sft, render, show, teach_to_end, to_table
 
 CITIES = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Italy": "Rome", "Cuba": "Havana", "Egypt": "Cairo"}
 CONFIG: dict[str, Any] = {"lr": 0.01, "batch": 4, "steps": 8, "seed": 3}
@@ -170,7 +170,7 @@ def test_kill_9_and_resume_give_the_same_digest(store: Store, given: Any, tmp_pa
     model, conversations = base(store), given("Conversation", ROWS)
     spec = {
         "store": store.url,
-        "stage": "training.sft:Sft",
+        "stage": "training.sft.stage:Sft",
         "config": {**CONFIG, "steps": 16, "checkpoint_every": 2, "lora": {"r": 4, "dropout": 0.1, "merge": False}},
         "inputs": {"model": {"m": ["", model.id]}, "conversations": {"c": ["", conversations.id]}},
     }

@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import UserError
 from tests.training.tiny import write_shard
-from training.shards import Shards, order
+from training.pretrain.token_blocks import Shards, order
 
 
 @pytest.mark.parametrize("top", [1000, 100_000])

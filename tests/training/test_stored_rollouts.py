@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from engine.errors import StageFailed, UserError
-from engine.store import Artifact, Store
-from generators.prompting import encode_prompt
+from engine.store.store import Artifact, Store
+from generators.text.prompts import encode_prompt
 from tests.training import tiny_chat
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.answers import Answer
-from training.evaluate import Evaluate
-from training.perplexity import surprise, windows
-from training.reward import start_heads
-from training.reward_model import RewardModel
+from training.evaluate.perplexity import surprise, windows
+from training.evaluate.stage import Evaluate
+from training.models.answers import Answer
+from training.reward.model import RewardModel
+from training.reward.reward_stage import start_heads
 
 __all__ = ["one_thread"]  # applies to every test here
 

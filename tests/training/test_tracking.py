@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.job import Job
-from engine.store import Store
-from training.tracking import tracked
+from engine.stage.job import Job
+from engine.store.store import Store
+from training.loops.tracking import tracked
 
 
 @pytest.fixture

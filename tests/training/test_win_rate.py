@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from engine.errors import UserError
-from training import bootstrap, win_rate
+from engine.statistics import bootstrap
+from training.evaluate import win_rate
 
 
 def test_every_pair_of_answers_counts_and_ties_count_half() -> None:

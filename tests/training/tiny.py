@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from engine.schema import row_id
-from engine.stage import Stage
-from engine.store import Artifact, Store, digest_json
-from engine.worker import carry_out
+from engine.execution.worker import carry_out
+from engine.stage.stage import Stage
+from engine.store.schema import row_id
+from engine.store.store import Artifact, Store, digest_json
 
 SPECIAL = ["<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 TEXT = "The capital of France is Paris. The capital of Japan is Tokyo. What is the capital of Peru? It is Lima. "
@@ -96,8 +96,8 @@ class Base(Stage):
     def run(self, job: Any) -> None:
         from transformers import AutoModelForCausalLM, set_seed
 
-        from training.model_config import Size
-        from training.trl_stage import save
+        from training.loops.trl import save
+        from training.pretrain.size import Size
 
         made = tokenizer()
         set_seed(0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.store import Artifact, Store, digest_json
+from engine.store.store import Artifact, Store, digest_json
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.schema import row_id
-from engine.stage import NotIdentity, Stage, port
+from engine.stage.stage import NotIdentity, Stage, port
+from engine.store.schema import row_id
 
 
 class ToyRead(Stage):

@@ -1,0 +1,121 @@
+"""What a person sees while a recipe runs: a line a stage, a bar with rate and time left; or JSON lines for machines."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from engine.plan.plan import Planned
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.4g}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 60 else f"{int(value // 60)} min {int(value % 60):02d} s"
+
+
+class Lines:
+    """One JSON object an event on standard output (`--json`)."""
+
+    def start(self, plan: list[Planned]) -> None:
+        stages = [{"name": p.name, "kind": p.step.kind, "artifact": p.folder, "cached": p.cached} for p in plan]
+        print(json.dumps({"event": "plan", "stages": stages}), flush=True)
+
+    def event(self, stage: Planned, event: dict[str, Any]) -> None:
+        print(json.dumps({"stage": stage.name, **event}), flush=True)
+
+    def stop(self) -> None: ...
+
+
+class Bars:
+    """Bars on a terminal; where output is no terminal, one line when a stage is done."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<14}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]} {task.fields[facts]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task: TaskID | None = None
+        self.current = ""
+        self.width = 12
+        self.facts: dict[str, float] = {}
+        self.tokens: tuple[float, int, int] | None = None  # when they were first told of, and how many there were
+
+    def start(self, plan: list[Planned]) -> None:
+        self.width = max((len(p.name) for p in plan), default=12)
+        self.bars.start()
+
+    def event(self, stage: Planned, event: dict[str, Any]) -> None:
+        if self.current != stage.name:
+            if self.task is not None:
+                self.bars.remove_task(self.task)
+            self.facts, self.tokens = {}, None
+            self.task = self.bars.add_task(stage.name, total=None, unit="", facts="")
+            self.current = stage.name
+        assert self.task is not None
+        match event["event"]:
+            case "progress":
+                self.bars.update(self.task, completed=event["done"], total=event["total"], unit=event["unit"])
+            case "metric":
+                self.facts |= {
+                    k: v for k, v in event.items() if k not in ("event", "step") and isinstance(v, int | float)
+                }
+                told = "  ".join(f"{k} {_number(v)}" for k, v in list(self.facts.items())[:4])
+                self.bars.update(self.task, facts=told)
+            case "tokens":
+                self.bars.update(self.task, facts=self._tokens(event))
+            case "say":
+                self._print(stage, "·", event["text"], "dim")
+            case "cached":
+                self._print(stage, "=", f"{stage.step.kind:<12} cached{self._rows(event['rows'])}", "dim")
+            case "done":
+                told = f"{stage.step.kind:<12} {_seconds(event['seconds'])}{self._rows(event['rows'])}"
+                self._print(stage, "✓", told, "green")
+            case _:
+                pass
+
+    def stop(self) -> None:
+        self.bars.stop()
+
+    def _tokens(self, event: dict[str, Any]) -> str:
+        """What was read and written so far, how fast, and at what cost."""
+        now = time.monotonic()
+        if self.tokens is None:
+            self.tokens = (now, event["in"], event["out"])
+        began, first_in, first_out = self.tokens
+        seconds = max(now - began, 1e-9)
+        told = f"{event['in']:,} tokens in, {event['out']:,} out"
+        if event["out"] > first_out:
+            rates = (event["in"] - first_in) / seconds, (event["out"] - first_out) / seconds
+            told += f" ({rates[0]:,.0f} and {rates[1]:,.0f}/s)"
+        return told + (f"  cost {event['cost']:,.2f}" if "cost" in event else "")
+
+    def _rows(self, rows: int) -> str:
+        return f", {rows:,} rows" if rows else ""
+
+    def _print(self, stage: Planned, mark: str, text: str, style: str) -> None:
+        self.console.print(f"[{style}]{mark}[/] {stage.name:<{self.width}}  ", end="", highlight=False)
+        self.console.print(Text.from_ansi(text), highlight=False, soft_wrap=True)

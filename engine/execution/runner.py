@@ -1,0 +1,187 @@
+"""Carry out a plan: one worker process a stage, in order, skipping what the store already holds.
+
+Kill it at any moment: finished artifacts stay, committed partitions and checkpoints stay, and running again goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.errors import StageFailed, UserError, Waiting
+from engine.plan.inputs import External
+from engine.plan.plan import Planned, make_plan
+from engine.plan.recipe import Recipe, load_recipe
+from engine.store.store import Artifact, Store
+
+
+class View(Protocol):
+    """Somebody who watches a run (see `engine.execution.progress`)."""
+
+    def start(self, plan: list[Planned]) -> None: ...
+    def event(self, stage: Planned, event: dict[str, Any]) -> None: ...
+    def stop(self) -> None: ...
+
+
+def run_recipe(
+    path: str | Path,
+    *,
+    store: str | None = None,
+    overrides: list[str] | None = None,
+    only: list[str] | None = None,
+    wait: bool = False,
+    view: View | None = None,
+) -> dict[str, Artifact]:
+    """Run a recipe to its end and return stage name -> artifact.
+
+    Args:
+        store: URL of the store; else the recipe's, else the default one.
+        overrides: `STAGE.FIELD=VALUE` settings on top of the recipe.
+        only: run these stages and what they need.
+        wait: where people have to rank, wait for them instead of raising `Waiting`.
+
+    Raises:
+        UserError: the recipe is wrong. StageFailed: a stage could not finish. Waiting: people have to rank first.
+    """
+    recipe = load_recipe(path, overrides)
+    return run_plan(recipe, Store(store or recipe.store), only=only, wait=wait, view=view)
+
+
+def run_plan(
+    recipe: Recipe,
+    where: Store,
+    *,
+    only: list[str] | None = None,
+    wait: bool = False,
+    view: View | None = None,
+    record: bool = True,
+) -> dict[str, Artifact]:
+    """Plan a parsed recipe and carry it out in this store; `record` notes it as a run. As `run_recipe` else."""
+    plan = make_plan(recipe, where, only)
+    done: dict[str, Artifact] = {}
+    if view:
+        view.start(plan)
+    try:
+        for stage in plan:
+            found = where.get(stage.folder)
+            if found is None:
+                for given in stage.inputs.values():
+                    for _, source in given:
+                        if isinstance(source, External):
+                            source.adopt(where)
+                with _lock(where, stage.folder):
+                    _work(where, stage, str(recipe.base), {"wait": wait}, view)
+                found = where.get(stage.folder)
+                if found is None:
+                    raise StageFailed(f"stage `{stage.name}` ended without an artifact.")
+            elif view:
+                view.event(stage, {"event": "cached", "rows": found.rows})
+            done[stage.name] = found
+            if record:
+                _record(where, recipe.name, recipe.file, stage, list(recipe.steps))
+    finally:
+        if view:
+            view.stop()
+    return done
+
+
+def _record(store: Store, run: str, file: str, stage: Planned, order: list[str]) -> None:
+    """Note what the stage of this name was, for names and for `plan --why`."""
+    record = store.run(run) or {"recipe": Path(file).name, "stages": {}}
+    entry = {
+        "artifact": stage.folder,
+        "kind": stage.step.kind,
+        "identity": stage.identity,
+        "inputs": {port: [[label, s.folder] for label, s in given] for port, given in stage.inputs.items()},
+    }
+    if record["stages"].get(stage.name) == entry:
+        return
+    stages = {**record["stages"], stage.name: entry}
+    record["stages"] = {name: stages[name] for name in [*order, *stages] if name in stages}
+    store.put(json.dumps(record, indent=1).encode(), "runs", f"{run}.json")
+
+
+@contextlib.contextmanager
+def _lock(store: Store, folder: str) -> Generator[None]:
+    """Keep two runs from making the same artifact at once (on one machine)."""
+    scratch = store.scratch(folder)
+    lock = scratch.with_suffix(".lock")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another run is making {folder} in this store right now; wait for it, or stop it."
+            ) from None
+        yield
+        lock.unlink(missing_ok=True)
+
+
+def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view: View | None) -> None:
+    scratch = store.scratch(stage.folder)
+    spec = {
+        "store": store.url,
+        "kind": stage.step.kind,
+        "config": stage.step.config.model_dump(mode="json"),
+        "inputs": {port: [[label, s.folder] for label, s in given] for port, given in stage.inputs.items()},
+        "base": base,
+        "options": options,
+    }
+    spec_file = scratch / "spec.json"
+    spec_file.write_text(json.dumps(spec))
+    log = scratch / "stage.log"
+    started = time.monotonic()
+    read, write = os.pipe()
+    last: dict[str, Any] = {}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "engine.execution.worker", str(spec_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=(write,),
+            env={**os.environ, "FLYWHEEL_EVENTS": str(write), "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "true"},
+        )
+        os.close(write)
+        try:
+            with os.fdopen(read) as events:
+                for line in events:
+                    last = json.loads(line)
+                    if view:
+                        view.event(stage, last)
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+    if code == 0:
+        if view:
+            found = store.get(stage.folder)
+            seconds = time.monotonic() - started
+            view.event(stage, {"event": "done", "seconds": seconds, "rows": found.rows if found else 0})
+        return
+    if code == Waiting.exit_code:
+        raise Waiting(last.get("text", "waiting for people"))
+    if last.get("event") == "failed":
+        text, unexpected = str(last["text"]), bool(last.get("unexpected"))
+    else:
+        ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        text, unexpected = f"its process {ended}", True
+    kind = UserError if code == UserError.exit_code else StageFailed
+    tail = f"\nThe end of its log ({log}):\n" + _tail(log) if unexpected else ""
+    raise kind(f"stage `{stage.name}` ({stage.step.kind}): {text}{tail}")
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-lines:])

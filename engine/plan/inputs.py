@@ -1,0 +1,173 @@
+"""Inputs that no stage made: a model by folder or hub name, a dataset from plain Parquet, JSONL, CSV or text files.
+
+They are identified by content (a hub model by its name), so moving a file changes nothing. Datasets are copied into the
+store with ids; models stay where they are.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from engine.errors import UserError, nearest
+from engine.plan.identity import folder_of
+from engine.store import schema
+from engine.store.store import MANIFEST, Artifact, Store, digest_file, digest_json
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# Where a port takes several kinds, a column tells which one a file holds.
+TELLING = (("messages", "Conversation"), ("text", "Document"), ("chosen", "Preference"), ("prompt", "Prompt"))
+READERS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".txt", ".md")
+
+
+@dataclass(frozen=True)
+class External:
+    """An input no stage of the recipe makes: its `kind` and `key`, its `folder` in the store once adopted, its place."""
+
+    name: str
+    kind: str
+    key: str
+    folder: str
+    place: Path | None = None
+    files: tuple[str, ...] = ()
+
+    def adopt(self, store: Store) -> Artifact:
+        """Bring it into the store (once) and return it as an artifact."""
+        if found := store.get(self.folder):
+            return found
+        facts: dict[str, Any] = {
+            "format": 1,
+            "key": self.key,
+            "identity": {},
+            "seed": None,
+            "stage": {"kind": "external", "version": 1, "config": {"name": self.name}},
+            "inputs": {},
+            "packages": {},
+            "schema": self.kind,
+            "rejected": {},
+            "failed": 0,
+            "timings": {},
+            "summary": {},
+        }
+        if self.kind in schema.MODELS:
+            where = {"hub": self.name.removeprefix("hub:")} if self.place is None else {"external": str(self.place)}
+            facts |= {"kind": "model", "rows": 0, "files": {}, "digest": self.key, **where}
+        else:
+            from engine.stage.job import encode
+
+            table = _rows(self)
+            data = encode(table)
+            sha = store.put(data, "artifacts", self.folder, "data", "00000.parquet")
+            files = {"data/00000.parquet": {"bytes": len(data), "sha256": sha}}
+            facts |= {"kind": "dataset", "rows": len(table), "files": files, "digest": self.key}
+        store.put(json.dumps(facts, indent=1).encode(), "artifacts", self.folder, MANIFEST)
+        found = store.get(self.folder)
+        assert found is not None
+        return found
+
+
+def resolve(name: str, base: Path, accepts: tuple[str, ...], store: Store) -> External:
+    """Look at an external input and tell its kind and key, without writing anything.
+
+    Args:
+        accepts: the kinds the port takes; decides how plain files are read.
+
+    Raises:
+        UserError: nothing is there, or it is nothing the port takes.
+    """
+    if name.startswith("store:"):
+        artifact = store.find(name.removeprefix("store:"))
+        return External(name, artifact.kind, artifact.key, artifact.id)
+    if name.startswith("hub:"):
+        kind = next((k for k in accepts if k in schema.MODELS), "Model")
+        key = digest_json(["hub", name])
+        return External(name, kind, key, folder_of("external", key))
+    path = Path(name).expanduser()
+    path = path if path.is_absolute() else base / path
+    if not path.exists():
+        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"there is no file or folder {path}.{nearest(path.name, there)}")
+    path = path.resolve()
+    if path.is_dir() and ((path / "config.json").exists() or (path / "adapter_config.json").exists()):
+        key = digest_json(_digests(path))
+        return External(name, _model_kind(path), key, folder_of("external", key), path)
+    datasets = [kind for kind in accepts if kind in schema.DATASETS]
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in READERS)
+    if not files or not datasets or any(p.suffix not in READERS for p in files):
+        raise UserError(
+            f"{path} is neither a model folder (config.json) nor data that can be read as {' or '.join(accepts)} "
+            f"({', '.join(READERS)})."
+        )
+    kind = datasets[0]
+    if len(datasets) > 1:
+        there = _frame(files[0]).columns
+        kind = next((k for column, k in TELLING if column in there and k in datasets), kind)
+    digests = [[p.relative_to(path if path.is_dir() else path.parent).as_posix(), digest_file(p)] for p in files]
+    key = digest_json([kind, digests])
+    return External(name, kind, key, folder_of("external", key), path, tuple(str(p) for p in files))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): digest_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _model_kind(folder: Path) -> str:
+    if (folder / "adapter_config.json").exists():
+        return "Adapter"
+    architectures = json.loads((folder / "config.json").read_text()).get("architectures") or [""]
+    return "RewardModel" if architectures[0].endswith("ForSequenceClassification") else "Model"
+
+
+def _frame(file: Path) -> pl.DataFrame:
+    import polars as pl
+
+    try:
+        match file.suffix:
+            case ".parquet":
+                return pl.read_parquet(file)
+            case ".csv":
+                return pl.read_csv(file)
+            case ".json":
+                return pl.read_json(file)
+            case ".txt" | ".md":
+                return pl.DataFrame({"text": [file.read_text(encoding="utf-8")]})
+            case _:
+                return pl.read_ndjson(file)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file} can't be read as {file.suffix.removeprefix('.')}: {error}.") from error
+
+
+def _rows(external: External) -> pa.Table:
+    kind, rows = external.kind, list[dict[str, Any]]()
+    names = schema.DATASETS[kind].names
+    for file in external.files:
+        for index, given in enumerate(_frame(Path(file)).iter_rows(named=True)):
+            row: dict[str, Any] = {name: given[name] for name in names if name in given}
+            for column, role in (("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant")):
+                if isinstance(row.get(column), str):
+                    row[column] = [{"role": role, "content": row[column]}]
+            needed = {"Document": "text", "Conversation": "messages"}.get(kind, "prompt")
+            if needed in names and row.get(needed) is None:
+                raise UserError(
+                    f"{file}: row {index} has no `{needed}`; a {kind} needs one. Columns: {', '.join(given)}."
+                )
+            row.setdefault("id", schema.row_id(kind, Path(file).name, index, json.dumps(given, default=str)))
+            row.setdefault("parents", [])
+            if "source" in names:
+                row.setdefault("source", Path(file).name)
+                row.setdefault("offset", index)
+            if "metadata" in names and not isinstance(row.get("metadata"), str):
+                row["metadata"] = json.dumps({k: v for k, v in given.items() if k not in names}, default=str)
+            rows.append(row)
+    ids = [row["id"] for row in rows]
+    if len(set(ids)) < len(ids):
+        double = next(i for i in ids if ids.count(i) > 1)
+        raise UserError(f"{external.place}: the id `{double}` stands on several rows; ids have to be unique.")
+    arrow = {n: pa.array([row.get(n) for row in rows], schema.DATASETS[kind].field(n).type) for n in names}
+    return pa.table(arrow, schema=schema.DATASETS[kind])

@@ -1,0 +1,307 @@
+"""The plan: a recipe wired up, type-checked, put in order and keyed. Nothing runs and nothing is written here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from engine.errors import UserError, nearest
+from engine.plan.identity import folder_of, identify, key_of
+from engine.plan.inputs import External, resolve
+from engine.plan.recipe import Recipe, Step, names_in
+from engine.stage.stage import Device, Port, load
+from engine.store.store import Artifact, Store
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage of the plan.
+
+    Attributes:
+        inputs: port -> (label, source) where source is a planned stage or something external.
+        folder: its artifact's folder in the store.
+        cached: whether that artifact is there already.
+        why: why it is not, in words (empty when cached).
+        rows: rows that it gave (cached) or is expected to give, where known.
+        forecast: what is known of its result ahead (`Stage.forecast`), if that was asked for.
+    """
+
+    step: Step
+    inputs: dict[str, list[tuple[str, Planned | External]]]
+    identity: dict[str, Any]
+    key: str
+    gives: str
+    cached: bool
+    why: list[str] = field(default_factory=lambda: [])
+    rows: int | None = None
+    forecast: dict[str, Any] = field(default_factory=lambda: {})
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    @property
+    def folder(self) -> str:
+        return folder_of(self.step.kind, self.key)
+
+
+def make_plan(
+    recipe: Recipe, store: Store, only: list[str] | None = None, device: Device | None = None
+) -> list[Planned]:
+    """Wire, check and key every stage of a recipe, in an order in which they can run.
+
+    Args:
+        only: names of stages; the plan then holds these and what they need.
+        device: what models will be on; with it, stages tell what they need of it.
+
+    Raises:
+        UserError: a cycle, an input that fits no port, a port without input, a file that is not there.
+    """
+    for name in only or []:
+        if name not in recipe.steps:
+            raise UserError(f"{recipe.file}: there is no stage `{name}`.{nearest(name, recipe.steps)}")
+    before = (store.run(recipe.name) or {}).get("stages", {})
+    planned: dict[str, Planned] = {}
+    for name in _order(recipe, only):
+        stage = _plan_step(recipe, recipe.steps[name], planned, store, before)
+        if device:
+            stage.forecast.update(_forecast(recipe, stage, store, device))
+        planned[name] = stage
+    for stage in list(planned.values()):
+        if audit := _audit(stage, planned):
+            step, inputs = audit
+            planned[step.name] = _plan_step(recipe, step, planned, store, before, inputs)
+    return list(planned.values())
+
+
+Inputs = dict[str, list[tuple[str, Planned | External]]]
+
+
+def _audit(stage: Planned, planned: dict[str, Planned]) -> tuple[Step, Inputs] | None:
+    """The check that this stage asks for, wired to all that its models were trained on; None if there is nothing to check."""
+    wanted = stage.step.config.audit()
+    if wanted is None:
+        return None
+    checked = load(wanted.kind)
+    against = stage.inputs.get(wanted.rows, [])
+    rows = {source.name for _, source in against}
+    for other in planned.values():
+        if other.step.kind == wanted.kind and rows <= {source.name for _, source in other.inputs.get("against", [])}:
+            return None  # the recipe spells it out
+    feeds: list[tuple[str, Planned | External]] = []
+    seen: set[str] = set()
+
+    def visit(source: Planned | External) -> None:
+        if source.name in seen:
+            return
+        seen.add(source.name)
+        if _kind(source) in checked.takes["training"].kinds:
+            feeds.append((source.name, source))
+        elif isinstance(source, Planned):  # a model, or what its rows became on their way to it: token blocks
+            for given in source.inputs.values():
+                for _, made_of in given:
+                    visit(made_of)
+
+    for _, model in stage.inputs.get(wanted.models, []):
+        visit(model)
+    if not feeds or not against:
+        return None
+    name = f"{stage.name}_{wanted.kind}"
+    step = Step(
+        name if name not in planned else f"{name}_audit", wanted.kind, checked.model_validate({}), None, stage.step.line
+    )
+    return step, {"training": feeds, "against": against}
+
+
+def _order(recipe: Recipe, only: list[str] | None) -> list[str]:
+    """Topological order, stable in the recipe's own order."""
+    order: list[str] = []
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in order:
+            return
+        if name in path:
+            circle = " -> ".join([*path[path.index(name) :], name])
+            raise UserError(
+                f"{recipe.file}:{recipe.steps[name].line}: these stages take from each other in a circle: {circle}."
+            )
+        path.append(name)
+        for source in names_in(recipe.steps[name].given):
+            if source in recipe.steps:
+                visit(source)
+        path.pop()
+        order.append(name)
+
+    for name in only or recipe.steps:
+        visit(name)
+    return order
+
+
+def _plan_step(
+    recipe: Recipe,
+    step: Step,
+    planned: dict[str, Planned],
+    store: Store,
+    before: dict[str, Any],
+    inputs: dict[str, list[tuple[str, Planned | External]]] | None = None,
+) -> Planned:
+    where = (
+        f"{recipe.file}:{recipe.lines.get(('stages', step.name, 'from'), step.line)}: stage `{step.name}` ({step.kind})"
+    )
+    inputs = _wire(step, planned, recipe, store, where) if inputs is None else inputs
+    keys = {port: [(label, source.key) for label, source in given] for port, given in inputs.items()}
+    try:
+        identity = identify(step.kind, step.config, keys, recipe.base)
+    except UserError as error:
+        raise UserError(f"{recipe.file}:{step.line}: stage `{step.name}`: {error}") from None
+    key = key_of(identity)
+    gives = step.config.output({port: [_kind(source) for _, source in given] for port, given in inputs.items()})
+    found = store.get(folder_of(step.kind, key))
+    if found:
+        return Planned(step, inputs, identity, key, gives, True, [], found.rows)
+    known = {port: [s.rows if isinstance(s, Planned) else None for _, s in given] for port, given in inputs.items()}
+    sums = {port: sum(cast(list[int], rows)) for port, rows in known.items() if None not in rows}
+    rows = step.config.expected_rows(sums) if len(sums) == len(known) else None
+    return Planned(step, inputs, identity, key, gives, False, _why(before.get(step.name), identity, inputs), rows)
+
+
+def _forecast(recipe: Recipe, stage: Planned, store: Store, device: Device) -> dict[str, Any]:
+    given = {
+        port: [s.forecast if isinstance(s, Planned) else _known(store, s) for _, s in sources]
+        for port, sources in stage.inputs.items()
+    }
+    try:
+        told = stage.step.config.forecast(given, device)
+    except UserError as error:
+        raise UserError(f"{recipe.file}:{stage.step.line}: stage `{stage.name}`: {error}") from None
+    return {**told, **_facts(store.get(stage.folder) if stage.cached else None)}
+
+
+def _known(store: Store, source: External) -> dict[str, Any]:
+    file = source.place / "config.json" if source.place else None
+    if file and file.exists():
+        return {"config": json.loads(file.read_text())}
+    return _facts(store.get(source.folder))
+
+
+def _facts(artifact: Artifact | None) -> dict[str, Any]:
+    if artifact is None:
+        return {}
+    facts: dict[str, Any] = {"summary": artifact.manifest["summary"]}
+    if "config.json" in artifact.manifest["files"]:
+        facts["config"] = json.loads(artifact.store.read("artifacts", artifact.id, "config.json"))
+    return facts
+
+
+def _kind(source: Planned | External) -> str:
+    return source.gives if isinstance(source, Planned) else source.kind
+
+
+def _wire(
+    step: Step, planned: dict[str, Planned], recipe: Recipe, store: Store, where: str
+) -> dict[str, list[tuple[str, Planned | External]]]:
+    """Give every input to a port, checking kinds and counts."""
+    takes = type(step.config).takes
+    inputs: dict[str, list[tuple[str, Planned | External]]] = {}
+
+    def source_of(name: str, accepts: tuple[str, ...]) -> Planned | External:
+        if name in planned:
+            return planned[name]
+        try:
+            return resolve(name, recipe.base, accepts, store)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+    if isinstance(step.given, dict):
+        for port_name, value in cast(dict[str, Any], step.given).items():
+            if port_name not in takes:
+                raise UserError(f"{where} has no input `{port_name}`.{nearest(port_name, takes)} {_ports(takes)}")
+            named = cast(dict[str, Any], value) if isinstance(value, dict) else {str(n): n for n in names_in(value)}
+            for label, name in named.items():
+                source = source_of(str(name), takes[port_name].kinds)
+                if _kind(source) not in takes[port_name].kinds:
+                    raise UserError(
+                        f"{where} takes {' or '.join(takes[port_name].kinds)} as `{port_name}`, but `{name}` gives {_kind(source)}."
+                    )
+                inputs.setdefault(port_name, []).append((label, source))
+    else:
+        everything = tuple(kind for port in takes.values() for kind in port.kinds)
+        for name in names_in(step.given):
+            source = source_of(str(name), everything)
+            fits = [p for p, port in takes.items() if _kind(source) in port.kinds]
+            open_ports = [p for p in fits if takes[p].many or p not in inputs] or fits
+            if not fits:
+                raise UserError(f"{where} can't take from `{name}`, which gives {_kind(source)}. {_ports(takes)}")
+            required = [p for p in open_ports if not takes[p].optional]
+            if len(open_ports) > 1 and len(required) != 1:
+                raise UserError(
+                    f"{where}: `{name}` ({_kind(source)}) fits {' and '.join(f'`{p}`' for p in open_ports)}; "
+                    f"say which: `from: {{{open_ports[0]}: {name}, ...}}`."
+                )
+            inputs.setdefault((required or open_ports)[0], []).append((str(name), source))
+    for port_name, port in takes.items():
+        count = len(inputs.get(port_name, []))
+        if not count and not port.optional:
+            raise UserError(f"{where} needs `{port_name}` ({' or '.join(port.kinds)}). {_ports(takes)}")
+        if count > 1 and not port.many:
+            names = ", ".join(f"`{label}`" for label, _ in inputs[port_name])
+            raise UserError(f"{where} takes one `{port_name}`, found {count}: {names}.")
+    return inputs
+
+
+def _ports(takes: dict[str, Port]) -> str:
+    told = [
+        f"`{name}` ({' or '.join(port.kinds)}{', any number' if port.many else ''}{', optional' if port.optional else ''})"
+        for name, port in takes.items()
+    ]
+    return f"It takes {', '.join(told)}." if told else "It takes no input."
+
+
+def _why(
+    old: dict[str, Any] | None, identity: dict[str, Any], inputs: dict[str, list[tuple[str, Planned | External]]]
+) -> list[str]:
+    """What differs from the last run of the stage with this name."""
+    if old is None:
+        return ["has not run yet"]
+    was: dict[str, Any] = old["identity"]
+    reasons: list[str] = []
+    if was["kind"] != identity["kind"]:
+        return [f"kind: {was['kind']} -> {identity['kind']}"]
+    if was["version"] != identity["version"]:
+        reasons.append(f"code version: {was['version']} -> {identity['version']}")
+    reasons += _differences("", was["config"], identity["config"])
+    changed = sorted(
+        name
+        for name in {*was["sources"], *identity["sources"]}
+        if was["sources"].get(name) != identity["sources"].get(name)
+    )
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        reasons.append(f"files changed: {', '.join(changed[:3])}{more}")
+    for port in sorted({*was["inputs"], *identity["inputs"]}):
+        if was["inputs"].get(port) != identity["inputs"].get(port):
+            anew = [
+                f"`{label}`"
+                for label, source in inputs.get(port, [])
+                if not (isinstance(source, Planned) and source.cached)
+            ]
+            reasons.append(f"input {port} changed" + (f": {', '.join(anew)}" if anew else ""))
+    return reasons or ["its artifact is not in the store"]
+
+
+def _differences(path: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        before, after = cast(dict[str, Any], old), cast(dict[str, Any], new)
+        return [
+            line
+            for key in sorted({*before, *after})
+            for line in _differences(f"{path}.{key}" if path else key, before.get(key), after.get(key))
+        ]
+    return [] if old == new else [f"{path}: {_brief(old)} -> {_brief(new)}"]
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,166 @@
+"""A stage: a typed configuration, the kinds of artifact it takes and gives, and a `run`.
+
+A room adds a stage by writing a subclass and one line under `[project.entry-points."flywheel.stages"]`; engine finds it
+by that table and imports the module only when a recipe names the kind.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
+
+
+class _NotIdentity:
+    """Marks a field that changes how the work is done but not one byte of the result."""
+
+
+NotIdentity = _NotIdentity()
+
+
+@dataclass(frozen=True)
+class Device:
+    """What models are trained on: a GPU, or this machine where there is none.
+
+    Attributes:
+        memory: bytes.
+    """
+
+    name: str
+    memory: int
+    gpu: bool
+
+    def less(self, share: float) -> Device:
+        """The device without this share of a GPU's memory, which something else has. (Elsewhere memory is not shared out.)"""
+        return replace(self, memory=int(self.memory * (1 - share))) if self.gpu else self
+
+
+@dataclass(frozen=True)
+class Port:
+    """One named input of a stage.
+
+    Attributes:
+        kinds: the artifact kinds it accepts (`engine.store.schema.KINDS`).
+        many: takes any number of artifacts instead of exactly one.
+        optional: may be left out.
+        labelled: the names the recipe gives the inputs show up in the result, so they belong to its identity.
+    """
+
+    kinds: tuple[str, ...]
+    many: bool = False
+    optional: bool = False
+    labelled: bool = False
+
+
+def port(*kinds: str, many: bool = False, optional: bool = False, labelled: bool = False) -> Port:
+    return Port(kinds, many, optional, labelled)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A check that the plan adds beside a stage, as a stage of its own.
+
+    Its kind takes `training`, all rows that the models on the port `models` were trained on, however indirectly, and
+    `against`, what the stage takes on its port `rows`.
+    """
+
+    kind: str
+    models: str
+    rows: str
+
+
+class Stage(BaseModel):
+    """The configuration of one step. Subclasses add fields, set the class variables and implement `run`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    takes: ClassVar[dict[str, Port]] = {}
+    gives: ClassVar[str] = "Document"
+    # Raised by hand when the same configuration and inputs would give other bytes than before.
+    version: ClassVar[int] = 1
+    # A stage that draws random numbers carries the run's seed in its identity; one that does not, does not.
+    random: ClassVar[bool] = False
+
+    seed: int | None = Field(None, ge=0, description="Overrides the recipe's seed for this stage.")
+    max_failed: Annotated[float, NotIdentity] = Field(
+        0.5, ge=0, le=1, description="Share of rows that may fail before the stage does."
+    )
+
+    def run(self, job: Job) -> None:
+        raise NotImplementedError
+
+    def sources(self, base: str) -> dict[str, str]:
+        """Digests of files outside the store that this stage reads, by a name that survives moving them.
+
+        `base` is the folder of the recipe. Part of the stage's identity.
+        """
+        return {}
+
+    def output(self, given: dict[str, list[str]]) -> str:
+        """The kind this stage gives, when fed these kinds by port."""
+        return self.gives
+
+    def expected_rows(self, rows: dict[str, int]) -> int | None:
+        """How many rows to expect from inputs of these sizes (by port), where that is known; for `plan`."""
+        return None
+
+    def audit(self) -> Audit | None:
+        """The check that a recipe with this stage gets by itself, if any."""
+        return None
+
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        """What is known about the result before there is one, for `plan`.
+
+        Args:
+            given: by port, what is known about the inputs: what their stages forecast, and of those that exist `config`
+                (a model's config.json) and `summary`.
+            device: what models will be on.
+
+        Returns:
+            facts for the stages that take the result; `needs` is a sentence that `plan` prints.
+        """
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the configuration that changes the bytes of the result, as JSON."""
+        skip = {name for name, field in type(self).model_fields.items() if NotIdentity in field.metadata}
+        if not self.random:
+            skip.add("seed")
+        return self.model_dump(mode="json", exclude=skip)
+
+
+def kinds() -> list[str]:
+    """The stage kinds that are installed, in the order of the table in pyproject.toml."""
+    return list(_table())
+
+
+def _table() -> dict[str, Any]:
+    return _read_table(tuple(sys.path))
+
+
+@cache
+def _read_table(path: tuple[str, ...]) -> dict[str, Any]:
+    """What is installed on this path. A plan asks once a stage, and reading takes 20 ms."""
+    return {entry.name: entry for entry in entry_points(group="flywheel.stages")}
+
+
+def load(kind: str) -> type[Stage]:
+    """Import the stage class of this kind.
+
+    Raises:
+        UserError: no such kind.
+    """
+    table = _table()
+    if kind not in table:
+        raise UserError(f"there is no stage kind `{kind}`.{nearest(kind, table)} Kinds: {', '.join(sorted(table))}.")
+    loaded: type[Stage] = table[kind].load()
+    return loaded

@@ -1,0 +1,124 @@
+"""The card of a dataset or model: what it is, what it was made from, under which licences, how good it is, by which recipe.
+
+Written beside a model when it is finished, and anew on export, when it may have been evaluated. No part of the digest:
+the same weights are the same weights wherever they were evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from engine.store.store import Store
+
+CARD = "README.md"
+UNSTATED = "not stated"
+SIZES = (
+    (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"), (10**12, "1B<n<1T"),
+)  # fmt: skip
+
+
+def card(store: Store, name: str, manifest: dict[str, Any]) -> str:
+    """The card as Markdown, with the YAML front matter that model hubs read.
+
+    Args:
+        name: the artifact's id.
+    """
+    line = list(_ancestry(store, name, manifest))
+    licences = sorted({licence for _, _, licence in line if licence and licence != UNSTATED})
+    front: dict[str, Any] = {"tags": ["flywheel", manifest["stage"]["kind"]]}
+    if len(licences) == 1 and not any(licence == UNSTATED for _, _, licence in line):
+        front["license"] = licences[0]
+    if manifest["kind"] == "dataset":
+        front |= _dataset(manifest)
+    else:
+        front["library_name"] = "peft" if manifest["schema"] == "Adapter" else "transformers"
+    lines = ["---", yaml.safe_dump(front).strip(), "---", "", f"# {name}", ""]
+    if manifest["rows"]:
+        lines += [f"{manifest['rows']:,} rows of {manifest['schema']}.", ""]
+    if lost := sum(manifest["rejected"].values()):
+        told = ", ".join(f"{count:,} `{reason}`" for reason, count in manifest["rejected"].items())
+        lines += [f"{lost:,} rows did not make it and are in `rejected/`, each with its reason: {told}.", ""]
+    if manifest["summary"]:
+        lines += ["## In numbers", "", *_table(manifest["summary"]), ""]
+    lines += [
+        "## Evaluation",
+        "",
+        *(list(_evaluations(store, name)) or ["Not evaluated in the store it comes from."]),
+        "",
+    ]
+    lines += ["## Made from", ""]
+    if line[1:]:
+        lines += ["| artifact | kind | stage | rows | licence of the source |", "|---|---|---|---|---|"]
+        lines += [
+            f"| `{i}` | {m['schema']} | {m['stage']['kind']} | {m['rows'] or ''} | {licence} |"
+            for i, m, licence in line[1:]
+        ]
+    else:
+        lines += ["- files"]
+    if any(licence == UNSTATED for _, _, licence in line):
+        lines += ["", f"Where a licence is `{UNSTATED}`, look at the source before you share what was made from it."]
+    recipe = {i: {"kind": m["stage"]["kind"], **m["stage"]["config"]} for i, m, _ in reversed(line)}
+    lines += ["", "## Recipe", "", "```yaml", yaml.safe_dump(recipe, sort_keys=False, width=100).strip(), "```", ""]
+    lines += ["## Versions", "", *(f"- {package} {version}" for package, version in manifest["packages"].items()), ""]
+    lines += [f"Digest `{manifest['digest']}`, key `{manifest['key']}`.", ""]
+    return "\n".join(lines)
+
+
+def _dataset(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a hub wants to know of a dataset: where its data is, how large it is, what it is for."""
+    kind, rows = manifest["schema"], manifest["rows"]
+    facts: dict[str, Any] = {
+        "configs": [
+            {"config_name": "default", "data_files": "data/*." + ("arrow" if kind == "TokenBlock" else "parquet")}
+        ],
+        "size_categories": [next((name for most, name in SIZES if rows < most), "n>1T")],
+    }
+    if kind in ("Document", "Prompt", "Conversation", "Candidate", "TokenBlock"):
+        facts["task_categories"] = ["text-generation"]
+    elif kind == "Preference":
+        facts["task_categories"] = ["reinforcement-learning"]
+    if "models" in manifest["summary"]:  # which wrote it
+        facts["tags"] = ["flywheel", manifest["stage"]["kind"], "synthetic"]
+    return facts
+
+
+def _ancestry(store: Store, name: str, manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """This artifact and all it was made from, nearest first, each once, with the licence of those that were read."""
+    waiting, seen = [(name, manifest)], {name}
+    while waiting:
+        current, facts = waiting.pop(0)
+        given = [entry["artifact"] for entries in facts["inputs"].values() for entry in entries]
+        config = facts["stage"]["config"]
+        stated = config.get("license")
+        yield current, facts, "" if given else str(stated or UNSTATED)
+        for one in given:
+            found = store.get(one)
+            if found and one not in seen:
+                seen.add(one)
+                waiting.append((one, found.manifest))
+
+
+def _evaluations(store: Store, name: str) -> Iterator[str]:
+    """What evaluations in the store found about this model, as tables."""
+    for artifact in store.artifacts():
+        given = [entry for entries in artifact.manifest["inputs"].values() for entry in entries]
+        labels = {entry["name"] for entry in given if entry["artifact"] == name}
+        if not labels or "table.json" not in artifact.manifest["files"]:
+            continue
+        table: dict[str, dict[str, Any]] = json.loads(store.read("artifacts", artifact.id, "table.json"))
+        for label in sorted(labels & table.keys()):
+            yield f"By `{artifact.id}`, as `{label}`:"
+            yield ""
+            yield from _table(table[label])
+            yield ""
+
+
+def _table(values: dict[str, Any]) -> list[str]:
+    plain = {key: value for key, value in values.items() if isinstance(value, (int, float, str)) and value != ""}
+    rows = [f"| {key} | {f'{v:.4g}' if isinstance(v, float) else v} |" for key, v in plain.items()]
+    return ["| | |", "|---|---|", *rows]

@@ -1,0 +1,142 @@
+"""Any OpenAI-compatible server as a backend, through the official client: one request at a time, or as a batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from generators.backends.protocol import Answer, Failure, Sampling, Usage
+from generators.backends.server.answers_cache import RequestCache
+from generators.backends.server.delivery import Delivery
+from generators.text.prompts import Message
+
+
+class Server(BaseModel):
+    """Where to ask, and how much. Only `model` and `dialect` are part of a stage's identity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="The model's name on the server.")
+    dialect: Literal["openai", "vllm"] = Field("openai", description="vllm: also sends top_k and min_tokens, gets ids.")
+    url: str | None = Field(None, description="Base URL, e.g. http://127.0.0.1:8000/v1; $OPENAI_BASE_URL if left out.")
+    key: str = Field("OPENAI_API_KEY", description="The environment variable that holds the key.")
+    batch: bool = Field(
+        False, description="Use the provider's batch API (cheaper, within a day): a partition is one batch."
+    )
+    concurrency: int = Field(256, ge=1, description="The most requests under way; how many is found out by asking.")
+    timeout_s: float = Field(300, gt=0, description="Longest wait for one answer.")
+    attempts: int = Field(10, ge=1, description="Times one request is tried.")
+    budget_tokens: int | None = Field(None, ge=1, description="Stop when this many tokens are spent, in and out.")
+    price_in: float = Field(0, ge=0, description="Price of a million tokens in.")
+    price_out: float = Field(0, ge=0, description="Price of a million tokens out.")
+    budget: float | None = Field(
+        None,
+        gt=0,
+        description="Stop when this much is spent, in the unit of the prices. What is under way then is still paid.",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": self.model, "dialect": self.dialect}
+
+
+class ServerBackend:
+    """A `Backend` that asks a server.
+
+    Args:
+        answered: the file of the request cache.
+        payer: who asks, for what it has spent.
+        usage: told, now and then, what was spent.
+    """
+
+    width = 4  # a partition that waits for its last answers doesn't hold up the next ones
+
+    def __init__(
+        self,
+        server: Server,
+        answered: Path,
+        payer: str = "",
+        usage: Callable[[Usage], None] = lambda usage: None,
+    ) -> None:
+        self.server = server
+        self._delivery = Delivery(server, RequestCache(answered, payer), _send, answer_of, usage)
+
+    @property
+    def usage(self) -> Usage:
+        delivery = self._delivery
+        return Usage(delivery.tokens_in, delivery.tokens_out, delivery.cost, delivery.retries)
+
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Answer | Failure]:
+        """One result a conversation, in order.
+
+        Raises:
+            UserError: the server refuses the key, or has no such model.
+            StageFailed: the budget is spent.
+        """
+        results: list[Answer | Failure] = [EMPTY] * len(conversations)
+        asked = [i for i, messages in enumerate(conversations) if any(m["content"].strip() for m in messages)]
+        requests = [request_of(self.server, conversations[i], sampling, seeds[i]) for i in asked]
+        for i, result in zip(asked, self._delivery.deliver(requests, [seeds[i] for i in asked]), strict=True):
+            results[i] = result
+        return results
+
+    def close(self) -> None:
+        self._delivery.close()
+
+
+EMPTY = Failure("empty_prompt", "no message has any text")
+
+
+async def _send(client: Any, request: dict[str, Any]) -> Any:
+    return await client.chat.completions.create(**request)
+
+
+def request_of(server: Server, messages: list[Message], sampling: Sampling, seed: int) -> dict[str, Any]:
+    """The keyword arguments of `chat.completions.create`."""
+    request: dict[str, Any] = {
+        "model": server.model,
+        "messages": messages,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "seed": seed,
+    }
+    if sampling.logprobs:
+        request["logprobs"] = True
+    if sampling.json_schema:
+        schema = {"name": "answer", "schema": json.loads(sampling.json_schema)}
+        request["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if server.dialect == "vllm":
+        request["extra_body"] = {
+            "top_k": sampling.top_k or -1,
+            "min_tokens": sampling.min_tokens,
+            "stop_token_ids": list(sampling.stop_token_ids),
+            "return_token_ids": True,
+        }
+    return request
+
+
+def answer_of(response: Any) -> Answer | Failure:
+    """Read a response; anything that is not as the API documents it raises."""
+    choice = response.choices[0]
+    if choice.finish_reason == "content_filter":
+        return Failure("filtered", "the server's content filter held the answer back")
+    text = choice.message.content
+    if not isinstance(text, str):
+        raise TypeError(f"`content` should be text, found {text!r}")
+    logprobs = [float(entry.logprob) for entry in choice.logprobs.content or ()] if choice.logprobs else None
+    usage = response.usage
+    return Answer(
+        text.strip(),
+        "length" if choice.finish_reason == "length" else "stop",
+        getattr(response, "prompt_token_ids", None),
+        getattr(choice, "token_ids", None),
+        logprobs,
+        int(usage.prompt_tokens) if usage else 0,
+        int(usage.completion_tokens) if usage else 0,
+    )

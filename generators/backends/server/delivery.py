@@ -1,0 +1,304 @@
+"""Requests to a server: each ends in exactly one answer or one `Failure`, whatever the server does.
+
+What may pass (429, 5xx, resets, stalls, malformed bodies) is tried again, after what `Retry-After` says or an
+exponential wait with jitter; what can't (a wrong key, an unknown model) ends the stage with a message. Answers are
+written down as they come (`request_cache.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from engine import seeds
+from engine.errors import StageFailed, UserError
+from engine.store.store import digest_json
+from generators.backends.protocol import Answer, Failure, Usage
+from generators.backends.server.answers_cache import RequestCache
+from generators.backends.server.pacing import Pace
+
+if TYPE_CHECKING:
+    from generators.backends.server.chat_completions import Server
+
+LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more
+STALLED = "no answer in time"
+KILLS = 2  # deaths of the server that a request may have been part of before it is asked alone
+
+
+class Delivery:
+    """Delivers requests to one server, from any number of threads.
+
+    Args:
+        send: one request to the client, e.g. `client.chat.completions.create(**request)`.
+        read: its response as an answer; raises where it is not as the API documents it.
+        usage: told every half second what was spent.
+        revive: called when a connection breaks: brings the server back, and tells how often it has died so far.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        cache: RequestCache,
+        send: Callable[[Any, dict[str, Any]], Coroutine[Any, Any, Any]],
+        read: Callable[[Any], Answer | Failure],
+        usage: Callable[[Usage], None] = lambda usage: None,
+        revive: Callable[[], int] | None = None,
+    ) -> None:
+        self.server, self.cache = server, cache
+        self.retries = 0
+        self.tokens_in, self.tokens_out = cache.spent()
+        self._send, self._read, self._usage, self._revive = send, read, usage, revive
+        self._told = 0.0
+        self._client: Any = None
+        self._pace: Pace | None = None
+        self._times: list[float] = []
+        self._ended: Exception | None = None
+        self._batches = 0  # calls of `deliver` under way
+        self._under_way: set[str] = set()
+        self._died = 0  # times the server did
+        self._deaths: Counter[str] = Counter()  # of them, those at which a request was under way
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="requests", daemon=True)
+        self._thread.start()
+
+    @property
+    def cost(self) -> float:
+        """What was spent, in the unit of the prices."""
+        return (self.tokens_in * self.server.price_in + self.tokens_out * self.server.price_out) / 1e6
+
+    def deliver(self, requests: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[Answer | Failure]:
+        """One result a request, in order.
+
+        Raises:
+            UserError: the server refuses the key, or has no such model.
+            StageFailed: the budget is spent.
+        """
+        with self._lock:
+            if not self._batches:
+                self._ended = None
+            self._batches += 1
+        future = asyncio.run_coroutine_threadsafe(self._all(requests, seeds), self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+            with self._lock:
+                self._batches -= 1
+
+    def close(self) -> None:
+        async def end() -> None:
+            if self._client:
+                await self._client.close()
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self.cache.close()
+
+    async def _all(self, requests: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[Answer | Failure]:
+        tasks = [self._one(request, seed) for request, seed in zip(requests, seeds, strict=True)]
+        # What is under way when one of them ends it all is paid for: it is waited for and kept, not cancelled.
+        results: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+        for error in [self._ended, *results]:
+            if isinstance(error, BaseException):
+                raise error
+        for i, result in enumerate(results):
+            if result is None:  # it was there each time the server died
+                results[i] = await self._alone(requests[i], seeds[i])
+        return results
+
+    async def _one(self, request: dict[str, Any], seed: int) -> Answer | Failure | None:
+        """The result of one request; None if it is under suspicion of killing the server."""
+        digest = digest_json(request)
+        if known := self.cache.get(digest):
+            return known
+        self._connect()
+        assert self._pace is not None
+        problem, attempt, stalls = "", 0, 0
+        while attempt < self.server.attempts:
+            async with self._pace.slot(again=bool(attempt)):
+                self._under_way.add(digest)
+                try:
+                    self._check_budget()
+                    result, wait, died = await self._try(request, attempt, seed, stalls)
+                except Exception as error:
+                    self._ended = self._ended or error
+                    raise
+                finally:
+                    self._under_way.discard(digest)
+            if isinstance(result, Answer):
+                self._deaths.pop(digest, None)
+                self.cache.put(digest, result)
+                self.tokens_in += result.tokens_in
+                self.tokens_out += result.tokens_out
+                self._tell()
+                return result
+            if wait is None:
+                return result
+            if self._deaths[digest] >= KILLS:
+                return None
+            problem = result.detail
+            stalls += problem == STALLED
+            self.retries += 1
+            attempt += not died  # a death is not this request's doing until it is shown to be
+            if attempt < self.server.attempts:
+                await asyncio.sleep(wait)
+        return Failure("server_failed", f"{self.server.attempts} attempts, the last one: {problem}")
+
+    async def _alone(self, request: dict[str, Any], seed: int) -> Answer | Failure:
+        """Ask while nothing else is asked: a server that dies now dies of this."""
+        assert self._pace is not None
+        async with self._pace.alone():
+            result, _, died = await self._try(request, 0, seed)
+        if died:
+            return Failure("engine_died", "the server dies on this request")
+        self._deaths.pop(digest_json(request), None)
+        again = await self._one(request, seed) if not isinstance(result, Answer) else result
+        return again or Failure("engine_died", "the server dies on this request")
+
+    async def _try(
+        self, request: dict[str, Any], attempt: int, seed: int, stalls: int = 0
+    ) -> tuple[Answer | Failure, float | None, bool]:
+        """One attempt: an answer, or what went wrong; how long to wait (None: don't try again); whether the server died."""
+        import openai
+
+        assert self._pace is not None
+        # Full jitter: between nothing and twice the wait of the attempt before (Brooker, 2015).
+        wait = min(LONGEST_WAIT, 0.25 * 2**attempt) * (seeds.derive("jitter", seed, attempt) / 2**63)
+        started, deaths = self._loop.time(), self._died
+        try:
+            answer = self._read(await self._patiently(self._send(self._client, request), stalls))
+        except (openai.APITimeoutError, TimeoutError):
+            return Failure("", STALLED), wait, False
+        except openai.APIConnectionError as error:
+            await self._back()
+            return Failure("", f"the connection broke: {error.__cause__ or error}"), wait, self._died > deaths
+        except openai.APIStatusError as error:
+            return *self._refused(error, wait), False
+        except (openai.APIError, ValueError, TypeError, AttributeError, LookupError) as error:
+            return Failure("", f"the answer is malformed: {type(error).__name__}: {error}"), wait, False
+        self._pace.answered()
+        self._times.append(self._loop.time() - started)
+        return answer, None, False
+
+    async def _back(self) -> None:
+        """Have a server of our own brought back, and note what was under way if it had died."""
+        if self._revive is None:
+            return
+        suspects = set(self._under_way)
+        died = await asyncio.to_thread(self._revive)
+        if died > self._died:
+            self._died = died
+            self._deaths.update(suspects)
+
+    def _refused(self, error: Any, wait: float) -> tuple[Failure, float | None]:
+        assert self._pace is not None
+        code, told = int(error.status_code), str(error)[:300]
+        if code in (401, 403):
+            raise UserError(f"the server refuses the key in ${self.server.key} ({code}): {told}")
+        if code == 404:
+            raise UserError(f"the server has no model `{self.server.model}`, or `url` lacks its `/v1` (404): {told}")
+        if code == 429 or code == 503:
+            asked = retry_after(error.response.headers)
+            wait = wait if asked is None else asked
+            self._pace.refused(wait)
+            return Failure("", f"{code}: {told}"), wait
+        if code in (408, 409) or code >= 500:
+            return Failure("", f"{code}: {told}"), wait
+        return Failure(refusal(told), f"{code}: {told}"), None
+
+    async def _patiently(self, request: Any, stalls: int) -> Any:
+        """Wait for a request, but not for ever.
+
+        The client's own timeout starts anew with every byte; a server that trickles is stalled all the same. A stall is
+        three times what nineteen in twenty answers take, once that is known, and twice as long after every stall, so
+        that an answer that is only long gets its time.
+
+        Raises:
+            TimeoutError: it stalled.
+        """
+        task, started = asyncio.ensure_future(request), self._loop.time()
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=0.5)
+                recent = sorted(self._times[-200:])
+                usual = recent[int(0.95 * len(recent))] if len(recent) >= 50 else self.server.timeout_s
+                patience = min(self.server.timeout_s, max(1.0, 3 * usual * 2**stalls))
+                if not task.done() and self._loop.time() - started > patience:
+                    raise TimeoutError
+            return task.result()
+        finally:
+            task.cancel()
+
+    def _check_budget(self) -> None:
+        if self._ended:
+            raise self._ended
+        check_budget(self.server, self.tokens_in, self.tokens_out)
+
+    def _tell(self) -> None:
+        if time.monotonic() - self._told > 0.5:
+            self._told = time.monotonic()
+            self._usage(Usage(self.tokens_in, self.tokens_out, self.cost, self.retries))
+
+    def _connect(self) -> None:
+        if self._client:
+            return
+        import openai
+
+        key, url = client_of(self.server)
+        # One retry loop, ours: it knows the pace and the budget.
+        self._client = openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=None)
+        self._pace = Pace(self.server.concurrency)
+
+
+def client_of(server: Server) -> tuple[str, str | None]:
+    """The key and the base URL for the official client.
+
+    Raises:
+        UserError: there is no key, and no server that could do without.
+    """
+    key, url = os.environ.get(server.key), server.url or os.environ.get("OPENAI_BASE_URL")
+    if not key and not url:
+        raise UserError(f"no key: set ${server.key}, or `url` to a server that needs none.")
+    return key or "none", url
+
+
+def check_budget(server: Server, tokens_in: int, tokens_out: int) -> None:
+    """Stop before more is spent than was allowed.
+
+    Raises:
+        StageFailed: it is spent.
+    """
+    spent, cost = tokens_in + tokens_out, (tokens_in * server.price_in + tokens_out * server.price_out) / 1e6
+    over_tokens = server.budget_tokens is not None and spent >= server.budget_tokens
+    if over_tokens or (server.budget is not None and cost >= server.budget):
+        raise StageFailed(
+            f"the budget is spent: {spent:,} tokens, {cost:.2f} in money. All answers are kept; raise `budget_tokens` "
+            "or `budget` and run again to go on."
+        )
+
+
+def refusal(told: str) -> str:
+    """The reason code of a request that the server will not take."""
+    return "too_long" if "context" in told and "length" in told else "refused"
+
+
+def retry_after(headers: Any) -> float | None:
+    """Seconds to wait, as the server asks: `retry-after-ms`, or `Retry-After` in seconds or as a date (RFC 9110, 10.2.3)."""
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers.get(name, "")) * unit)
+        except ValueError:
+            continue
+    try:
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,64 @@
+"""Mathematical problems with answers that two ways agree on.
+
+Problems are new ones, inspired by a seed, and solutions are step-by-step with the answer by majority vote, as in
+OpenMathInstruct-2 (Toshniwal et al., 2024, arXiv:2410.01560, section 2). The verifier that runs is a program that the model
+writes for the problem (program-aided, Gao et al., 2022, arXiv:2211.10435): what it prints in the sandbox has to equal the
+majority's answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from generators.drafts.drafts import Draft, Made, Rejected, Run, ask, assistant, user, whole
+from generators.instructions.methods.code import BLOCK
+from generators.instructions.rounds import Method, World
+from generators.rules.sandbox import Limits
+from generators.verifiers import final_answer, same_number
+
+
+class Mathematics(Method):
+    """Problems like the seeds, each with a solution whose answer a program confirms."""
+
+    needs: ClassVar[tuple[str, ...]] = ("seeds",)
+
+    name: Literal["mathematics"]
+    votes: int = Field(4, ge=1, description="Solutions sampled for a problem.")
+    majority: float = Field(0.5, gt=0, le=1, description="The least share of the votes that the answer must have.")
+    cpu_s: int = Field(5, ge=1, description="CPU seconds the program may take.")
+
+    def draft(self, world: World, number: int) -> Draft:
+        seed = world.nth(world.seeds, number)
+        answer = yield ask("mathematics/problem", world.sampling, problem=seed.text)
+        problem = whole(answer)
+        if alike := world.known.like(problem):
+            raise Rejected("not_novel", f"{alike[0]} {alike[2]:.2f} with {alike[1]}")
+        solutions = list[tuple[str, str]]()
+        for _ in range(self.votes):
+            answer = yield ask("mathematics/solution", world.sampling, problem=problem)
+            if found := final_answer(answer.text):
+                solutions.append((found, answer.text))
+        if not solutions:
+            raise Rejected("no_answer", f"none of {self.votes} solutions ends in an answer")
+        counts: Counter[str] = Counter()
+        for found, _ in solutions:
+            counts[next((one for one in counts if same_number(one, found)), found)] += 1
+        value, votes = counts.most_common(1)[0]
+        if votes < self.majority * self.votes:
+            raise Rejected("no_majority", f"{dict(counts)} of {self.votes} votes")
+        answer = yield ask("mathematics/program", world.sampling, problem=problem)
+        blocks = BLOCK.findall(answer.text)
+        outcome = yield Run([blocks[-1] if blocks else answer.text], Limits(cpu_s=self.cpu_s, wall_s=2.0 * self.cpu_s))
+        if not outcome.ok:
+            raise Rejected("program_failed", outcome.detail)
+        printed = outcome.stdout.strip().splitlines()
+        if not printed or not same_number(printed[-1], value):
+            raise Rejected("disagreement", f"the program prints {printed[-1:]}, the majority says {value}")
+        text = next(text for found, text in solutions if same_number(found, value))
+        return Made(
+            [user(problem), assistant(text)], problem, [seed.id], reference=value,
+            metadata={"votes": votes, "of": self.votes, "verified": "a program agrees"},
+        )  # fmt: skip

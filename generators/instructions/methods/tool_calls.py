@@ -1,0 +1,123 @@
+"""Tool-call conversations, verified in stages (APIGen; Liu et al., 2024, arXiv:2406.18518).
+
+As published: tools are sampled, the model writes a request and the calls that answer it as JSON, and a row must pass
+three checks: its form (the tools exist, and the arguments follow each tool's JSON Schema), its execution (the calls run;
+here in the sandbox, for tools that come with `python`), and its meaning (the model says whether the calls, and what came
+back, serve the request). Tools without code have their result written by the model.
+
+Messages are text: the tools stand in the system message, a call is `<tool_call>` JSON of the assistant, and a result a
+`<tool_response>` in a user's turn, as the chat templates of open models render them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from generators.backends import json_answers as structured
+from generators.drafts.drafts import YES_NO, Draft, Made, Rejected, Run, ask, assistant, user, whole, yes
+from generators.instructions.rounds import Method, World
+from generators.rules.sandbox import Limits
+
+
+class Tool(BaseModel):
+    """One tool, as servers declare functions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z_]\w*$")
+    description: str
+    parameters: dict[str, Any] = Field(description="JSON Schema of the arguments, an object.")
+    python: str | None = Field(None, description="Code that defines a function of this name; its result is the answer.")
+
+    @field_validator("parameters")
+    @classmethod
+    def _check(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return structured.checked_schema(value)
+
+
+class ToolCalls(Method):
+    """Conversations in which the assistant calls tools."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    name: Literal["tool_calls"]
+    tools: list[Tool] = Field(min_length=1)
+    offered: int = Field(3, ge=1, description="Most tools offered in a conversation.")
+    calls: int = Field(2, ge=1, description="Most calls in a conversation.")
+
+    def draft(self, world: World, number: int) -> Draft:
+        random = world.random(number, "tools")
+        most = min(self.offered, len(self.tools))
+        size = int(random.integers(1, most + 1))
+        tools = [self.tools[i] for i in random.permutation(len(self.tools))[:size].tolist()]
+        count = int(random.integers(1, self.calls + 1))
+        shown = [
+            row["metadata"]["key"] for row in (world.made[i] for i in random.permutation(len(world.made))[:3].tolist())
+        ]
+        declared = [json.dumps(tool.model_dump(include={"name", "description", "parameters"})) for tool in tools]
+        answer = yield ask(
+            "tool_calls/request", world.sampling, schema_of(tools, count), tools=declared, count=count, examples=shown
+        )
+        made = json.loads(answer.text)
+        request, calls = made["request"].strip(), made["calls"]
+        by_name = {tool.name: tool for tool in tools}
+        for call in calls:  # the schema has checked the form; a schema may be looser than the tool it belongs to
+            if wrong := structured.problem(json.dumps(call["arguments"]), by_name[call["name"]].parameters):
+                raise Rejected("invalid_arguments", f"{call['name']}: {wrong}")
+        if len(request.split()) < 3:
+            raise Rejected("empty", f"a request of {len(request.split())} words")
+        if alike := world.known.like(request):
+            raise Rejected("not_novel", f"{alike[0]} {alike[2]:.2f} with {alike[1]}")
+        results = list[str]()
+        for call in calls:
+            tool = by_name[call["name"]]
+            if tool.python:
+                arguments = json.dumps(json.dumps(call["arguments"]))
+                last = f"import json\nprint(json.dumps({tool.name}(**json.loads({arguments}))))"
+                outcome = yield Run([tool.python, last], Limits(cpu_s=2, wall_s=5))
+                if not outcome.ok:
+                    raise Rejected("execution", f"{call['name']}: {outcome.detail}")
+                results.append(outcome.stdout.strip())
+            else:
+                answer = yield ask("tool_calls/result", world.sampling, tool=tool, call=json.dumps(call))
+                results.append(whole(answer))
+        paired = [(json.dumps(call), result) for call, result in zip(calls, results, strict=True)]
+        certain = replace(world.sampling, temperature=0.0)
+        answer = yield ask("tool_calls/serves", certain, YES_NO, request=request, calls=paired, tools=declared)
+        if not yes(answer):
+            raise Rejected("meaning", f"the calls do not serve: {request[:200]}")
+        answer = yield ask("tool_calls/answer", world.sampling, request=request, calls=paired)
+        said = [
+            {"role": "system", "content": "<tools>\n" + "\n".join(declared) + "\n</tools>"},
+            user(request),
+            assistant("\n".join(f"<tool_call>\n{call}\n</tool_call>" for call, _ in paired)),
+            user("\n".join(f"<tool_response>\n{result}\n</tool_response>" for _, result in paired)),
+            assistant(whole(answer)),
+        ]
+        return Made(said, request, metadata={"tools": [tool.name for tool in tools], "calls": calls})
+
+
+def schema_of(tools: list[Tool], count: int) -> dict[str, Any]:
+    """What a request with its calls must look like: each call is one of the tools, with arguments of its schema."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": tool.name}, "arguments": tool.parameters},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    return {
+        "type": "object",
+        "properties": {
+            "request": {"type": "string"},
+            "calls": {"type": "array", "minItems": 1, "maxItems": count, "items": {"anyOf": calls}},
+        },
+        "required": ["request", "calls"],
+        "additionalProperties": False,
+    }

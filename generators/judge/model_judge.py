@@ -1,0 +1,278 @@
+"""A model as the judge of candidates: pairs in both orders, or scores by aspect.
+
+Pairs follow MT-Bench (Zheng et al., 2023, section 3.4): each is asked in both orders, and an answer wins only if it
+wins in both; anything else is a tie. A graded judge says how much better, from 0 to 1, and the two orders are averaged.
+Either way the verdict can't depend on the order, and how often the order alone decided is reported as position bias.
+Principles are drawn one a pair (Bai et al., 2022, section 4.1). Aspects are those of UltraFeedback (Cui et al., 2023) unless the recipe names others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from engine.stage.job import Job, part_name
+from engine.store.schema import DATASETS, row_id
+from engine.store.store import read_parquet
+from generators.backends import json_answers as structured
+from generators.backends.protocol import Answer, Backend, Failure, Sampling
+from generators.drafts.drafts import template
+from generators.judge import agreement_with_people as calibration
+
+ASPECTS = {
+    "helpfulness": "it does what was asked, usefully and completely",
+    "honesty": "it says how sure it is, and claims no more than it knows",
+    "instruction_following": "it keeps to every instruction, in content and in form",
+    "truthfulness": "what it says is true, and fits the conversation",
+}
+WINNER = {
+    "type": "object",
+    "properties": {"winner": {"enum": ["A", "B", "tie"]}},
+    "required": ["winner"],
+    "additionalProperties": False,
+}
+
+
+GRADE = {
+    "type": "object",
+    "properties": {"preference": {"type": "number", "minimum": 0, "maximum": 1}},
+    "required": ["preference"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How pairs are judged.
+
+    Attributes:
+        criteria: what by. principles: one of them is added to it, drawn for each pair.
+        graded: the judge says how much better the first is, in [0, 1], instead of which is.
+        against: pairs are of any answer and one of this model's; None: all pairs of a prompt.
+    """
+
+    criteria: str = ""
+    principles: tuple[str, ...] = ()
+    graded: bool = False
+    against: str | None = None
+
+    def pairs(self, group: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The pairs among the answers to one prompt."""
+        if self.against is None:
+            return list(itertools.combinations(group, 2))
+        theirs = [row for row in group if row["model"] == self.against]
+        return [(row, other) for row in group if row["model"] != self.against for other in theirs]
+
+    def by(self, job: Job, one: str, other: str) -> str:
+        """What a pair is judged by: the same in both orders, and whichever answer comes first."""
+        if not self.principles:
+            return self.criteria
+        low, high = sorted((one, other))
+        principle = self.principles[job.derive("principle", low, high) % len(self.principles)]
+        return f"{self.criteria} {principle}".strip()
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask the judge.
+
+    Attributes:
+        subjects: the candidates it is about, in the order in which they are shown.
+    """
+
+    subjects: tuple[str, ...]
+    text: str
+    seed: int
+
+
+def groups(job: Job, prompts: int, tag: str) -> list[tuple[str, list[list[dict[str, Any]]]]]:
+    """Partitions that are not committed yet: name, and the candidates of each of its prompts together."""
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    columns = ["id", "prompt_id", "prompt", "completion", "reference", "model"]
+    for artifact in job.all("candidates"):
+        for row in artifact.to_table(columns).to_pylist():
+            by_prompt.setdefault(row["prompt_id"], []).append(row)
+    done, cut = job.committed(), list[tuple[str, list[list[dict[str, Any]]]]]()
+    ordered = list(by_prompt.values())
+    for index, start in enumerate(range(0, len(ordered), prompts)):
+        chunk = ordered[start : start + prompts]
+        name = part_name(index, [tag, *(row["id"] for group in chunk for row in group)])
+        if name not in done:
+            cut.append((name, chunk))
+    return cut
+
+
+def ask(
+    backend: Backend, questions: Sequence[Question], sampling: Sampling, schema: dict[str, Any]
+) -> list[dict[str, Any] | Failure]:
+    """What the judge says to each question, as JSON that follows the schema."""
+    conversations = [[{"role": "user", "content": question.text}] for question in questions]
+    answers, _ = structured.complete(backend, conversations, sampling, [q.seed for q in questions], schema)
+    return [json.loads(answer.text) if isinstance(answer, Answer) else answer for answer in answers]
+
+
+def compare(job: Job, backend: Backend, judge: str, sampling: Sampling, comparison: Comparison, partition: int) -> None:
+    """Judge pairs of candidates of a prompt, and commit two verdicts a pair, one for each of the two.
+
+    `value` is 1 for a win, 0 for a loss, 0.5 for a tie; graded, what lies between as well. `text` is JSON: `against`,
+    what the judge said in both orders (`first` when the subject was shown first), and the digest of the template.
+    """
+    asked = template("graded" if comparison.graded else "pairwise")
+    for name, chunk in groups(job, partition, "pairwise"):
+        pairs = [pair for group in chunk for pair in comparison.pairs(group)]
+        questions = list[Question]()
+        for one, other in pairs:
+            criteria = comparison.by(job, one["id"], other["id"])
+            for first, second in ((one, other), (other, one)):
+                text = asked.render({
+                    "prompt": one["prompt"], "criteria": criteria,
+                    "first": first["completion"][-1]["content"], "second": second["completion"][-1]["content"],
+                })  # fmt: skip
+                ids = (first["id"], second["id"])
+                questions.append(Question(ids, text, job.derive("judge", *ids)))
+        said = ask(backend, questions, sampling, GRADE if comparison.graded else WINNER)
+        kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
+        for (one, other), forth, back in zip(pairs, said[::2], said[1::2], strict=True):
+            if failure := next((answer for answer in (forth, back) if isinstance(answer, Failure)), None):
+                rejected.append(_failed((one["id"], other["id"]), failure))
+                continue
+            assert not isinstance(forth, Failure) and not isinstance(back, Failure)
+            if comparison.graded:
+                there, here = float(forth["preference"]), float(back["preference"])
+                value = (there + (1 - here)) / 2
+            else:
+                there, here = forth["winner"], back["winner"]
+                value = verdict(there, here)
+            for row, versus, won, told in ((one, other, value, (there, here)), (other, one, 1 - value, (here, there))):
+                text = {"against": versus["id"], "first": told[0], "second": told[1], "template": asked.digest}
+                kept.append(_verdict(row, [row["id"], versus["id"]], "pairwise", won, text, judge))
+        _commit(job, name, kept, rejected)
+
+
+def verdict(shown_first: str, shown_second: str) -> float:
+    """The value of an answer that was A in the first asking and B in the second: 1, 0 or 0.5."""
+    if (shown_first, shown_second) == ("A", "B"):
+        return 1.0
+    return 0.0 if (shown_first, shown_second) == ("B", "A") else 0.5
+
+
+def report(job: Job, against: str | None) -> dict[str, Any]:
+    """What the verdicts come to: position bias, win rates, and where people ranked the same answers, calibration.
+
+    `order_decided` is the share of pairs in which the same place won in both orders, `first_preferred` that of the
+    first place: 0 is none, 1 is a judge that always takes the first.
+    """
+    prompts, lengths = dict[str, str](), dict[str, int]()
+    for artifact in job.all("candidates"):
+        table = artifact.to_table(["id", "prompt_id", "completion"])
+        prompts.update(zip(table["id"].to_pylist(), table["prompt_id"].to_pylist(), strict=True))
+        lengths.update((one, len(said[-1]["content"])) for one, said in zip(
+            table["id"].to_pylist(), table["completion"].to_pylist(), strict=True))  # fmt: skip
+    pairs = same = first = 0
+    won: dict[str, dict[str, list[float]]] = {}
+    compared, scored = dict[tuple[str, str], float](), dict[str, dict[str, float]]()
+    for name in sorted(job.committed()):
+        with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
+            rows = read_parquet(file, ["subject", "model", "metric", "value", "text"]).to_pylist()
+        for row in rows:
+            if row["metric"] != "pairwise":
+                scored.setdefault(row["metric"], {})[row["subject"]] = row["value"]
+                continue
+            told = json.loads(row["text"])
+            at_first, at_second = _place(told["first"]), _place(told["second"])
+            pairs += 1
+            same += at_first == at_second != "tie"
+            first += at_first == at_second == "A"
+            compared[row["subject"], told["against"]] = row["value"]
+            if row["model"] != against:
+                won.setdefault(row["model"], {}).setdefault(prompts[row["subject"]], []).append(row["value"])
+    facts: dict[str, Any] = {}
+    if pairs:
+        facts |= {"order_decided": same / pairs, "first_preferred": first / pairs}
+        if len(won) > 1 or against:
+            facts["win_rates"] = calibration.win_rates(won, job.seed)
+    rankings = [row for artifact in job.all("rankings") for row in artifact.to_table().to_pylist()]
+    if rankings:
+        judged = {"pairwise": compared} if compared else dict[str, dict[tuple[str, str], float]]()
+        for metric, values in scored.items():
+            judged[metric] = _by_difference(rankings, values)
+        facts["calibration"] = {
+            metric: calibration.calibrate(calibration.items(rankings, values, lengths), job.seed)
+            for metric, values in judged.items()
+        }
+    return facts
+
+
+def _place(told: str | float) -> str:
+    """Which place won: A, B or tie; a grade is that of the answer in place A."""
+    if isinstance(told, str):
+        return told
+    return "A" if told > 0.5 else "B" if told < 0.5 else "tie"
+
+
+def _by_difference(rankings: list[dict[str, Any]], values: dict[str, float]) -> dict[tuple[str, str], float]:
+    """Scores as comparisons: the higher one wins."""
+    judged = dict[tuple[str, str], float]()
+    for row in rankings:
+        known = [one for one in row["candidates"] if one in values]
+        for one, other in itertools.permutations(known, 2):
+            judged[one, other] = 0.5 + 0.5 * ((values[one] > values[other]) - (values[one] < values[other]))
+    return judged
+
+
+def rate(job: Job, backend: Backend, judge: str, sampling: Sampling, aspects: dict[str, str], partition: int) -> None:
+    """Score every candidate from 1 to 5 on every aspect, and commit one verdict for each."""
+    asked = template("rubric")
+    whole = {"type": "integer", "minimum": 1, "maximum": 5}
+    schema = {
+        "type": "object", "properties": dict.fromkeys(aspects, whole), "required": list(aspects),
+        "additionalProperties": False,
+    }  # fmt: skip
+    for name, chunk in groups(job, partition, "rubric"):
+        rows = [row for group in chunk for row in group]
+        questions = [
+            Question(
+                (row["id"],),
+                asked.render({**row, "aspects": aspects, "completion": row["completion"][-1]["content"]}),
+                job.derive("judge", row["id"]),
+            )
+            for row in rows
+        ]
+        kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
+        for row, scores in zip(rows, ask(backend, questions, sampling, schema), strict=True):
+            if isinstance(scores, Failure):
+                rejected.append(_failed((row["id"],), scores))
+                continue
+            text = {"template": asked.digest}
+            kept += [_verdict(row, [row["id"]], aspect, scores[aspect], text, judge) for aspect in aspects]
+        _commit(job, name, kept, rejected)
+
+
+def _verdict(
+    row: dict[str, Any], parents: list[str], metric: str, value: float, text: dict[str, Any], judge: str
+) -> dict[str, Any]:
+    told = json.dumps({**text, "judge": judge}, sort_keys=True)
+    return {
+        "id": row_id("Verdict", judge, metric, *parents, told),
+        "parents": parents,
+        "subject": row["id"],
+        "model": row["model"],
+        "metric": metric,
+        "value": float(value),
+        "text": told,
+    }
+
+
+def _failed(subjects: tuple[str, ...], failure: Failure) -> dict[str, Any]:
+    return {"id": row_id("Verdict", *subjects), "parents": list(subjects), "reason": failure.reason,
+            "detail": failure.detail, "failed": True}  # fmt: skip
+
+
+def _commit(job: Job, name: str, kept: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> None:
+    table = pa.Table.from_pylist(kept, DATASETS["Verdict"])
+    job.commit(name, table, pa.Table.from_pylist(rejected) if rejected else None)

@@ -1,0 +1,485 @@
+"""Rankings through Argilla's REST API: the same code for the local server and a remote one.
+
+The Python SDK is not used: it drops the `rank` of every ranked option, and with it the order and all ties.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Generator, Iterator, Sequence
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from engine.errors import UserError
+from labeling.argilla import server as local_server
+from labeling.argilla.questions import (
+    as_utc,
+    dataset_settings,
+    read_record,
+    read_response,
+    refuse_other_questions,
+    write_records,
+    write_submission,
+)
+from labeling.argilla.server.environment import flywheel_home
+from labeling.argilla.task import (
+    Annotator,
+    Dataset,
+    Progress,
+    Pushed,
+    RankingRecord,
+    RankingResponse,
+    RankingTask,
+    ShownRecord,
+    Submission,
+    UserProgress,
+    check_name,
+)
+
+_BATCH_RECORDS = 250  # also the most values that one search filter takes
+_BATCH_BYTES = 4_000_000
+PAGE = 1000
+_SUBMIT_AT_ONCE = 100
+_FAILURES = 4  # a server that is overloaded may fail once; one that fails every time has a fault
+
+
+class ServerUnreachable(UserError):
+    """No server answered for as long as the client was told to be patient."""
+
+
+class Refused(UserError):
+    """The server answered, and said no. `status` is the HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def connect(
+    url: str | None = None, api_key: str | None = None, home: Path | None = None, *, patience: float = 60.0
+) -> Argilla:
+    """A client for the server at `url`, else at ARGILLA_API_URL, else for the local server of `home`.
+
+    `patience` is for how many seconds a request is tried again when the server doesn't answer. Raises
+    UserError when there is no server, or it doesn't know the key.
+    """
+    named = url or (os.environ.get("ARGILLA_API_URL") if home is None else None)
+    if named:
+        key = api_key or os.environ.get("ARGILLA_API_KEY")
+        if not key:
+            raise UserError(f"There is no key for the Argilla server at {named}: set ARGILLA_API_KEY.")
+        digest = sha256(named.rstrip("/").encode()).hexdigest()[:12]
+        client = Argilla(named, key, flywheel_home() / f"argilla-annotators-{digest}.json", patience)
+    else:
+        running = local_server.status(home)
+        if running is None:
+            raise UserError(
+                "No Argilla server runs on this machine. Start one with `flywheel argilla up`,"
+                " or name a remote one with ARGILLA_API_URL and ARGILLA_API_KEY."
+            )
+        annotators_file = running.home / "annotators.json"
+        client = Argilla(running.url, api_key or running.api_key, annotators_file, patience)
+    client.me()
+    return client
+
+
+class Argilla:
+    """A connection as one user. Safe to share between threads."""
+
+    def __init__(self, url: str, api_key: str, annotators_file: Path, patience: float = 60.0) -> None:
+        self.url = url.rstrip("/")
+        self.api_key = api_key
+        self.annotators_file = annotators_file
+        self.patience = patience
+        loopback = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
+        self._http = httpx.Client(
+            base_url=f"{self.url}/api/v1/",
+            headers={
+                "X-Argilla-Api-Key": api_key,
+                # The server spends more on compressing what it echoes of a bulk push than on storing it.
+                **({"Accept-Encoding": "identity"} if loopback else {}),
+            },
+            timeout=httpx.Timeout(120.0, connect=10.0),
+            trust_env=not loopback,
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def as_user(self, annotator: Annotator) -> Argilla:
+        """The same server, as this annotator."""
+        return Argilla(self.url, annotator.api_key, self.annotators_file, self.patience)
+
+    def me(self) -> str:
+        """The name of the user that the key belongs to."""
+        return self.call("GET", "me", patience=0.0)["username"]
+
+    def call(self, method: str, path: str, *, patience: float | None = None, **request: Any) -> Any:
+        """One request, repeated while the server doesn't answer; its JSON. Every caller can bear a
+        repetition.
+
+        Raises ServerUnreachable, or Refused with the server's own words.
+        """
+        deadline = time.monotonic() + (self.patience if patience is None else patience)
+        pause, failures = 0.1, 0
+        while True:
+            try:
+                response = self._http.request(method, path, **request)
+            except httpx.HTTPError as error:  # refused, reset, timed out, cut off in the middle
+                trouble = str(error) or type(error).__name__
+            except httpx.InvalidURL as error:
+                raise UserError(f"{self.url!r} is not the address of an Argilla server: {error}.") from error
+            else:
+                failures += response.status_code >= 500
+                if response.status_code < 500 or failures == _FAILURES:
+                    return _body(response, self.url)
+                trouble = f"HTTP {response.status_code}: {response.text[:300]}"
+            if time.monotonic() + pause > deadline:
+                raise ServerUnreachable(
+                    f"The Argilla server at {self.url} does not answer ({trouble})."
+                    " Is it running (`flywheel argilla status`), and is ARGILLA_API_URL right?"
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    # --- workspaces and users ---------------------------------------------------------------------
+
+    def ensure_workspace(self, name: str) -> str:
+        """The id of the workspace, made if it isn't there."""
+        check_name(name, "workspace", limit=200)
+        found = self._workspace(name)
+        if found is None:
+            try:
+                return self.call("POST", "workspaces", json={"name": name})["id"]
+            except Refused as refused:
+                if refused.status == 403:
+                    raise Refused(
+                        f"There is no workspace {name!r} at {self.url}, and this key may not make one:"
+                        " ask an owner for it, or use an owner's key.",
+                        403,
+                    ) from refused
+                found = self._workspace(name)  # made meanwhile by someone else
+                if found is None:
+                    raise
+        return found
+
+    def _workspace(self, name: str) -> str | None:
+        items = self.call("GET", "me/workspaces")["items"]
+        return next((item["id"] for item in items if item["name"] == name), None)
+
+    def ensure_users(self, names: Sequence[str], workspace: str) -> list[Annotator]:
+        """Annotators by these names, members of the workspace, made if they aren't there.
+
+        Generated passwords are in `annotators_file` (mode 0600) before a user is made, so none is ever lost.
+        """
+        for name in names:
+            check_name(name, "user")
+        workspace_id = self.ensure_workspace(workspace)
+        existing = {user["username"]: user for user in self.call("GET", "users")["items"]}
+        passwords = self._passwords([name for name in names if name not in existing])
+        for name in names:
+            if name in existing:
+                continue
+            created = {"username": name, "first_name": name, "role": "annotator", "password": passwords[name]}
+            try:
+                existing[name] = self.call("POST", "users", json=created)
+            except Refused as refused:
+                users = self.call("GET", "users")["items"] if refused.status == 409 else []
+                existing |= {user["username"]: user for user in users}
+                if name not in existing:
+                    raise
+        members = {user["username"] for user in self.call("GET", f"workspaces/{workspace_id}/users")["items"]}
+        for name in names:
+            if name not in members and existing[name]["role"] != "owner":
+                with _unless(409):
+                    body = {"user_id": existing[name]["id"]}
+                    self.call("POST", f"workspaces/{workspace_id}/users", json=body)
+        return [Annotator(name, existing[name]["api_key"], passwords.get(name)) for name in names]
+
+    def _passwords(self, missing: Sequence[str]) -> dict[str, str]:
+        """All known passwords, with new ones for `missing`, kept before they are used."""
+        path = self.annotators_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock_path = path.with_name(f".{path.name}.lock")
+        with lock_path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+            fresh = {name: secrets.token_urlsafe(12) for name in missing if name not in known}
+            if fresh:
+                aside = path.with_name(f".{path.name}.new")
+                descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    json.dump(known | fresh, file, indent=1)
+                aside.replace(path)
+        return known | fresh
+
+    # --- datasets ---------------------------------------------------------------------------------
+
+    def ensure_dataset(self, task: RankingTask) -> Dataset:
+        """The dataset of this task, made and published if it isn't there; one that was half made is finished.
+
+        Raises UserError if a dataset of that name asks something else: what people answered there is not
+        touched.
+        """
+        workspace_id = self.ensure_workspace(task.workspace)
+        found = self._dataset(task.name, workspace_id)
+        if found is None:
+            body = {
+                "name": task.name,
+                "workspace_id": workspace_id,
+                "guidelines": task.guidelines,
+                "distribution": {"strategy": "overlap", "min_submitted": task.min_submitted},
+            }
+            try:
+                found = self.call("POST", "datasets", json=body)
+            except Refused as refused:
+                found = self._dataset(task.name, workspace_id) if refused.status == 409 else None
+                if found is None:
+                    raise
+        path = f"datasets/{found['id']}"
+        wanted = dataset_settings(task)
+        present = {part: self._part(path, part) for part in wanted}
+        refuse_other_questions(task, present, wanted, complete=found["status"] == "ready")
+        if found["status"] != "ready":
+            for part, items in wanted.items():
+                for item in items:
+                    if not any(item["name"] == other["name"] for other in present[part]):
+                        with _unless(409):
+                            self.call("POST", f"{path}/{part}", json=item)
+            with _unless(422):  # published meanwhile
+                self.call("PUT", f"{path}/publish")
+        if found["distribution"]["min_submitted"] != task.min_submitted:
+            distribution = {"strategy": "overlap", "min_submitted": task.min_submitted}
+            self.call("PATCH", path, json={"distribution": distribution})
+        return Dataset(found["id"], workspace_id, task, f"{self.url}/dataset/{found['id']}/annotation-mode")
+
+    def _dataset(self, name: str, workspace_id: str) -> dict[str, Any] | None:
+        items = self.call("GET", "me/datasets", params={"workspace_id": workspace_id})["items"]
+        return next((item for item in items if item["name"] == name), None)
+
+    def _part(self, path: str, part: str) -> list[dict[str, Any]]:
+        return self.call("GET", f"me/{path}/{part}" if part == "metadata-properties" else f"{path}/{part}")["items"]
+
+    # --- records ----------------------------------------------------------------------------------
+
+    def push(self, dataset: Dataset, records: Sequence[RankingRecord]) -> Pushed:
+        """Add the records whose `external_id` the dataset doesn't hold yet.
+
+        All records are checked before the first is sent. A push that was killed goes on when repeated. Raises
+        UserError for a record that can't be pushed, and when the dataset holds the same id with other
+        answers.
+        """
+        question_id = self._ranking_question(dataset) if any(record.suggested for record in records) else None
+        items = write_records(dataset.task, records, question_id)
+        present = 0
+        for batch in _batches(items):
+            try:
+                self._create(dataset, batch)
+            except Refused as refused:
+                if "external ids" not in str(refused):
+                    raise
+                fresh = self._new_only(dataset, batch)
+                present += len(batch) - len(fresh)
+                if fresh:
+                    self._create(dataset, fresh)
+        return Pushed(new=len(items) - present, present=present)
+
+    def _ranking_question(self, dataset: Dataset) -> str:
+        questions = self._part(f"datasets/{dataset.id}", "questions")
+        found = [question["id"] for question in questions if question["name"] == "ranking"]
+        if not found:
+            raise UserError(f"Dataset {dataset.task.name!r} asks for ratings: no ranking can be suggested in it.")
+        return found[0]
+
+    def _create(self, dataset: Dataset, batch: Sequence[tuple[str, bytes]]) -> None:
+        body = b'{"items":[' + b",".join(encoded for _, encoded in batch) + b"]}"
+        path = f"datasets/{dataset.id}/records/bulk"
+        self.call("POST", path, content=body, headers={"Content-Type": "application/json"})
+
+    def _new_only(self, dataset: Dataset, batch: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        ids = [external_id for external_id, _ in batch]
+        scope = {"entity": "record", "property": "external_id"}
+        query = {"filters": {"and": [{"type": "terms", "scope": scope, "values": ids}]}}
+        path = f"datasets/{dataset.id}/records/search"
+        found = self.call("POST", path, json=query, params={"limit": PAGE})["items"]
+        there = {item["record"]["external_id"]: item["record"]["fields"] for item in found}
+        for external_id, encoded in batch:
+            if external_id in there and there[external_id] != json.loads(encoded)["fields"]:
+                raise UserError(
+                    f"Dataset {dataset.task.name!r} already holds record {external_id!r} with"
+                    " another prompt or other answers. Judgements of those would be taken for judgements of"
+                    " these: give changed records new ids, or push to a dataset of another name."
+                )
+        return [(external_id, encoded) for external_id, encoded in batch if external_id not in there]
+
+    def pull(self, dataset: Dataset, since: datetime | None = None) -> Iterator[RankingResponse]:
+        """Every response, drafts and discarded ones too, each once; with `since`, those changed at or after
+        it.
+
+        Streams page by page; with `since`, reads nothing where nothing happened. Raises UserError if the dataset is
+        gone, its questions were changed on the server, or records vanish faster than they can be read.
+        """
+        wanted = dataset_settings(dataset.task)
+        path = f"datasets/{dataset.id}"
+        try:
+            about = self.call("GET", path)
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            raise UserError(
+                f"Dataset {dataset.task.name!r} is no longer at {self.url}: somebody deleted it, and the answers in it."
+                " `flywheel argilla restore` brings them back from a backup; running again asks anew."
+            ) from refused
+        if since is not None and as_utc(about["last_activity_at"]) < since:
+            return
+        refuse_other_questions(dataset.task, {part: self._part(path, part) for part in wanted}, wanted, complete=True)
+        users = Users(self, dataset.workspace_id)
+        seen: set[str] = set()
+        total = 0
+        for _ in range(3):  # pages shift while somebody deletes records: what they hid is found by another pass
+            offset, total = 0, 1
+            while offset < total:
+                params = {"include": "responses", "offset": offset, "limit": PAGE}
+                page = self.call("GET", f"{path}/records", params=params)
+                total = page["total"]
+                for record in page["items"]:
+                    if record["id"] not in seen:
+                        seen.add(record["id"])
+                        for response in record["responses"]:
+                            pulled = read_response(dataset.task, record, response, users.name)
+                            if since is None or pulled.updated_at >= since:
+                                yield pulled
+                offset += PAGE
+            if len(seen) >= total:
+                return
+        raise UserError(
+            f"Dataset {dataset.task.name!r} is being changed faster than it can be read:"
+            f" {len(seen)} of {total} records were seen. Pull again when nobody adds or deletes records."
+        )
+
+    def progress(self, dataset: Dataset) -> Progress:
+        path = f"datasets/{dataset.id}"
+        overall = self.call("GET", f"{path}/progress")
+        return Progress(overall["total"], overall["completed"], self.users_progress(dataset.id))
+
+    def users_progress(self, dataset_id: str) -> dict[str, UserProgress]:
+        users: dict[str, UserProgress] = {}
+        for user in self.call("GET", f"datasets/{dataset_id}/users/progress")["users"]:
+            parts = [user.get(status, {}) for status in ("completed", "pending")]
+            counts = {
+                status: sum(part.get(status, 0) for part in parts) for status in ("submitted", "draft", "discarded")
+            }
+            users[user["username"]] = UserProgress(**counts)
+        return users
+
+    # --- as an annotator --------------------------------------------------------------------------
+
+    def pending(self, dataset: Dataset, limit: int = 100) -> list[ShownRecord]:
+        """Records this user has not touched and that still need submissions, in this user's own order."""
+        scopes = ({"entity": "response", "property": "status"}, {"entity": "record", "property": "status"})
+        pending = [{"type": "terms", "scope": scope, "values": ["pending"]} for scope in scopes]
+        return self._shown(dataset, {"filters": {"and": pending}}, offset=0, limit=limit)[0]
+
+    def records(self, dataset: Dataset) -> Iterator[ShownRecord]:
+        """Every record, in this user's own order, which stays the same while records are answered."""
+        offset, total = 0, 1
+        while offset < total:
+            page, total = self._shown(dataset, {}, offset=offset, limit=PAGE)
+            yield from page
+            offset += PAGE
+
+    def _shown(self, dataset: Dataset, query: dict[str, Any], offset: int, limit: int) -> tuple[list[ShownRecord], int]:
+        params = {"offset": offset, "limit": limit, "include": "responses"}
+        path = f"me/datasets/{dataset.id}/records/search"
+        found = self.call("POST", path, json=query, params=params)
+        records = [read_record(dataset.task, item["record"]) for item in found["items"]]
+        return records, found["total"]
+
+    def submit(self, dataset: Dataset, submissions: Sequence[Submission]) -> None:
+        """Store this user's answers. Returns when the server has them on its disk; submitting again replaces
+        them.
+
+        Raises UserError for one the server refuses; those before it are stored.
+        """
+        for start in range(0, len(submissions), _SUBMIT_AT_ONCE):
+            chunk = submissions[start : start + _SUBMIT_AT_ONCE]
+            body = {"items": [write_submission(dataset.task, submission) for submission in chunk]}
+            results = self.call("POST", "me/responses/bulk", json=body)["items"]
+            for submission, result in zip(chunk, results, strict=True):
+                if result["error"] is not None:
+                    raise UserError(
+                        f"The answer for record {submission.record_id} was not accepted: {result['error']['detail']}"
+                    )
+
+
+class Users:
+    """Names of users by id, asked for once. Falls back to the id where the key may not see the name."""
+
+    def __init__(self, client: Argilla, workspace_id: str) -> None:
+        self._client = client
+        members = client.call("GET", f"workspaces/{workspace_id}/users")["items"]
+        self._names: dict[str, str] = {user["id"]: user["username"] for user in members}
+
+    def name(self, user_id: str) -> str:
+        if user_id not in self._names:
+            try:
+                self._names[user_id] = self._client.call("GET", f"users/{user_id}")["username"]
+            except Refused:
+                self._names[user_id] = user_id
+        return self._names[user_id]
+
+
+def _batches(items: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    batch: list[tuple[str, bytes]] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) == _BATCH_RECORDS or size + len(item[1]) > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += len(item[1])
+    if batch:
+        yield batch
+
+
+def _body(response: httpx.Response, url: str) -> Any:
+    if response.is_success:
+        if not response.content:
+            return None
+        try:
+            return response.json()
+        except ValueError as error:
+            raise UserError(f"{url} answers, but not as an Argilla server does: is the address right?") from error
+    try:
+        detail = response.json()
+        detail = detail.get("detail", detail.get("message", detail))
+    except (ValueError, AttributeError):
+        detail = response.text[:300]
+    if response.status_code == 401:
+        raise Refused(
+            f"The Argilla server at {url} does not know this key. Check ARGILLA_API_KEY; a user's key is"
+            " under 'My settings' in the web UI.",
+            401,
+        )
+    if response.status_code == 403:
+        raise Refused(f"The Argilla server at {url} does not allow this user to do that: {detail}.", 403)
+    raise Refused(f"The Argilla server at {url} refused (HTTP {response.status_code}): {detail}", response.status_code)
+
+
+@contextlib.contextmanager
+def _unless(status: int) -> Generator[None]:
+    """Let a refusal with this status pass: what was asked for is already so."""
+    try:
+        yield
+    except Refused as refused:
+        if refused.status != status:
+            raise

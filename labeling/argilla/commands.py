@@ -1,0 +1,175 @@
+"""`flywheel argilla`: the Argilla server of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from labeling.argilla.overview import Overview
+
+app = typer.Typer(help="The Argilla server of this machine: real server, real UI, loopback only.", no_args_is_help=True)
+Home = Annotated[Path | None, typer.Option("--home", help="Its folder [$FLYWHEEL_HOME/argilla].")]
+
+
+def _tell(step: str) -> None:
+    typer.echo(f"· {step}", err=True)
+
+
+@app.command()
+def up(
+    home: Home = None,
+    port: Annotated[int | None, typer.Option(help="Kept for later starts [6900, or any free one].")] = None,
+    database_url: Annotated[str | None, typer.Option(help="postgresql://... instead of a SQLite file; kept.")] = None,
+) -> None:
+    """Start it, or find the one that runs."""
+    from labeling.argilla import server
+
+    running = server.up(home, port=port, database_url=database_url, on_step=_tell)
+    typer.echo(f"{running.url}  user {running.username}, password in {running.password_file}")
+
+
+@app.command()
+def down(home: Home = None) -> None:
+    """Stop it; nothing is lost."""
+    from labeling.argilla import server
+
+    typer.echo("stopped" if server.down(home) else "no Argilla server ran")
+
+
+@app.command()
+def status(
+    dataset: Annotated[str | None, typer.Argument(help="One dataset's name [all].")] = None,
+    home: Home = None,
+    json_: Annotated[bool, typer.Option("--json")] = False,
+    judgements: Annotated[
+        bool, typer.Option(help="Read what was judged: time a record, agreement, disputed records.")
+    ] = True,
+) -> None:
+    """Where it runs, how far labeling is, who agrees with whom, and which records are disputed."""
+    from dataclasses import asdict
+
+    from labeling.argilla import server
+    from labeling.argilla.client import connect
+    from labeling.argilla.overview import overview
+
+    remote = os.environ.get("ARGILLA_API_URL") if home is None else None
+    running = None if remote else server.status(home)
+    if running is None and not remote:
+        typer.echo("null" if json_ else "no Argilla server runs; start one with `flywheel argilla up`")
+        raise typer.Exit(0 if json_ else 1)
+    datasets = list(overview(connect(home=home), dataset, judgements=judgements))
+    told: dict[str, Any] = {"url": remote}
+    line = str(remote)
+    if running is not None:
+        told = {"url": running.url, "user": running.username, "password_file": str(running.password_file)}
+        told |= {"uptime_s": round(running.uptime), "pids": running.pids}
+        line = f"{running.url}  user {running.username}, password in {running.password_file}"
+        line += f"  (Argilla {running.version})"
+    if json_:
+        told["datasets"] = [
+            {
+                "name": d.name, "workspace": d.workspace, "total": d.progress.total, "completed": d.progress.completed,
+                "users": {name: asdict(counts) for name, counts in d.progress.users.items()},
+                "tables": [table.as_json() for table in d.tables], "agreement_over_time": d.agreement,
+            }
+            for d in datasets
+        ]  # fmt: skip
+        typer.echo(json.dumps(told, indent=1))
+        return
+    typer.echo(line)
+    for found in datasets:
+        _show(found)
+
+
+def _show(found: Overview) -> None:
+    typer.echo(
+        f"  {found.workspace}/{found.name:<32} {found.progress.completed:>6} of {found.progress.total} records ranked"
+    )
+    if not found.tables:
+        for name, counts in found.progress.users.items():
+            typer.echo(
+                f"    {name:<24} {counts.submitted:>6} submitted, {counts.draft} drafts, {counts.discarded} discarded"
+            )
+    for table in found.tables:
+        if not table.rows:
+            continue
+        cells = [[str(cell) for cell in row] for row in (table.columns, *table.rows)]
+        width = [max(len(row[k]) for row in cells) for k in range(len(table.columns))]
+        typer.echo(f"    {table.title}")
+        for row, link in zip(cells, [None, *table.links], strict=True):
+            line = "  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip()
+            typer.echo(f"      {line}" + (f"  {link}" if link else ""))
+    if len(found.agreement) > 1:
+        typer.echo("    agreement over time: " + " ".join(f"{share:.0%}" for _, share in found.agreement))
+
+
+@app.command()
+def push(
+    file: Annotated[Path, typer.Argument(help='JSONL: {"id", "prompt", "answers"} a line.')],
+    dataset: Annotated[str, typer.Option(help="Its name in Argilla; made if it isn't there.")],
+    home: Home = None,
+    workspace: Annotated[str, typer.Option()] = "flywheel",
+    asked: Annotated[str, typer.Option(help="ranking, pairwise or rating.")] = "ranking",
+    aspect: Annotated[
+        list[str] | None, typer.Option(help="Rate every answer by this, from 1 to 5; repeatable.")
+    ] = None,
+    flag: Annotated[list[str] | None, typer.Option(help="Something an annotator may tick; repeatable.")] = None,
+    top: Annotated[int | None, typer.Option(help="Rank the best this many alone.")] = None,
+    correction: Annotated[bool, typer.Option(help="Ask for a better answer, too.")] = False,
+    per_record: Annotated[int, typer.Option(help="How many annotators each record goes to.")] = 1,
+    annotator: Annotated[list[str] | None, typer.Option(help="A user to make; repeatable.")] = None,
+) -> None:
+    """Have the answers in a file judged, without a recipe. Pushing again adds what is new."""
+    from engine.errors import UserError
+    from labeling.argilla import exchange
+    from labeling.argilla.client import connect
+    from labeling.argilla.task import RankingTask
+
+    if asked not in ("ranking", "pairwise", "rating"):
+        raise UserError(f"--asked is {asked!r}; expected ranking, pairwise or rating.")
+    records = exchange.read_records(file)
+    task = RankingTask(
+        dataset, len(records[0].answers), workspace, asked=asked, aspects=tuple(aspect or ()), top=top,
+        correction=correction, flags=tuple(flag or ()), min_submitted=per_record,
+    )  # fmt: skip
+    client = connect(home=home)
+    done, url = exchange.push(client, task, records)
+    if annotator:
+        client.ensure_users(annotator, workspace)
+        typer.echo(f"annotators' passwords are in {client.annotators_file}")
+    typer.echo(f"{done.new} new records, {done.present} were there: {url}")
+
+
+@app.command()
+def pull(
+    dataset: Annotated[str, typer.Argument(help="Its name in Argilla.")],
+    to: Annotated[Path, typer.Option(help="A JSONL file: one judgement a line.")],
+    home: Home = None,
+    workspace: Annotated[str | None, typer.Option()] = None,
+) -> None:
+    """Write what annotators said to a file: ranks with ties, ratings, corrections, flags, drafts and discards told apart."""
+    from labeling.argilla import exchange
+    from labeling.argilla.client import connect
+
+    typer.echo(f"{exchange.pull(connect(home=home), dataset, to, workspace)} judgements in {to}")
+
+
+@app.command()
+def backup(to: Annotated[Path, typer.Argument(help="A file; it will hold credentials.")], home: Home = None) -> None:
+    """Write everything to one file, also while it runs."""
+    from labeling.argilla import server
+
+    typer.echo(server.backup(home, to))
+
+
+@app.command()
+def restore(frm: Annotated[Path, typer.Argument(metavar="FROM")], home: Home = None) -> None:
+    """Put a backup in place of what is there (kept beside it); the server has to be stopped."""
+    from labeling.argilla import server
+
+    typer.echo(server.restore(home, frm))

@@ -1,0 +1,135 @@
+"""Labelling without a recipe: records from a JSONL file to Argilla, judgements from Argilla to a JSONL file.
+
+A line in: `{"id": "q1", "prompt": "..." or messages, "answers": ["...", "..."]}`; without an id, the line's content names it.
+A line out: one annotator's judgement, with the answers in the order of the line in, whatever order people saw.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from engine import seeds
+from engine.errors import UserError, nearest
+from engine.store.schema import messages_digest, row_id
+from labeling.argilla.client import Argilla
+from labeling.argilla.overview import dataset_names, overview
+from labeling.argilla.task import Pushed, RankingRecord, RankingTask
+
+MOST_SHOWN = 5  # wrong lines told one by one
+
+
+def read_records(file: Path) -> list[RankingRecord]:
+    """Every line as a record, its answers shuffled by its id.
+
+    Raises:
+        UserError: the file can't be read, or lines are wrong; nothing is kept then.
+    """
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can't be read as UTF-8 text: {error}.") from error
+    records: list[RankingRecord] = []
+    wrong: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                records.append(_record(line))
+            except ValueError as error:
+                wrong.append(f"{file}:{number}: {error}")
+    if wrong:
+        more = f"\n  and {len(wrong) - MOST_SHOWN} more" if len(wrong) > MOST_SHOWN else ""
+        raise UserError(
+            f"{len(wrong)} of {len(wrong) + len(records)} lines are no records; nothing was pushed:\n  "
+            + "\n  ".join(wrong[:MOST_SHOWN]) + more
+            + '\nExpected {"id": "q1", "prompt": "text" or messages, "answers": ["text", "text", ...]}.'
+        )  # fmt: skip
+    if not records:
+        raise UserError(f"{file} holds no record.")
+    return records
+
+
+def _record(line: str) -> RankingRecord:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object was expected, found {type(row).__name__}")
+    given = cast("dict[str, Any]", row)
+    if unknown := sorted(given.keys() - {"id", "prompt", "answers", "metadata"}):
+        raise ValueError(f"unknown key {unknown[0]!r}{nearest(unknown[0], ('id', 'prompt', 'answers'))}")
+    prompt, answers = given.get("prompt"), given.get("answers")
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not isinstance(messages, list) or not messages or not all(_is_message(m) for m in messages):  # pyright: ignore
+        raise ValueError("`prompt` must be a text, or a list of messages with `role` and `content`")
+    if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(a, str) for a in answers):  # pyright: ignore
+        raise ValueError("`answers` must be a list of two texts or more")
+    texts = cast("list[str]", answers)
+    said = cast("list[dict[str, str]]", messages)
+    key = str(given.get("id") or row_id("Shown", messages_digest(said), *texts))
+    order = _order(key, len(texts))
+    return RankingRecord(key, said, [texts[i] for i in order], given.get("metadata") or {})
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(k), str) for k in ("role", "content"))  # pyright: ignore
+
+
+def _order(key: str, count: int) -> list[int]:
+    """Which answer stands at each position shown."""
+    return seeds.shuffled(range(count), "exchange", key)
+
+
+def push(client: Argilla, task: RankingTask, records: Sequence[RankingRecord]) -> tuple[Pushed, str]:
+    """Add what is new, to a dataset of this task for each number of answers; how many, and where the first is."""
+    sizes = sorted({len(record.answers) for record in records})
+    new = present = 0
+    urls: list[str] = []
+    for size in sizes:
+        name = task.name if len(sizes) == 1 else f"{task.name}-of-{size}"
+        dataset = client.ensure_dataset(replace(task, name=name, answers=size))
+        done = client.push(dataset, [record for record in records if len(record.answers) == size])
+        new, present = new + done.new, present + done.present
+        urls.append(dataset.url)
+    return Pushed(new, present), urls[0]
+
+
+def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> int:
+    """Write every response of the datasets by this name to a file, whole or not at all; how many.
+
+    Raises:
+        UserError: there is no dataset of ours by this name.
+    """
+    known = overview(client, name, judgements=False)
+    ours = [f.dataset for f in known if f.dataset is not None and workspace in (None, f.workspace)]
+    if not ours:
+        names = dataset_names(client)
+        raise UserError(
+            f"there is no dataset of answers {name!r} at {client.url}.{nearest(name, names)}"
+            f" There are: {', '.join(names) or 'none'}."
+        )
+    lines: list[str] = []
+    for dataset in ours:
+        shown = {record.id: record for record in client.records(dataset)}
+        for response in client.pull(dataset):
+            if response.record_id not in shown:  # added meanwhile
+                continue
+            record = shown[response.record_id]
+            places = sorted(range(len(record.answers)), key=_order(record.external_id, len(record.answers)).__getitem__)
+            row = {
+                "id": record.external_id, "prompt": record.prompt, "annotator": response.user, "status": response.status,
+                "answers": [record.answers[i] for i in places], "ranks": [response.ranks[i] for i in places],
+                "ratings": {aspect: [given[i] for i in places] for aspect, given in response.ratings.items()},
+                "shown": places, "correction": response.correction, "flags": response.flags,
+                "inserted_at": response.inserted_at.isoformat(), "updated_at": response.updated_at.isoformat(),
+            }  # fmt: skip
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    partial = to.with_name(to.name + ".partial")
+    partial.write_text("".join(sorted(lines)), "utf-8")
+    partial.replace(to)
+    return len(lines)

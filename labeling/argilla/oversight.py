@@ -1,0 +1,174 @@
+"""How labelling goes: who judged how much and how fast, how far annotators agree as time goes by, and where they don't.
+
+Tables for `flywheel argilla status` and the report. What depends on the clock stays out of an artifact's digest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import combinations, pairwise
+from statistics import median
+from typing import Any
+from urllib.parse import quote
+
+from labeling.argilla.questions import as_text
+
+IDLE = 300.0  # seconds between two submissions after which nobody was at work
+MOST_DISPUTED = 20
+WINDOWS = 12
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One submitted judgement of one record. `ranks` are of the same answers in the same order for all of a record."""
+
+    record: str
+    annotator: str
+    ranks: Sequence[int | None]
+    at: datetime
+    prompt: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """`links` are addresses by row; a row without one has None."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    links: list[str | None]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"title": self.title, "columns": self.columns, "rows": self.rows, "links": self.links}
+
+
+def seconds_per_record(at: Sequence[datetime]) -> float | None:
+    """The median time between two submissions of one annotator, pauses longer than IDLE left out; None if unknown."""
+    ordered = sorted(at)
+    gaps = [(b - a).total_seconds() for a, b in pairwise(ordered)]
+    worked = [gap for gap in gaps if gap <= IDLE]
+    return median(worked) if worked else None
+
+
+def sides(ranks: Sequence[int | None]) -> list[int | None]:
+    """For every two answers: 1 the first is better, -1 the second, 0 a tie, None if neither was ranked."""
+    return [
+        None if a is None and b is None else 1 if b is None else -1 if a is None else (b > a) - (b < a)
+        for a, b in combinations(ranks, 2)
+    ]
+
+
+def _by_record(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+    found: dict[str, list[Judged]] = {}
+    for one in sorted(judged, key=lambda j: j.at):
+        found.setdefault(one.record, []).append(one)
+    return found
+
+
+def _compared(a: Judged, b: Judged) -> Counter[str]:
+    """The pairs of answers both took a stand on, by how their stands compare."""
+    words: Counter[str] = Counter()
+    for x, y in zip(sides(a.ranks), sides(b.ranks), strict=True):
+        if x is not None and y is not None:
+            words["same" if x == y and x else "both tied" if x == y else "opposite" if x and y else "one tied"] += 1
+    return words
+
+
+def agreement_over_time(judged: Sequence[Judged], windows: int = WINDOWS) -> list[tuple[int, float]]:
+    """(records judged twice so far, share of pairs of answers on which two annotators agreed) in each window of records."""
+    complete = [group for group in _by_record(judged).values() if len({j.annotator for j in group}) > 1]
+    complete.sort(key=lambda group: group[-1].at)
+    points: list[tuple[int, float]] = []
+    size = max(1, -(-len(complete) // windows))
+    for start in range(0, len(complete), size):
+        window = complete[start : start + size]
+        words: Counter[str] = Counter()
+        for group in window:
+            for a, b in combinations(group, 2):
+                words += _compared(a, b)
+        if words.total():
+            points.append((start + len(window), (words["same"] + words["both tied"]) / words.total()))
+    return points
+
+
+def dispute(group: Sequence[Judged]) -> float:
+    """The lesser side's share of all stands on the pairs of one record; 0 is full agreement, 1/2 an even split."""
+    lesser = total = 0
+    for stands in zip(*(sides(j.ranks) for j in group), strict=True):
+        for_it, against = sum(s == 1 for s in stands), sum(s == -1 for s in stands)
+        lesser += min(for_it, against)
+        total += sum(s is not None for s in stands)
+    return lesser / total if total else 0.0
+
+
+def record_url(dataset_url: str, prompt: str) -> str:
+    """Where an annotator who judged it finds this record in the UI: its first words, searched among the submitted ones.
+
+    The UI decodes what it finds in its address twice.
+    """
+    words = as_text(" ".join(prompt.replace('"', " ").split()[:12]))
+    words = f'"{words}"'
+    search = quote(quote(words, safe=""), safe="")
+    return f"{dataset_url}?status=submitted&search={search}"
+
+
+def tables(judged: Sequence[Judged], others: Mapping[str, Mapping[str, int]] | None = None) -> list[Table]:
+    """Annotators, what each two of them make of the same pairs, and the most disputed records.
+
+    Args:
+        others: annotator -> drafts and discarded responses, by status.
+    """
+    groups = _by_record(judged)
+    agrees: dict[str, Counter[str]] = {}
+    between: dict[tuple[str, str], Counter[str]] = {}
+    for group in groups.values():
+        for a, b in combinations(group, 2):
+            if a.annotator == b.annotator:
+                continue
+            words = _compared(a, b)
+            between.setdefault(tuple(sorted((a.annotator, b.annotator))), Counter()).update(words)  # pyright: ignore
+            for name in (a.annotator, b.annotator):
+                agrees.setdefault(name, Counter()).update(words)
+    own: dict[str, list[datetime]] = {name: [] for name in others or {}}
+    for one in judged:
+        own.setdefault(one.annotator, []).append(one.at)
+    people: list[tuple[Any, ...]] = []
+    for name, at in sorted(own.items()):
+        words, counts, pace = agrees.get(name, Counter()), (others or {}).get(name, {}), seconds_per_record(at)
+        share = _percent(words["same"] + words["both tied"], words.total())
+        left = (counts.get("draft", 0), counts.get("discarded", 0)) if others is not None else ()
+        people.append((name, len(at), *left, "–" if pace is None else f"{pace:.0f} s", share))
+    worst = sorted(((dispute(group), key) for key, group in groups.items()), key=lambda item: (-item[0], item[1]))
+    disputed = [(share, groups[key]) for share, key in worst if share > 0][:MOST_DISPUTED]
+    kinds = ("same", "opposite", "one tied", "both tied")
+    return [
+        Table(
+            "Annotators",
+            ("annotator", "submitted", *(("drafts", "discarded") if others is not None else ()), "a record", "agrees"),
+            people,
+            [None] * len(people),
+        ),
+        Table(
+            "Two annotators on the same pairs of answers",
+            ("annotators", *kinds),
+            [(f"{a}, {b}", *(words[kind] for kind in kinds)) for (a, b), words in sorted(between.items())],
+            [None] * len(between),
+        ),
+        Table(
+            "Disputed records",
+            ("prompt", "against the majority", "annotators"),
+            [
+                (" ".join(g[0].prompt.split())[:100], f"{share:.0%}", ", ".join(j.annotator for j in g))
+                for share, g in disputed
+            ],
+            [record_url(g[0].url, g[0].prompt) for _, g in disputed],
+        ),
+    ]
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "–"

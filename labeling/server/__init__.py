@@ -1,6 +1,0 @@
-"""The real Argilla server with its web UI on this machine: no Docker, no Elasticsearch, loopback only."""
-
-from labeling.server.backup import backup, restore
-from labeling.server.local import Server, default_home, down, status, up
-
-__all__ = ["Server", "backup", "default_home", "down", "restore", "status", "up"]

@@ -1,0 +1,292 @@
+"""Cutting out of documents what stands in one before: lines, paragraphs, or any passage of so many words.
+
+Every line (paragraph, window of `passage` words: Lee et al. 2022, "Deduplicating training data makes language models
+better", there over tokens and by a suffix array) is known by 128 bits; digests are partitioned on disk, and each partition
+finds its repeats by itself. The first in the order of preference stays. White space within a line or paragraph counts as
+one space; a window is compared by its words (see `pipelines.texts.shingles`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numba
+import numpy as np
+import pyarrow as pa
+
+from engine.stage.job import Job, part_name
+from engine.store.schema import row_id
+from pipelines.kernels.shingles import COMBINE, MULTIPLIER, U64, hash_words, make_room, mix
+from pipelines.texts.documents import Documents
+from pipelines.texts.shingles import Array, texts_of
+
+PART_BYTES = 32 << 20
+RECORD = np.dtype([("one", np.uint64), ("two", np.uint64), ("document", np.uint32), ("piece", np.uint32)])
+REPEAT = np.dtype([("document", np.uint32), ("piece", np.uint32), ("first", np.uint32)])
+
+
+@numba.njit(cache=True, nogil=True)
+def _blank(byte: Any) -> bool:
+    return byte == 32 or (9 <= byte <= 13)
+
+
+@numba.njit(cache=True, nogil=True)
+def lines(data: Any, start: int, end: int, paragraphs: bool, keys: Any, spans: Any) -> int:
+    """Digests and places of the lines or paragraphs (runs of lines that are not blank) of a text; returns how many.
+
+    Args:
+        keys: (n, 2) uint64, out.
+        spans: (n, 4) int64, out: first byte, the byte after the last, the first of what follows, words.
+    """
+    count, at = 0, start
+    open_ = False
+    x, y, words = U64(0), U64(0), 0
+    while at < end:
+        stop = at
+        while stop < end and data[stop] != 10:
+            stop += 1
+        after = min(stop + 1, end)
+        a, b = at, stop
+        while a < b and _blank(data[a]):
+            a += 1
+        while b > a and _blank(data[b - 1]):
+            b -= 1
+        if a == b:  # a blank line belongs to what stands before it
+            if count:
+                spans[count - 1, 2] = after
+            open_ = False
+            at = after
+            continue
+        if not (paragraphs and open_):
+            x, y, words = U64(0), U64(1), 0
+            spans[count, 0] = at
+            count += 1
+            open_ = True
+        else:
+            x, y = x * MULTIPLIER + U64(32), y * COMBINE + U64(32)
+        space = True
+        for i in range(a, b):
+            blank = _blank(data[i])
+            if blank and space:
+                continue
+            words += int(space)
+            byte = U64(32) if blank else U64(data[i])
+            x, y = x * MULTIPLIER + byte, y * COMBINE + byte
+            space = blank
+        keys[count - 1, 0], keys[count - 1, 1] = mix(x), mix(y)
+        spans[count - 1, 1], spans[count - 1, 2], spans[count - 1, 3] = b, after, words
+        at = after
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def windows(data: Any, start: int, end: int, width: int, room: Any, words: Any, keys: Any, spans: Any) -> int:
+    """Digests and places of all windows of so many words; as `lines`."""
+    count = hash_words(data, start, end, room, words)
+    total = max(count - width + 1, 0)
+    high_x = high_y = U64(1)
+    for _ in range(width):
+        high_x *= MULTIPLIER
+        high_y *= COMBINE
+    x, y = U64(0), U64(0)
+    for i in range(count):
+        words[i] = mix(words[i])
+        x, y = x * MULTIPLIER + words[i], y * COMBINE + words[i]
+        if i >= width:
+            x -= high_x * words[i - width]
+            y -= high_y * words[i - width]
+        k = i - width + 1
+        if k >= 0:
+            keys[k, 0], keys[k, 1] = mix(x), mix(y)
+            spans[k, 0], spans[k, 1] = start + room[1][k], start + room[2][i]
+            spans[k, 2], spans[k, 3] = spans[k, 1], width
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def repeats(one: Any, two: Any, document: Any, piece: Any, order: Any, table: Any, out: Any) -> int:
+    """Write those that have an equal one before them in `order`, with its document, to `out`; return how many."""
+    mask = len(table) - 1
+    count = 0
+    for i in order:
+        slot = np.int64(one[i] & U64(mask))
+        while table[slot] >= 0 and (one[table[slot]] != one[i] or two[table[slot]] != two[i]):
+            slot = (slot + 1) & mask
+        if table[slot] < 0:
+            table[slot] = i
+        else:
+            out[count, 0], out[count, 1], out[count, 2] = document[i], piece[i], document[table[slot]]
+            count += 1
+    return count
+
+
+class Cutter:
+    """Pieces of texts, with buffers that grow as they must."""
+
+    def __init__(self, unit: str, passage: int, min_words: int) -> None:
+        self.unit = unit
+        self.passage = passage
+        self.min_words = min_words if unit != "passage" else 1
+        self._grow(1 << 16)
+
+    def _grow(self, size: int) -> None:
+        self.size = size
+        self.keys = np.empty((size + 1, 2), np.uint64)
+        self.spans = np.empty((size + 1, 4), np.int64)
+        self.room: Any = make_room(size)
+        self.words = np.empty(size + 1, np.uint64)
+
+    def pieces(self, data: Array, start: int, end: int) -> tuple[Array, Array, Array]:
+        """(digests, spans, numbers of the pieces that are long enough) of one text: views that hold until the next."""
+        if end - start > self.size:
+            self._grow(2 * (end - start))
+        if self.unit == "passage":
+            count = windows(data, start, end, self.passage, self.room, self.words, self.keys, self.spans)
+        else:
+            count = lines(data, start, end, self.unit == "paragraph", self.keys, self.spans)
+        return self.keys[:count], self.spans[:count], np.flatnonzero(self.spans[:count, 3] >= self.min_words)
+
+
+def remove_repeats(job: Job, unit: str, passage: int, min_words: int, order: Array | None, memory: int) -> None:
+    """Write the documents without what stands in one that comes before it in `order` (None: as they come).
+
+    Args:
+        unit: "line", "paragraph" or "passage".
+    """
+    cutter = Cutter(unit, passage, min_words)
+    file = job.scratch / "repeats.npy"
+    if not file.exists():
+        found = _find(job, cutter, order, memory)
+        partial = file.with_suffix(".partial.npy")
+        np.save(partial, found)
+        partial.replace(file)
+    _write(job, cutter, np.load(file, mmap_mode="r"))
+
+
+def _find(job: Job, cutter: Cutter, order: Array | None, memory: int) -> Array:
+    folder = job.scratch / "pieces"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    total = job.rows("documents")
+    packed = sum(entry["bytes"] for a in job.all("documents") for entry in a.manifest["files"].values())
+    pieces = 4 * packed // (6 if cutter.unit == "passage" else 24)
+    count = min(max(-(-pieces * 2 * RECORD.itemsize // memory), 1), 512)
+    files = [(folder / f"{i:03d}").open("wb") for i in range(count)]
+    for start, batch in Documents(job.all("documents")).batches(["text"]):
+        texts = texts_of(batch.column("text"))
+        made: list[Array] = [np.empty(0, RECORD)]
+        for i in range(len(texts)):
+            keys, _, long = cutter.pieces(texts.data, int(texts.offsets[i]), int(texts.offsets[i + 1]))
+            if len(long):
+                records = np.empty(len(long), RECORD)
+                records["one"], records["two"] = keys[long, 0], keys[long, 1]
+                records["document"], records["piece"] = start + i, long
+                made.append(records)
+        records = np.concatenate(made)
+        part = (records["one"] >> U64(32)) * U64(count) >> U64(32)
+        for i, file in enumerate(files):
+            file.write(records[part == i].data if count > 1 else records.data)
+        job.progress(start + len(batch), total, "rows", doing="reading")
+    found: list[Array] = [np.empty(0, REPEAT)]
+    rank = None if order is None else np.argsort(order)
+    for i, file in enumerate(files):
+        file.close()
+        records = np.fromfile(folder / f"{i:03d}", RECORD)
+        place = np.arange(len(records)) if rank is None else np.argsort(rank[records["document"]], kind="stable")
+        size = 16
+        while size < 2 * len(records):
+            size *= 2
+        out = np.empty((len(records), 3), np.uint32)
+        met = repeats(
+            records["one"], records["two"], records["document"], records["piece"], place,
+            np.full(size, -1, np.int64), out,
+        )  # fmt: skip
+        found.append(np.ascontiguousarray(out[:met]).view(REPEAT).reshape(-1))
+        (folder / f"{i:03d}").unlink()
+        job.progress(i + 1, len(files), "partitions", doing="comparing")
+    joined = np.concatenate(found)
+    return joined[np.lexsort((joined["piece"], joined["document"]))]
+
+
+def _write(job: Job, cutter: Cutter, repeats_: Array) -> None:
+    documents = np.asarray(repeats_["document"])
+    wanted, given = np.unique(repeats_["first"]), Documents(job.all("documents"))
+    names: dict[int, str] = dict(zip(wanted.tolist(), given.ids_of(wanted).to_pylist(), strict=True))
+    total, done = job.rows("documents"), job.committed()
+    cut_documents = pieces = bytes_cut = 0
+    for index, (start, batch) in enumerate(given.batches(size=PART_BYTES)):
+        name = part_name(index, batch.column("id").to_pylist())
+        low, high = np.searchsorted(documents, [start, start + len(batch)])
+        here = repeats_[low:high]
+        rows: list[dict[str, Any]] = (
+            pa.Table.from_batches([batch]).take(np.unique(here["document"]) - start).to_pylist()
+        )
+        changed = dict(zip(np.unique(here["document"]).tolist(), rows, strict=True))
+        kept: dict[int, dict[str, Any]] = {}
+        rejected: list[dict[str, Any]] = []
+        for document, row in changed.items():
+            data = np.frombuffer(row["text"].encode(), np.uint8)
+            of_row = here[np.searchsorted(here["document"], document) : np.searchsorted(here["document"], document + 1)]
+            _, spans, _ = cutter.pieces(data, 0, len(data))
+            rest, at = bytearray(), 0
+            for number, (begin, end, first) in enumerate(_joined(of_row, spans)):
+                rest += data[at:begin].tobytes()
+                at = end
+                cut = data[begin:end].tobytes().decode().rstrip("\n")
+                rejected.append({
+                    **row, "id": row_id("Document", row["id"], "cut", number), "parents": [row["id"]], "text": cut,
+                    "kept_id": names[first], "reason": f"duplicate_{cutter.unit}", "detail": f"stands in {names[first]}",
+                })  # fmt: skip
+                pieces += 1
+                bytes_cut += end - begin
+            rest += data[at:].tobytes()
+            cut_documents += 1
+            text = rest.decode()
+            if text.strip():
+                kept[document] = {
+                    **row,
+                    "id": row_id("Document", text, row["id"]),
+                    "parents": [row["id"]],
+                    "text": text,
+                }
+            else:
+                rejected.append({**row, "kept_id": None, "reason": "nothing_left", "detail": "all of it was cut out"})
+        if name not in done:
+            _commit(job, name, batch, start, changed, kept, rejected)
+        job.progress(start + len(batch), total, "rows", doing="writing")
+    job.summary(documents=total, documents_cut=cut_documents, **{f"{cutter.unit}s_cut": pieces}, bytes_cut=bytes_cut)
+
+
+def _joined(of_row: Array, spans: Array) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, first document) of what is to be cut out of one text; windows that overlap become one stretch."""
+    begin = end = -1
+    first = 0
+    for piece, document in zip(of_row["piece"].tolist(), of_row["first"].tolist(), strict=True):
+        a, b = int(spans[piece, 0]), int(spans[piece, 2])
+        if a < end:
+            end = max(end, b)
+            continue
+        if end >= 0:
+            yield begin, end, first
+        begin, end, first = a, b, document
+    if end >= 0:
+        yield begin, end, first
+
+
+def _commit(
+    job: Job, name: str, batch: pa.RecordBatch, start: int, changed: dict[int, Any], kept: dict[int, Any],
+    rejected: list[dict[str, Any]],
+) -> None:  # fmt: skip
+    table = pa.Table.from_batches([batch])
+    stays = np.ones(len(table), bool)
+    stays[[document - start for document in changed]] = False
+    order = np.concatenate([np.flatnonzero(stays), np.array([document - start for document in kept], np.int64)])
+    joined = table.filter(pa.array(stays))
+    if kept:
+        joined = pa.concat_tables([joined, pa.Table.from_pylist(list(kept.values()), schema=table.schema)])
+        joined = joined.take(np.argsort(order))
+    extra = [("kept_id", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+    schema = pa.schema([*table.schema, *(pa.field(*column) for column in extra)])
+    job.commit(name, joined, pa.Table.from_pylist(rejected, schema=schema) if rejected else None)
