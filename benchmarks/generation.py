@@ -33,8 +33,9 @@ from unittest.mock import patch
 from engine.errors import FlywheelError, UserError
 from engine.execution.worker import carry_out
 from engine.stage.stage import Stage
+from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS
-from engine.store.store import Artifact, Store
+from engine.store.store import Store
 from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Backend, Completion, Local, Sampling
 from generators.candidates.stage import Candidates

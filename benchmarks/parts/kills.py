@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.parts.claims import Claim, claim
 from benchmarks.parts.policies import Bench
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,10 @@ import pyarrow as pa
 from engine.errors import UserError, nearest
 from engine.plan.identity import folder_of
 from engine.store import schema
-from engine.store.store import MANIFEST, Artifact, Store, digest_file, digest_json
+from engine.store.artifact import Artifact
+from engine.store.digest import digest_file, digest_json
+from engine.store.store import Store
+from engine.store.writer import ArtifactWriter
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,21 +58,15 @@ class External:
             "timings": {},
             "summary": {},
         }
+        writer = ArtifactWriter(store, self.folder)
         if self.kind in schema.MODELS:
             where = {"hub": self.name.removeprefix("hub:")} if self.place is None else {"external": str(self.place)}
             facts |= {"kind": "model", "rows": 0, "files": {}, "digest": self.key, **where}
         else:
-            from engine.stage.job import encode
-
             table = _rows(self)
-            data = encode(table)
-            sha = store.put(data, "artifacts", self.folder, "data", "00000.parquet")
-            files = {"data/00000.parquet": {"bytes": len(data), "sha256": sha}}
-            facts |= {"kind": "dataset", "rows": len(table), "files": files, "digest": self.key}
-        store.put(json.dumps(facts, indent=1).encode(), "artifacts", self.folder, MANIFEST)
-        found = store.get(self.folder)
-        assert found is not None
-        return found
+            writer.put_part("00000", table, self.kind)
+            facts |= {"kind": "dataset", "rows": len(table), "files": writer.contents().files, "digest": self.key}
+        return writer.seal(facts)
 
 
 def resolve(name: str, base: Path, accepts: tuple[str, ...], store: Store) -> External:

@@ -59,6 +59,7 @@ class Instructions(Stage):
         "model": port("Model", optional=True),
     }
     gives = "Conversation"
+    phase = "generation"
     random = True
 
     questions: list[str] = Field([], description="Jinja; what the user says. Sees the record's metadata and `text`.")

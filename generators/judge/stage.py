@@ -42,6 +42,7 @@ class Judge(Stage):
         "rankings": port("Ranking", many=True, optional=True),
     }
     gives = "Verdict"
+    phase = "generation"
     random = True
 
     rules: dict[str, str] = Field({}, description="Metric -> expression.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from labeling.utilities.bradley_terry import Ints
 from labeling.utilities.reliability import Judgements
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+import flywheel
 from engine.errors import StageFailed, UserError
-from engine.execution.runner import run_recipe
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import load_recipe
 from engine.store.store import Store
@@ -94,7 +94,7 @@ def test_killed_at_random_moments_the_result_is_the_same(recipe: Path, tmp_path:
     recipe.write_text(
         RECIPE.replace("times: 2", "times: 2\n    pause: 0.05").replace("steps: 3", "steps: 30\n    pause: 0.03")
     )
-    run_recipe(recipe, store=str(tmp_path / "calm"))
+    flywheel.run(recipe, store=str(tmp_path / "calm"))
     chance = random.Random(11)
     code, kills = -1, 0
     env = {**os.environ, "FLYWHEEL_STORE": str(tmp_path / "stormy")}
@@ -124,7 +124,7 @@ def test_killed_at_random_moments_the_result_is_the_same(recipe: Path, tmp_path:
 def test_a_stage_that_fails_says_why_and_leaves_no_artifact(recipe: Path, tmp_path: Path, how: str, says: str) -> None:
     recipe.write_text(RECIPE + f"  crash:\n    kind: toy_crash\n    from: lines\n    how: {how}\n")
     with pytest.raises(StageFailed, match=f"stage `crash` .*{says}"):
-        run_recipe(recipe, store=str(tmp_path / "store"))
+        flywheel.run(recipe, store=str(tmp_path / "store"))
     assert not [a for a in Store(str(tmp_path / "store")).artifacts() if a.id.startswith("toy_crash")]
 
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.store.store import Artifact, Store, read_parquet
+from engine.store.artifact import Artifact
+from engine.store.parquet import read_parquet
+from engine.store.store import Store
 from tests.training import killed, tiny_chat
 from tests.training.test_dpo import curve
 from tests.training.tiny_chat import one_thread, user

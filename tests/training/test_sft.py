@@ -10,7 +10,8 @@ import torch
 
 from engine.errors import StageFailed, UserError
 from engine.stage.job import Job
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from tests.training import killed
 from tests.training.tiny import base, tokenizer
 from training.sft.stage import DIM, IGNORE, PLAIN, TEMPLATE, Example, Sft, render, show, teach_to_end, to_table

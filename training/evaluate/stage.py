@@ -31,10 +31,11 @@ import polars as pl
 from pydantic import Field, ValidationInfo, field_validator
 
 from engine.errors import StageFailed, UserError, nearest
+from engine.stage.drawing import Intervals
 from engine.stage.job import Job
 from engine.stage.stage import Audit, NotIdentity, Stage, port
+from engine.store.artifact import Artifact
 from engine.store.schema import row_id
-from engine.store.store import Artifact
 from training.evaluate import gate
 from training.evaluate import table as evaluation_table
 from training.evaluate.perplexity import surprise
@@ -76,6 +77,8 @@ class Evaluate(Stage):
         "reward": port("RewardModel", optional=True),
     }
     gives = "Verdict"
+    phase = "training"
+    drawings = (Intervals("gold_win_rate", "gold preference against the reference, 95 % interval"),)
     random = True
 
     reference: str | None = Field(

@@ -16,8 +16,9 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from engine.errors import UserError
-from engine.stage.job import encode
+from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
+from engine.store.parquet import encode
 from training.hardware import memory
 from training.loops.tracking import ReportTo
 from training.models.lora import Lora, quantization, say_cost, trainable_share
@@ -40,6 +41,8 @@ class Sft(Stage):
 
     takes = {"model": port("Model", "Adapter"), "conversations": port("Conversation", many=True)}
     gives = "Model"
+    phase = "training"
+    drawings = (Curves(("loss", "entropy")),)
     random = True
     version = 2
 
