@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -36,9 +37,8 @@ def run(moments: Moments) -> tuple[int, str]:
     script = moments.folder / "work.py"
     script.write_text(WORK)
     command = [sys.executable, str(script), str(moments.store)]
-    done = subprocess.run(
-        command, env=moments.environment, start_new_session=True, stdout=subprocess.PIPE, text=True, check=False
-    )
+    env = {**os.environ, **moments.environment}
+    done = subprocess.run(command, env=env, start_new_session=True, stdout=subprocess.PIPE, text=True)
     return done.returncode, done.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def test_killed_at_random_moments_the_result_is_the_same(recipe: Path, tmp_path:
 
     def run(moments: Moments) -> int:
         command = [sys.executable, "-c", "from engine.cli import main; main()", "run", str(recipe)]
-        env = {**moments.environment, "FLYWHEEL_STORE": str(moments.store)}
+        env = {**os.environ, **moments.environment, "FLYWHEEL_STORE": str(moments.store)}
         return subprocess.run(command, start_new_session=True, env=env, stderr=subprocess.DEVNULL).returncode
 
     assert run(calm) == 0

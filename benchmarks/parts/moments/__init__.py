@@ -1,14 +1,14 @@
 """Moments to kill a run at: by its progress, never by the clock, so that every kill that is asked for happens on any machine.
 
     moments = Moments(folder, store)
-    run(env=moments.environment)           # undisturbed: the span to draw from
+    run(moments.environment)               # undisturbed: the span to draw from
     drawn = moments.draw(12, seed=11)
     storm = Moments(other_folder, other_store)
     for moment in drawn:
         storm.arm(moment)
-        run(env=storm.environment)         # ends by SIGKILL
+        run(storm.environment)             # ends by SIGKILL
     storm.arm(None)
-    run(env=storm.environment)             # to its end
+    run(storm.environment)                 # to its end
     assert storm.kills == 12
 
 What a moment is stands in `sitecustomize.py`, which does the killing from within.
@@ -48,9 +48,9 @@ class Moments:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For the command whose files and processes are watched; start it in a session of its own."""
+        """What to add for the command whose processes are watched. Start it in a session of its own."""
         path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return {**os.environ, "PYTHONPATH": path, "FLYWHEEL_MOMENTS": str(self.folder)}
+        return {"PYTHONPATH": path, "FLYWHEEL_MOMENTS": str(self.folder)}
 
     def arm(self, moment: Moment | None, victims: str = "group") -> None:
         """Before an attempt: where it is killed, if at all.
@@ -60,10 +60,19 @@ class Moments:
                 the moment; "both" of these.
         """
         place = [moment.renames, moment.touches] if moment else None
-        told = {"store": str(self.store), "moment": place, "victims": victims}
-        (self.folder / "moment.json").write_text(json.dumps(told))
         with (self.folder / "trace").open("ab") as file:
             file.write(b"s")
+        told = {"store": str(self.store), "moment": place, "victims": victims, "attempt": self.trace.count(b"s")}
+        (self.folder / "moment.json").write_text(json.dumps(told))
+
+    def fuse(self, batch: int, step: int) -> None:
+        """Have the vLLM engine in a process of its own die once: before this step of this batch, both from 0."""
+        (self.folder / f"fuse-{batch}").write_text(str(step))
+
+    @property
+    def fuses(self) -> int:
+        """How many have not burnt yet."""
+        return len(list(self.folder.glob("fuse-*")))
 
     @property
     def trace(self) -> bytes:
@@ -80,7 +89,7 @@ class Moments:
         Raises:
             ValueError: it did less than that.
         """
-        trace = self.trace.removeprefix(b"s")
+        trace = self.trace.replace(b"s", b"")
         span = trace[: trace.rfind(b"r") + 1]  # after the last rename nothing is left that has to come
         places = sorted(random.Random(seed).sample(range(len(span)), count))
         return [Moment(span[:place].count(b"r"), place - 1 - span.rfind(b"r", 0, place)) for place in places]

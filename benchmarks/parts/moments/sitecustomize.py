@@ -10,6 +10,9 @@ What a process does to the store's files (open, list, rename, remove, ...) is a 
 
 A moment is so many renames since the first attempt, and then so many other touches, or the next rename if that comes before. As
 long as it asks for fewer renames than the work needs, no attempt can end before it comes, on any machine.
+
+vLLM touches no file while it answers: its process is killed by fuses. `fuse-B` holds the step of batch B (both from 0) before which
+the process that has the batch dies, once; `batches` has a byte for each batch that was answered.
 """
 
 from __future__ import annotations
@@ -34,11 +37,12 @@ class Watch:
             told = json.load(file)
         self.store: str = told["store"].rstrip("/") + "/"
         self.moment: tuple[int, int] | None = told["moment"]
+        self.attempt: int = told["attempt"]  # who outlives it is spared
         self.victims: str = told["victims"]
         # The first process is the command; those below it find its id here.
         self.command = int(os.environ.setdefault(COMMAND, str(os.getpid())))
         self.trace = os.open(os.path.join(folder, "trace"), os.O_RDWR | os.O_CREAT | os.O_APPEND)  # noqa: PTH118
-        self.seen = self.renames = self.touches = 0
+        self.seen = self.renames = self.touches = self.attempts = 0
         self.killed = False
         self.lock = threading.Lock()
         os.register_at_fork(after_in_child=self._forked)
@@ -64,9 +68,12 @@ class Watch:
             self.seen += len(new)
             for mark in new.decode():
                 self.renames += mark == "r"
+                self.attempts += mark == "s"
                 self.touches = self.touches + 1 if mark == "." else 0
                 self.killed = mark == "k" or (self.killed and mark != "s")
-        return not self.killed and self.renames >= renames and (rename or self.touches >= touches)
+        if self.killed or self.attempts != self.attempt:
+            return False
+        return self.renames >= renames and (rename or self.touches >= touches)
 
     def _kill(self) -> None:
         me, command = os.getpid(), self.command
@@ -86,5 +93,38 @@ def watch(folder: str) -> None:
     sys.addaudithook(Watch(folder))
 
 
+def burn_fuses(folder: str) -> None:
+    """Watch this process's steps, if it holds a vLLM engine."""
+    from pathlib import Path
+
+    import generators.backends.vllm.engine as backend
+
+    kind: Any = backend.VllmEngine
+    generate = kind.generate
+
+    def fused(self: Any, *batch: Any) -> Any:
+        with Path(folder, "batches").open("ab") as batches:
+            fuse, engine = Path(folder, f"fuse-{batches.tell()}"), self._llm.llm_engine
+            if fuse.exists():
+                step, left = engine.step, int(fuse.read_text())
+
+                def counted() -> Any:
+                    nonlocal left
+                    if not left:
+                        fuse.unlink()
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    left -= 1
+                    return step()
+
+                engine.step = counted
+            answers = generate(self, *batch)
+            batches.write(b".")
+        return answers
+
+    kind.generate = fused
+
+
 if FOLDER in os.environ:
     watch(os.environ[FOLDER])
+    if "generators.backends.process.watched" in sys.orig_argv:
+        burn_fuses(os.environ[FOLDER])
