@@ -7,6 +7,7 @@ store with ids; models stay where they are.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 
 # Where a port takes several kinds, a column tells which one a file holds.
 TELLING = (("messages", "Conversation"), ("text", "Document"), ("chosen", "Preference"), ("prompt", "Prompt"))
+# Kinds whose rows stages group by `prompt_id`: a row without one gets its prompt's, so that answers to one prompt belong together.
+GROUPED = ("Candidate", "Ranking")
+NEEDED = {
+    "Document": ("text",),
+    "Conversation": ("messages",),
+    "Candidate": ("prompt", "completion"),
+    "Verdict": ("subject", "metric"),
+}  # others need a `prompt`, where they have one
+ROLES = (("prompt", "user"), ("completion", "assistant"), ("chosen", "assistant"), ("rejected", "assistant"))
 READERS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".txt", ".md")
 
 
@@ -106,7 +116,8 @@ def resolve(name: str, base: Path, accepts: tuple[str, ...], store: Store) -> Ex
         there = _frame(files[0]).columns
         kind = next((k for column, k in TELLING if column in there and k in datasets), kind)
     digests = [[p.relative_to(path if path.is_dir() else path.parent).as_posix(), digest_file(p)] for p in files]
-    key = digest_json([kind, digests])
+    derived = ["prompt_id"] if kind in GROUPED and any(map(_lacks_prompt_id, files)) else []
+    key = digest_json([kind, digests, *derived])
     return External(name, kind, key, folder_of("external", key), path, tuple(str(p) for p in files))
 
 
@@ -140,20 +151,28 @@ def _frame(file: Path) -> pl.DataFrame:
         raise UserError(f"{file} can't be read as {file.suffix.removeprefix('.')}: {error}.") from error
 
 
+def _lacks_prompt_id(file: Path) -> bool:
+    frame = _frame(file)
+    return "prompt_id" not in frame.columns or frame["prompt_id"].null_count() > 0
+
+
 def _rows(external: External) -> pa.Table:
     kind, rows = external.kind, list[dict[str, Any]]()
     names = schema.DATASETS[kind].names
+    answers: Counter[str] = Counter()
     for file in external.files:
         for index, given in enumerate(_frame(Path(file)).iter_rows(named=True)):
             row: dict[str, Any] = {name: given[name] for name in names if name in given}
-            for column, role in (("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant")):
+            for column, role in ROLES:
                 if isinstance(row.get(column), str):
                     row[column] = [{"role": role, "content": row[column]}]
-            needed = {"Document": "text", "Conversation": "messages"}.get(kind, "prompt")
-            if needed in names and row.get(needed) is None:
-                raise UserError(
-                    f"{file}: row {index} has no `{needed}`; a {kind} needs one. Columns: {', '.join(given)}."
-                )
+            for needed in NEEDED.get(kind, ("prompt",)):
+                if needed in names and row.get(needed) is None:
+                    raise UserError(
+                        f"{file}: row {index} has no `{needed}`; a {kind} needs one. Columns: {', '.join(given)}."
+                    )
+            if kind in GROUPED and row.get("prompt_id") is None:
+                _group(row, kind, answers, f"{file}: row {index}")
             row.setdefault("id", schema.row_id(kind, Path(file).name, index, json.dumps(given, default=str)))
             row.setdefault("parents", [])
             if "source" in names:
@@ -168,3 +187,27 @@ def _rows(external: External) -> pa.Table:
         raise UserError(f"{external.place}: the id `{double}` stands on several rows; ids have to be unique.")
     arrow = {n: pa.array([row.get(n) for row in rows], schema.DATASETS[kind].field(n).type) for n in names}
     return pa.table(arrow, schema=schema.DATASETS[kind])
+
+
+def _group(row: dict[str, Any], kind: str, answers: Counter[str], where: str) -> None:
+    """Give a row the id of its prompt, by what the prompt says, and with it what tells the answers to it apart.
+
+    Args:
+        answers: how many answers to each prompt came before; counted on here.
+
+    Raises:
+        UserError: the prompt is no conversation.
+    """
+    try:
+        prompt_id = schema.row_id("Prompt", schema.messages_digest(row["prompt"]))
+    except (TypeError, KeyError):
+        raise UserError(
+            f"{where} has neither a `prompt_id` nor a `prompt` to tell it by: expected a text, or a list of messages with "
+            f"`role` and `content`, found {str(row['prompt'])[:80]}."
+        ) from None
+    row["prompt_id"] = prompt_id
+    if kind == "Candidate" and row.get("sample") is None:
+        row["sample"] = answers[prompt_id]
+    if kind == "Ranking" and row.get("candidates") is None and row.get("completions") is not None:
+        row["candidates"] = [schema.row_id("Candidate", prompt_id, text) for text in row["completions"]]
+    answers[prompt_id] += 1
