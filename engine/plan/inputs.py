@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,10 @@ class External:
 
     def adopt(self, store: Store) -> Artifact:
         """Bring it into the store (once) and return it as an artifact."""
+        return self.keep(store, lambda: _table(self.kind, _read(self.files), str(self.place)))
+
+    def keep(self, store: Store, rows: Callable[[], pa.Table]) -> Artifact:
+        """Put it into the store, once; `rows` are those of a dataset."""
         if found := store.get(self.folder):
             return found
         facts: dict[str, Any] = {
@@ -73,10 +78,33 @@ class External:
             where = {"hub": self.name.removeprefix("hub:")} if self.place is None else {"external": str(self.place)}
             facts |= {"kind": "model", "rows": 0, "files": {}, "digest": self.key, **where}
         else:
-            table = _rows(self)
+            table = rows()
             writer.put_part("00000", table, self.kind)
             facts |= {"kind": "dataset", "rows": len(table), "files": writer.contents().files, "digest": self.key}
         return writer.seal(facts)
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]], kind: str = "Document", *, store: str | None = None) -> Artifact:
+    """Bring rows into the store as an artifact: the same rows are the same artifact. Stages take it by `store:ID`.
+
+    Args:
+        rows: columns as plain files have them: `text`; `prompt` and `reference`; `messages`; `prompt`, `chosen` and `rejected`.
+            Texts stand for messages. `id` and `parents` are added where they are missing, other columns go into `metadata`.
+        kind: of dataset: Document, Prompt, Conversation, Candidate, Ranking, Preference, Verdict.
+        store: URL of the store; else the default one.
+
+    Raises:
+        UserError: there is no such kind, or a row lacks what its kind needs.
+    """
+    if kind not in schema.DATASETS or kind == "TokenBlock":
+        known = [name for name in schema.DATASETS if name != "TokenBlock"]
+        raise UserError(f"rows can't be a `{kind}`.{nearest(kind, known)} Kinds: {', '.join(known)}.")
+    given = [dict(row) for row in rows]
+    if not given:
+        raise UserError("there are no rows.")
+    key = digest_json(["rows", kind, json.loads(json.dumps(given, default=str))])
+    external = External("rows", kind, key, folder_of("external", key))
+    return external.keep(Store(store), lambda: _table(kind, [("rows", given)], "rows"))
 
 
 def resolve(name: str, base: Path, accepts: tuple[str, ...], store: Store) -> External:
@@ -156,12 +184,23 @@ def _lacks_prompt_id(file: Path) -> bool:
     return "prompt_id" not in frame.columns or frame["prompt_id"].null_count() > 0
 
 
-def _rows(external: External) -> pa.Table:
-    kind, rows = external.kind, list[dict[str, Any]]()
+def _read(files: Iterable[str]) -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
+    for file in files:
+        yield file, _frame(Path(file)).iter_rows(named=True)
+
+
+def _table(kind: str, sources: Iterable[tuple[str, Iterable[dict[str, Any]]]], place: str) -> pa.Table:
+    """Rows as people have them, in the schema of their kind.
+
+    Args:
+        sources: the name of each file and its rows.
+        place: what to call all of them in an error message.
+    """
+    rows = list[dict[str, Any]]()
     names = schema.DATASETS[kind].names
     answers: Counter[str] = Counter()
-    for file in external.files:
-        for index, given in enumerate(_frame(Path(file)).iter_rows(named=True)):
+    for file, theirs in sources:
+        for index, given in enumerate(theirs):
             row: dict[str, Any] = {name: given[name] for name in names if name in given}
             for column, role in ROLES:
                 if isinstance(row.get(column), str):
@@ -184,7 +223,7 @@ def _rows(external: External) -> pa.Table:
     ids = [row["id"] for row in rows]
     if len(set(ids)) < len(ids):
         double = next(i for i in ids if ids.count(i) > 1)
-        raise UserError(f"{external.place}: the id `{double}` stands on several rows; ids have to be unique.")
+        raise UserError(f"{place}: the id `{double}` stands on several rows; ids have to be unique.")
     arrow = {n: pa.array([row.get(n) for row in rows], schema.DATASETS[kind].field(n).type) for n in names}
     return pa.table(arrow, schema=schema.DATASETS[kind])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import html
 import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -27,13 +28,43 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 
 
-@dataclass(frozen=True)
+def _cell(value: Any, width: int = 200) -> str:
+    """A value as escaped text: a conversation turn by turn, everything else as JSON, cut to a width."""
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "content" in value[0]:
+        text = "\n".join(f"{turn['role']}: {turn['content']}" for turn in cast("list[dict[str, str]]", value))
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return html.escape(text if len(text) <= width else text[: width - 1] + "…").replace("\n", "<br>")
+
+
+@dataclass(frozen=True, repr=False)
 class Artifact:
     """A finished artifact. `id` is its folder's name, `manifest` what was recorded when it was finished."""
 
     store: Store
     id: str
     manifest: dict[str, Any]
+
+    def __repr__(self) -> str:
+        rows = f", {self.rows:,} rows" if self.rows else ""
+        return f"<{self.kind} {self.id}{rows}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what it is, what made it, its numbers and the first rows."""
+        made = {"from": ", ".join(e["name"] for given in self.manifest["inputs"].values() for e in given)}
+        facts = {"stage": self.manifest["stage"]["kind"], **made, **self.manifest["summary"]}
+        lines = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{_cell(value)}</td></tr>" for name, value in facts.items() if value
+        )
+        page = f"<b>{html.escape(repr(self)[1:-1])}</b><table>{lines}</table>"
+        if self.kind not in DATASETS or self.kind == "TokenBlock":
+            return page
+        first = next(self.batches(rows=5), None)
+        rows = first.to_pylist()[:5] if first is not None else []
+        shown = [name for name in (rows[0] if rows else {}) if any(row[name] not in (None, [], "") for row in rows)]
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in shown)
+        body = "".join("<tr>" + "".join(f"<td>{_cell(row[name])}</td>" for name in shown) + "</tr>" for row in rows)
+        return f"{page}<table><tr>{head}</tr>{body}</table>"
 
     @property
     def key(self) -> str:

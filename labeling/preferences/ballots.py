@@ -11,7 +11,6 @@ import numpy as np
 
 from engine.store.artifact import Artifact
 from engine.store.schema import messages_digest, row_id
-from engine.store.store import Artifact
 from labeling.utilities.bradley_terry import Ints
 from labeling.utilities.reliability import Judgements
 

@@ -12,8 +12,10 @@ import pytest
 
 from engine.errors import UserError
 from engine.plan.inputs import resolve
+from engine.store.artifact import Artifact
+from engine.store.digest import digest_json
 from engine.store.schema import messages_digest, row_id
-from engine.store.store import Artifact, Store, digest_json
+from engine.store.store import Store
 
 
 def ask(text: str) -> list[dict[str, str]]:

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError, Waiting
-from engine.store.artifact import Artifact
 from engine.plan.inputs import resolve
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from labeling.argilla.overview import overview
 from labeling.argilla.task import Submission
 from labeling.label.stage import Label

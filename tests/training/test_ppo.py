@@ -16,7 +16,6 @@ from engine.errors import UserError
 from engine.store.artifact import Artifact
 from engine.store.parquet import read_parquet
 from engine.store.store import Store
-from engine.store.store import Artifact, Store, read_parquet
 from generators.rules.verify import measure
 from tests.training import killed, tiny_chat
 from tests.training.test_dpo import curve

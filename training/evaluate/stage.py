@@ -36,7 +36,6 @@ from engine.stage.job import Job
 from engine.stage.stage import Audit, NotIdentity, Stage, port
 from engine.store.artifact import Artifact
 from engine.store.schema import row_id
-from engine.store.store import Artifact
 from generators.rules.rule import Rule, version
 from generators.rules.verify import measure
 from training.evaluate import gate
