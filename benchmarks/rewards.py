@@ -42,8 +42,8 @@ from engine.stage.stage import load
 from engine.statistics import bootstrap
 from engine.store.store import Store
 from training import numbers
-from training.overoptimisation import Guard, GuardConfig, Point, held_out
 from training.reward import calibration
+from training.rl.overoptimisation import Guard, GuardConfig, Point, held_out
 
 Floats = NDArray[np.float64]
 
@@ -358,8 +358,8 @@ def bad_input(quick: bool) -> list[Claim]:
 
     from training.reward.model import RewardModel
     from training.reward.reward_stage import Reward
-    from training.reward_function import Scorer, same_tokenizer
-    from training.rollouts import Question, Rollout
+    from training.rl.rollouts import Question, Rollout
+    from training.rl.scoring import Scorer, same_tokenizer
     from training.rules import measure as measure_rule
 
     torch.set_num_threads(1)

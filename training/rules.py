@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from training.rollouts import Rollout
+    from training.rl.rollouts import Rollout
 
 
 class _Verifier(BaseModel):

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 def kills(bench: Bench, method: str, quick: bool) -> list[Claim]:
     """SIGKILL at random moments, each continued, against a run that was left alone."""
     from tests.training import tiny_chat
-    from tests.training.test_ppo import PROMPTS
+    from tests.training.rl.ppo.test_loop import PROMPTS
     from tests.training.test_reward import preferences
 
     count = 2 if quick else 10

@@ -15,8 +15,8 @@ from engine.errors import UserError
 from engine.stage.job import Job
 from engine.store.store import Artifact
 from training.reward.model import RewardModel
-from training.reward_function import Scorer
-from training.rollouts import Question, Rollout
+from training.rl.rollouts import Question, Rollout
+from training.rl.scoring import Scorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from engine.errors import UserError
 from engine.stage.job import Job
 from training.models.answers import Answer, encode, end_id
 from training.reward.model import RewardModel
-from training.rollouts import Rollout
+from training.rl.rollouts import Rollout
 from training.rules import Rule, frame, measure
 
 if TYPE_CHECKING:

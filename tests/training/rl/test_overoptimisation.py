@@ -11,8 +11,8 @@ import pytest
 from engine.errors import UserError
 from engine.stage.stage import Stage
 from engine.store.store import Artifact
-from training import kl
-from training.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, fit, held_out
+from training.rl import kl
+from training.rl.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, fit, held_out
 
 
 class Optimised(Stage):

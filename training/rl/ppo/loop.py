@@ -5,7 +5,7 @@ One iteration:
 1.  sample answers from the policy with vLLM at temperature 1: the samples are the policy's own
 2.  r_t = -beta (log pi(y_t) - log pi_ref(y_t)) + [t is the last token] (score - penalty if it is not an end token)
                                                                                          (Ziegler et al. 2019, eq. 2)
-3.  A_t, R_t by generalised advantage estimation                                      (`training.gae`)
+3.  A_t, R_t by generalised advantage estimation                                      (`training.rl.advantages`)
 4.  a few epochs of minibatches on
         L = E[min(rho_t A_t, clip(rho_t, 1-eps, 1+eps) A_t)],   rho_t = pi(y_t) / pi_old(y_t)     (PPO, eq. 7)
         + value_weight 1/2 E[max((V_t - R_t)^2, (clip(V_t, V_old +- eps_v) - R_t)^2)]             (PPO, eq. 9, clipped)
@@ -20,7 +20,7 @@ has the sampler answer the next questions while the policy learns (Noukhovitch e
 Everything an iteration draws is derived from its number. With policy, critic, optimizer and beta in one checkpoint an
 iteration, a run that is killed ends with the same bits as one that is not.
 
-Several processes (`training.loops.distributed`) share 2 and 4, rank 0 alone samples, scores, reports and writes (`training.ppo_run`):
+Several processes (`training.loops.distributed`) share 2 and 4, rank 0 alone samples, scores, reports and writes (`training.rl.ppo.state`):
 all of them run the same lines, and a function that hands something from one to the others says so.
 
 Shapes: B rollouts, R tokens of the longest response, D hidden.
@@ -40,23 +40,24 @@ from pydantic import Field, model_validator
 from engine.seeds import generator
 from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Stage, port
-from training import gae, kl
 from training.hardware import memory
 from training.loops import schedule
 from training.loops.tracking import ReportTo, tracked
 from training.models.answers import TOKENS, Answer, pad
 from training.models.logprobs import forward
 from training.models.lora import Lora
-from training.overoptimisation import GuardConfig
-from training.ppo_run import Run
-from training.rollouts import Rollout, keep, warn_of_sameness
+from training.rl import advantages as gae
+from training.rl import kl
+from training.rl.overoptimisation import GuardConfig
+from training.rl.ppo.state import Run
+from training.rl.rollouts import Rollout, keep, warn_of_sameness
 from training.rules import Rule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from generators.backends.protocol import Completion
-    from training.critic import Critic
+    from training.rl.critic import Critic
 
 
 class Ppo(Stage):

@@ -35,8 +35,7 @@ from training.loops.tracking import ReportTo
 from training.loops.trl import arguments, load_model, save, train
 from training.models.logprobs import token_logprobs
 from training.models.lora import Lora, is_adapter
-from training.reward_function import Scorer, make_scorer
-from training.rollouts import (
+from training.rl.rollouts import (
     Question,
     Rollout,
     ask,
@@ -48,10 +47,11 @@ from training.rollouts import (
     start_engine,
     warn_of_sameness,
 )  # fmt: skip
+from training.rl.scoring import Scorer, make_scorer
 from training.rules import Rule
 
 if TYPE_CHECKING:
-    from training.rollouts import Engine
+    from training.rl.rollouts import Engine
 
 Method = Literal["grpo", "dr_grpo", "dapo", "rloo"]
 METHODS: dict[Method, dict[str, Any]] = {

@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import UserError
-from training import kl
+from training.rl import kl
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Watching a policy while it is optimised: when to stop, and which policy to keep (see `training.overoptimisation`).
+"""Watching a policy while it is optimised: when to stop, and which policy to keep (see `training.rl.overoptimisation`).
 
 The policy is measured before each iteration learns, on answers to held-out prompts where there is something to measure
 them by, else by how much the heads of the reward model disagree. The best policy's weights stand aside, in `best/` of the
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from training import overoptimisation
 from training.loops import snapshot
 from training.loops.checkpoint import Checkpoint, Checkpoints
-from training.overoptimisation import Guard, GuardConfig, Point
-from training.reward_function import Scorer
-from training.rollouts import Question, Rollout, load_questions
+from training.rl import overoptimisation
+from training.rl.overoptimisation import Guard, GuardConfig, Point
+from training.rl.rollouts import Question, Rollout, load_questions
+from training.rl.scoring import Scorer
 from training.rules import Rule
 
 if TYPE_CHECKING:

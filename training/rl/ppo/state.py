@@ -1,4 +1,4 @@
-"""What a PPO run has beside its formulas (`training.ppo`): its models and where they come from, who answers and who judges
+"""What a PPO run has beside its formulas (`training.rl.ppo.loop`): its models and where they come from, who answers and who judges
 the answers, checkpoints it goes on from, and what it hands over at its end."""
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from training import kl
 from training.loops import snapshot
 from training.loops.checkpoint import Checkpoints
 from training.loops.trl import load_model, quiet, save
-from training.reward_function import make_scorer
-from training.rollouts import (
+from training.rl import kl
+from training.rl.guard import Watch
+from training.rl.rollouts import (
     Question,
     Rollout,
     answered,
@@ -27,14 +27,14 @@ from training.rollouts import (
     sample,
     start_engine,
 )  # fmt: skip
-from training.watch import Watch
+from training.rl.scoring import make_scorer
 
 if TYPE_CHECKING:
     import numpy as np
 
     from generators.backends.protocol import Completion
-    from training.critic import Critic
-    from training.ppo import Ppo
+    from training.rl.critic import Critic
+    from training.rl.ppo.loop import Ppo
 
 
 class Run:
@@ -186,7 +186,7 @@ class Run:
 
 
 def make_critic(kind: str, policy: Any, location: str, job: Job) -> Critic:
-    from training.critic import Critic
+    from training.rl.critic import Critic
 
     width = int(policy.config.hidden_size)
     if kind == "shared":

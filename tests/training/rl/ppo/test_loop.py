@@ -17,11 +17,11 @@ from engine.store.store import Artifact, Store, read_parquet
 from tests.training import killed, tiny_chat
 from tests.training.test_dpo import curve
 from tests.training.tiny_chat import one_thread, user
-from training.critic import Critic
 from training.models.answers import Answer, pad
-from training.ppo import Experience, Ppo, token_rewards
-from training.reward_function import Scorer
-from training.rollouts import Question, Rollout, consumed, draw, keep
+from training.rl.critic import Critic
+from training.rl.ppo.loop import Experience, Ppo, token_rewards
+from training.rl.rollouts import Question, Rollout, consumed, draw, keep
+from training.rl.scoring import Scorer
 from training.rules import frame, measure
 
 __all__ = ["one_thread"]  # applies to every test here
@@ -280,7 +280,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, policy: Artifact, 
     made = given("Prompt", PROMPTS)
     spec: dict[str, Any] = {
         "store": store.url,
-        "stage": "training.ppo:Ppo",
+        "stage": "training.rl.ppo.loop:Ppo",
         "imports": killed.VLLM,
         "config": {"seed": 3, "iterations": 6, "rollouts": 32, "max_tokens": 4, "lr": 3e-3, "target": 1.0,
                    "rules": {"right": "completion = reference"}},
