@@ -50,7 +50,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
     from training.rl import advantages as gae
     from training.rl import kl
     from training.rl.kl import best_of_n as best_of_n_kl
-    from training.rl.ppo.loop import token_rewards
+    from training.rl.ppo.loss import token_rewards
 
     torch.manual_seed(0)
     policy, other = (
@@ -211,7 +211,7 @@ def bad_input(bench: Bench, quick: bool) -> list[Claim]:
     import torch
 
     from tests.training import tiny_chat
-    from tests.training.rl.ppo.test_loop import PROMPTS
+    from tests.training.tiny_chat import PROMPTS
 
     policy = bench.model(tiny_chat.save(bench.folder / "policy"))
     prompts = bench.table("Prompt", PROMPTS)

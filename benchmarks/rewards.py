@@ -43,7 +43,9 @@ from engine.statistics import bootstrap
 from engine.store.store import Store
 from training import numbers
 from training.reward import calibration
-from training.rl.overoptimisation import Guard, GuardConfig, Point, held_out
+from training.rl.guard import Guard
+from training.rl.guard_settings import GuardConfig
+from training.rl.overoptimisation import Point, held_out
 
 Floats = NDArray[np.float64]
 

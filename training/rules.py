@@ -22,15 +22,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from engine.errors import UserError
-from generators.judge.stage import COLUMNS
 from generators.judge.stage import score as judge
 from training import numbers
 
 if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
-
-    from training.rl.rollouts import Rollout
 
 
 class _Verifier(BaseModel):
@@ -187,22 +184,6 @@ Rule = Annotated[
         custom_error_message="expected an expression, or a mapping with `kind`: number, exact, regex, tests or refusal",
     ),
 ]
-
-
-def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
-    """The columns that rules are written over, one row for each rollout."""
-    import polars as pl
-
-    return pl.DataFrame(
-        {
-            "completion": [r.text for r in rollouts],
-            "reference": [r.question.reference for r in rollouts],
-            "prompt": [r.question.said for r in rollouts],
-            "length": [len(r.token_ids) for r in rollouts],
-            "finish_reason": [r.finish_reason for r in rollouts],
-        },
-        schema=COLUMNS,
-    )
 
 
 def measure(rule: Rule, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:

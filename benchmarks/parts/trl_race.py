@@ -82,7 +82,7 @@ def race(
     bench: Bench, name: str, policy: Artifact, reward: Artifact, settings: dict[str, Any], seeds: list[int]
 ) -> list[Claim]:
     from tests.training import tiny_chat
-    from tests.training.rl.ppo.test_loop import PROMPTS
+    from tests.training.tiny_chat import PROMPTS
     from training.rl.rollouts import load_questions
 
     prompts = bench.table("Prompt", PROMPTS)
@@ -176,8 +176,9 @@ def _sampled(bench: Bench, policy: Artifact, folder: Path, count: int, max_token
     from transformers import AutoModelForCausalLM
 
     from tests.training import tiny_chat
-    from tests.training.rl.ppo.test_loop import PROMPTS
-    from training.rl.rollouts import ask, load_questions, start_engine
+    from tests.training.tiny_chat import PROMPTS
+    from training.rl.rollouts import load_questions
+    from training.rl.sampler import Sampler, start_engine
 
     prompts = bench.table("Prompt", PROMPTS)
     job = Job(bench.store, "judged", "Model", {"prompts": {"p": prompts}}, 1)
@@ -187,7 +188,7 @@ def _sampled(bench: Bench, policy: Artifact, folder: Path, count: int, max_token
     )
     model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
     asked = [questions[i % len(questions)] for i in range(count)]
-    return model, ask(job, engine, model, tiny_chat.tokenizer(), asked, max_tokens, 0)[0]
+    return model, Sampler(job, engine, model, tiny_chat.tokenizer(), max_tokens).sample(asked, 0)
 
 
 def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_tokens: int) -> dict[str, float]:

@@ -15,9 +15,8 @@ from engine.errors import UserError
 from engine.store.store import Artifact, Store
 from generators.text.prompts import encode_prompt
 from tests.training import killed, tiny_chat
-from tests.training.rl.ppo.test_loop import PROMPTS
 from tests.training.rl.test_stored import reward_model
-from tests.training.tiny_chat import one_thread
+from tests.training.tiny_chat import PROMPTS, one_thread
 from training.evaluate.stage import Evaluate
 
 __all__ = ["one_thread"]  # applies to every test here

@@ -18,7 +18,7 @@ from training.models.lora import Lora
 from training.pretrain.llama import Llama
 from training.pretrain.optim import build
 from training.pretrain.size import Size
-from training.rl.ppo.loop import Ppo
+from training.rl.ppo.stage import Ppo
 
 GIB = 2**30
 BIG = {"depth": 24, "width": 2048, "heads": 16}  # 1.3B

@@ -43,9 +43,9 @@ from training.loops.trl import load_model, quiet
 from training.models.logprobs import token_logprobs
 from training.rl.overoptimisation import best_of_at_kl
 from training.rl.rollouts import Question, Rollout, check_room, load_questions
-from training.rl.scoring import make_scorer, same_tokenizer
+from training.rl.scoring import frame, make_scorer, same_tokenizer
 from training.rl.stored import load_rollouts, score_rollouts
-from training.rules import Rule, frame, measure
+from training.rules import Rule, measure
 
 if TYPE_CHECKING:
     from generators.backends.vllm.engine import VllmEngine

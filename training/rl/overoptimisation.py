@@ -13,25 +13,17 @@ their *disagreement* on the policy's answers, relative to what it was on the ref
 left what the labels cover (Coste et al. 2023, "Reward model ensembles help mitigate overoptimization"). It is a coarse
 signal, blind to errors that all heads share, and only used where nothing better is there: a *held-out* score, which has
 to fall by more than its error. The checkpoint to keep is the best by the held-out score, not the last.
-
-    guard = Guard(GuardConfig(patience=3))
-    for step ...:
-        guard.add(Point(step, kl, proxy, disagreement, gold, gold_error))
-        if reason := guard.stop():
-            break
-    keep = guard.best().step
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import UserError
 from training.rl import kl
@@ -60,62 +52,6 @@ class Point:
     def distance(self) -> float:
         """sqrt(KL), 0 where the estimate is negative."""
         return math.sqrt(max(self.kl, 0.0))
-
-
-class GuardConfig(BaseModel):
-    """When to stop optimising against a reward model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_disagreement: float | None = Field(
-        default=4.0,
-        gt=1,
-        description="Where no held-out score is measured: stop when the heads disagree this many times as much as at first.",
-    )
-    patience: int = Field(
-        default=3,
-        ge=1,
-        description="Stop after this many held-out scores in a row that are beyond doubt below the best.",
-    )
-    z: float = Field(
-        default=1.0, ge=0, description="How many standard errors of their difference below the best is beyond doubt."
-    )
-
-
-@dataclass
-class Guard:
-    """What has been seen of a run, and whether to go on. As JSON it goes into a checkpoint and comes back."""
-
-    config: GuardConfig = field(default_factory=GuardConfig)
-    points: list[Point] = field(default_factory=lambda: [])
-
-    def add(self, point: Point) -> None:
-        """Take note of a policy.
-
-        Raises:
-            UserError: a number is NaN or infinite.
-        """
-        for name, value in asdict(point).items():
-            if value is not None and not math.isfinite(value):
-                raise UserError(f"step {point.step}: `{name}` is {value}, expected a finite number.")
-        self.points = [p for p in self.points if p.step != point.step] + [point]
-
-    def stop(self) -> str | None:
-        """Why optimisation should end here, in words; None if it may go on."""
-        if any(point.gold is not None for point in self.points):
-            return held_out_reason(self.points, self.config.patience, self.config.z)
-        return disagreement_reason(self.points, self.config.max_disagreement)
-
-    def best(self) -> Point:
-        """The policy to keep."""
-        return best(self.points, self.config.max_disagreement)
-
-    def as_json(self) -> list[dict[str, Any]]:
-        return [asdict(point) for point in self.points]
-
-    @classmethod
-    def from_json(cls, config: GuardConfig, points: Sequence[dict[str, Any]]) -> Guard:
-        return cls(config, [Point(**point) for point in points])
 
 
 def held_out(scores: ArrayLike, prompts: Sequence[str]) -> tuple[float, float]:

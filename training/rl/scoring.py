@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from engine.errors import UserError
 from engine.stage.job import Job
+from generators.judge.stage import COLUMNS
+from generators.text.prompts import encode_prompt
 from training.models.answers import Answer, encode, end_id
 from training.reward.model import RewardModel
 from training.rl.rollouts import Rollout
-from training.rules import Rule, frame, measure
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from training.rules import Rule, measure
 
 
 @dataclass
@@ -75,16 +76,29 @@ class Scorer:
         return Answer(rollout.question.token_ids, ids if ids and ids[-1] == end else [*ids, end])
 
 
+def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
+    """The columns that rules are written over, one row for each rollout."""
+    return pl.DataFrame(
+        {
+            "completion": [r.text for r in rollouts],
+            "reference": [r.question.reference for r in rollouts],
+            "prompt": [r.question.said for r in rollouts],
+            "length": [len(r.token_ids) for r in rollouts],
+            "finish_reason": [r.finish_reason for r in rollouts],
+        },
+        schema=COLUMNS,
+    )
+
+
 def same_tokenizer(a: Any, b: Any) -> bool:
     """Whether two tokenizers give the same ids to the same chat."""
     probe = [{"role": "user", "content": "Why is 12 + 3 = 15?\nÄ"}]
 
-    def ids(tokenizer: Any) -> list[int]:
-        from generators.text.prompts import encode_prompt
-
-        return encode_prompt(tokenizer, probe)
-
-    return a.get_vocab() == b.get_vocab() and a.eos_token_id == b.eos_token_id and ids(a) == ids(b)
+    return (
+        a.get_vocab() == b.get_vocab()
+        and a.eos_token_id == b.eos_token_id
+        and encode_prompt(a, probe) == encode_prompt(b, probe)
+    )
 
 
 def make_scorer(

@@ -16,12 +16,11 @@ from pydantic import ValidationError
 from engine.errors import UserError
 from engine.store.store import Artifact, Store
 from tests.training import killed, tiny_chat
-from tests.training.rl.ppo.test_loop import PROMPTS
 from tests.training.test_dpo import curve
-from tests.training.tiny_chat import one_thread
+from tests.training.tiny_chat import PROMPTS, one_thread
 from training.models.answers import Answer
 from training.models.logprobs import token_logprobs
-from training.rl.grpo import Grpo
+from training.rl.grpo_stage import Grpo
 
 __all__ = ["one_thread"]  # applies to every test here
 
@@ -144,7 +143,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, policy: Artifact, 
     made = given("Prompt", PROMPTS)
     spec: dict[str, Any] = {
         "store": store.url,
-        "stage": "training.rl.grpo:Grpo",
+        "stage": "training.rl.grpo_stage:Grpo",
         "imports": killed.VLLM,
         "config": {"seed": 3, "iterations": 4, "rollouts": 32, "max_tokens": 4, "lr": 3e-3, "minibatches": 2,
                    "epochs": 2, "rules": {"right": "completion = reference"}},

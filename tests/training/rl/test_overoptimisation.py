@@ -12,7 +12,9 @@ from engine.errors import UserError
 from engine.stage.stage import Stage
 from engine.store.store import Artifact
 from training.rl import kl
-from training.rl.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, fit, held_out
+from training.rl.guard import Guard
+from training.rl.guard_settings import GuardConfig
+from training.rl.overoptimisation import Curve, Point, best, best_of_at_kl, fit, held_out
 
 
 class Optimised(Stage):

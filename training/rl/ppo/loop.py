@@ -1,365 +1,233 @@
-"""`ppo`: policy, reward and prompts -> policy (Schulman et al. 2017; for language models, Ziegler et al. 2019).
+"""PPO's iterations: sample, score, look back, learn, save (`training.rl.ppo.stage` has the algorithm).
 
-One iteration:
+Several processes (`training.loops.distributed`) look back and learn together; rank 0 alone samples, scores, reports and writes.
+All of them run the same lines.
 
-1.  sample answers from the policy with vLLM at temperature 1: the samples are the policy's own
-2.  r_t = -beta (log pi(y_t) - log pi_ref(y_t)) + [t is the last token] (score - penalty if it is not an end token)
-                                                                                         (Ziegler et al. 2019, eq. 2)
-3.  A_t, R_t by generalised advantage estimation                                      (`training.rl.advantages`)
-4.  a few epochs of minibatches on
-        L = E[min(rho_t A_t, clip(rho_t, 1-eps, 1+eps) A_t)],   rho_t = pi(y_t) / pi_old(y_t)     (PPO, eq. 7)
-        + value_weight 1/2 E[max((V_t - R_t)^2, (clip(V_t, V_old +- eps_v) - R_t)^2)]             (PPO, eq. 9, clipped)
-        - entropy_weight E[H_t]
-    with values and returns in units of the returns' root mean square, so that no weight depends on the reward's scale
-
-pi_old is the trainer's own: vLLM computes in another order, so its log-probabilities differ by rounding (or by its
-dtype). The weight min(pi_old / pi_sampler, C) corrects for that (truncated importance sampling, Ionides 2008), and
-the difference is one of the curves. The same weight corrects for the step that samples are behind with `ahead`, which
-has the sampler answer the next questions while the policy learns (Noukhovitch et al. 2024, arXiv:2410.18252).
-
-Everything an iteration draws is derived from its number. With policy, critic, optimizer and beta in one checkpoint an
-iteration, a run that is killed ends with the same bits as one that is not.
-
-Several processes (`training.loops.distributed`) share 2 and 4, rank 0 alone samples, scores, reports and writes (`training.rl.ppo.state`):
-all of them run the same lines, and a function that hands something from one to the others says so.
-
-Shapes: B rollouts, R tokens of the longest response, D hidden.
+Shapes: B rollouts, R tokens of the longest response.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from pydantic import Field, model_validator
+import torch
+from peft import get_peft_model
 
 from engine.seeds import generator
 from engine.stage.job import Job
-from engine.stage.stage import Device, NotIdentity, Stage, port
-from training.hardware import memory
 from training.loops import schedule
-from training.loops.tracking import ReportTo, tracked
-from training.models.answers import TOKENS, Answer, pad
+from training.loops.distributed import (
+    from_lead,
+    processes,
+    put_together,
+    rank,
+    spread,
+    sum_gradients,
+    total,
+    totals,
+    turns,
+)  # fmt: skip
+from training.loops.tracking import tracked
+from training.loops.trl import load_model, quiet, save
+from training.models.answers import pad
 from training.models.logprobs import forward
-from training.models.lora import Lora
-from training.rl import advantages as gae
-from training.rl import kl
-from training.rl.overoptimisation import GuardConfig
-from training.rl.ppo.state import Run
-from training.rl.rollouts import Rollout, keep, warn_of_sameness
-from training.rules import Rule
+from training.rl.critic import Critic
+from training.rl.guard import Watch
+from training.rl.ppo.loss import Experience, describe, experience, loss
+from training.rl.ppo.state import restore
+from training.rl.record import consumed, keep, warn_of_sameness
+from training.rl.rollouts import Question, Rollout, check_room, draw, load_questions
+from training.rl.sampler import Sampler, start_engine
+from training.rl.scoring import Scorer, make_scorer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from generators.backends.protocol import Completion
-    from training.rl.critic import Critic
+    from training.rl.ppo.stage import Ppo
 
 
-class Ppo(Stage):
-    """Train a policy by reinforcement learning to give answers that score higher."""
+def train(stage: Ppo, job: Job) -> None:
+    count = stage.processes or max(1, torch.cuda.device_count())
+    work = partial(optimise, stage)
+    with tracked(job, stage.report_to), processes(count, job, work, ("peft", __name__)) as job:
+        work(job)
 
-    takes = {
-        "policy": port("Model", "Adapter"),
-        "reward": port("RewardModel", optional=True),
-        "prompts": port("Prompt", "Conversation", many=True),
-        "reference": port("Model", "Adapter", optional=True),
-        "held_out": port("Prompt", "Conversation", many=True, optional=True),
-    }
-    gives = "Model"
-    random = True
-    version = 3
 
-    iterations: int = Field(30, ge=1)
-    rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
-    samples: int = Field(1, ge=1, description="Answers a prompt; divides `rollouts`.")
-    max_tokens: int = Field(64, ge=1, description="Longest answer.")
-    epochs: int = Field(2, ge=1, description="Passes over the rollouts of an iteration.")
-    minibatches: int = Field(4, ge=1, description="Optimizer steps an epoch.")
-    lr: float = Field(1e-5, gt=0)
-    decay: bool = Field(True, description="Let the rate fall linearly to 0 over the run.")
-    clip: float = Field(0.2, gt=0, description="eps: how far the ratio moves before it stops to pay.")
-    clip_value: float = Field(0.2, gt=0, description="eps_v: the same for a value, in units of the returns' RMS.")
-    value_weight: float = Field(0.5, ge=0)
-    entropy_weight: float = Field(0.0, ge=0)
-    critic: Literal["shared", "separate"] = Field("shared", description="A head on the policy, or a model of its own.")
-    gamma: float = Field(1.0, gt=0, le=1)
-    lam: float = Field(0.95, ge=0, le=1)
-    beta: float = Field(0.05, ge=0, description="Reward given up per nat of KL to the reference.")
-    target: float | None = Field(None, gt=0, description="KL (nats an answer) towards which beta is steered.")
-    kl_estimator: Literal["k1", "k3"] = Field("k1", description="Of the KL in the reward, per token.")
-    stop_kl: float | None = Field(
-        0.05, gt=0, description="KL (nats a token) between the policy and pi_old that ends an iteration's epochs early."
+def optimise(stage: Ppo, job: Job) -> None:
+    """What each process does."""
+    quiet()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    models = load_models(stage, job)
+    tokenizer, lead = models.tokenizer, rank() == 0
+    scorer = make_scorer(job, tokenizer, stage.rules, stage.weights, stage.pessimism, models.device) if lead else None
+    questions = load_questions(job, tokenizer)
+    state = restore(job.scratch / "checkpoints", {"policy": models.policy, "critic": models.critic}, stage)
+    watch = Watch(job, tokenizer, stage.guard, stage.gold, stage.gold_every, state.points) if stage.guard else None
+    iterations = range(state.learnt, stage.iterations + bool(watch))  # a guard looks at the last policy, too
+    everything = [*questions, *(watch.questions if watch else [])]
+    check_room(everything, stage.max_tokens, models.policy.config)
+    location = job.input("policy").location
+    engine = (
+        start_engine(location, everything, stage.max_tokens, stage.gpu_share, job, stage.ahead)
+        if lead and iterations
+        else None
     )
-    missing_eos: float = Field(1.0, ge=0, description="Taken off the score of an answer that was cut at `max_tokens`.")
-    whiten_rewards: bool = Field(False, description="Scale rewards to unit variance. beta then counts in those units.")
-    whiten_advantages: bool = True
-    correction: float = Field(2.0, ge=1, description="C: the cap on the weight pi_old / pi_sampler.")
-    ahead: bool = Field(
-        False,
-        description="Sample the answers of the next iteration while this one is learnt from: they are a step behind the "
-        "policy, which `correction` weighs. For machines with a core or a GPU to spare.",
-    )
-    max_grad_norm: float = Field(1.0, gt=0)
-    rules: dict[str, Rule] = Field(
-        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason, or a verifier."
-    )
-    weights: dict[str, float] = Field(
-        {}, description="Weight of each rule and of `reward` in the score; 1 if not named."
-    )
-    pessimism: float = Field(0.0, ge=0, description="Standard deviations of an ensemble taken off its mean.")
-    guard: GuardConfig | None = Field(
-        None, description="Stop where the reward is over-optimised, and give the best policy instead of the last."
-    )
-    gold: dict[str, Rule] = Field({}, description="For the guard: rules that measure answers to `held_out` prompts.")
-    gold_every: int = Field(5, ge=1, description="Iterations between two such measurements.")
-    lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
-    gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
-    processes: Annotated[int | None, NotIdentity] = Field(
-        None, ge=1, description="That share each minibatch; one for each GPU if left out. Changes rounding only."
-    )
-    sharding: Annotated[Literal["replicate", "shard"], NotIdentity] = Field(
-        "replicate", description="`shard`: FSDP2, for models that don't fit one GPU."
-    )
-    report_to: ReportTo = "none"
+    sampler = Sampler(job, engine, models.policy, tokenizer, stage.max_tokens, state.ahead)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Ppo:
-        if self.minibatches > self.rollouts:
-            raise ValueError(f"{self.rollouts} `rollouts` can't be cut into {self.minibatches} `minibatches`")
-        if self.lora and self.sharding == "shard":
-            raise ValueError("`lora` needs whole matrices: use `sharding: replicate`, or train all weights")
-        return self
+    def asked(iteration: int) -> list[Question]:
+        drawn = draw(len(questions), stage.rollouts // stage.samples, iteration, job.seed)
+        return [questions[i] for i in drawn for _ in range(stage.samples)]
 
-    def output(self, given: dict[str, list[str]]) -> str:
-        return "Adapter" if self.lora and not self.lora.merge else "Model"
+    stopped = None
+    for iteration in iterations:
+        rollouts = sampler.sample(asked(iteration), iteration)
+        scores, parts = score(scorer, rollouts)
+        worth = scores - stage.missing_eos * np.array([not rollout.ended for rollout in rollouts])
+        old = look_back(stage, models, rollouts, worth, state.controller.beta)
+        last = iteration == stage.iterations
+        if watch:
+            stopped = watch.look(iteration, sampler, float(scores.mean()), old.kl, parts.get("disagreement"), last)
+        if last or stopped:
+            break
+        warn_of_sameness(job, iteration, rollouts, scores)
+        if lead:
+            keep(job, iteration, rollouts, scores)
+        if stage.ahead and iteration + 1 in iterations:
+            sampler.sample_ahead(asked(iteration + 1), iteration + 1)
+        learnt = learn(stage, models, state.optimizer, old, iteration, job.seed)
+        curves = {**parts, **describe(rollouts, worth, old), **learnt, "beta": state.controller.beta}
+        job.metric(iteration + 1, **curves)
+        job.progress(iteration + 1, stage.iterations, "iterations")
+        state.controller.update(old.kl, stage.rollouts)
+        state.save(iteration + 1, watch.guard.as_json() if watch else [], sampler.wait())
 
-    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
-        """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
-        length, count = 2 * self.max_tokens, self.processes or 1
-        at_once = max(1, min(self.rollouts // self.minibatches // count, TOKENS // length))
-        split = count if self.sharding == "shard" else 1
-        beside = (int(not self.lora) + 4 * (self.critic == "separate")) / split + len(given.get("reward", []))
-        return memory.forecast_fine_tuning(
-            given["policy"][0], device.less(self.gpu_share), self.lora, length, at_once,
-            references=beside, processes=split,
-        )  # fmt: skip
-
-    def run(self, job: Job) -> None:
-        import torch
-
-        from training.loops.distributed import processes
-
-        count = self.processes or max(1, torch.cuda.device_count())
-        with tracked(job, self.report_to), processes(count, job, self.optimise, ("peft",)) as job:
-            self.optimise(job)
-
-    def optimise(self, job: Job) -> None:
-        run = Run(self, job)
-        for iteration in run.iterations:
-            rollouts, sampled = run.sample(iteration)
-            scores, parts = run.score(rollouts)
-            worth = scores - self.missing_eos * np.array([not rollout.ended for rollout in rollouts])
-            experience = self.look_back(run, rollouts, sampled, worth)
-            if run.ends(iteration, float(scores.mean()), experience.kl, parts.get("disagreement")):
-                break
-            warn_of_sameness(job, iteration, rollouts, scores)
-            if run.leads:
-                keep(job, iteration, rollouts, scores)
-            run.sample_ahead(iteration + 1)
-            learnt = self.improve(run, experience, iteration)
-            beta = run.controller.beta
-            job.metric(iteration + 1, **parts, **describe(rollouts, worth, experience), **learnt, beta=beta)
-            job.progress(iteration + 1, self.iterations, "iterations")
-            run.controller.update(experience.kl, self.rollouts)
-            run.save(iteration + 1)
-        run.finish()
-
-    def look_back(self, run: Run, rollouts: list[Rollout], sampled: list[Completion], scores: np.ndarray) -> Experience:
-        """What the rollouts were worth, token by token, under the policy and the values they were sampled with."""
-        import torch
-
-        from training.loops.distributed import total, turns
-
-        policy, reference, critic = run.policy, run.reference, run.critic
-        answers = [rollout.answer for rollout in rollouts]
-        device = next(policy.parameters()).device
-        whole = pad(answers, device)
-        mask_BR = whole.mask_BR
-        logprobs_BR, reference_BR, values_BR, entropy_BR = (torch.zeros(mask_BR.shape, device=device) for _ in range(4))
-        with torch.no_grad():
-            for chunk, counts in turns(answers):
-                batch = pad([answers[i] for i in chunk], device)
-                out = forward(policy, batch, entropy=True, hidden=critic.backbone is None)
-                assert out.entropy_BR is not None
-                width = out.logprobs_BR.shape[1]
-                logprobs_BR[chunk, :width] += counts * out.logprobs_BR
-                entropy_BR[chunk, :width] += counts * out.entropy_BR
-                values_BR[chunk, :width] += counts * critic(batch, out.hidden_BRD)
-                with policy.disable_adapter() if reference is None else nullcontext():
-                    reference_BR[chunk, :width] += counts * forward(reference or policy, batch).logprobs_BR
-        for known_BR in (logprobs_BR, reference_BR, values_BR, entropy_BR):
-            total(known_BR)  # each process knows the rows of its share
-            known_BR.masked_fill_(~mask_BR, 0.0)
-        sampler_BR = rows([torch.tensor(c.logprobs) for c in sampled], mask_BR)
-        kl_BR = torch.where(mask_BR, kl.estimate(logprobs_BR, reference_BR, self.kl_estimator), 0.0)
-        score_B = torch.tensor(scores, dtype=torch.float32, device=device)
-        rewards_BR = token_rewards(kl_BR, score_B, mask_BR, run.controller.beta)
-        if self.whiten_rewards:
-            rewards_BR = gae.whiten(rewards_BR, mask_BR, shift_mean=False)
-        advantages_BR, returns_BR = gae.advantages(rewards_BR, values_BR, mask_BR, self.gamma, self.lam)
-        if self.whiten_advantages:
-            advantages_BR = gae.whiten(advantages_BR, mask_BR)
-        return Experience(
-            answers, mask_BR, logprobs_BR, reference_BR, sampler_BR, values_BR, entropy_BR, advantages_BR, returns_BR
-        )
-
-    def improve(self, run: Run, old: Experience, iteration: int) -> dict[str, float]:
-        """Epochs of minibatch steps on what `look_back` found. Returns means over the steps taken."""
-        import torch
-
-        from training.loops.distributed import sum_gradients, totals, turns
-
-        policy, critic, optimizer = run.policy, run.critic, run.optimizer
-        for group in optimizer.param_groups:
-            group["lr"] = self.lr * (schedule.linear(iteration, self.iterations, 0.0) if self.decay else 1.0)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        weights_BR = torch.exp(old.logprobs_BR - old.sampler_BR).clamp(max=self.correction)
-        seen: list[dict[str, float]] = []
-        stopped = False
-        for epoch in range(self.epochs):
-            order = generator(run.job.seed, "minibatch", iteration, epoch).permutation(len(old.answers))
-            for minibatch in np.array_split(order, self.minibatches):
-                tokens = int(old.mask_BR[minibatch].sum())
-                optimizer.zero_grad()
-                sums: dict[str, float] = {}
-                for chunk, counts in turns([old.answers[i] for i in minibatch]):
-                    loss, parts = self.loss(policy, critic, old, weights_BR, minibatch[chunk])
-                    (counts * loss / tokens).backward()
-                    sums = {name: sums.get(name, 0.0) + counts * value for name, value in parts.items()}
-                step = {name: value / tokens for name, value in totals(sums).items()}
-                if self.stop_kl is not None and step["step_kl"] > self.stop_kl:
-                    stopped = True
-                    break
-                sum_gradients(policy)
-                sum_gradients(critic)
-                torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-                optimizer.step()
-                seen.append(step)
-            if stopped:
-                break
-        means = {name: float(np.mean([step[name] for step in seen])) for name in (seen[0] if seen else {})}
-        return {**means, "steps": float(len(seen))}
-
-    def loss(
-        self, policy: Any, critic: Critic, old: Experience, weights_BR: Tensor, picked: np.ndarray
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The loss summed over the tokens of these rollouts, and sums of what it is made of."""
-        import torch
-
-        batch = pad([old.answers[i] for i in picked], old.mask_BR.device)
-        mask_BR = batch.mask_BR
-        width = mask_BR.shape[1]
-        rows_B = torch.as_tensor(picked, device=mask_BR.device)
-
-        def cut(x_BR: Tensor) -> Tensor:
-            return x_BR[rows_B, :width]
-
-        out = forward(policy, batch, entropy=self.entropy_weight > 0, hidden=critic.backbone is None)
-        log_ratio_BR = torch.where(mask_BR, out.logprobs_BR - cut(old.logprobs_BR), 0.0)
-        ratio_BR = log_ratio_BR.exp()
-        clipped_BR = ratio_BR.clamp(1 - self.clip, 1 + self.clip)
-        advantages_BR = cut(old.advantages_BR)
-        gain_BR = torch.minimum(ratio_BR * advantages_BR, clipped_BR * advantages_BR) * cut(weights_BR)
-
-        values_BR, old_values_BR, returns_BR = critic(batch, out.hidden_BRD), cut(old.values_BR), cut(old.returns_BR)
-        reach = self.clip_value * old.scale
-        near_BR = old_values_BR + (values_BR - old_values_BR).clamp(-reach, reach)
-        error_BR = torch.maximum((values_BR - returns_BR) ** 2, (near_BR - returns_BR) ** 2) / (2 * old.scale**2)
-
-        def total(x_BR: Tensor) -> Tensor:
-            return torch.where(mask_BR, x_BR, 0.0).sum()
-
-        loss = -total(gain_BR) + self.value_weight * total(error_BR)
-        if out.entropy_BR is not None:
-            loss = loss - self.entropy_weight * total(out.entropy_BR)
-        with torch.no_grad():
-            parts = {
-                "policy_loss": -total(gain_BR),
-                "value_loss": total(error_BR),
-                "clip_fraction": total((ratio_BR * advantages_BR > clipped_BR * advantages_BR).float()),
-                # KL(pi_old || pi) by k3: the samples are pi_old's
-                "step_kl": total(kl.estimate(cut(old.logprobs_BR), out.logprobs_BR, "k3")),
-            }
-        return loss, {name: value.item() for name, value in parts.items()}
+    state.checkpoints.wait()
+    sampler.close()
+    # The same digest says: the same answers to the same prompts, in the same order, were learnt from.
+    digest, episodes = consumed(job)
+    job.summary(consumed=digest, episodes=episodes, beta=state.controller.beta)
+    if watch:
+        if stopped:
+            job.say(f"Stopped before iteration {episodes // stage.rollouts + 1}: {stopped}")
+        job.summary(kept_iteration=watch.restore_best(models.policy), stopped=stopped or "")
+    write(stage, job, models)
 
 
-def token_rewards(kl_BR: Tensor, score_B: Tensor, mask_BR: Tensor, beta: float) -> Tensor:
-    """-beta KL for every token, and the score on the last one: the end of the turn, not the padding after it."""
-    import torch
-
-    rewards_BR = torch.where(mask_BR, -beta * kl_BR, 0.0)
-    rewards_BR[torch.arange(len(mask_BR), device=mask_BR.device), mask_BR.sum(1) - 1] += score_B
-    return rewards_BR
+# -- models --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Experience:
-    """Rollouts with everything that stays fixed while the policy learns from them. All _BR are 0 where masked."""
+class Models:
+    """What one process has of them; `reference` is None where it is the policy without its adapter."""
 
-    answers: list[Answer]
-    mask_BR: Tensor
-    logprobs_BR: Tensor
-    reference_BR: Tensor
-    sampler_BR: Tensor
-    values_BR: Tensor
-    entropy_BR: Tensor
-    advantages_BR: Tensor
-    returns_BR: Tensor
-
-    @cached_property
-    def scale(self) -> float:
-        """Root mean square of the returns, the unit of the value loss."""
-        returns = self.returns_BR[self.mask_BR]
-        return max(float((returns**2).mean().sqrt()), 1e-6)
-
-    @property
-    def kl(self) -> float:
-        """KL to the reference in nats an answer: the mean over rollouts of the sum of k1, which has no bias."""
-        import torch
-
-        log_ratio_BR = torch.where(self.mask_BR, self.logprobs_BR - self.reference_BR, 0.0)
-        return float(log_ratio_BR.sum(1).mean())
+    policy: Any
+    reference: Any
+    critic: Critic
+    tokenizer: Any
+    device: torch.device
 
 
-def describe(rollouts: Sequence[Rollout], scores: np.ndarray, old: Experience) -> dict[str, float]:
-    """The curves of an iteration that do not depend on what is learnt from it."""
-    mask_BR = old.mask_BR
-    returns, values = old.returns_BR[mask_BR], old.values_BR[mask_BR]
-    spread = float(returns.var(correction=0))
-    gap = (old.logprobs_BR - old.sampler_BR)[mask_BR].abs()
-    return {
-        "score": float(scores.mean()),
-        "score_std": float(scores.std()),
-        "kl": old.kl,
-        "entropy": float(old.entropy_BR[mask_BR].mean()),
-        "length": float(mask_BR.sum(1).float().mean()),
-        "ended": float(np.mean([rollout.ended for rollout in rollouts])),
-        "distinct": len({(r.question.id, tuple(r.token_ids)) for r in rollouts}) / len(rollouts),
-        # 1: the critic foresees every return; 0: it might as well say their mean; below 0: it misleads
-        "explained_variance": 1 - float((returns - values).var(correction=0)) / spread if spread > 0 else 0.0,
-        "sampler_gap": float(gap.mean()),
-        "sampler_gap_max": float(gap.max()),
-    }
+def load_models(stage: Ppo, job: Job) -> Models:
+    """In each process, made ready to be shared by all."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    given, location = job.maybe("reference"), job.input("policy").location
+    policy: Any
+    policy, tokenizer = load_model(location, job)
+    # With an adapter the policy without it is the reference: one copy of the weights.
+    reference: Any = None if stage.lora and not given else load_model(given.location if given else location, job)[0]
+    backbone: Any = load_model(location, job)[0].base_model if stage.critic == "separate" else None
+    critic = Critic(int(policy.config.hidden_size), backbone)
+    if stage.lora:
+        policy = get_peft_model(policy, stage.lora.config())
+    for module in (policy, reference, critic):
+        if module is not None:
+            module.to(device).eval()  # dropout off: rho is 1 before the first step
+            spread(module, stage.sharding)
+    return Models(policy, reference, critic, tokenizer, device)
 
 
-def rows(values: Sequence[Tensor], mask_BR: Tensor) -> Tensor:
-    """One row for each rollout's tokens, 0 where masked."""
-    import torch
+def write(stage: Ppo, job: Job, models: Models) -> None:
+    """The policy as it is, or its adapter, into the job's output."""
+    origin = job.input("policy")
+    merge = stage.lora is not None and stage.lora.merge
+    policy = put_together(
+        models.policy.merge_and_unload() if merge else models.policy, lambda: load_model(origin.location, job)[0]
+    )
+    if rank() == 0:
+        save(job, policy, models.tokenizer, origin.id if stage.lora and not merge else "")
 
-    flat = torch.cat([v.float() for v in values]).to(mask_BR.device)
-    return torch.zeros(mask_BR.shape, device=mask_BR.device).masked_scatter(mask_BR, flat)
+
+# -- the steps of an iteration -------------------------------------------------------------------------------------------
+
+
+def score(scorer: Scorer | None, rollouts: Sequence[Rollout]) -> tuple[np.ndarray, dict[str, float]]:
+    """What rank 0's scorer says, in all processes."""
+    return from_lead(lambda: cast(Scorer, scorer).score(rollouts))
+
+
+def look_back(stage: Ppo, models: Models, rollouts: Sequence[Rollout], scores: np.ndarray, beta: float) -> Experience:
+    """What policy, reference and critic say about the rollouts before the policy learns, and what follows from it."""
+    policy, reference, critic, device = models.policy, models.reference, models.critic, models.device
+    answers = [rollout.answer for rollout in rollouts]
+    mask_BR = pad(answers, device).mask_BR
+    logprobs_BR, reference_BR, values_BR, entropy_BR = (torch.zeros(mask_BR.shape, device=device) for _ in range(4))
+    with torch.no_grad():
+        for chunk, counts in turns(answers):
+            batch = pad([answers[i] for i in chunk], device)
+            out = forward(policy, batch, entropy=True, hidden=critic.backbone is None)
+            assert out.entropy_BR is not None
+            width = out.logprobs_BR.shape[1]
+            logprobs_BR[chunk, :width] += counts * out.logprobs_BR
+            entropy_BR[chunk, :width] += counts * out.entropy_BR
+            values_BR[chunk, :width] += counts * critic(batch, out.hidden_BRD)
+            with policy.disable_adapter() if reference is None else nullcontext():
+                reference_BR[chunk, :width] += counts * forward(reference or policy, batch).logprobs_BR
+    for known_BR in (logprobs_BR, reference_BR, values_BR, entropy_BR):
+        total(known_BR)  # each process knows the rows of its share
+        known_BR.masked_fill_(~mask_BR, 0.0)
+    score_B = torch.tensor(scores, dtype=torch.float32, device=device)
+    return experience(
+        rollouts, mask_BR, logprobs_BR, reference_BR, values_BR, entropy_BR, score_B, beta, stage
+    )  # fmt: skip
+
+
+def learn(
+    stage: Ppo, models: Models, optimizer: torch.optim.Optimizer, old: Experience, iteration: int, seed: int
+) -> dict[str, float]:
+    """Epochs of minibatch steps on what was looked back on. Returns means over the steps taken."""
+    policy, critic = models.policy, models.critic
+    for group in optimizer.param_groups:
+        group["lr"] = stage.lr * (schedule.linear(iteration, stage.iterations, 0.0) if stage.decay else 1.0)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    seen: list[dict[str, float]] = []
+    for minibatch in minibatches(stage, len(old.answers), iteration, seed):
+        tokens = int(old.mask_BR[minibatch].sum())
+        optimizer.zero_grad()
+        sums: dict[str, float] = {}
+        for chunk, counts in turns([old.answers[i] for i in minibatch]):
+            part = old.of(minibatch[chunk])
+            batch = pad(part.answers, models.device)
+            now = forward(policy, batch, entropy=stage.entropy_weight > 0, hidden=critic.backbone is None)
+            summed, parts = loss(now, critic(batch, now.hidden_BRD), part, stage)
+            (counts * summed / tokens).backward()
+            sums = {name: sums.get(name, 0.0) + counts * value for name, value in parts.items()}
+        step = {name: value / tokens for name, value in totals(sums).items()}
+        if stage.stop_kl is not None and step["step_kl"] > stage.stop_kl:
+            break
+        sum_gradients(policy)
+        sum_gradients(critic)
+        torch.nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm)
+        optimizer.step()
+        seen.append(step)
+    means = {name: float(np.mean([step[name] for step in seen])) for name in (seen[0] if seen else {})}
+    return {**means, "steps": float(len(seen))}
+
+
+def minibatches(stage: Ppo, rollouts: int, iteration: int, seed: int) -> Iterator[np.ndarray]:
+    """The rows of each step of an iteration, epoch after epoch."""
+    for epoch in range(stage.epochs):
+        order = generator(seed, "minibatch", iteration, epoch).permutation(rollouts)
+        yield from np.array_split(order, stage.minibatches)

@@ -1,9 +1,7 @@
-"""PPO: its loss by hand, its rewards where they belong, and a real vLLM engine that learns and survives SIGKILL."""
+"""A real vLLM engine that learns, is guarded, samples ahead and survives SIGKILL."""
 
 from __future__ import annotations
 
-import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,23 +14,13 @@ from engine.errors import UserError
 from engine.store.store import Artifact, Store, read_parquet
 from tests.training import killed, tiny_chat
 from tests.training.test_dpo import curve
-from tests.training.tiny_chat import one_thread, user
-from training.models.answers import Answer, pad
-from training.rl.critic import Critic
-from training.rl.ppo.loop import Experience, Ppo, token_rewards
-from training.rl.rollouts import Question, Rollout, consumed, draw, keep
-from training.rl.scoring import Scorer
-from training.rules import frame, measure
+from tests.training.tiny_chat import PROMPTS, one_thread
+from training.rl.ppo.stage import Ppo
 
 __all__ = ["one_thread"]  # applies to every test here
 
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
 Build = Callable[..., Artifact]
-
-PROMPTS = [
-    {"id": f"prompt{i}", "prompt": user(f"what colour the {word} ?"), "reference": "blue"}
-    for i, word in enumerate(["cat", "dog", "number", "animal", "good", "bad", "one", "two"])
-]
 
 
 @pytest.fixture
@@ -40,152 +28,12 @@ def policy(store: Store, tmp_path: Path) -> Artifact:
     return tiny_chat.artifact(store, tiny_chat.save(tmp_path / "policy"))
 
 
-def test_the_score_lands_on_the_last_token_of_each_answer() -> None:
-    mask_BR = torch.tensor([[True, True, True], [True, False, False]])
-    kl_BR = torch.tensor([[1.0, 2.0, 3.0], [4.0, 99.0, 99.0]])
-    found = token_rewards(kl_BR, torch.tensor([10.0, 20.0]), mask_BR, beta=0.1)
-    assert found.flatten().tolist() == pytest.approx([-0.1, -0.2, 9.7, 19.6, 0.0, 0.0])
-
-
-ANSWERS = [Answer([5, 6], [7, 8, 1]), Answer([5], [9, 1])]
-
-
-def experience() -> Experience:
-    mask_BR = pad(ANSWERS).mask_BR
-    random = torch.Generator().manual_seed(0)
-
-    def draw_BR() -> torch.Tensor:
-        return torch.where(mask_BR, torch.randn(2, 3, generator=random), 0.0)
-
-    old_BR = torch.where(mask_BR, -3.3 + 0.3 * draw_BR(), 0.0)
-    return Experience(ANSWERS, mask_BR, old_BR, old_BR, old_BR, draw_BR(), old_BR, draw_BR(), draw_BR())
-
-
-def test_the_loss_is_the_formula_worked_out_token_by_token() -> None:
-    model, old = tiny_chat.policy(), experience()
-    critic = Critic(32)
-    torch.manual_seed(1)
-    torch.nn.init.normal_(critic.head.weight)
-    stage = Ppo(value_weight=0.7, entropy_weight=0.01, clip=0.2, clip_value=0.3)
-    weights_BR = torch.tensor([[1.0, 0.5, 2.0], [1.5, 1.0, 0.0]])
-    loss, parts = stage.loss(model, critic, old, weights_BR, np.array([0, 1]))
-
-    expected = clipped = 0.0
-    rms = math.sqrt(float((old.returns_BR[old.mask_BR] ** 2).mean()))
-    for b, answer in enumerate(ANSWERS):
-        ids = [*answer.prompt, *answer.response]
-        out = model(torch.tensor([ids]), output_hidden_states=True)
-        for r, token in enumerate(answer.response):
-            t = len(answer.prompt) - 1 + r
-            logp = out.logits[0, t].log_softmax(-1)
-            ratio = math.exp(logp[token].item() - old.logprobs_BR[b, r].item())
-            a = old.advantages_BR[b, r].item()
-            expected -= min(ratio * a, min(max(ratio, 0.8), 1.2) * a) * weights_BR[b, r].item()
-            clipped += ratio * a > min(max(ratio, 0.8), 1.2) * a
-            value = critic.head(out.hidden_states[-1][0, t]).item()
-            before, target = old.values_BR[b, r].item(), old.returns_BR[b, r].item()
-            near = before + min(max(value - before, -0.3 * rms), 0.3 * rms)
-            expected += 0.7 * 0.5 * max((value - target) ** 2, (near - target) ** 2) / rms**2
-            expected += 0.01 * (logp.exp() * logp).sum().item()
-    assert loss.item() == pytest.approx(expected, abs=1e-4)
-    assert parts["clip_fraction"] == clipped
-
-
-def test_before_the_first_step_the_gradient_is_that_of_the_policy_gradient_theorem() -> None:
-    """rho = 1 everywhere, so d loss / d theta = -E[A d log pi]."""
-    from training.models.logprobs import forward
-
-    model, old = tiny_chat.policy(), experience()
-    with torch.no_grad():
-        now_BR = torch.where(old.mask_BR, forward(model, pad(ANSWERS)).logprobs_BR, 0.0)
-    old = Experience(*[now_BR if name == "logprobs_BR" else getattr(old, name) for name in Experience.__annotations__])
-    loss, parts = Ppo(value_weight=0).loss(model, Critic(32), old, torch.ones(2, 3), np.array([0, 1]))
-    loss.backward()
-    ours = model.model.embed_tokens.weight.grad.clone()
-    model.zero_grad()
-    (-(torch.where(old.mask_BR, forward(model, pad(ANSWERS)).logprobs_BR, 0.0) * old.advantages_BR).sum()).backward()
-    assert torch.allclose(ours, model.model.embed_tokens.weight.grad, atol=1e-5)
-    assert parts["clip_fraction"] == 0 and parts["step_kl"] == pytest.approx(0, abs=1e-9)
-
-
-def test_critics_start_at_zero_and_read_where_the_token_is_chosen() -> None:
-    model, batch = tiny_chat.policy(), pad(ANSWERS)
-    from training.models.logprobs import forward
-
-    shared, separate = Critic(32), Critic(32, tiny_chat.policy().model)
-    hidden_BRD = forward(model, batch, hidden=True).hidden_BRD
-    assert (shared(batch, hidden_BRD) == 0).all() and (separate(batch, None) == 0).all()
-    torch.nn.init.normal_(shared.head.weight)
-    separate.head.load_state_dict(shared.head.state_dict())
-    mask = batch.mask_BR
-    assert torch.allclose(shared(batch, hidden_BRD)[mask], separate(batch, None)[mask], atol=1e-5)
-
-
-def test_every_prompt_is_drawn_once_a_pass_whatever_the_iteration_that_starts_it() -> None:
-    drawn = [i for iteration in range(7) for i in draw(10, 4, iteration, seed=5)]
-    assert sorted(drawn[:10]) == sorted(drawn[10:20]) == list(range(10)) and drawn[:10] != drawn[10:20]
-    assert draw(3, 8, 2, seed=5) == [i for k in range(3) for i in draw(3, 8, k, seed=5)][16:]
-
-
-def question(text: str = "what ?") -> Question:
-    return Question("q", user(text), "blue", [2, 5, 1, 3])
-
-
-def test_an_answer_that_was_cut_is_scored_with_its_turn_closed() -> None:
-    from training.reward.model import RewardModel
-
-    reward = RewardModel(None, tiny_chat.tokenizer(), torch.zeros(1), 1.0)
-    scorer = Scorer(reward, {}, {})
-    cut, ended = (
-        Rollout(question(), [7, 8], "blue green", "length"),
-        Rollout(question(), [7, 8, 1], "blue green", "stop"),
-    )
-    assert scorer.read(cut) == scorer.read(ended) == Answer([2, 5, 1, 3], [7, 8, 1])
-    # another tokenizer reads the text: the same here, since it is the same tokenizer
-    assert Scorer(reward, {}, {}, same_tokens=False).read(Rollout(question(), [7], "blue", "stop")).response[-1] == 1
-
-
-def test_rules_count_as_numbers_and_bad_ones_are_refused() -> None:
-    rollouts = [Rollout(question(), [7, 1], "blue", "stop"), Rollout(question(), [7, 8, 9], "red green", "length")]
-    scorer = Scorer(
-        None,
-        {"right": "completion = reference", "short": "-1.0 * length", "done": "finish_reason = 'stop'"},
-        {"short": 0.1},
-    )
-    scores, parts = scorer.score(rollouts)
-    assert scores.tolist() == pytest.approx([1 - 0.2 + 1, 0 - 0.3 + 0])
-    assert parts == {"right": 0.5, "short": -2.5, "done": 0.5}
-    assert measure("1", frame(rollouts), "x").tolist() == [1.0, 1.0]
-    with pytest.raises(UserError, match="NaN or infinite for 1 of 2"):
-        measure("LN(length - 2)", frame(rollouts), "bad")
-    with pytest.raises(UserError, match="a rule gives a number, or true or false"):
-        measure("completion", frame(rollouts), "bad")
-    with pytest.raises(UserError, match="nothing says what an answer is worth"):
-        Scorer(None, {}, {})
-    with pytest.raises(UserError, match="`weights` names sohrt"):
-        Scorer(None, {"short": "1"}, {"sohrt": 1.0})
-
-
-def test_more_minibatches_than_rollouts_are_refused() -> None:
+def test_rollouts_that_cannot_be_cut_are_refused() -> None:
     assert Ppo(rollouts=4, minibatches=4).minibatches == 4
+    with pytest.raises(ValueError, match=r"`samples` \(3\) must divide `rollouts` \(4\)"):
+        Ppo(rollouts=4, minibatches=4, samples=3)
     with pytest.raises(ValueError, match="4 `rollouts` can't be cut into 8 `minibatches`"):
         Ppo(rollouts=4, minibatches=8)
-
-
-def test_what_was_learnt_from_is_kept_in_order_and_told_by_its_digest(store: Store) -> None:
-    from engine.stage.job import Job
-
-    a, b = Rollout(question(), [7], "red", "stop"), Rollout(question(), [8], "blue", "length")
-
-    def told(*iterations: list[Rollout]) -> str:
-        job = Job(store, f"job{len(list(store.walk('scratch')))}-{iterations!r:.40}".replace("/", ""), "Model", {}, 0)
-        shutil.rmtree(job.scratch, ignore_errors=True)
-        for number, rollouts in enumerate(iterations):
-            keep(job, number, rollouts, np.array([1.0] * len(rollouts)))
-            keep(job, number, rollouts, np.array([1.0] * len(rollouts)))  # a repeated iteration replaces itself
-        return consumed(job)[0]
-
-    assert told([a, b]) != told([b, a]) and told([a, b]) == told([a], [b]) != told([a])
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_before_anything_runs(
@@ -280,7 +128,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, policy: Artifact, 
     made = given("Prompt", PROMPTS)
     spec: dict[str, Any] = {
         "store": store.url,
-        "stage": "training.rl.ppo.loop:Ppo",
+        "stage": "training.rl.ppo.stage:Ppo",
         "imports": killed.VLLM,
         "config": {"seed": 3, "iterations": 6, "rollouts": 32, "max_tokens": 4, "lr": 3e-3, "target": 1.0,
                    "rules": {"right": "completion = reference"}},

@@ -21,12 +21,11 @@ from engine.stage.job import Job
 from engine.store.store import Artifact, Store, read_parquet
 from generators.backends.protocol import Completion, Sampling
 from tests.training import killed, tiny_chat
-from tests.training.rl.ppo.test_loop import PROMPTS
 from tests.training.test_distributed import alone
-from tests.training.tiny_chat import one_thread
+from tests.training.tiny_chat import PROMPTS, one_thread
 from training.loops.distributed import turns
 from training.models.answers import Answer
-from training.rl.ppo.loop import Ppo
+from training.rl.ppo.stage import Ppo
 
 __all__ = ["alone", "one_thread"]  # apply to every test here
 
@@ -78,7 +77,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     def lend(*_: Any) -> Any:
         return Sampler(tiny_chat.policy())
 
-    monkeypatch.setattr("training.rl.ppo.state.start_engine", lend)
+    monkeypatch.setattr("training.rl.ppo.loop.start_engine", lend)
 
 
 @pytest.fixture
@@ -196,7 +195,7 @@ def test_a_turn_that_counts_nothing_changes_nothing(
     def longer(answers: list[Answer]) -> list[tuple[list[int], float]]:
         return [*turns(answers), ([0], 0.0)]
 
-    monkeypatch.setattr("training.loops.distributed.turns", longer)
+    monkeypatch.setattr("training.rl.ppo.loop.turns", longer)
     assert train(tmp_path / "longer", inputs)[0].digest == plain.digest
 
 
@@ -215,7 +214,7 @@ def test_two_processes_and_a_real_engine_survive_sigkill(
     prompts = inputs["prompts"]["d"]
     spec: dict[str, Any] = {
         "store": store.url,
-        "stage": "training.rl.ppo.loop:Ppo",
+        "stage": "training.rl.ppo.stage:Ppo",
         "config": {**CONFIG, "iterations": 4, "rollouts": 16, "processes": 2, "sharding": "shard", "ahead": True},
         "inputs": {"policy": {"p": ["Model", str(inputs["policy"]["p"].path)]}, "prompts": {"d": ["", prompts.id]}},
     }
