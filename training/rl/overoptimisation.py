@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -109,48 +108,6 @@ def best(points: Sequence[Point], max_disagreement: float | None = None) -> Poin
         return max(measured, key=lambda p: (p.gold or 0.0, -p.step))
     within = [p for n, p in enumerate(points) if disagreement_reason(points[: n + 1], max_disagreement) is None]
     return within[-1]
-
-
-Form = Literal["rl", "best_of_n"]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Gao et al.'s law fitted to gold scores; `peak` is the distance at which gold is highest, infinite if never."""
-
-    form: Form
-    alpha: float
-    beta: float
-
-    def gold(self, distance: ArrayLike) -> np.ndarray:
-        """Gold score, relative to the reference's, at these distances."""
-        d = np.asarray(distance, np.float64)
-        bend = np.log(np.maximum(d, 1e-12)) if self.form == "rl" else d
-        return d * (self.alpha - self.beta * bend)
-
-    @property
-    def peak(self) -> float:
-        if self.beta <= 0:
-            return math.inf
-        return math.exp(self.alpha / self.beta - 1) if self.form == "rl" else self.alpha / (2 * self.beta)
-
-
-def fit(points: Sequence[Point], form: Form = "rl") -> Curve:
-    """Least squares of the law (linear in alpha and beta) on the points with a gold score, relative to the first one's.
-
-    Raises:
-        UserError: fewer than three of them are away from the reference.
-    """
-    measured = [p for p in points if p.gold is not None]
-    away = [p for p in measured if p.distance > 0]
-    if len(away) < 3:
-        raise UserError(f"{len(away)} measured policies differ from the reference; a curve needs three.")
-    start = measured[0].gold if measured[0].distance == 0 else 0.0
-    d = np.array([p.distance for p in away])
-    gold = np.array([(p.gold or 0.0) - (start or 0.0) for p in away])
-    bend = np.log(d) if form == "rl" else d
-    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * bend], axis=1), gold, rcond=None)
-    return Curve(form, float(alpha), float(beta))
 
 
 def best_of_at_kl(kl_spent: float) -> int:
