@@ -20,18 +20,7 @@ from peft import get_peft_model
 
 from engine.seeds import generator
 from engine.stage.job import Job
-from training.loops import schedule
-from training.loops.distributed import (
-    from_lead,
-    processes,
-    put_together,
-    rank,
-    spread,
-    sum_gradients,
-    total,
-    totals,
-    turns,
-)  # fmt: skip
+from training.loops import distributed, schedule
 from training.loops.tracking import tracked
 from training.loops.trl import load_model, quiet, save
 from training.models.answers import pad
@@ -52,7 +41,7 @@ if TYPE_CHECKING:
 def train(stage: Ppo, job: Job) -> None:
     count = stage.processes or max(1, torch.cuda.device_count())
     work = partial(optimise, stage)
-    with tracked(job, stage.report_to), processes(count, job, work, ("peft", __name__)) as job:
+    with tracked(job, stage.report_to), distributed.processes(count, job, work, ("peft", __name__)) as job:
         work(job)
 
 
@@ -61,7 +50,7 @@ def optimise(stage: Ppo, job: Job) -> None:
     quiet()
     torch.use_deterministic_algorithms(True, warn_only=True)
     models = load_models(stage, job)
-    tokenizer, lead = models.tokenizer, rank() == 0
+    tokenizer, lead = models.tokenizer, distributed.rank() == 0
     scorer = make_scorer(job, tokenizer, stage.rules, stage.weights, stage.pessimism, models.device) if lead else None
     questions = load_questions(job, tokenizer)
     state = restore(job.scratch / "checkpoints", {"policy": models.policy, "critic": models.critic}, stage)
@@ -145,7 +134,7 @@ def load_models(stage: Ppo, job: Job) -> Models:
     for module in (policy, reference, critic):
         if module is not None:
             module.to(device).eval()  # dropout off: rho is 1 before the first step
-            spread(module, stage.sharding)
+            distributed.spread(module, stage.sharding)
     return Models(policy, reference, critic, tokenizer, device)
 
 
@@ -153,10 +142,10 @@ def write(stage: Ppo, job: Job, models: Models) -> None:
     """The policy as it is, or its adapter, into the job's output."""
     origin = job.input("policy")
     merge = stage.lora is not None and stage.lora.merge
-    policy = put_together(
+    policy = distributed.put_together(
         models.policy.merge_and_unload() if merge else models.policy, lambda: load_model(origin.location, job)[0]
     )
-    if rank() == 0:
+    if distributed.rank() == 0:
         save(job, policy, models.tokenizer, origin.id if stage.lora and not merge else "")
 
 
@@ -165,7 +154,7 @@ def write(stage: Ppo, job: Job, models: Models) -> None:
 
 def score(scorer: Scorer | None, rollouts: Sequence[Rollout]) -> tuple[np.ndarray, dict[str, float]]:
     """What rank 0's scorer says, in all processes."""
-    return from_lead(lambda: cast(Scorer, scorer).score(rollouts))
+    return distributed.from_lead(lambda: cast(Scorer, scorer).score(rollouts))
 
 
 def look_back(stage: Ppo, models: Models, rollouts: Sequence[Rollout], scores: np.ndarray, beta: float) -> Experience:
@@ -175,7 +164,7 @@ def look_back(stage: Ppo, models: Models, rollouts: Sequence[Rollout], scores: n
     mask_BR = pad(answers, device).mask_BR
     logprobs_BR, reference_BR, values_BR, entropy_BR = (torch.zeros(mask_BR.shape, device=device) for _ in range(4))
     with torch.no_grad():
-        for chunk, counts in turns(answers):
+        for chunk, counts in distributed.turns(answers):
             batch = pad([answers[i] for i in chunk], device)
             out = forward(policy, batch, entropy=True, hidden=critic.backbone is None)
             assert out.entropy_BR is not None
@@ -186,7 +175,7 @@ def look_back(stage: Ppo, models: Models, rollouts: Sequence[Rollout], scores: n
             with policy.disable_adapter() if reference is None else nullcontext():
                 reference_BR[chunk, :width] += counts * forward(reference or policy, batch).logprobs_BR
     for known_BR in (logprobs_BR, reference_BR, values_BR, entropy_BR):
-        total(known_BR)  # each process knows the rows of its share
+        distributed.total(known_BR)  # each process knows the rows of its share
         known_BR.masked_fill_(~mask_BR, 0.0)
     score_B = torch.tensor(scores, dtype=torch.float32, device=device)
     return experience(
@@ -207,18 +196,18 @@ def learn(
         tokens = int(old.mask_BR[minibatch].sum())
         optimizer.zero_grad()
         sums: dict[str, float] = {}
-        for chunk, counts in turns([old.answers[i] for i in minibatch]):
+        for chunk, counts in distributed.turns([old.answers[i] for i in minibatch]):
             part = old.of(minibatch[chunk])
             batch = pad(part.answers, models.device)
             now = forward(policy, batch, entropy=stage.entropy_weight > 0, hidden=critic.backbone is None)
             summed, parts = loss(now, critic(batch, now.hidden_BRD), part, stage)
             (counts * summed / tokens).backward()
             sums = {name: sums.get(name, 0.0) + counts * value for name, value in parts.items()}
-        step = {name: value / tokens for name, value in totals(sums).items()}
+        step = {name: value / tokens for name, value in distributed.totals(sums).items()}
         if stage.stop_kl is not None and step["step_kl"] > stage.stop_kl:
             break
-        sum_gradients(policy)
-        sum_gradients(critic)
+        distributed.sum_gradients(policy)
+        distributed.sum_gradients(critic)
         torch.nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm)
         optimizer.step()
         seen.append(step)

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from training.rl.ppo.stage import Ppo
 
 
-Ahead = dict[int, list[Completion]]
-
-
 @dataclass
 class State:
     """Policy, critic and optimizer as they are; the rest as it was when the run was last interrupted.
@@ -38,9 +35,9 @@ class State:
     controller: kl.Controller
     learnt: int
     points: list[dict[str, Any]]
-    ahead: Ahead
+    ahead: dict[int, list[Completion]]
 
-    def save(self, learnt: int, points: list[dict[str, Any]], ahead: Ahead) -> None:
+    def save(self, learnt: int, points: list[dict[str, Any]], ahead: dict[int, list[Completion]]) -> None:
         """All processes must; rank 0 writes."""
         answers = [asdict(answer) for answer in ahead.get(learnt, [])]
         facts = {"beta": self.controller.beta, "points": points, "ahead": answers}

@@ -195,7 +195,7 @@ def test_a_turn_that_counts_nothing_changes_nothing(
     def longer(answers: list[Answer]) -> list[tuple[list[int], float]]:
         return [*turns(answers), ([0], 0.0)]
 
-    monkeypatch.setattr("training.rl.ppo.loop.turns", longer)
+    monkeypatch.setattr("training.loops.distributed.turns", longer)
     assert train(tmp_path / "longer", inputs)[0].digest == plain.digest
 
 
