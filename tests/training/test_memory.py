@@ -15,10 +15,10 @@ from engine.stage.stage import Device
 from engine.store.store import Store
 from training.hardware import memory
 from training.models.lora import Lora
-from training.ppo import Ppo
 from training.pretrain.llama import Llama
 from training.pretrain.optim import build
 from training.pretrain.size import Size
+from training.rl.ppo.stage import Ppo
 
 GIB = 2**30
 BIG = {"depth": 24, "width": 2048, "heads": 16}  # 1.3B

@@ -13,7 +13,7 @@ import pytest
 from engine.errors import UserError
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from tests.training.test_stored_rollouts import reward_model
+from tests.training.rl.test_stored import reward_model
 from tests.training.tiny_chat import assistant, one_thread, user
 from training.models.answers import encode
 from training.reward.benchmark_stage import Item, RewardBench, line, load, picks, ties

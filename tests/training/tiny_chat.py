@@ -92,3 +92,9 @@ def user(text: str) -> list[dict[str, str]]:
 
 def assistant(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
+
+
+PROMPTS = [
+    {"id": f"prompt{i}", "prompt": user(f"what colour the {word} ?"), "reference": "blue"}
+    for i, word in enumerate(["cat", "dog", "number", "animal", "good", "bad", "one", "two"])
+]

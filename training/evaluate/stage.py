@@ -6,7 +6,7 @@ model, by its length, and by its KL to the reference model:
 
     KL(model || reference) = E[sum_t log model(y_t) - log reference(y_t)],  y from the model
 
-estimated by the mean over answers (k1 in `training.kl`: no bias, may be slightly negative).
+estimated by the mean over answers (k1 in `training.rl.kl`: no bias, may be slightly negative).
 
 `best_of: {sft: 4}` adds a line: of every four answers of `sft`, the one that the reward model likes best. It is what
 reinforcement learning has to beat, and moves `sft` by log n - (n - 1)/n nats at most.
@@ -44,10 +44,10 @@ from training.evaluate.perplexity import surprise
 from training.evaluate.table import side_by_side, tabulate
 from training.loops.trl import load_model, quiet
 from training.models.logprobs import token_logprobs
-from training.overoptimisation import best_of_at_kl
-from training.reward_function import frame, make_scorer, same_tokenizer
-from training.rollouts import Question, Rollout, check_room, load_questions
-from training.stored_rollouts import load_rollouts, score_rollouts
+from training.rl.overoptimisation import best_of_at_kl
+from training.rl.rollouts import Question, Rollout, check_room, load_questions
+from training.rl.scoring import frame, make_scorer, same_tokenizer
+from training.rl.stored import load_rollouts, score_rollouts
 
 if TYPE_CHECKING:
     from generators.backends.vllm.engine import VllmEngine

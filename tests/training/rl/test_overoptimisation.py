@@ -1,4 +1,4 @@
-"""The guard against hand-made runs; the laws and the best-of-n bound against closed forms."""
+"""The guard against hand-made runs; the best-of-n bound against closed forms."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,10 @@ import pytest
 from engine.errors import UserError
 from engine.stage.stage import Stage
 from engine.store.artifact import Artifact
-from training import kl
-from training.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, fit, held_out
+from training.rl import kl
+from training.rl.guard import Guard
+from training.rl.guard_settings import GuardConfig
+from training.rl.overoptimisation import Point, best, best_of_at_kl, held_out
 
 
 class Optimised(Stage):
@@ -81,20 +83,6 @@ def test_scores_that_are_no_numbers_are_refused(value: float) -> None:
         Guard().add(Point(3, 0.1, 0.0, None, value))
     with pytest.raises(UserError, match="no policy was measured"):
         best([])
-
-
-def test_the_laws_are_found_again_with_their_peaks() -> None:
-    d = np.linspace(0, 4, 30)
-    for form, peak in (("rl", math.exp(2.0 / 1.0 - 1)), ("best_of_n", 1.0)):
-        law = Curve(form, 2.0, 1.0)  # pyright: ignore[reportArgumentType]
-        points = [Point(i, float(x**2), 0.0, None, 5.0 + float(law.gold(x))) for i, x in enumerate(d)]
-        found = fit(points, law.form)
-        assert (found.alpha, found.beta, found.peak) == pytest.approx((2.0, 1.0, peak))
-        grid = np.linspace(0.01, 8, 20_000)
-        assert grid[np.argmax(law.gold(grid))] == pytest.approx(peak, abs=1e-3)
-    assert Curve("rl", 1.0, -0.1).peak == math.inf
-    with pytest.raises(UserError, match="a curve needs three"):
-        fit(run([0.0, 0.1, 0.2]))
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 16])

@@ -7,19 +7,18 @@ those ids are scored; otherwise the answer's text is tokenised anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import UserError
 from engine.stage.job import Job
 from engine.store.artifact import Artifact
+from generators.text.prompts import decode, encode_prompt
 from training.reward.model import RewardModel
-from training.reward_function import Scorer
-from training.rollouts import Question, Rollout
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from training.rl.rollouts import Question, Rollout
+from training.rl.scoring import Scorer
 
 
 def load_rollouts(artifact: Artifact) -> list[Rollout]:
@@ -52,8 +51,6 @@ def score_rollouts(job: Job, rollouts: Sequence[Rollout]) -> NDArray[np.float64]
 
 def reads_alike(tokenizer: Any, rollout: Rollout) -> bool:
     """Whether a tokenizer has the ids that this answer was sampled with."""
-    from generators.text.prompts import decode, encode_prompt
-
     return (
         bool(rollout.token_ids)
         and max(rollout.token_ids) < len(tokenizer)

@@ -24,11 +24,10 @@ from engine.store.store import Store
 from generators.backends.protocol import Completion, Sampling
 from tests.training import killed, tiny_chat
 from tests.training.test_distributed import alone
-from tests.training.test_ppo import PROMPTS
-from tests.training.tiny_chat import one_thread
+from tests.training.tiny_chat import PROMPTS, one_thread
 from training.loops.distributed import turns
 from training.models.answers import Answer
-from training.ppo import Ppo
+from training.rl.ppo.stage import Ppo
 
 __all__ = ["alone", "one_thread"]  # apply to every test here
 
@@ -80,7 +79,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     def lend(*_: Any) -> Any:
         return Sampler(tiny_chat.policy())
 
-    monkeypatch.setattr("training.ppo_run.start_engine", lend)
+    monkeypatch.setattr("training.rl.ppo.loop.start_engine", lend)
 
 
 @pytest.fixture
@@ -217,7 +216,7 @@ def test_two_processes_and_a_real_engine_survive_sigkill(
     prompts = inputs["prompts"]["d"]
     spec: dict[str, Any] = {
         "store": store.url,
-        "stage": "training.ppo:Ppo",
+        "stage": "training.rl.ppo.stage:Ppo",
         "config": {**CONFIG, "iterations": 4, "rollouts": 16, "processes": 2, "sharding": "shard", "ahead": True},
         "inputs": {"policy": {"p": ["Model", str(inputs["policy"]["p"].path)]}, "prompts": {"d": ["", prompts.id]}},
     }

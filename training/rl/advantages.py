@@ -6,10 +6,8 @@ token is masked, and what stands there changes nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 def advantages(
@@ -30,8 +28,6 @@ def advantages(
     Returns:
         (advantages_BR, returns_BR), both 0 where masked.
     """
-    import torch
-
     rewards_BR = torch.where(mask_BR, rewards_BR, 0.0)
     values_BR = torch.where(mask_BR, values_BR, 0.0)
     advantages_BR = torch.zeros_like(rewards_BR)
@@ -52,8 +48,6 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     Entries that differ by no more than rounding come out as zeros (or as their mean): scaling them up would turn
     rounding into signal.
     """
-    import torch
-
     x = torch.where(mask, x, 0.0)
     count = mask.sum()
     mean = x.sum() / count

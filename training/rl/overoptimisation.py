@@ -13,28 +13,19 @@ their *disagreement* on the policy's answers, relative to what it was on the ref
 left what the labels cover (Coste et al. 2023, "Reward model ensembles help mitigate overoptimization"). It is a coarse
 signal, blind to errors that all heads share, and only used where nothing better is there: a *held-out* score, which has
 to fall by more than its error. The checkpoint to keep is the best by the held-out score, not the last.
-
-    guard = Guard(GuardConfig(patience=3))
-    for step ...:
-        guard.add(Point(step, kl, proxy, disagreement, gold, gold_error))
-        if reason := guard.stop():
-            break
-    keep = guard.best().step
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import UserError
-from training import kl
+from training.rl import kl
 
 
 @dataclass(frozen=True)
@@ -60,62 +51,6 @@ class Point:
     def distance(self) -> float:
         """sqrt(KL), 0 where the estimate is negative."""
         return math.sqrt(max(self.kl, 0.0))
-
-
-class GuardConfig(BaseModel):
-    """When to stop optimising against a reward model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_disagreement: float | None = Field(
-        default=4.0,
-        gt=1,
-        description="Where no held-out score is measured: stop when the heads disagree this many times as much as at first.",
-    )
-    patience: int = Field(
-        default=3,
-        ge=1,
-        description="Stop after this many held-out scores in a row that are beyond doubt below the best.",
-    )
-    z: float = Field(
-        default=1.0, ge=0, description="How many standard errors of their difference below the best is beyond doubt."
-    )
-
-
-@dataclass
-class Guard:
-    """What has been seen of a run, and whether to go on. As JSON it goes into a checkpoint and comes back."""
-
-    config: GuardConfig = field(default_factory=GuardConfig)
-    points: list[Point] = field(default_factory=lambda: [])
-
-    def add(self, point: Point) -> None:
-        """Take note of a policy.
-
-        Raises:
-            UserError: a number is NaN or infinite.
-        """
-        for name, value in asdict(point).items():
-            if value is not None and not math.isfinite(value):
-                raise UserError(f"step {point.step}: `{name}` is {value}, expected a finite number.")
-        self.points = [p for p in self.points if p.step != point.step] + [point]
-
-    def stop(self) -> str | None:
-        """Why optimisation should end here, in words; None if it may go on."""
-        if any(point.gold is not None for point in self.points):
-            return held_out_reason(self.points, self.config.patience, self.config.z)
-        return disagreement_reason(self.points, self.config.max_disagreement)
-
-    def best(self) -> Point:
-        """The policy to keep."""
-        return best(self.points, self.config.max_disagreement)
-
-    def as_json(self) -> list[dict[str, Any]]:
-        return [asdict(point) for point in self.points]
-
-    @classmethod
-    def from_json(cls, config: GuardConfig, points: Sequence[dict[str, Any]]) -> Guard:
-        return cls(config, [Point(**point) for point in points])
 
 
 def held_out(scores: ArrayLike, prompts: Sequence[str]) -> tuple[float, float]:
@@ -173,48 +108,6 @@ def best(points: Sequence[Point], max_disagreement: float | None = None) -> Poin
         return max(measured, key=lambda p: (p.gold or 0.0, -p.step))
     within = [p for n, p in enumerate(points) if disagreement_reason(points[: n + 1], max_disagreement) is None]
     return within[-1]
-
-
-Form = Literal["rl", "best_of_n"]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Gao et al.'s law fitted to gold scores; `peak` is the distance at which gold is highest, infinite if never."""
-
-    form: Form
-    alpha: float
-    beta: float
-
-    def gold(self, distance: ArrayLike) -> np.ndarray:
-        """Gold score, relative to the reference's, at these distances."""
-        d = np.asarray(distance, np.float64)
-        bend = np.log(np.maximum(d, 1e-12)) if self.form == "rl" else d
-        return d * (self.alpha - self.beta * bend)
-
-    @property
-    def peak(self) -> float:
-        if self.beta <= 0:
-            return math.inf
-        return math.exp(self.alpha / self.beta - 1) if self.form == "rl" else self.alpha / (2 * self.beta)
-
-
-def fit(points: Sequence[Point], form: Form = "rl") -> Curve:
-    """Least squares of the law (linear in alpha and beta) on the points with a gold score, relative to the first one's.
-
-    Raises:
-        UserError: fewer than three of them are away from the reference.
-    """
-    measured = [p for p in points if p.gold is not None]
-    away = [p for p in measured if p.distance > 0]
-    if len(away) < 3:
-        raise UserError(f"{len(away)} measured policies differ from the reference; a curve needs three.")
-    start = measured[0].gold if measured[0].distance == 0 else 0.0
-    d = np.array([p.distance for p in away])
-    gold = np.array([(p.gold or 0.0) - (start or 0.0) for p in away])
-    bend = np.log(d) if form == "rl" else d
-    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * bend], axis=1), gold, rcond=None)
-    return Curve(form, float(alpha), float(beta))
 
 
 def best_of_at_kl(kl_spent: float) -> int:

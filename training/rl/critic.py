@@ -7,15 +7,12 @@ Shapes: B answers, T tokens of the longest prompt and answer, R tokens of the lo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from training.models.answers import Batch
+from training.models.answers import Batch
 
 
 class Critic(nn.Module):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.kl import Controller, estimate
+from training.rl.kl import Controller, estimate
 
 
 def two_distributions() -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,11 +18,10 @@ from engine.store.artifact import Artifact
 from engine.store.store import Store
 from tests.training import killed, tiny_chat
 from tests.training.test_dpo import curve
-from tests.training.test_ppo import PROMPTS
-from tests.training.tiny_chat import one_thread
-from training.grpo import Grpo
+from tests.training.tiny_chat import PROMPTS, one_thread
 from training.models.answers import Answer
 from training.models.logprobs import token_logprobs
+from training.rl.grpo_stage import Grpo
 
 __all__ = ["one_thread"]  # applies to every test here
 
@@ -145,7 +144,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, policy: Artifact, 
     made = given("Prompt", PROMPTS)
     spec: dict[str, Any] = {
         "store": store.url,
-        "stage": "training.grpo:Grpo",
+        "stage": "training.rl.grpo_stage:Grpo",
         "imports": killed.VLLM,
         "config": {"seed": 3, "iterations": 4, "rollouts": 32, "max_tokens": 4, "lr": 3e-3, "minibatches": 2,
                    "epochs": 2, "rules": {"right": "completion = reference"}},

@@ -19,7 +19,7 @@ from tests.training.tiny_chat import one_thread
 from training.models.answers import Answer
 from training.models.logprobs import token_logprobs
 from training.models.lora import Lora
-from training.rollouts import weights
+from training.rl.sampler import weights
 
 __all__ = ["one_thread"]  # applies to every test here
 

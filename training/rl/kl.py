@@ -30,14 +30,12 @@ def estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: Estimator 
         logprobs: log policy(x) of tokens drawn from the policy.
         reference_logprobs: log reference(x) of the same tokens.
     """
-    import torch
-
     log_r = reference_logprobs - logprobs
     if estimator == "k1":
         return -log_r
     if estimator == "k2":
         return log_r.square() / 2
-    return torch.expm1(log_r) - log_r
+    return log_r.expm1() - log_r
 
 
 @dataclass

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from engine.errors import UserError
 from engine.stage.job import Job
 from generators.rules.columns import COLUMNS
 from generators.rules.rule import Rule
 from generators.rules.verify import measure
+from generators.text.prompts import encode_prompt
 from training.models.answers import Answer, encode, end_id
 from training.reward.model import RewardModel
-from training.rollouts import Rollout
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from training.rl.rollouts import Rollout
 
 
 @dataclass
@@ -96,12 +95,11 @@ def same_tokenizer(a: Any, b: Any) -> bool:
     """Whether two tokenizers give the same ids to the same chat."""
     probe = [{"role": "user", "content": "Why is 12 + 3 = 15?\nÄ"}]
 
-    def ids(tokenizer: Any) -> list[int]:
-        from generators.text.prompts import encode_prompt
-
-        return encode_prompt(tokenizer, probe)
-
-    return a.get_vocab() == b.get_vocab() and a.eos_token_id == b.eos_token_id and ids(a) == ids(b)
+    return (
+        a.get_vocab() == b.get_vocab()
+        and a.eos_token_id == b.eos_token_id
+        and encode_prompt(a, probe) == encode_prompt(b, probe)
+    )
 
 
 def make_scorer(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.gae import advantages, whiten
+from training.rl.advantages import advantages, whiten
 
 GAMMA = 0.9
 
