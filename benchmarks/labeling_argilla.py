@@ -28,7 +28,7 @@ from labeling.label.scripted import ScriptedAnnotator, rank, run
 
 Claim = tuple[str, Any, str, bool]
 ROOT = Path(__file__).parents[1]
-TESTS = ("search", "rankings", "questions", "browser")
+TESTS = ("server/test_argilla_search", "test_argilla_rankings", "test_argilla_questions", "test_argilla_browser")
 PROMPT = [{"role": "user", "content": "Which of these is the best, and why?"}]
 # Tests of the bad input, by the names of test functions.
 BAD_INPUT = {
@@ -163,7 +163,7 @@ def tested(home: Path, found: dict[str, Any]) -> list[Claim]:
     running = server.up(home)
     report = home.parent / "tests.xml"
     environment = {**os.environ, "ARGILLA_API_URL": running.url, "ARGILLA_API_KEY": running.api_key}
-    files = [f"tests/labeling/test_argilla_{name}.py" for name in TESTS]
+    files = [f"tests/labeling/argilla/{name}.py" for name in TESTS]
     started = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", *files, f"--junitxml={report}"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

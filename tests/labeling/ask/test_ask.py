@@ -9,6 +9,7 @@ from engine.errors import UserError
 from engine.store.schema import row_id
 from labeling.ask import stage as ask
 from labeling.ask.stage import Ask
+from tests.labeling.ranking_rows import candidates
 
 
 def entropy(p: Any) -> Any:
@@ -62,21 +63,6 @@ def test_random_picks_are_even() -> None:
 
 def test_max_min() -> None:
     assert ask.max_min(np.array([[0.1, 3.0, -2.0], [5.0, 4.0, 4.5]])).tolist() == [[1, 2], [0, 1]]
-
-
-def candidates(prompts: int, answers: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": f"p{p}-{a}",
-            "parents": [],
-            "prompt_id": f"p{p}",
-            "prompt": [{"role": "user", "content": f"q{p}"}],
-            "completion": [{"role": "assistant", "content": f"answer {a}"}],
-            "sample": a,
-        }
-        for p in range(prompts)
-        for a in range(answers)
-    ]
 
 
 def verdicts(members: list[list[list[float]]]) -> list[dict[str, Any]]:
