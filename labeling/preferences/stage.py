@@ -22,7 +22,16 @@ from engine.stage.job import Job, part_name
 from engine.stage.stage import Stage, port
 from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS, messages_digest, row_id
-from labeling.preferences.ballots import Ballot, Gold, Index, Votes, count_votes, number, read_ballots, read_gold
+from labeling.preferences.ballots import (
+    Ballot,
+    Gold,
+    Numbering,
+    Votes,
+    count_votes,
+    read_ballots,
+    read_gold,
+    to_judgements,
+)
 from labeling.preferences.report import attention, report
 from labeling.utilities import reliability
 
@@ -102,7 +111,7 @@ class Preferences(Stage):
         kept: list[dict[str, Any]] = []
         if counted:
             votes = count_votes(counted, self.unranked)
-            judgements, index = number(counted, gold)
+            judgements, index = to_judgements(counted, gold)
             fit = reliability.fit(
                 judgements,
                 unranked=self.unranked,
@@ -177,7 +186,7 @@ class Preferences(Stage):
         return counted, aside
 
     def _pairs(
-        self, counted: list[Ballot], votes: Votes, fit: reliability.Reliability, index: Index
+        self, counted: list[Ballot], votes: Votes, fit: reliability.Reliability, index: Numbering
     ) -> Iterator[tuple[dict[str, Any], str | None, str | None]]:
         """Every pair the recipe asks for: its row, and why it is rejected, if it is."""
         by_prompt: dict[str, list[Ballot]] = {}
