@@ -16,8 +16,8 @@ from engine import seeds
 from engine.errors import UserError, nearest
 from engine.store.schema import messages_digest, row_id
 from labeling.argilla.client import Argilla
-from labeling.argilla.overview import dataset_names, overview
-from labeling.argilla.task import Pushed, RankingRecord, RankingTask
+from labeling.argilla.dataset_status import dataset_names, dataset_statuses
+from labeling.argilla.task import PushCount, RankingRecord, RankingTask
 
 MOST_SHOWN = 5  # wrong lines told one by one
 
@@ -84,7 +84,7 @@ def _order(key: str, count: int) -> list[int]:
     return seeds.shuffled(range(count), "exchange", key)
 
 
-def push(client: Argilla, task: RankingTask, records: Sequence[RankingRecord]) -> tuple[Pushed, str]:
+def push(client: Argilla, task: RankingTask, records: Sequence[RankingRecord]) -> tuple[PushCount, str]:
     """Add what is new, to a dataset of this task for each number of answers; how many, and where the first is."""
     sizes = sorted({len(record.answers) for record in records})
     new = present = 0
@@ -95,7 +95,7 @@ def push(client: Argilla, task: RankingTask, records: Sequence[RankingRecord]) -
         done = client.push(dataset, [record for record in records if len(record.answers) == size])
         new, present = new + done.new, present + done.present
         urls.append(dataset.url)
-    return Pushed(new, present), urls[0]
+    return PushCount(new, present), urls[0]
 
 
 def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> int:
@@ -104,7 +104,7 @@ def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> 
     Raises:
         UserError: there is no dataset of ours by this name.
     """
-    known = overview(client, name, judgements=False)
+    known = dataset_statuses(client, name, judgements=False)
     ours = [f.dataset for f in known if f.dataset is not None and workspace in (None, f.workspace)]
     if not ours:
         names = dataset_names(client)

@@ -14,7 +14,7 @@ from labeling.argilla.task import (
     RankingRecord,
     RankingResponse,
     RankingTask,
-    ShownRecord,
+    RecordView,
     Submission,
 )
 
@@ -275,9 +275,9 @@ def prompt_as_written(prompt: Any) -> Prompt:
     return [{"role": m["role"], "content": as_written(m["content"])} for m in prompt]
 
 
-def read_record(task: RankingTask, record: dict[str, Any]) -> ShownRecord:
+def read_record(task: RankingTask, record: dict[str, Any]) -> RecordView:
     fields = record["fields"]
-    return ShownRecord(
+    return RecordView(
         id=record["id"],
         external_id=record["external_id"],
         prompt=prompt_as_written(fields["prompt"]),
