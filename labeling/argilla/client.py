@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.errors import UserError
 from labeling.argilla import server as local_server
-from labeling.argilla.connection import Connection, Refusal, unless
+from labeling.argilla.connection import Connection, ServerRefusal, unless
 from labeling.argilla.questions import (
     as_utc,
     dataset_settings,
@@ -96,9 +96,9 @@ class Argilla(Connection):
         if found is None:
             try:
                 return self.call("POST", "workspaces", json={"name": name})["id"]
-            except Refusal as refused:
+            except ServerRefusal as refused:
                 if refused.status == 403:
-                    raise Refusal(
+                    raise ServerRefusal(
                         f"There is no workspace {name!r} at {self.url}, and this key may not make one:"
                         " ask an owner for it, or use an owner's key.",
                         403,
@@ -128,7 +128,7 @@ class Argilla(Connection):
             created = {"username": name, "first_name": name, "role": "annotator", "password": passwords[name]}
             try:
                 existing[name] = self.call("POST", "users", json=created)
-            except Refusal as refused:
+            except ServerRefusal as refused:
                 users = self.call("GET", "users")["items"] if refused.status == 409 else []
                 existing |= {user["username"]: user for user in users}
                 if name not in existing:
@@ -177,7 +177,7 @@ class Argilla(Connection):
             }
             try:
                 found = self.call("POST", "datasets", json=body)
-            except Refusal as refused:
+            except ServerRefusal as refused:
                 found = self._dataset(task.name, workspace_id) if refused.status == 409 else None
                 if found is None:
                     raise
@@ -220,7 +220,7 @@ class Argilla(Connection):
         for batch in _batches(items):
             try:
                 self._create(dataset, batch)
-            except Refusal as refused:
+            except ServerRefusal as refused:
                 if "external ids" not in str(refused):
                     raise
                 fresh = self._new_only(dataset, batch)
@@ -268,7 +268,7 @@ class Argilla(Connection):
         path = f"datasets/{dataset.id}"
         try:
             about = self.call("GET", path)
-        except Refusal as refused:
+        except ServerRefusal as refused:
             if refused.status != 404:
                 raise
             raise UserError(
@@ -369,7 +369,7 @@ class UserNames:
         if user_id not in self._names:
             try:
                 self._names[user_id] = self._client.call("GET", f"users/{user_id}")["username"]
-            except Refusal:
+            except ServerRefusal:
                 self._names[user_id] = user_id
         return self._names[user_id]
 

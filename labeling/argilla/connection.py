@@ -18,7 +18,7 @@ class ServerUnreachable(UserError):
     """No server answered for as long as the client was told to be patient."""
 
 
-class Refusal(UserError):
+class ServerRefusal(UserError):
     """The server answered, and said no. `status` is the HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -57,7 +57,7 @@ class Connection:
 
         Raises:
             ServerUnreachable: it did not answer within `patience` seconds.
-            Refusal: it said no, in its own words.
+            ServerRefusal: it said no, in its own words.
         """
         deadline = time.monotonic() + (self.patience if patience is None else patience)
         pause, failures = 0.1, 0
@@ -87,7 +87,7 @@ def unless(status: int) -> Generator[None]:
     """Let a refusal with this status pass: what was asked for is already so."""
     try:
         yield
-    except Refusal as refused:
+    except ServerRefusal as refused:
         if refused.status != status:
             raise
 
@@ -106,11 +106,13 @@ def _body(response: httpx.Response, url: str) -> Any:
     except (ValueError, AttributeError):
         detail = response.text[:300]
     if response.status_code == 401:
-        raise Refusal(
+        raise ServerRefusal(
             f"The Argilla server at {url} does not know this key. Check ARGILLA_API_KEY; a user's key is"
             " under 'My settings' in the web UI.",
             401,
         )
     if response.status_code == 403:
-        raise Refusal(f"The Argilla server at {url} does not allow this user to do that: {detail}.", 403)
-    raise Refusal(f"The Argilla server at {url} refused (HTTP {response.status_code}): {detail}", response.status_code)
+        raise ServerRefusal(f"The Argilla server at {url} does not allow this user to do that: {detail}.", 403)
+    raise ServerRefusal(
+        f"The Argilla server at {url} refused (HTTP {response.status_code}): {detail}", response.status_code
+    )
