@@ -62,9 +62,9 @@ def sides(ranks: Sequence[int | None]) -> list[int | None]:
     ]
 
 
-def _by_record(judged: Sequence[RecordJudgement]) -> dict[str, list[RecordJudgement]]:
+def _by_record(judgements: Sequence[RecordJudgement]) -> dict[str, list[RecordJudgement]]:
     found: dict[str, list[RecordJudgement]] = {}
-    for one in sorted(judged, key=lambda j: j.at):
+    for one in sorted(judgements, key=lambda j: j.at):
         found.setdefault(one.record, []).append(one)
     return found
 
@@ -78,9 +78,9 @@ def _compared(a: RecordJudgement, b: RecordJudgement) -> Counter[str]:
     return words
 
 
-def agreement_over_time(judged: Sequence[RecordJudgement], windows: int = WINDOWS) -> list[tuple[int, float]]:
+def agreement_over_time(judgements: Sequence[RecordJudgement], windows: int = WINDOWS) -> list[tuple[int, float]]:
     """(records judged twice so far, share of pairs of answers on which two annotators agreed) in each window of records."""
-    complete = [group for group in _by_record(judged).values() if len({j.annotator for j in group}) > 1]
+    complete = [group for group in _by_record(judgements).values() if len({j.annotator for j in group}) > 1]
     complete.sort(key=lambda group: group[-1].at)
     points: list[tuple[int, float]] = []
     size = max(1, -(-len(complete) // windows))
@@ -117,14 +117,14 @@ def record_url(dataset_url: str, prompt: str) -> str:
 
 
 def tables(
-    judged: Sequence[RecordJudgement], others: Mapping[str, Mapping[str, int]] | None = None
+    judgements: Sequence[RecordJudgement], others: Mapping[str, Mapping[str, int]] | None = None
 ) -> list[OversightTable]:
     """Annotators, what each two of them make of the same pairs, and the most disputed records.
 
     Args:
         others: annotator -> drafts and discarded responses, by status.
     """
-    groups = _by_record(judged)
+    groups = _by_record(judgements)
     agrees: dict[str, Counter[str]] = {}
     between: dict[tuple[str, str], Counter[str]] = {}
     for group in groups.values():
@@ -136,7 +136,7 @@ def tables(
             for name in (a.annotator, b.annotator):
                 agrees.setdefault(name, Counter()).update(words)
     own: dict[str, list[datetime]] = {name: [] for name in others or {}}
-    for one in judged:
+    for one in judgements:
         own.setdefault(one.annotator, []).append(one.at)
     people: list[tuple[Any, ...]] = []
     for name, at in sorted(own.items()):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from engine.store.writer import ArtifactWriter
 from engine.view.report.page import write_report
 from labeling.argilla import oversight
 from labeling.argilla.oversight import RecordJudgement
@@ -69,7 +70,7 @@ def test_the_report_shows_the_tables_and_escapes_what_models_wrote(store: Any, g
         for name, ranks in (("ann", [1, 2]), ("bob", [2, 1]))
     ]
     told = json.dumps([table.as_json() for table in oversight.tables(rows)]).encode()
-    store.put(told, "artifacts", artifact.id, "logs", "tables.json")
+    ArtifactWriter(store, artifact.id).put_log("tables.json", told)
     stages = {"rankings": {"artifact": artifact.id, "kind": "label", "inputs": {}}}
     store.put(json.dumps({"stages": stages}).encode(), "runs", "r.json")
     page = write_report(store, "r", tmp_path / "report.html").read_text()
