@@ -12,8 +12,7 @@ import httpx
 import pytest
 
 from engine.errors import UserError
-from labeling.argilla import client as argilla
-from labeling.argilla.client import Argilla
+from labeling.argilla.client import Argilla, connect
 from labeling.argilla.task import Annotator, RankingRecord, RankingTask, Submission
 
 HOSTILE = '<script>document.title = "owned"</script><img src=x onerror="alert(1)"> **bold** \u202e "\\ é 京'
@@ -220,20 +219,20 @@ def test_impossible_user_names(client: Argilla, task: RankingTask, name: str) ->
 
 def test_wrong_key(client: Argilla) -> None:
     with pytest.raises(UserError, match="does not know this key"):
-        argilla.connect(client.url, "not-the-key")
+        connect(client.url, "not-the-key")
 
 
 def test_server_down(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)at http://127\.0\.0\.1:1 does not answer .*flywheel argilla status"):
-        argilla.connect("http://127.0.0.1:1", "key")
+        connect("http://127.0.0.1:1", "key")
     with pytest.raises(UserError, match="flywheel argilla up"):
-        argilla.connect(home=tmp_path)
+        connect(home=tmp_path)
 
 
 def test_url_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ARGILLA_API_KEY", raising=False)
     with pytest.raises(UserError, match="set ARGILLA_API_KEY"):
-        argilla.connect("http://127.0.0.1:1")
+        connect("http://127.0.0.1:1")
 
 
 def test_the_server_says_why_a_submission_is_refused(client: Argilla, task: RankingTask) -> None:

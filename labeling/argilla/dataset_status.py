@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from labeling.argilla import oversight
-from labeling.argilla.client import PAGE, Argilla, Users
+from labeling.argilla.client import PAGE, Argilla, UserNames
 from labeling.argilla.questions import prompt_as_written, read_response, read_task
-from labeling.argilla.task import Dataset, Progress
+from labeling.argilla.task import Dataset, DatasetProgress
 
 
 @dataclass(frozen=True)
-class Overview:
+class DatasetStatus:
     """A dataset as it stands; `tables` say who judged what, and how far they agree (empty if not asked for)."""
 
     dataset: Dataset | None
     name: str
     workspace: str
-    progress: Progress
-    tables: list[oversight.Table]
+    progress: DatasetProgress
+    tables: list[oversight.OversightTable]
     agreement: list[tuple[int, float]]
 
 
@@ -27,7 +27,7 @@ def dataset_names(client: Argilla) -> list[str]:
     return sorted({about["name"] for about in client.call("GET", "me/datasets")["items"]})
 
 
-def overview(client: Argilla, name: str | None = None, *, judgements: bool = True) -> Iterator[Overview]:
+def dataset_statuses(client: Argilla, name: str | None = None, *, judgements: bool = True) -> Iterator[DatasetStatus]:
     """Every published dataset (by this name) that this user sees; with `judgements`, what was judged in ours is read."""
     workspaces = {w["id"]: w["name"] for w in client.call("GET", "me/workspaces")["items"]}
     for about in client.call("GET", "me/datasets")["items"]:
@@ -41,17 +41,17 @@ def overview(client: Argilla, name: str | None = None, *, judgements: bool = Tru
         dataset = Dataset(about["id"], about["workspace_id"], task, url) if task else None
         overall = client.call("GET", f"{path}/progress")
         users = client.users_progress(about["id"])
-        progress = Progress(overall["total"], overall["completed"], users)
+        progress = DatasetProgress(overall["total"], overall["completed"], users)
         judged = list(_judged(client, dataset)) if dataset and judgements else []
         left = {name: {"draft": counts.draft, "discarded": counts.discarded} for name, counts in users.items()}
         tables = oversight.tables(judged, left) if judged else []
-        yield Overview(
+        yield DatasetStatus(
             dataset, about["name"], workspace, progress, tables, oversight.agreement_over_time(judged) if judged else []
         )
 
 
-def _judged(client: Argilla, dataset: Dataset) -> Iterator[oversight.Judged]:
-    users = Users(client, dataset.workspace_id)
+def _judged(client: Argilla, dataset: Dataset) -> Iterator[oversight.RecordJudgement]:
+    users = UserNames(client, dataset.workspace_id)
     offset, total = 0, 1
     while offset < total:
         params = {"include": "responses", "offset": offset, "limit": PAGE}
@@ -63,4 +63,6 @@ def _judged(client: Argilla, dataset: Dataset) -> Iterator[oversight.Judged]:
             for response in record["responses"]:
                 if response["status"] == "submitted":
                     one = read_response(dataset.task, record, response, users.name)
-                    yield oversight.Judged(record["id"], one.user, one.ranks, one.updated_at, said, dataset.url)
+                    yield oversight.RecordJudgement(
+                        record["id"], one.user, one.ranks, one.updated_at, said, dataset.url
+                    )

@@ -9,7 +9,7 @@ import yaml
 
 from engine.stage.stage import load
 
-PAGE = (Path(__file__).parents[2] / "docs" / "preferences.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "preferences.md").read_text()
 
 
 def test_recipes_are_accepted() -> None:

@@ -8,8 +8,7 @@ import pytest
 from engine.errors import UserError
 from labeling.preferences.ai_feedback_stage import AiFeedback
 from labeling.preferences.stage import Preferences
-from tests.labeling.test_ask import candidates
-from tests.labeling.test_preferences import kept, ranking
+from tests.labeling.ranking_rows import candidates, kept, ranking
 
 
 def verdict(parents: list[str], metric: str, value: float, judge: str | None = "gpt") -> dict[str, Any]:

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from labeling.argilla import client as argilla
 from labeling.argilla import server
-from labeling.argilla.client import Argilla
+from labeling.argilla.client import Argilla, connect
 from labeling.argilla.task import Dataset, RankingRecord, RankingTask, Submission
-from labeling.label.scripted import ScriptedAnnotator, assigned, rank, run
+from labeling.label.scripted import ScriptedAnnotator, annotate, annotators_of, rank
 
 UTILITY = {"a": 2.0, "b": 1.0, "c": 0.0}
 
@@ -81,20 +80,20 @@ PINNED = [(3, 1, 2), (1, 2, 3), (2, 3, 1), (2, 3, 1)]
 
 def test_every_record_goes_to_exactly_k_annotators_evenly() -> None:
     names = [f"scripted-{i}" for i in range(5)]
-    counts = Counter(name for i in range(5000) for name in assigned(names, f"g{i}", 3))
+    counts = Counter(name for i in range(5000) for name in annotators_of(names, f"g{i}", 3))
     assert sum(counts.values()) == 15_000
     sigma = math.sqrt(5000 * 0.6 * 0.4)
     assert all(abs(count - 3000) < 4.5 * sigma for count in counts.values())
-    assert assigned(names[::-1], "g1", 3) == assigned(names, "g1", 3)
+    assert annotators_of(names[::-1], "g1", 3) == annotators_of(names, "g1", 3)
 
 
 def test_impossible_wishes(client: Argilla, task: RankingTask) -> None:
     dataset = client.ensure_dataset(task)
     lonely = ScriptedAnnotator("lonely", UTILITY)
     with pytest.raises(UserError, match="2 judgements a record are wanted, from 1 scripted annotators"):
-        run(client, dataset, [lonely])
+        annotate(client, dataset, [lonely])
     with pytest.raises(UserError, match="share a name"):
-        run(client, dataset, [lonely, lonely])
+        annotate(client, dataset, [lonely, lonely])
 
 
 @pytest.mark.skipif("ARGILLA_API_URL" in os.environ, reason="kills the server")
@@ -103,7 +102,7 @@ def test_nothing_accepted_is_lost_when_the_server_is_killed(
     home: Path, task: RankingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four annotators submit 120 rankings while processes of the server are killed (-9): all three of them in turn."""
-    client = argilla.connect(home=home, patience=300)
+    client = connect(home=home, patience=300)
     dataset = client.ensure_dataset(task)
     records = [
         RankingRecord(f"g{i}", [{"role": "user", "content": "?"}], ["abc"[(i + j) % 3] for j in range(3)])
@@ -130,7 +129,7 @@ def test_nothing_accepted_is_lost_when_the_server_is_killed(
                     server.up(home)
 
     monkeypatch.setattr(Argilla, "submit", recorded)
-    submitted = run(client, dataset, annotators)
+    submitted = annotate(client, dataset, annotators)
     assert not left
     assert submitted == 120
     pulled = list(client.pull(dataset))
@@ -143,4 +142,4 @@ def test_nothing_accepted_is_lost_when_the_server_is_killed(
         annotator = by_name[response.user]
         assert response.ranks == rank(annotator, "?", shown[response.external_id], response.external_id)
     assert client.progress(dataset).completed == 60  # statuses left behind by a kill are settled at the start
-    assert run(client, dataset, annotators) == 0
+    assert annotate(client, dataset, annotators) == 0

@@ -13,7 +13,7 @@ from labeling.argilla import exchange
 from labeling.argilla.client import Argilla
 from labeling.argilla.commands import app
 from labeling.argilla.task import RankingTask
-from labeling.label.scripted import ScriptedAnnotator, run
+from labeling.label.scripted import ScriptedAnnotator, annotate
 
 
 def test_a_file_goes_to_annotators_and_comes_back_in_its_own_order(
@@ -30,7 +30,7 @@ def test_a_file_goes_to_annotators_and_comes_back_in_its_own_order(
     assert "0 new records, 8 were there" in CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
     dataset = client.ensure_dataset(RankingTask(task.name, 3, task.workspace, min_submitted=2))
     assert len({record.answers for record in client.records(dataset)}) > 1  # people see them shuffled
-    run(client, dataset, [ScriptedAnnotator("one", worth), ScriptedAnnotator("two", worth)])
+    annotate(client, dataset, [ScriptedAnnotator("one", worth), ScriptedAnnotator("two", worth)])
     out = tmp_path / "out" / "judged.jsonl"
     CliRunner().invoke(app, ["pull", task.name, "--to", str(out)], catch_exceptions=False)
     judged = [json.loads(line) for line in out.read_text().splitlines()]

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from engine.store.writer import ArtifactWriter
 from engine.view.report.page import write_report
 from labeling.argilla import oversight
-from labeling.argilla.oversight import Judged
+from labeling.argilla.oversight import RecordJudgement
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def judged(record: int, annotator: str, ranks: list[int | None], second: float) -> Judged:
-    return Judged(
+def judged(record: int, annotator: str, ranks: list[int | None], second: float) -> RecordJudgement:
+    return RecordJudgement(
         f"r{record}", annotator, ranks, START + timedelta(seconds=second), f"Question {record}?", "http://a/d"
     )
 
@@ -65,11 +66,11 @@ def test_a_link_survives_what_the_ui_does_to_it() -> None:
 def test_the_report_shows_the_tables_and_escapes_what_models_wrote(store: Any, given: Any, tmp_path: Path) -> None:
     artifact = given("Prompt", [{"id": "p", "parents": [], "prompt": [{"role": "user", "content": "?"}]}])
     rows = [
-        Judged("r", name, ranks, START, "<script>alert(1)</script>", "http://a/d")
+        RecordJudgement("r", name, ranks, START, "<script>alert(1)</script>", "http://a/d")
         for name, ranks in (("ann", [1, 2]), ("bob", [2, 1]))
     ]
     told = json.dumps([table.as_json() for table in oversight.tables(rows)]).encode()
-    store.put(told, "artifacts", artifact.id, "logs", "tables.json")
+    ArtifactWriter(store, artifact.id).put_log("tables.json", told)
     stages = {"rankings": {"artifact": artifact.id, "kind": "label", "inputs": {}}}
     store.put(json.dumps({"stages": stages}).encode(), "runs", "r.json")
     page = write_report(store, "r", tmp_path / "report.html").read_text()

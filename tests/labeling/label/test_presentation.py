@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from labeling.label.presentation import attention_checks, text_of, to_show
+from labeling.label.presentation import attention_checks, presentations, text_of
 
 
 def candidates(texts: dict[str, list[str]], reference: dict[str, str] | None = None) -> list[dict[str, Any]]:
@@ -18,15 +18,15 @@ def candidates(texts: dict[str, list[str]], reference: dict[str, str] | None = N
 
 def test_what_is_shown_depends_on_the_seed_and_not_on_the_order_of_rows() -> None:
     rows = candidates({f"q{i}": [f"{i}{a}" for a in range(6)] for i in range(20)})
-    one, _ = to_show(rows, 4, 7, {})
-    assert one == to_show(rows[::-1], 4, 7, {})[0]
-    assert one != to_show(rows, 4, 8, {})[0]
+    one, _ = presentations(rows, 4, 7, {})
+    assert one == presentations(rows[::-1], 4, 7, {})[0]
+    assert one != presentations(rows, 4, 8, {})[0]
     assert {len(s.candidates) for s in one} == {4}
 
 
 def test_an_order_of_ones_own_keeps_what_belongs_together() -> None:
     rows = candidates({"q": ["a", "b", "c", "d"]})
-    (shown,), _ = to_show(rows, 4, 0, {row["id"]: float(ord(text_of(row))) for row in rows})
+    (shown,), _ = presentations(rows, 4, 0, {row["id"]: float(ord(text_of(row))) for row in rows})
     own = [shown.for_annotator(name, 0) for name in ("ann", "bob", "cat", "dan")]
     assert len({tuple(s.texts) for s in own}) > 1 and len({s.key for s in own}) == 4
     assert all(s.worth == [float(ord(text)) for text in s.texts] for s in own)
@@ -39,7 +39,7 @@ def test_planted_answers_belong_to_another_question_with_another_reference() -> 
         f"{ask} {i}?": [f"right {i}", f"wrong {i}", f"{ask} wrong {i}"] for i in range(10) for ask in ("What", "Which")
     }
     rows = candidates(texts, {prompt: f"right {prompt.split()[1][:-1]}" for prompt in texts})
-    shown, _ = to_show(rows, 3, 3, {row["id"]: 1.0 for row in rows})
+    shown, _ = presentations(rows, 3, 3, {row["id"]: 1.0 for row in rows})
     checks = attention_checks(shown, 0.5, 3)
     assert len(checks) == 10 and len({check.key for check in checks}) == 10
     by_key = {s.prompt_id: s for s in shown}
@@ -53,5 +53,5 @@ def test_planted_answers_belong_to_another_question_with_another_reference() -> 
 
 
 def test_no_check_where_nothing_can_be_planted() -> None:
-    shown, _ = to_show(candidates({f"q{i}": ["yes", "no"] for i in range(5)}), 2, 0, {})
+    shown, _ = presentations(candidates({f"q{i}": ["yes", "no"] for i in range(5)}), 2, 0, {})
     assert attention_checks(shown, 0.5, 0) == []

@@ -7,76 +7,8 @@ import pytest
 
 from engine.errors import UserError
 from engine.store.schema import row_id
-from labeling.ask import stage as ask
 from labeling.ask.stage import Ask
-
-
-def entropy(p: Any) -> Any:
-    return -(p * np.log(p) + (1 - p) * np.log(1 - p))
-
-
-def test_information_is_the_mutual_information_by_simulation() -> None:
-    rng = np.random.default_rng(0)
-    mean, sd = np.array([0.0, 0.5, 2.0, 0.0]), np.array([1.0, 2.0, 1.5, 0.0])
-    p = 1 / (1 + np.exp(-(mean[:, None] + sd[:, None] * rng.standard_normal((4, 400_000)))))
-    expected = entropy(p.mean(axis=1)) - entropy(p).mean(axis=1)
-    assert ask.information(mean, sd) == pytest.approx(expected, abs=2e-3)
-    assert ask.information(np.zeros(1), np.array([1e3]))[0] == pytest.approx(np.log(2), abs=0.05)
-
-
-def test_disagreement_is_highest_where_members_contradict_each_other() -> None:
-    found = ask.disagreement(np.array([[8.0, 0.0, 8.0], [-8.0, 0.0, 8.0]]))
-    p = 1 / (1 + np.exp(-8.0))
-    assert found == pytest.approx([np.log(2) - entropy(p), 0, 0], abs=1e-12)
-
-
-def test_picks_shrink_what_they_settle() -> None:
-    # Pairs 0 and 1 ask the same thing; pair 2 asks another, a little less uncertain.
-    factor = np.array([[1.5, 0.0], [1.5, 0.0], [0.0, 1.4]])
-    assert [p.pair for p in ask.choose(np.zeros(3), factor, 2)] == [0, 2]
-    picks = ask.choose(np.zeros(3), factor, 3)
-    assert [p.pair for p in picks] == [0, 2, 1]
-    assert picks[2].expected < picks[0].expected
-    # The posterior after one judgement of expected curvature, by the textbook formula.
-    nodes, weights = np.polynomial.hermite_e.hermegauss(41)
-    s = 1 / (1 + np.exp(-1.5 * nodes))
-    curvature = (s * (1 - s)) @ (weights / weights.sum())
-    after = 1 / (1 / 1.5**2 + curvature)
-    assert picks[2].expected == pytest.approx(ask.information(np.zeros(1), np.sqrt([after]))[0], abs=1e-6)
-
-
-def test_one_pair_a_prompt_and_a_share_at_random() -> None:
-    rng = np.random.default_rng(1)
-    factor, group = rng.normal(size=(60, 3)), np.arange(60) // 6
-    picks = ask.choose(rng.normal(size=60), factor, 10, group_P=group, random_share=0.3, seed=("s", 1))
-    assert len(picks) == 10 and len({group[p.pair] for p in picks}) == 10
-    assert [p.why for p in picks] == ["random"] * 3 + ["information"] * 7
-    again = ask.choose(rng.normal(size=60), factor, 10, group_P=group, random_share=0.3, seed=("s", 1))
-    assert [p.pair for p in picks[:3]] == [p.pair for p in again[:3]]
-
-
-def test_random_picks_are_even() -> None:
-    drawn = [ask.choose(np.zeros(5), np.eye(5), 1, random_share=1.0, seed=(i,))[0].pair for i in range(1000)]
-    assert np.bincount(drawn, minlength=5).min() > 150
-
-
-def test_max_min() -> None:
-    assert ask.max_min(np.array([[0.1, 3.0, -2.0], [5.0, 4.0, 4.5]])).tolist() == [[1, 2], [0, 1]]
-
-
-def candidates(prompts: int, answers: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": f"p{p}-{a}",
-            "parents": [],
-            "prompt_id": f"p{p}",
-            "prompt": [{"role": "user", "content": f"q{p}"}],
-            "completion": [{"role": "assistant", "content": f"answer {a}"}],
-            "sample": a,
-        }
-        for p in range(prompts)
-        for a in range(answers)
-    ]
+from tests.labeling.ranking_rows import candidates
 
 
 def verdicts(members: list[list[list[float]]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 from engine.errors import UserError, Waiting
 from engine.plan.inputs import resolve
 from engine.store.artifact import Artifact
-from labeling.argilla.overview import overview
+from labeling.argilla.dataset_status import dataset_statuses
 from labeling.argilla.task import Submission
 from labeling.label.stage import Label
 
@@ -94,28 +94,29 @@ def test_without_stand_ins_the_stage_waits_for_people(
 def test_when_people_are_done_the_stage_goes_on_and_loses_no_discard(
     client: Any, inputs: dict[str, Artifact], build: Callable[..., Artifact]
 ) -> None:
+    # Names of their own: the stage keeps passwords by the server's address, other tests by its folder.
     config = dict(
-        dataset="label-done", people=["ann", "bob"], flags=["can't judge", "unsafe"], workspace="label-done", top=1
+        dataset="label-done", people=["edith", "frank"], flags=["can't judge", "unsafe"], workspace="label-done", top=1
     )
     with pytest.raises(Waiting):
         build("label", {"candidates": inputs["candidates"]}, **config)
-    ann, bob = (client.as_user(user) for user in client.ensure_users(["ann", "bob"], "label-done"))
-    (found,) = (o for o in overview(client) if o.workspace == "label-done")
+    edith, frank = (client.as_user(user) for user in client.ensure_users(["edith", "frank"], "label-done"))
+    (found,) = (o for o in dataset_statuses(client) if o.workspace == "label-done")
     assert found.dataset is not None
     dataset = replace(found.dataset, task=replace(found.dataset.task, top=1))
-    first, *rest = bob.pending(dataset)
-    bob.submit(dataset, [Submission(first.id, [None] * 4, "discarded", flags=["can't judge"])])
+    first, *rest = frank.pending(dataset)
+    frank.submit(dataset, [Submission(first.id, [None] * 4, "discarded", flags=["can't judge"])])
     for record in [first, *rest]:
         best = [1 if answer == "the best" else None for answer in record.answers]
-        ann.submit(dataset, [Submission(record.id, best)])
+        edith.submit(dataset, [Submission(record.id, best)])
     made = build("label", {"candidates": inputs["candidates"]}, **config)
     rows = made.to_table().to_pylist()
-    assert len(rows) == 6 and {row["annotator"] for row in rows} == {"ann"}
+    assert len(rows) == 6 and {row["annotator"] for row in rows} == {"edith"}
     for row in rows:
         assert [r for r, text in zip(row["ranks"], row["completions"], strict=True) if text == "the best"] == [1]
         assert row["ranks"].count(None) == 3
     assert made.manifest["rejected"] == {"discarded": 1, "one_answer": 1}
-    assert "by bob; can't judge" in made.rejected().column("detail").to_pylist()
+    assert "by frank; can't judge" in made.rejected().column("detail").to_pylist()
 
 
 def test_stand_ins_without_verdicts_are_refused(inputs: dict[str, Artifact], build: Callable[..., Artifact]) -> None:

@@ -21,9 +21,8 @@ import httpx
 import pytest
 
 from engine.errors import UserError
-from labeling.argilla import client as argilla
 from labeling.argilla import server
-from labeling.argilla.client import Argilla
+from labeling.argilla.client import Argilla, connect
 from labeling.argilla.task import RankingRecord, RankingTask, Submission
 
 pytestmark = pytest.mark.skipif("ARGILLA_API_URL" in os.environ, reason="tests of a server on this machine")
@@ -190,7 +189,7 @@ def test_backup_and_restore_elsewhere(home: Path, client: Argilla, task: Ranking
         first = server.status(home)
         assert first is not None
         assert moved.url != first.url
-        restored = argilla.connect(home=elsewhere)
+        restored = connect(home=elsewhere)
         assert judged(restored, task) == judged(client, task)
         assert len(judged(restored, task)) == 5
         (user,) = restored.ensure_users(["ann"], task.workspace)
@@ -256,7 +255,7 @@ def test_postgresql_holds_the_same_contract(postgresql: str, tmp_path: Path, tas
     """The whole search contract and a round trip, on PostgreSQL."""
     running = server.up(tmp_path / "home", database_url=postgresql)
     try:
-        client = argilla.connect(home=tmp_path / "home")
+        client = connect(home=tmp_path / "home")
         fill(client, task)
         assert judged(client, task) == {(f"g{i}", "ann", (2, 1, 2)) for i in range(5)}
         before = judged(client, task)
@@ -266,7 +265,7 @@ def test_postgresql_holds_the_same_contract(postgresql: str, tmp_path: Path, tas
         server.restore(tmp_path / "home", backup)
         assert (tmp_path / "home.before-restore" / "argilla.dump").stat().st_size > 0
         running = server.up(tmp_path / "home")
-        assert judged(argilla.connect(home=tmp_path / "home"), task) == before
+        assert judged(connect(home=tmp_path / "home"), task) == before
         environment = {**os.environ, "ARGILLA_API_URL": running.url, "ARGILLA_API_KEY": running.api_key}
         contract = ["-m", "pytest", "-q", str(Path(__file__).with_name("test_argilla_search.py"))]
         done = subprocess.run([sys.executable, *contract], env=environment, capture_output=True, text=True)

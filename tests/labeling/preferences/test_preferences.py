@@ -9,35 +9,12 @@ from engine.errors import StageFailed, UserError
 from engine.store.schema import messages_digest, row_id
 from labeling.ask.stage import Ask
 from labeling.preferences.stage import Preferences
-
-
-def ranking(
-    prompt_id: str, annotator: str, order: dict[str, int | None], kind: str = "person", **more: Any
-) -> dict[str, Any]:
-    texts = list(order)
-    row = {
-        "id": row_id("Ranking", prompt_id, annotator, str(order)),
-        "parents": [],
-        "prompt_id": prompt_id,
-        "prompt": [{"role": "user", "content": f"What about {prompt_id}?"}],
-        "candidates": [f"{prompt_id}-{text}" for text in texts],
-        "completions": texts,
-        "ranks": list(order.values()),
-        "shown": list(range(len(texts))),
-        "annotator": annotator,
-        "annotator_kind": kind,
-        "flags": [],
-    }
-    return {**row, **more}
+from tests.labeling.ranking_rows import kept, ranking
 
 
 def reasons(artifact: Any) -> dict[tuple[str, str], str]:
     rows = artifact.rejected().to_pylist() if artifact.rejected() is not None else []
     return {(r["chosen_id"] or "", r["rejected_id"] or ""): r["reason"] for r in rows}
-
-
-def kept(artifact: Any) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(r["chosen_id"], r["rejected_id"]): r for r in artifact.to_table().to_pylist()}
 
 
 def test_every_field_of_a_pair_is_filled(given: Any, build: Any) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from engine.errors import UserError
 from labeling.argilla.client import Argilla
-from labeling.argilla.overview import overview
+from labeling.argilla.dataset_status import dataset_statuses
 from labeling.argilla.task import RankingRecord, RankingTask, Submission
-from labeling.label.scripted import ScriptedAnnotator, run
+from labeling.label.scripted import ScriptedAnnotator, annotate
 
 PROMPT = [{"role": "user", "content": "?"}]
 
@@ -80,7 +80,7 @@ def test_scripted_annotators_answer_every_kind_of_question(client: Argilla, task
         )  # fmt: skip
         dataset = client.ensure_dataset(kind)
         client.push(dataset, [RankingRecord("g", PROMPT, list(answers))])
-        assert run(client, dataset, [ScriptedAnnotator("kind", worth)], per_record=1) == 1
+        assert annotate(client, dataset, [ScriptedAnnotator("kind", worth)], per_record=1) == 1
         (response,) = client.pull(dataset)
         assert response.ranks == expected
         assert response.ratings == {"accuracy": tuple(5 - "xyz".index(answer) for answer in answers)}
@@ -128,8 +128,8 @@ def test_the_overview_finds_our_datasets_and_what_annotators_made_of_them(
     dataset = client.ensure_dataset(kind)
     client.push(dataset, [RankingRecord(f"g{i}", [{"role": "user", "content": f"Which {i}?"}], ["x", "y"]) for i in range(6)])  # fmt: skip
     like = {"x": 1.0, "y": 0.0}
-    run(client, dataset, [ScriptedAnnotator("for", like), ScriptedAnnotator("against", {"x": 0.0, "y": 1.0})])
-    (found,) = overview(client, kind.name)
+    annotate(client, dataset, [ScriptedAnnotator("for", like), ScriptedAnnotator("against", {"x": 0.0, "y": 1.0})])
+    (found,) = dataset_statuses(client, kind.name)
     assert found.dataset is not None
     assert dataclasses.replace(found.dataset.task, metadata={}) == kind
     annotators, between, disputed = found.tables
