@@ -20,6 +20,7 @@ test-fast: setup                 ## what takes seconds
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
 	.venv/bin/pyright
 
 bench: setup                     ## every benchmark, one after the other; minutes to hours

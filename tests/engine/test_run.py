@@ -152,3 +152,21 @@ def test_trace_backwards_and_forwards(run_store: Store, flywheel: Any) -> None:
     assert kinds["toy_train"]["kind"] == "Model"
     assert sum(entry.get("rows", 0) for entry in forward["touched"]) == 2
     assert flywheel("trace", "ffffffffffff").returncode == 2
+
+
+def test_a_source_that_changes_after_the_plan_is_named_and_nothing_is_kept(recipe: Path, store: Store) -> None:
+    class Editor:
+        """Watches a run, and edits a file once the plan is made."""
+
+        def start(self, plan: list[Planned]) -> None:
+            (recipe.parent / "lines.txt").write_text("other lines")
+
+        def event(self, stage: Planned, event: dict[str, Any]) -> None: ...
+
+        def stop(self) -> None: ...
+
+    with pytest.raises(UserError, match=r"lines\.txt changed after this run was planned"):
+        flywheel.run(recipe, store=store.url, view=Editor())
+    assert list(store.artifacts()) == []
+    flywheel.run(recipe, store=store.url)
+    assert store.find("toy/lines").to_table().column("text").to_pylist() == ["other lines"]

@@ -1,0 +1,137 @@
+"""The rules of the house, counted from the code: no circle of files, one meaning for a name, configurations that cost nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("flywheel", "engine", "generators", "labeling", "pipelines", "training")
+# A family's own: its front door, its work, its report.
+FAMILY = {"stage.py", "work.py", "report.py", "__init__.py", "conftest.py"}
+HEAVY = {
+    "torch",
+    "vllm",
+    "trl",
+    "transformers",
+    "peft",
+    "numba",
+    "numpy",
+    "polars",
+    "pyarrow",
+    "datasets",
+    "openai",
+    "argilla",
+}
+STAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["flywheel.stages"]
+
+
+def files(*folders: str) -> list[Path]:
+    return [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(file: Path, known: set[str]) -> set[str]:
+    """The modules of ours that a file imports, wherever in it, but for what only the type checker reads."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for other in node.orelse:
+                visit(other)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(file.read_text()))
+    return found & known
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Strongly connected components of more than one node (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in graph[node]:
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            members = set(stack[stack.index(node) :])
+            del stack[stack.index(node) :]
+            if len(members) > 1:
+                found.append(members)
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_a_circle_is_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    sources = {module_of(file): file for file in files(*ROOMS)}
+    assert circles({name: imports_of(file, set(sources)) for name, file in sources.items()}) == []
+
+
+def test_a_file_name_means_one_thing() -> None:
+    places: dict[str, list[Path]] = defaultdict(list)
+    for file in files(*ROOMS):
+        if file.name not in FAMILY:
+            places[file.name].append(file.relative_to(ROOT))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for file in files(*ROOMS):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(module_of(file))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize("door", sorted({value.partition(":")[0] for value in STAGES.values()}))
+def test_a_front_door_loads_no_heavy_library(door: str) -> None:
+    program = f"import sys, {door}\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not HEAVY & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize("arguments", [["stages"], ["schema"], ["plan", "recipes/quickstart.yaml"]], ids=lambda a: a[0])
+def test_looking_at_kinds_and_plans_loads_no_heavy_library(arguments: list[str], tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom engine.cli import app\n"
+        f"app({arguments!r}, standalone_mode=False)\nprint(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={"PATH": "/usr/bin:/bin", "FLYWHEEL_STORE": str(tmp_path)},
+    )  # fmt: skip
+    loaded = set(done.stderr.split())
+    # A plan opens the store, which knows Arrow's types; nothing computes.
+    assert not (HEAVY - {"pyarrow", "numpy"} | {"pyarrow.compute"}) & loaded
