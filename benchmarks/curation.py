@@ -198,7 +198,7 @@ def _kernel(part: str, column: pa.Array, folder: Path) -> float:
 
         measure(column.slice(0, 1))
         return cpu(lambda: measure(column))
-    from pipelines.tokenize.stage import save, train_bpe
+    from pipelines.tokenize.bpe import save, train_bpe
 
     strings: list[str] = column.to_pylist()
     tokenizer = train_bpe(iter([strings[:: max(len(strings) // 500, 1)]]), 32_000)
@@ -350,8 +350,8 @@ def growth(real: list[str], folder: Path) -> dict[str, Any]:
 
 def equal_to_reference(texts: list[str]) -> dict[str, int]:
     """Statistics by the kernel and by plain Python, row by row."""
+    from benchmarks.parts.plain_statistics import plain
     from pipelines.filter.statistics import measure
-    from tests.pipelines.test_statistics import plain
 
     beyond = [text for text in texts if not text.isascii() and len(text) < 50_000][:100]
     sample = [text for text in texts[:: max(len(texts) // 200, 1)] if len(text) < 50_000] + beyond
@@ -365,8 +365,8 @@ def equal_to_reference(texts: list[str]) -> dict[str, int]:
 
 def identical_ids(texts: list[str], megabytes: int) -> dict[str, Any]:
     """Ids by the cache and by the tokenizer itself: real text, and characters drawn at random."""
+    from pipelines.tokenize.bpe import train_bpe
     from pipelines.tokenize.pretokens import PretokenCache
-    from pipelines.tokenize.stage import train_bpe
 
     tokenizer = train_bpe(iter([texts[:: max(len(texts) // 500, 1)]]), 32_000)
     tokenizer.encode_special_tokens = True

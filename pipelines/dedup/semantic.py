@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
 
 from engine.errors import UserError
 from engine.stage.job import Job
@@ -28,9 +30,6 @@ def embed(job: Job, model: str | None) -> tuple[Array, Array]:
     location = given.location if given is not None else model or ""
     if given is None and (Path(job.base) / location).is_dir():
         location = str(Path(job.base) / location)
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(location)
         network: Any = AutoModel.from_pretrained(location).eval()

@@ -14,9 +14,10 @@ import pytest
 from engine.errors import UserError
 from engine.execution.worker import carry_out
 from engine.store.store import Artifact, Store
-from pipelines.tokenize import stage as tokenize
+from pipelines.tokenize import packing, work
 from pipelines.tokenize.shards import Shards
-from pipelines.tokenize.stage import END, SPECIAL, Tokenize
+from pipelines.tokenize.special_tokens import END, SPECIAL
+from pipelines.tokenize.stage import Tokenize
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
@@ -110,7 +111,7 @@ def test_best_fit_cuts_only_documents_longer_than_a_block(build: Build, document
 def test_best_fit_is_the_plain_algorithm(seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(1, 33, 200)
     room, _ = plain_best_fit(lengths.tolist(), 32)
-    block, offset, count = tokenize.best_fit(lengths, 32)
+    block, offset, count = packing.best_fit(lengths, 32)
     assert count == len(room) and -(-lengths.sum() // 32) <= count
     used = np.zeros((count, 32), int)
     for b, o, size in zip(block, offset, lengths, strict=True):
@@ -137,11 +138,11 @@ def test_validation_holds_out_whole_documents(build: Build, documents: Artifact)
 def test_a_killed_run_ends_with_the_same_bytes(
     documents: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenize, "PART_ROWS", 10)
+    monkeypatch.setattr(work, "PART_ROWS", 10)
     stage = Tokenize(vocab_size=300, block=16, validation=0.1)
     inputs = {"documents": {"d": documents}}
     one_file = carry_out(Store(str(tmp_path / "one")), "tokenize", stage, inputs)
-    monkeypatch.setattr(tokenize, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(packing, "SHARD_BYTES", 1000)
     whole = carry_out(Store(str(tmp_path / "whole")), "tokenize", stage, inputs)
     assert len(whole.files("data/")) > 5
     assert stream(whole)[:2] == stream(one_file)[:2]
@@ -168,7 +169,7 @@ def _unthinned(self: Any, done: int, total: int | None = None, unit: str = "rows
 
 def test_training_does_not_depend_on_hash_seed_or_threads(tmp_path: Path) -> None:
     code = (
-        "import sys, json; from pathlib import Path; from pipelines.tokenize.stage import train_bpe\n"
+        "import sys, json; from pathlib import Path; from pipelines.tokenize.bpe import train_bpe\n"
         "texts = json.loads(Path(sys.argv[1]).read_text())\n"
         "sys.stdout.write(train_bpe(iter([texts[:50], texts[50:]]), 500).to_str())"
     )
@@ -198,8 +199,8 @@ def test_a_given_tokenizer(build: Build, documents: Artifact, tmp_path: Path) ->
 def test_shards_give_views_over_several_files(
     build: Build, documents: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenize, "SHARD_BYTES", 2000)
-    monkeypatch.setattr(tokenize, "PART_ROWS", 20)
+    monkeypatch.setattr(packing, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(work, "PART_ROWS", 20)
     shards = Shards(build("tokenize", {"documents": documents}, vocab_size=300, block=16).path)
     assert len(shards.files) > 3
     whole = np.concatenate(shards.views)
