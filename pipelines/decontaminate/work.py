@@ -83,14 +83,8 @@ def contamination(stage: Contamination, job: Job) -> None:
         everywhere |= counts.keys()
         sets[label] = {"rows": artifact.rows, "rows_that_touch": rows, "evaluation_rows_touched": len(counts)}
         for row in sorted(first)[:EXAMPLES]:
-            examples.append(
-                {
-                    "training": label,
-                    "row": first[row][0],
-                    "evaluation_row": against.ids[row],
-                    "shared": first[row][1],
-                }
-            )
+            by, shared = first[row]
+            examples.append({"training": label, "row": by, "evaluation_row": against.ids[row], "shared": shared})
         job.commit(f"{index:05d}-{label}", _verdicts(against, label, artifact, counts, first))
     share = len(everywhere) / max(1, len(against))
     worst = [

@@ -116,14 +116,14 @@ def _find(job: Job, cutter: Cutter, order: Array | None, memory: int) -> Array:
 
 
 def _write(job: Job, cutter: Cutter, repeats_: Array) -> None:
-    documents = np.asarray(repeats_["document"])
-    wanted, given = np.unique(repeats_["first"]), Documents(job.all("documents"))
-    names: dict[int, str] = dict(zip(wanted.tolist(), given.ids_of(wanted).to_pylist(), strict=True))
+    numbers = np.asarray(repeats_["document"])
+    wanted, documents = np.unique(repeats_["first"]), Documents(job.all("documents"))
+    names: dict[int, str] = dict(zip(wanted.tolist(), documents.ids_of(wanted).to_pylist(), strict=True))
     total, done = job.rows("documents"), job.committed()
     cut_documents = pieces = bytes_cut = 0
-    for index, (start, batch) in enumerate(given.batches(size=PART_BYTES)):
+    for index, (start, batch) in enumerate(documents.batches(size=PART_BYTES)):
         name = part_name(index, batch.column("id").to_pylist())
-        low, high = np.searchsorted(documents, [start, start + len(batch)])
+        low, high = np.searchsorted(numbers, [start, start + len(batch)])
         here = repeats_[low:high]
         rows: list[dict[str, Any]] = (
             pa.Table.from_batches([batch]).take(np.unique(here["document"]) - start).to_pylist()

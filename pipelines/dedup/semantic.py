@@ -24,11 +24,11 @@ def embed(job: Job, model: str | None) -> tuple[Array, Array]:
     Raises:
         UserError: there is no model, or it can't be loaded.
     """
-    given = job.maybe("model")
-    if given is None and model is None:
+    artifact = job.maybe("model")
+    if artifact is None and model is None:
         raise UserError("`method: semantic` needs a model for embeddings: the `model` input, or `model: FOLDER`.")
-    location = given.location if given is not None else model or ""
-    if given is None and (Path(job.base) / location).is_dir():
+    location = artifact.location if artifact is not None else model or ""
+    if artifact is None and (Path(job.base) / location).is_dir():
         location = str(Path(job.base) / location)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(location)

@@ -148,7 +148,7 @@ def _features(texts: Texts) -> tuple[Array, Array]:
 
 def _telling_terms(examples: list[str], weights: Array) -> dict[str, list[str]]:
     """The words and pairs of words whose weights are furthest from zero, to either side."""
-    terms = sorted({term for text in _some(examples) for term in _terms(words(text))})
+    terms = sorted({term for text in _beginnings(examples) for term in _terms(words(text))})
     buckets, ends = _features(texts_of(pa.array(terms, pa.large_string())))
     found = weights[buckets[ends - 1]]  # a pair's own bucket follows those of its words
     order = np.argsort(found, kind="stable")
@@ -158,11 +158,11 @@ def _telling_terms(examples: list[str], weights: Array) -> dict[str, list[str]]:
     }
 
 
-def _some(examples: list[str]) -> list[str]:
+def _beginnings(examples: list[str]) -> list[str]:
     """A thousand examples spread over all of them, from each the beginning: enough to meet every telling word."""
     return [text[:2000] for text in examples[:: max(1, len(examples) // 1000)]]
 
 
-def _terms(found: list[str]) -> Iterator[str]:
-    yield from found
-    yield from (f"{a} {b}" for a, b in itertools.pairwise(found))
+def _terms(words_of_text: list[str]) -> Iterator[str]:
+    yield from words_of_text
+    yield from (f"{a} {b}" for a, b in itertools.pairwise(words_of_text))

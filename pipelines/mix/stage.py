@@ -57,8 +57,8 @@ class Mix(Stage):
             UserError: weights or epochs name no source, or leave one out.
         """
         caps = self.epochs if isinstance(self.epochs, dict) else dict.fromkeys(totals, self.epochs)
-        for field, given in (("weights", self.weights), ("epochs", caps), ("caps", self.caps)):
-            for label, value in (given or {}).items():
+        for field, settings in (("weights", self.weights), ("epochs", caps), ("caps", self.caps)):
+            for label, value in (settings or {}).items():
                 if label not in totals:
                     raise UserError(
                         f"`{field}` names `{label}`, which is no input of this stage.{nearest(label, totals)} "

@@ -468,9 +468,9 @@ def _missing(options: Options, columns: Iterable[str], offset: int) -> Bad | Non
 def _json(value: dict[str, Any]) -> str:
     """JSON that Arrow can hold: not-a-number becomes null, lone surrogates stay escaped."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_spelt)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_spelling)
     except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=False, default=_spelt)
+        text = json.dumps(_finite(value), ensure_ascii=False, default=_spelling)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -478,7 +478,7 @@ def _json(value: dict[str, Any]) -> str:
     return text
 
 
-def _spelt(value: Any) -> str:
+def _spelling(value: Any) -> str:
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
 
 
