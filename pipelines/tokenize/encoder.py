@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.texts.shingles import Array, Texts
-from pipelines.tokenize.bpe import load
 from pipelines.tokenize.pretokens import PretokenCache, fits
+from pipelines.tokenize.tokenizer_files import load
 
 
 class Encoder:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.store.schema import row_id
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.shingles import Array
-from pipelines.tokenize.encoder import Encoder
 from pipelines.tokenize.shards import write_shard
+
+if TYPE_CHECKING:
+    from pipelines.tokenize.encoder import Encoder
 
 _best_fit = kernel("pipelines.kernels.best_fit", "best_fit")
 SHARD_BYTES = 64 << 20

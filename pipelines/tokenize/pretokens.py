@@ -54,10 +54,10 @@ class PretokenCache:
             # as many texts as make a few megabytes, so that the buffers stay in the cache
             budget = texts.offsets[first] + max(largest, 4 << 20)
             last = int(np.searchsorted(texts.offsets, budget, side="right")) - 1
-            made += self._some(Texts(texts.data, texts.offsets[first : max(last, first + 1) + 1]))
+            made += self._encode_batch(Texts(texts.data, texts.offsets[first : max(last, first + 1) + 1]))
         return made
 
-    def _some(self, texts: Texts) -> list[Array]:
+    def _encode_batch(self, texts: Texts) -> list[Array]:
         made: list[Array] = []
         size = int(texts.offsets[-1] - texts.offsets[0])
         found, ends = np.empty(size + 1, np.int32), np.empty(len(texts), np.int64)

@@ -14,9 +14,10 @@ import xxhash
 from engine.errors import UserError
 from engine.stage.job import Job
 from pipelines.texts.shingles import Array, texts_of
-from pipelines.tokenize.bpe import load, save, train_bpe
+from pipelines.tokenize.bpe import train_bpe
 from pipelines.tokenize.encoder import Encoder
 from pipelines.tokenize.packing import Packer, PackingState
+from pipelines.tokenize.tokenizer_files import load, save
 
 if TYPE_CHECKING:
     from pipelines.tokenize.stage import Tokenize

@@ -27,6 +27,7 @@ def test_configurations_load_no_library_of_the_work() -> None:
 
 
 def test_work_is_done_without_numba_once_kernels_are_compiled() -> None:
-    works = [f"pipelines.{file.parent.name}.work" for file in ROOM.glob("*/work.py")]
-    assert len(works) == 6
-    assert not loaded(*works) & {"numba", "llvmlite"}
+    works = [f"pipelines.{file.parent.name}.work" for file in ROOM.glob("*/work.py") if file.parent.name != "tokenize"]
+    assert len(works) == 5
+    # `tokenize` is its kernels' callers alone: the rest of it imports transformers, which takes seconds.
+    assert not loaded(*works, "pipelines.tokenize.pretokens", "pipelines.tokenize.packing") & {"numba", "llvmlite"}
