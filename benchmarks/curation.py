@@ -198,7 +198,8 @@ def _kernel(part: str, column: pa.Array, folder: Path) -> float:
 
         measure(column.slice(0, 1))
         return cpu(lambda: measure(column))
-    from pipelines.tokenize.stage import save, train_bpe
+    from pipelines.tokenize.bpe import train_bpe
+    from pipelines.tokenize.tokenizer_files import save
 
     strings: list[str] = column.to_pylist()
     tokenizer = train_bpe(iter([strings[:: max(len(strings) // 500, 1)]]), 32_000)
@@ -228,8 +229,9 @@ def _packed(texts: list[str], folder: Path) -> Callable[[], Any]:
 
 
 def shards(folder: Path) -> dict[str, float]:
-    """Million tokens a second a core out of memory-mapped shards, into a reused buffer of 64-bit ids."""
-    from pipelines.tokenize.shards import Shards, write_shard
+    """Million tokens a second a core out of memory-mapped shards, as pretraining reads them: batches of 64-bit ids, in order
+    as for validation, and at random in the order of training."""
+    from pipelines.tokenize.shards import Shards, block_order, write_shard
 
     rng = np.random.default_rng(0)
     blocks, block = 4096, 1024
@@ -237,23 +239,15 @@ def shards(folder: Path) -> dict[str, float]:
         tokens = rng.integers(0, 32_000, (blocks, block)).astype(np.uint16)
         write_shard(folder / "shards" / "data" / f"{i:05d}.arrow", ["x"] * blocks, [[]] * blocks, tokens, [[]] * blocks)
     made = Shards(folder / "shards")
-    out = np.empty((64, block), np.int64)
-
-    def sequential() -> None:
-        for view in made.batches(64):
-            out[: len(view)] = view
-
-    order = rng.permutation(len(made))
-
-    def at_random() -> None:
-        for i in range(0, len(order), 64):
-            made.tokens_BT(order[i : i + 64], out[: len(order[i : i + 64])])
-
+    orders = {"sequential": range(len(made)), "random": block_order(0, 0, len(made), len(made))}
     rates: dict[str, float] = {}
-    for name, run in (("sequential", sequential), ("random", at_random)):
-        run()
+    for name, order in orders.items():
+        batches = [order[i : i + 64] for i in range(0, len(made), 64)]
+        for batch in batches:
+            made.tokens_BT(batch)
         before = time.process_time()
-        run()
+        for batch in batches:
+            made.tokens_BT(batch)
         rates[f"{name}_mtokens_per_s_core"] = round(len(made) * block / 1e6 / (time.process_time() - before))
     return rates
 
@@ -350,8 +344,8 @@ def growth(real: list[str], folder: Path) -> dict[str, Any]:
 
 def equal_to_reference(texts: list[str]) -> dict[str, int]:
     """Statistics by the kernel and by plain Python, row by row."""
+    from benchmarks.parts.plain_statistics import plain
     from pipelines.filter.statistics import measure
-    from tests.pipelines.test_statistics import plain
 
     beyond = [text for text in texts if not text.isascii() and len(text) < 50_000][:100]
     sample = [text for text in texts[:: max(len(texts) // 200, 1)] if len(text) < 50_000] + beyond
@@ -365,8 +359,8 @@ def equal_to_reference(texts: list[str]) -> dict[str, int]:
 
 def identical_ids(texts: list[str], megabytes: int) -> dict[str, Any]:
     """Ids by the cache and by the tokenizer itself: real text, and characters drawn at random."""
+    from pipelines.tokenize.bpe import train_bpe
     from pipelines.tokenize.pretokens import PretokenCache
-    from pipelines.tokenize.stage import train_bpe
 
     tokenizer = train_bpe(iter([texts[:: max(len(texts) // 500, 1)]]), 32_000)
     tokenizer.encode_special_tokens = True

@@ -221,7 +221,7 @@ def throughput(run: Run, rounds: int) -> dict[str, Any]:
 
     def trainer_seconds(turn: int) -> float:
         count = stage.batch * (steps + 1)
-        rows = [{"input_ids": row, "labels": row} for row in run.shards.tokens([i % len(run.shards) for i in range(turn * count, (turn + 1) * count)]).tolist()]  # fmt: skip
+        rows = [{"input_ids": row, "labels": row} for row in run.shards.tokens_BT([i % len(run.shards) for i in range(turn * count, (turn + 1) * count)]).tolist()]  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             args = TrainingArguments(
                 output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=stage.batch, report_to="none",

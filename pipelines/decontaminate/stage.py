@@ -8,24 +8,22 @@ latter by itself.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from engine.errors import StageFailed
-from engine.stage.job import Job, Part
 from engine.stage.stage import NotIdentity, Port, Stage, port
-from engine.store.artifact import Artifact
-from engine.store.schema import row_id
-from pipelines.decontaminate.overlap import Passages, Touch
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
 
 ROWS = ("Document", "Prompt", "Conversation", "Preference")
-EXAMPLES = 20
+Ngram = Annotated[int, Field(ge=1, description="Words in a row that make an overlap.")]
+MinWords = Annotated[int, Field(ge=1, description="Evaluation rows of fewer words are not looked for.")]
+Near = Annotated[
+    float | None,
+    Field(gt=0, le=1, description="Jaccard similarity of word 5-grams from which a row is nearly an evaluation row."),
+]
 
 
 class Decontaminate(Stage):
@@ -35,13 +33,13 @@ class Decontaminate(Stage):
         "documents": port(*ROWS, many=True),
         "against": port(*ROWS, many=True),
     }
+    phase: ClassVar[str] = "curation"
+    narrows: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
-    ngram: int = Field(13, ge=1, description="Words in a row that make an overlap.")
-    min_words: int = Field(5, ge=1, description="Evaluation rows of fewer words are not looked for.")
-    near: float | None = Field(
-        0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams from which a row is nearly an evaluation row."
-    )
+    ngram: Ngram = 13
+    min_words: MinWords = 5
+    near: Near = 0.8
 
     def output(self, given: dict[str, list[str]]) -> str:
         """The kind of the training rows."""
@@ -49,37 +47,9 @@ class Decontaminate(Stage):
         return kinds[0]
 
     def run(self, job: Job) -> None:
-        against = Passages(rows_of(job.all("against")), self.ngram, self.min_words, self.near)
-        told = job.scratch / "told"
-        told.mkdir(exist_ok=True)
-        for part in job.parts("documents"):
-            touches = against.touches(texts(part.table))
-            counted = Counter(against.ids[touch.row] for row in touches for touch in row)
-            (told / f"{part.name}.json").write_text(json.dumps(counted))
-            self._commit(part, touches, against)
-        total = Counter[str]()
-        for file in told.glob("*.json"):
-            total.update(json.loads(file.read_text()))
-        job.summary(
-            evaluation_rows=len(against),
-            evaluation_rows_too_short=against.too_short,
-            evaluation_rows_touched=len(total),
-            most_touched=dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))[:EXAMPLES]),
-        )
-        touched = pa.table({"id": pa.array(sorted(total), pa.string()), "rows": [total[i] for i in sorted(total)]})
-        pq.write_table(touched, job.output / "touched.parquet")
+        from pipelines.decontaminate.work import decontaminate
 
-    def _commit(self, part: Part, touches: list[list[Touch]], against: Passages) -> None:
-        gone = [bool(row) for row in touches]
-        first = [row[0] for row in touches if row]
-        rejected = part.table.filter(pa.array(gone, pa.bool_()))
-        for name, values in (
-            ("touched", [against.ids[touch.row] for touch in first]),
-            ("reason", ["contaminated" if touch.similarity is None else "nearly_contaminated" for touch in first]),
-            ("detail", [shown(touch, against) for touch in first]),
-        ):
-            rejected = rejected.append_column(name, pa.array(values, pa.string()))
-        part.commit(part.table.filter(pa.array([not g for g in gone], pa.bool_())), rejected)
+        decontaminate(self, job)
 
 
 class Contamination(Stage):
@@ -94,138 +64,16 @@ class Contamination(Stage):
     }
     gives: ClassVar[str] = "Verdict"
     phase: ClassVar[str] = "curation"
-    phase: ClassVar[str] = "curation"
-    narrows: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
-    ngram: int = Field(13, ge=1, description="Words in a row that make an overlap.")
-    min_words: int = Field(5, ge=1, description="Evaluation rows of fewer words are not looked for.")
-    near: float | None = Field(
-        0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams from which a row is nearly an evaluation row."
-    )
+    ngram: Ngram = 13
+    min_words: MinWords = 5
+    near: Near = 0.8
     max_touched: Annotated[float, NotIdentity] = Field(
         1.0, ge=0, le=1, description="Share of the evaluation rows that may be touched before the stage fails."
     )
 
     def run(self, job: Job) -> None:
-        against = Passages(rows_of(job.all("against")), self.ngram, self.min_words, self.near)
-        answers = answers_of(job.all("against"))
-        everywhere, answered = set[int](), set[int]()
-        sets: dict[str, Any] = {}
-        examples: list[dict[str, Any]] = []
-        sizes = {label: artifact.rows for label, artifact in job.inputs["training"].items()}
-        seen = 0
-        for index, (label, artifact) in enumerate(job.inputs["training"].items()):
-            counts, first, rows = Counter[int](), dict[int, tuple[str, str]](), 0
-            for batch in artifact.batches():
-                table = pa.Table.from_batches([batch])
-                read = texts(table)
-                for identity, text, found in zip(table["id"].to_pylist(), read, against.touches(read), strict=True):
-                    rows += bool(found)
-                    for touch in found:
-                        counts[touch.row] += 1
-                        answer = answers.get(against.ids[touch.row])
-                        if answer and answer in text.casefold():
-                            answered.add(touch.row)
-                        first.setdefault(touch.row, (identity, shown(touch, against).partition(": ")[2]))
-                seen += len(table)
-                job.progress(seen, sum(sizes.values()), "rows")
-            everywhere |= counts.keys()
-            sets[label] = {"rows": artifact.rows, "rows_that_touch": rows, "evaluation_rows_touched": len(counts)}
-            for row in sorted(first)[:EXAMPLES]:
-                examples.append(
-                    {
-                        "training": label,
-                        "row": first[row][0],
-                        "evaluation_row": against.ids[row],
-                        "shared": first[row][1],
-                    }
-                )
-            job.commit(f"{index:05d}-{label}", self._verdicts(against, label, artifact, counts, first))
-        share = len(everywhere) / max(1, len(against))
-        worst = [
-            f"{label} touches {s['evaluation_rows_touched']}"
-            for label, s in sets.items()
-            if s["evaluation_rows_touched"]
-        ]
-        headline = (
-            f"{len(everywhere)} of {len(against)} evaluation rows stand in training data: {', '.join(worst)}."
-            if everywhere
-            else f"None of {len(against)} evaluation rows was found in the training data of {', '.join(sets)}."
-        )
-        if everywhere & {row for row, identity in enumerate(against.ids) if identity in answers}:
-            headline += f" Their known answer stands beside {len(answered) or 'none'} of them."
-        if against.too_short:
-            headline += f" {against.too_short} are too short to tell (fewer than {self.min_words} words)."
-        job.say(headline)
-        job.summary(
-            headline=headline,
-            evaluation_rows=len(against),
-            evaluation_rows_too_short=against.too_short,
-            evaluation_rows_touched=len(everywhere),
-            evaluation_rows_answered=len(answered),
-            training=sets,
-            examples=examples,
-        )
-        if share > self.max_touched:
-            raise StageFailed(f"{headline} That is more than `max_touched` ({self.max_touched:.0%}).")
+        from pipelines.decontaminate.work import contamination
 
-    def _verdicts(
-        self, against: Passages, label: str, artifact: Artifact, counts: Counter[int], first: dict[int, tuple[str, str]]
-    ) -> pa.Table:
-        rows: list[dict[str, Any]] = []
-        for number, identity in enumerate(against.ids):
-            by, shared = first.get(number, (None, None))
-            rows.append({
-                "id": row_id("Verdict", "contamination", label, artifact.key, identity),
-                "parents": [identity, by] if by else [identity],
-                "subject": identity, "model": label, "metric": "contamination", "value": float(counts[number]),
-                "text": f"{by}: {shared}" if by else None,
-            })  # fmt: skip
-        return pa.Table.from_pylist(rows)
-
-
-def rows_of(artifacts: list[Artifact]) -> Iterator[tuple[str, str]]:
-    """(id, what is asked) of all evaluation rows: a document's text, else the messages before the answer."""
-    for artifact in artifacts:
-        for batch in artifact.batches():
-            table = pa.Table.from_batches([batch])
-            if artifact.kind == "Document":
-                asked = texts(table)
-            elif artifact.kind == "Conversation":
-                talks: list[list[dict[str, str]]] = table["messages"].to_pylist()
-                asked = [_said(talk[:-1] if talk and talk[-1]["role"] == "assistant" else talk) for talk in talks]
-            else:
-                asked = [_said(prompt) for prompt in table["prompt"].to_pylist()]
-            yield from zip(table["id"].to_pylist(), asked, strict=True)
-
-
-def answers_of(artifacts: list[Artifact]) -> dict[str, str]:
-    """Id -> known answer (`reference`, case-folded) of the evaluation rows that have one which their question does not hold."""
-    found: dict[str, str] = {}
-    for artifact in artifacts:
-        asked = dict(rows_of([artifact]))
-        for batch in artifact.batches():
-            if "reference" in batch.schema.names:
-                for identity, answer in zip(batch["id"].to_pylist(), batch["reference"].to_pylist(), strict=True):
-                    if answer and answer.casefold() not in asked[identity].casefold():
-                        found[identity] = answer.casefold()
-    return found
-
-
-def _said(messages: list[dict[str, str]] | None) -> str:
-    return "\n".join(message["content"] or "" for message in messages or [])
-
-
-def shown(touch: Touch, against: Passages) -> str:
-    what = touch.passage if touch.similarity is None else f"{touch.similarity:.2f} like it"
-    return f"{against.ids[touch.row]}: {what}"
-
-
-def texts(table: pa.Table) -> list[str]:
-    """All text of each row, whatever its kind: the document, or the messages of all its columns."""
-    if "text" in table.column_names:
-        return [text or "" for text in table.column("text").to_pylist()]
-    names = [n for n in ("prompt", "messages", "chosen", "rejected") if n in table.column_names]
-    columns: list[list[Any]] = [table.column(name).to_pylist() for name in names]
-    return ["\n".join(map(_said, row)) for row in zip(*columns, strict=True)]
+        contamination(self, job)

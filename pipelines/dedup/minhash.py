@@ -14,8 +14,8 @@ import numpy as np
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.shingles import Array, Texts, make_room
 
-_sign = kernel("pipelines.kernels.minhash", "sign")
-_band_keys = kernel("pipelines.kernels.minhash", "band_keys")
+_sign = kernel("pipelines.kernels.hash_minima", "sign")
+_band_keys = kernel("pipelines.kernels.hash_minima", "band_keys")
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def permutations(count: int) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True)
-class Signed:
-    """What the kernel `sign` found for some texts."""
+class SignedTexts:
+    """What the kernel `sign` writes for some texts (see there for shapes)."""
 
     keys: Array
     counts: Array
@@ -82,10 +82,10 @@ class Signed:
     bands: Array
 
 
-def sign_texts(texts: Texts, n: int, banding: Banding, a: Array, b: Array) -> Signed:
-    """Signatures of all texts of a column (see `pipelines.kernels.minhash.sign`)."""
+def sign_texts(texts: Texts, n: int, banding: Banding, a: Array, b: Array) -> SignedTexts:
+    """Signatures of all texts of a column (see `pipelines.kernels.hash_minima.sign`)."""
     count, longest = len(texts), texts.longest()
-    made = Signed(
+    made = SignedTexts(
         np.zeros((count, 2), np.uint64),
         np.zeros(count, np.int32),
         np.zeros((count, banding.permutations), np.uint32),

@@ -20,17 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.stage.job import Job
-from pipelines.dedup.signatures import Signed
+from pipelines.dedup.signatures import Signatures
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.documents import Documents
 from pipelines.texts.shingles import Array, sorted_sets, texts_of
 
-_same = kernel("pipelines.kernels.duplicates", "same")
-_join = kernel("pipelines.kernels.duplicates", "join")
-_flatten = kernel("pipelines.kernels.duplicates", "flatten")
-_resolve = kernel("pipelines.kernels.duplicates", "resolve")
-_connect = kernel("pipelines.kernels.duplicates", "connect")
-_similarities = kernel("pipelines.kernels.duplicates", "similarities")
+_same = kernel("pipelines.kernels.clusters", "same")
+_join = kernel("pipelines.kernels.clusters", "join")
+_flatten = kernel("pipelines.kernels.clusters", "flatten")
+_resolve = kernel("pipelines.kernels.clusters", "resolve")
+_connect = kernel("pipelines.kernels.clusters", "connect")
+_similarities = kernel("pipelines.kernels.clusters", "similarities")
 
 
 def same(keys: Array, order: Array) -> Array:
@@ -65,7 +65,7 @@ def buckets(keys: Array) -> tuple[Array, Array, int]:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class CandidateDocuments:
     """Documents that share buckets, and what it takes to compare them.
 
     Attributes:
@@ -121,7 +121,7 @@ class Candidates:
         return kept_by, similarity, int(tally[0]), int(tally[1])
 
 
-def components(signed: Signed, own: Array, limit: int) -> list[Array]:
+def components(signed: Signatures, own: Array, limit: int) -> list[Array]:
     """Signatures that share a bucket with others, in groups between which no bucket is shared.
 
     Args:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
 
 from engine.errors import UserError
 from engine.stage.job import Job
@@ -22,15 +24,12 @@ def embed(job: Job, model: str | None) -> tuple[Array, Array]:
     Raises:
         UserError: there is no model, or it can't be loaded.
     """
-    given = job.maybe("model")
-    if given is None and model is None:
+    artifact = job.maybe("model")
+    if artifact is None and model is None:
         raise UserError("`method: semantic` needs a model for embeddings: the `model` input, or `model: FOLDER`.")
-    location = given.location if given is not None else model or ""
-    if given is None and (Path(job.base) / location).is_dir():
+    location = artifact.location if artifact is not None else model or ""
+    if artifact is None and (Path(job.base) / location).is_dir():
         location = str(Path(job.base) / location)
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(location)
         network: Any = AutoModel.from_pretrained(location).eval()

@@ -45,7 +45,7 @@ def digests(texts: Texts, salt: bytes = b"") -> Array:
 
 
 @dataclass(frozen=True)
-class Signed:
+class Signatures:
     """What is known of documents.
 
     Attributes:
@@ -91,11 +91,13 @@ class Signed:
         return made
 
     @staticmethod
-    def make(job: Job, documents: Documents, folder: Path, ngram: int, banding: Banding, old: list[Artifact]) -> Signed:
+    def make(
+        job: Job, documents: Documents, folder: Path, ngram: int, banding: Banding, old: list[Artifact]
+    ) -> Signatures:
         """Read what the indexes of `old` hold, then the documents, whose texts are kept."""
         folder.mkdir(parents=True)
         a, b = permutations(banding.permutations)
-        indexes = [_Index(artifact, ngram, banding) for artifact in old]
+        indexes = [_SavedIndex(artifact, ngram, banding) for artifact in old]
         fixed = sum(len(index.keys) for index in indexes)
         counts, at = np.empty(fixed + documents.rows, np.uint32), 0
         with contextlib.ExitStack() as stack:
@@ -126,7 +128,7 @@ class Signed:
                 lengths.write(np.diff(texts.offsets).astype(np.int32).tobytes())
                 counts[fixed + start : fixed + start + len(batch)] = made.counts
                 job.progress(start + len(batch), documents.rows, "rows", doing="signatures")
-        return Signed(folder, banding, counts, np.flatnonzero(counts >= 2).astype(np.int32), fixed)
+        return Signatures(folder, banding, counts, np.flatnonzero(counts >= 2).astype(np.int32), fixed)
 
     def save_index(self, folder: Path, kept: Array, ngram: int) -> None:
         """Write the index of these (sorted) documents; each is a row of the artifact's data, in this order."""
@@ -148,7 +150,7 @@ def _band(index: int) -> str:
     return f"band-{index:03d}"
 
 
-class _Index:
+class _SavedIndex:
     """The index of an earlier `dedup`.
 
     Raises:

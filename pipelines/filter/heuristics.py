@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-
-from pipelines.filter.statistics import TERMINALS
+TERMINALS = '.!?"”'  # C4: "a period, exclamation mark, question mark, or end quotation mark"
 
 
 @dataclass(frozen=True)
@@ -17,20 +16,20 @@ class Rule:
 
     name: str
     statistic: str
-    low: float = -np.inf
-    high: float = np.inf
+    low: float = -math.inf
+    high: float = math.inf
 
     def bounded(self, low: float | None, high: float | None) -> Rule:
         """The same rule with other bounds; None is no bound."""
-        return Rule(self.name, self.statistic, -np.inf if low is None else low, np.inf if high is None else high)
+        return Rule(self.name, self.statistic, -math.inf if low is None else low, math.inf if high is None else high)
 
 
 def _above(bound: float) -> float:
-    return float(np.nextafter(bound, np.inf))  # a value equal to the bound does not pass
+    return math.nextafter(bound, math.inf)  # a value equal to the bound does not pass
 
 
 def _below(bound: float) -> float:
-    return float(np.nextafter(bound, -np.inf))
+    return math.nextafter(bound, -math.inf)
 
 
 SETS: dict[str, tuple[Rule, ...]] = {

@@ -52,7 +52,7 @@ class Histograms:
         }
 
     @staticmethod
-    def from_json(given: dict[str, Any]) -> Histograms:
+    def from_json(known: dict[str, Any]) -> Histograms:
         made = Histograms()
-        made.counts = {name: np.array([entry["kept"], entry["removed"]]) for name, entry in given.items()}
+        made.counts = {name: np.array([entry["kept"], entry["removed"]]) for name, entry in known.items()}
         return made

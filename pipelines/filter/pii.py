@@ -10,21 +10,24 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import phonenumbers
 import polars as pl
 
-Kind = Literal["key", "email", "iban", "card", "ip", "phone"]
-# In this order: what one kind has found, later ones leave alone.
-KINDS: tuple[Kind, ...] = ("key", "email", "iban", "card", "ip", "phone")
+if TYPE_CHECKING:
+    from pipelines.filter.stage import PersonalData
+
+# In this order: later kinds leave alone what an earlier one spans.
+KINDS: tuple[PersonalData, ...] = ("key", "email", "iban", "card", "ip", "phone")
 
 
 @dataclass(frozen=True)
-class Found:
+class Span:
     """`text[start:end]` is of this kind."""
 
-    kind: Kind
+    kind: PersonalData
     start: int
     end: int
 
@@ -65,7 +68,7 @@ IBAN_LENGTHS = {
 
 # What a text that holds a kind cannot be without, without look-around, for Polars' regular expressions: most texts hold
 # nothing, and are passed over at some hundred MB/s.
-SIGNS: dict[Kind, str] = {
+SIGNS: dict[PersonalData, str] = {
     "key": "AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|AIza|hf_|npm_|pypi-|sk-|k_live_|eyJ|PRIVATE KEY",
     "email": "@",
     "iban": "[A-Z]{2}[0-9]{2} ?[A-Z0-9]",
@@ -112,32 +115,32 @@ def is_iban(text: str) -> bool:
     return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
 
 
-def find(text: str, kinds: Iterable[str], region: str | None = None) -> list[Found]:
+def find(text: str, kinds: Iterable[str], region: str | None = None) -> list[Span]:
     """What of these kinds is in a text, in order and without overlaps.
 
     Args:
         region: the country (ISO 3166, `US`) whose phone numbers are found in their national form, too.
     """
-    taken: list[Found] = []
+    taken: list[Span] = []
     for kind in KINDS:
         if kind in kinds:
             for start, end in _spans(text, kind, region):
                 if all(end <= other.start or start >= other.end for other in taken):
-                    taken.append(Found(kind, start, end))
-    return sorted(taken, key=lambda found: found.start)
+                    taken.append(Span(kind, start, end))
+    return sorted(taken, key=lambda span: span.start)
 
 
-def mask(text: str, found: Iterable[Found]) -> str:
-    """The text with what was found replaced by its kind: `<EMAIL>`."""
+def mask(text: str, spans: Iterable[Span]) -> str:
+    """The text with each span replaced by its kind: `<EMAIL>`."""
     pieces: list[str] = []
     at = 0
-    for item in found:
-        pieces += [text[at : item.start], f"<{item.kind.upper()}>"]
-        at = item.end
+    for span in spans:
+        pieces += [text[at : span.start], f"<{span.kind.upper()}>"]
+        at = span.end
     return "".join([*pieces, text[at:]])
 
 
-def _spans(text: str, kind: Kind, region: str | None) -> Iterator[tuple[int, int]]:
+def _spans(text: str, kind: PersonalData, region: str | None) -> Iterator[tuple[int, int]]:
     match kind:
         case "email":
             if "@" in text:
@@ -171,10 +174,7 @@ def _is_public(address: str) -> bool:
 
 
 def _phones(text: str, region: str | None) -> Iterator[tuple[int, int]]:
-    found = [m for m in PHONE.finditer(text) if region or m[0].startswith("+")]
-    if found:
-        import phonenumbers
-
-        for match in found:
+    for match in PHONE.finditer(text):
+        if region or match[0].startswith("+"):
             for number in phonenumbers.PhoneNumberMatcher(match[0], region):
                 yield match.start() + number.start, match.start() + number.end

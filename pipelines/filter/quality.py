@@ -15,21 +15,23 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
 from engine.errors import UserError
-from pipelines.kernels.shingles import COMBINE, U64, hash_words, make_room, mix
-from pipelines.texts.shingles import Array, Texts, texts_of, words
+from pipelines.kernels.compiled import kernel
+from pipelines.texts.shingles import Array, Texts, make_room, texts_of, words
+
+_word_buckets = kernel("pipelines.kernels.word_buckets", "word_buckets")
+_margins = kernel("pipelines.kernels.word_buckets", "margins")
 
 BUCKETS = 1 << 20
 HELD_OUT = 5  # one text in so many, by the digest of its text, is kept from the training to measure it
 LEAST = 10  # examples of each set in either part, without which nothing can be said
 PENALTY = 10.0  # scikit-learn's C
-TELLING = 12
+TELLING_TERMS = 12
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Classifier:
         """(N,) float64."""
         texts = texts_of(column)
         margins = np.zeros(len(texts))
-        _margins(texts.data, texts.offsets, self.weights, margins)
+        _margins(texts.data, texts.offsets, self.weights, *make_room(texts.longest()), margins)
         return 1 / (1 + np.exp(-(margins + self.bias)))
 
     def encode(self) -> bytes:
@@ -67,6 +69,7 @@ def train(good: Iterable[pa.ChunkedArray | pa.Array], bad: Iterable[pa.ChunkedAr
     Raises:
         UserError: too few examples.
     """
+    # Only training takes them, and to import them takes longer than most filters.
     from scipy.sparse import csr_matrix
     from sklearn.linear_model import LogisticRegression
 
@@ -105,7 +108,7 @@ def train(good: Iterable[pa.ChunkedArray | pa.Array], bad: Iterable[pa.ChunkedAr
         "interval": "95 %, Newcombe 2006, method 5",
         "learnt_from": {"good": int(y[~held].sum()), "bad": int((1 - y[~held]).sum())},
         "held_out": {"good": int(y[held].sum()), "bad": int((1 - y[held]).sum())},
-        **_telling(examples, weights),
+        **_telling_terms(examples, weights),
     }  # fmt: skip
     return Classifier(weights, made.bias, facts)
 
@@ -136,70 +139,30 @@ def auc_interval(good: Array, bad: Array) -> tuple[float, float, float]:
     return auc, bound(0.0), bound(1.0)
 
 
-@numba.njit(cache=True, nogil=True)
-def _buckets(data: Any, offsets: Any, mask: Any, out: Any, ends: Any) -> None:
-    """Write the buckets of each text's words and pairs to `out`; `ends[t]` is where those of text t end."""
-    longest = 0
-    for t in range(len(ends)):
-        longest = max(longest, offsets[t + 1] - offsets[t])
-    buffer, room = np.empty(longest + 1, np.uint64), make_room(longest)
-    at = 0
-    for t in range(len(ends)):
-        before = U64(0)
-        for i in range(hash_words(data, offsets[t], offsets[t + 1], room, buffer)):
-            word = mix(buffer[i])
-            out[at] = word & mask
-            at += 1
-            if i:
-                out[at] = mix(before * COMBINE + word) & mask
-                at += 1
-            before = word
-        ends[t] = at
-
-
-@numba.njit(cache=True, nogil=True)
-def _margins(data: Any, offsets: Any, weights: Any, out: Any) -> None:
-    longest = 0
-    for t in range(len(out)):
-        longest = max(longest, offsets[t + 1] - offsets[t])
-    buffer, room = np.empty(longest + 1, np.uint64), make_room(longest)
-    mask = U64(len(weights) - 1)
-    for t in range(len(out)):
-        before, total = U64(0), 0.0
-        count = hash_words(data, offsets[t], offsets[t + 1], room, buffer)
-        for i in range(count):
-            word = mix(buffer[i])
-            total += weights[word & mask]
-            if i:
-                total += weights[mix(before * COMBINE + word) & mask]
-            before = word
-        out[t] = total / np.sqrt(max(2 * count - 1, 1))
-
-
 def _features(texts: Texts) -> tuple[Array, Array]:
     out = np.empty(2 * int(texts.offsets[-1] - texts.offsets[0]) + 2, np.uint32)
     ends = np.zeros(len(texts), np.int64)
-    _buckets(texts.data, texts.offsets, U64(BUCKETS - 1), out, ends)
+    _word_buckets(texts.data, texts.offsets, BUCKETS, *make_room(texts.longest()), out, ends)
     return out[: ends[-1]] if len(ends) else out[:0], ends
 
 
-def _telling(examples: list[str], weights: Array) -> dict[str, list[str]]:
+def _telling_terms(examples: list[str], weights: Array) -> dict[str, list[str]]:
     """The words and pairs of words whose weights are furthest from zero, to either side."""
-    terms = sorted({term for text in _some(examples) for term in _terms(words(text))})
+    terms = sorted({term for text in _beginnings(examples) for term in _terms(words(text))})
     buckets, ends = _features(texts_of(pa.array(terms, pa.large_string())))
     found = weights[buckets[ends - 1]]  # a pair's own bucket follows those of its words
     order = np.argsort(found, kind="stable")
     return {
-        "telling_good": [terms[i] for i in order[::-1][:TELLING] if found[i] > 0],
-        "telling_bad": [terms[i] for i in order[:TELLING] if found[i] < 0],
+        "telling_good": [terms[i] for i in order[::-1][:TELLING_TERMS] if found[i] > 0],
+        "telling_bad": [terms[i] for i in order[:TELLING_TERMS] if found[i] < 0],
     }
 
 
-def _some(examples: list[str]) -> list[str]:
+def _beginnings(examples: list[str]) -> list[str]:
     """A thousand examples spread over all of them, from each the beginning: enough to meet every telling word."""
     return [text[:2000] for text in examples[:: max(1, len(examples) // 1000)]]
 
 
-def _terms(found: list[str]) -> Iterator[str]:
-    yield from found
-    yield from (f"{a} {b}" for a, b in itertools.pairwise(found))
+def _terms(words_of_text: list[str]) -> Iterator[str]:
+    yield from words_of_text
+    yield from (f"{a} {b}" for a, b in itertools.pairwise(words_of_text))

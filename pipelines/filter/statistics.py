@@ -2,28 +2,25 @@
 
 A word is what `str.split()` gives, a line what stands between newlines, stripped, if anything is left, a paragraph a run
 of lines without a blank one between. Lengths are in characters (code points), shares in [0, 1]; a text without words or
-lines has 0 in every column. `tests/pipelines/test_statistics.py` holds the same in plain Python.
+lines has 0 in every column. `benchmarks/parts/plain_statistics.py` holds the same in plain Python.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.kernels.bytemasks import BLOCK, ONE, copy, equals, ones, trailing_zeros, within, word_at, write_bits
-from pipelines.kernels.shingles import HIGH, LOW, U64, mix
+from pipelines.kernels.characters import statistics_table
+from pipelines.kernels.compiled import kernel
 from pipelines.texts.shingles import Array, Texts, texts_of
+
+_count_texts = kernel("pipelines.kernels.text_counts", "count_texts")
 
 # Rae et al. 2021 (Gopher), A.1.1.
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-BULLETS = "•‣▶◀◦■□▪▫–-*"
-TERMINALS = '.!?"”'  # C4: "a period, exclamation mark, question mark, or end quotation mark"
-CLOSERS = "\"'”’)]"  # may follow the end of a sentence
 TOP_NGRAMS = (2, 3, 4)
 DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
 
@@ -57,366 +54,15 @@ COUNTS = ("words", "characters", "lines", "paragraphs", "stop_words", "sentences
 SUBSTRINGS = ("curly_brackets", "lorem_ipsum")
 STATISTICS = (*COLUMNS, *SUBSTRINGS)
 
-SPACE, ALPHA, BULLET, TERMINAL, CLOSER, ENDER = 1, 2, 4, 8, 16, 32
-HASH = U64(0x9E3779B97F4A7C15)
-SHORT_LINE = 30
-TIMES = U64((1 << 28) - 1)
-
-
-@cache
-def classes() -> Array:
-    """Code point -> what Python's `str.isspace` and `str.isalpha` say of it, and the sets above, as bits."""
-    table = np.zeros(0x110000, np.uint8)
-    for point in range(0x110000):
-        character = chr(point)
-        if character.isalpha():
-            table[point] = ALPHA
-        elif character.isspace():
-            table[point] = SPACE
-    for characters, bit in ((BULLETS, BULLET), (TERMINALS, TERMINAL), (CLOSERS, CLOSER), (".!?", ENDER)):
-        table[[ord(c) for c in characters]] |= bit
-    return table
-
-
 # Words of up to eight bytes are their own hash.
-_STOPS = np.array([int.from_bytes(word.encode(), "little") for word in STOP_WORDS], np.uint64)
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _insert(table: Any, mask: int, key: Any) -> Any:
-    """The place of a key in an open-addressed table; the low bits of what stands there tell how often it was inserted.
-
-    The upper 36 bits of a key are compared, its lowest decide where to look: of two different keys one in 10**11 pairs
-    that meet is taken for the other. Eight bytes a place keep twice as many of them in the cache as sixteen.
-    """
-    slot = np.int64(key & U64(mask))
-    tag = key & ~TIMES
-    value = table[slot]
-    while value != 0 and (value ^ tag) > TIMES:
-        slot = (slot + 1) & mask
-        value = table[slot]
-    table[slot] = (value | tag) + ONE
-    return slot
-
-
-@numba.njit(cache=True, nogil=True)
-def _duplicates(hashes: Any, lengths: Any, count: int, table: Any) -> Any:
-    """(how many of these stood before, their characters)."""
-    mask = _clear(count, table)
-    met = characters = 0
-    for i in range(count):
-        if table[_insert(table, mask, hashes[i])] & TIMES > 1:
-            met += 1
-            characters += lengths[i]
-    return met, characters
-
-
-@numba.njit(cache=True, nogil=True)
-def _clear(count: int, table: Any) -> int:
-    """Empty as much of the table as `count` keys need; the mask of that part."""
-    size = 16
-    while size < 2 * count:
-        size *= 2
-    table[:size] = 0
-    return size - 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _repetition(words: Any, lengths: Any, count: int, characters: int, table: Any, room: Any, row: Any) -> None:
-    """Fill the n-gram columns of a row.
-
-    An n-gram that occurs twice holds two (n-1)-grams that do, so with every n only places where both do are looked at:
-    in ordinary text next to nothing is left after a few words.
-    """
-    # Where an n-gram that may occur twice begins, its hash, the characters of its words, its place in the table, how
-    # often it occurs.
-    places, grams, width, slots, times = room
-    left = max(count - 1, 0)
-    for i in range(left):
-        places[i] = i
-        grams[i] = mix(words[i] * HASH + words[i + 1])
-        width[i] = lengths[i] + lengths[i + 1]
-    for column, n in enumerate(range(2, 11)):
-        if n > 2:
-            kept = 0
-            for i in range(left - 1):  # both (n-1)-grams, here and one on, occurred twice
-                p = places[i]
-                after = np.intp(p + n - 1) if p + n - 1 < count else np.intp(0)
-                both = (places[i + 1] == p + 1) & (times[i] > 1) & (times[i + 1] > 1)
-                places[kept] = p
-                grams[kept] = mix(grams[i] * HASH + words[after])
-                width[kept] = width[i] + lengths[after]
-                kept += int(both)
-            left = kept
-        if left < 2:
-            break
-        mask = _clear(left, table)
-        for i in range(left):
-            slots[i] = _insert(table, mask, grams[i])
-        for i in range(left):
-            times[i] = table[slots[i]] & TIMES
-        if n <= 4:
-            best = longest = 0
-            for i in range(left):
-                if times[i] >= max(best, 2) and (times[i] > best or width[i] > longest):
-                    best, longest = times[i], width[i]
-            row[column] = best * (longest + n - 1) / characters if best else 0.0
-        else:
-            repeated = 0
-            free = -1  # the place from which on we look again
-            for i in range(left):
-                if times[i] > 1 and places[i] >= free:
-                    if table[slots[i]] == 0:
-                        repeated += width[i]
-                        free = places[i] + n
-                    else:
-                        table[slots[i]] = 0  # met once
-            row[column] = repeated / characters
-
-
-@numba.njit(cache=True, nogil=True)
-def _beyond_ascii(text: Any, at: int, table: Any, carried: Any) -> Any:
-    """(white space, letters, closers of sentences, ellipses; what of them goes on in the next block) of 64 bytes."""
-    space, closer = carried
-    letter, over_space, over_closer = U64(0), U64(0), U64(0)
-    ellipses = 0
-    leads = within(text, at, 0xC0, 0xFF)
-    while leads:
-        bit = trailing_zeros(leads)
-        leads &= leads - ONE
-        i = at + bit
-        byte = np.int64(text[i])
-        if byte < 0xE0:
-            point, size = (byte & 0x1F) << 6 | (np.int64(text[i + 1]) & 0x3F), 2
-        elif byte < 0xF0:
-            point, size = (byte & 0x0F) << 12 | (np.int64(text[i + 1]) & 0x3F) << 6 | (np.int64(text[i + 2]) & 0x3F), 3
-        else:
-            point = (byte & 0x07) << 18 | (np.int64(text[i + 1]) & 0x3F) << 12
-            point |= (np.int64(text[i + 2]) & 0x3F) << 6 | (np.int64(text[i + 3]) & 0x3F)
-            size = 4
-        kind = table[point]
-        if kind & ALPHA:
-            letter |= ONE << U64(bit)
-        elif kind & (SPACE | CLOSER):
-            here = ((ONE << U64(size)) - ONE) << U64(bit)
-            there = ((ONE << U64(size)) - ONE) >> U64(BLOCK - bit) if bit + size > BLOCK else U64(0)
-            if kind & SPACE:
-                space |= here
-                over_space = there
-            else:
-                closer |= here
-                over_closer = there
-        ellipses += int(point == 0x2026)
-    return space, letter, closer, ellipses, (over_space, over_closer)
-
-
-@numba.njit(cache=True, nogil=True)
-def _scan(text: Any, size: int, table: Any, room: Any) -> Any:
-    """Words and lines of a text, and what can be counted without looking at single words.
-
-    A number added to a mask carries through a run of ones and comes out where the run ends, so that one addition tells
-    which of 64 bytes' words have a letter in them, or end a sentence.
-
-    Args:
-        text: followed by 64 zeros at least.
-        room: out: where words begin and end; the words before the end of each line; by blocks of 64 bytes, the bytes
-            that go on a character, and how many those are in all blocks before.
-
-    Returns:
-        words, lines (empty ones, too), characters, "#", ellipses, words with a letter, words that end a sentence.
-    """
-    starts, ends, line_words, inner, inner_before = room
-    begun = ended = lines = 0
-    going_on = sharps = ellipses = alphas = sentences = 0
-    inside = lettered = ended_sentence = U64(0)
-    dots_before = U64(0)  # the last two bytes of the block before, shifted to the front
-    last_ellipsis = -3
-    carried = U64(0), U64(0)
-    for at in range(0, size + 1, BLOCK):
-        space = within(text, at, 9, 13) | within(text, at, 28, 31) | equals(text, at, 32)
-        letter = within(text, at, 0x61, 0x7A) | within(text, at, 0x41, 0x5A)
-        closer = equals(text, at, 0x22) | equals(text, at, 0x27) | equals(text, at, 0x29) | equals(text, at, 0x5D)
-        inner_before[at // BLOCK] = going_on
-        inner[at // BLOCK] = 0
-        if within(text, at, 0x80, 0xFF) | carried[0] | carried[1]:
-            more_space, more_letter, more_closer, found, carried = _beyond_ascii(text, at, table, carried)
-            space |= more_space
-            letter |= more_letter
-            closer |= more_closer
-            ellipses += found
-            inner[at // BLOCK] = within(text, at, 0x80, 0xBF)
-            going_on += ones(inner[at // BLOCK])
-        valid = ~U64(0) if at + BLOCK <= size else (ONE << U64(size - at)) - ONE
-        word = ~space & valid
-        before = word << ONE | inside
-        begin, end = word & ~before, before & ~word
-        inside = word >> U64(63)
-
-        newlines = equals(text, at, 10)
-        while newlines:
-            bit = newlines & (~newlines + ONE)
-            newlines ^= bit
-            line_words[lines] = begun + ones(begin & (bit - ONE))
-            lines += 1
-        begun = write_bits(begin, at, starts, begun)
-        ended = write_bits(end, at, ends, ended)
-
-        through = word + (letter | lettered)
-        lettered = U64(through < word)
-        alphas += ones(end & through)
-        dots = equals(text, at, 0x2E)
-        stop = dots | equals(text, at, 0x21) | equals(text, at, 0x3F)
-        after = stop << ONE | ended_sentence
-        through = closer + after
-        ended_sentence = stop >> U64(63) | U64(through < closer)
-        sentences += ones(end & through)
-
-        third = dots & (dots << ONE | dots_before >> ONE) & (dots << U64(2) | dots_before)
-        dots_before = dots >> U64(62)
-        while third:  # the last of three dots
-            place = at + trailing_zeros(third)
-            third &= third - ONE
-            if place - last_ellipsis >= 3:
-                ellipses += 1
-                last_ellipsis = place
-        sharps += ones(equals(text, at, 0x23))
-    line_words[lines] = begun
-    return begun, lines + 1, size - going_on, sharps, ellipses, alphas, sentences
-
-
-@numba.njit(cache=True, nogil=True)
-def _hash(text: Any, start: Any, end: Any) -> Any:
-    """A hash of these bytes; they are their own if there are at most eight."""
-    short = min(end - start, 16)
-    h = word_at(text, np.intp(start)) & LOW[short]
-    h += (word_at(text, np.intp(start + 8)) & HIGH[short]) * HASH
-    if end - start > 16:
-        for i in range(start + 16, end, 8):
-            h = mix(h) + (word_at(text, np.intp(i)) & LOW[min(end - i, 8)])
-        h = mix(h + U64(end - start))
-    return h
-
-
-@numba.njit(cache=True, nogil=True)
-def _inner_until(place: Any, inner: Any, inner_before: Any) -> int:
-    """How many bytes before this one go on a character."""
-    return inner_before[place // BLOCK] + ones(inner[place // BLOCK] & ((ONE << U64(place % BLOCK)) - ONE))
-
-
-@numba.njit(cache=True, nogil=True)
-def _measure(data: Any, offsets: Any, table: Any, stops: Any, out: Any) -> None:
-    """Write one row of statistics for each text to `out`: (texts, columns) float64."""
-    longest = 0
-    for t in range(len(out)):
-        longest = max(longest, offsets[t + 1] - offsets[t])
-    text = np.empty(longest + 2 * BLOCK, np.uint8)
-    room = longest // 2 + 2
-    starts, ends, line_words = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(longest + 2, np.int32)
-    inner = np.empty(longest // BLOCK + 2, np.uint64)
-    inner_before = np.empty(longest // BLOCK + 2, np.int32)
-    words, word_lengths = np.empty(room, np.uint64), np.empty(room, np.int32)
-    lines, line_lengths = np.empty(room, np.uint64), np.empty(room, np.int32)
-    blocks, block_lengths = np.empty(room, np.uint64), np.empty(room, np.int32)
-    places, grams, width = np.empty(room, np.int32), np.empty(room, np.uint64), np.empty(room, np.int32)
-    size = 16
-    while size < 2 * room:
-        size *= 2
-    table_of_grams = np.empty(size, np.uint64)
-    slots, times = np.empty(room, np.int32), np.empty(room, np.int32)
-    for t in range(len(out)):
-        row = out[t]
-        begin, size = offsets[t], offsets[t + 1] - offsets[t]
-        whole_blocks = size // BLOCK * BLOCK
-        for at in range(0, whole_blocks, BLOCK):
-            copy(data, begin + at, text, at)
-        for i in range(whole_blocks, size):
-            text[i] = data[begin + i]
-        text[size : size + 2 * BLOCK - size % BLOCK] = 0
-        word_count, row_count, characters, sharps, ellipses, alphas, sentences = _scan(
-            text, size, table, (starts, ends, line_words, inner, inner_before)
-        )
-        ascii_only = characters == size
-        letters = 0
-        for i in range(word_count):
-            word_lengths[i] = ends[i] - starts[i]
-        if not ascii_only:
-            for i in range(word_count):
-                word_lengths[i] -= _inner_until(ends[i], inner, inner_before) - _inner_until(
-                    starts[i], inner, inner_before
-                )
-        for i in range(word_count):
-            letters += word_lengths[i]
-            words[i] = _hash(text, starts[i], ends[i])
-        stop_count = 0
-        for stop in stops:
-            met_stop = 0
-            for i in range(word_count):
-                met_stop |= int(words[i] == stop)
-            stop_count += met_stop
-        for i in range(word_count):
-            words[i] = mix(words[i])
-
-        line_count = block_count = bullets = ellipsis_ends = terminals = shorts = 0
-        block, block_length, blank = U64(0), 0, True
-        first = 0
-        for k in range(row_count):
-            after = line_words[k]
-            if after == first:
-                if not blank:
-                    blocks[block_count], block_lengths[block_count] = block, block_length
-                    block_count += 1
-                blank = True
-                continue
-            start, end = starts[first], ends[after - 1]
-            first = after
-            length = end - start
-            if not ascii_only:
-                length -= _inner_until(end, inner, inner_before) - _inner_until(start, inner, inner_before)
-            line = mix(_hash(text, start, end))
-            lines[line_count], line_lengths[line_count] = line, length
-            line_count += 1
-            shorts += int(length < SHORT_LINE)
-            last = text[end - 1]
-            ending = U64(0)  # the last three bytes
-            if end - start >= 3:
-                ending = U64(text[end - 3]) << U64(16) | U64(text[end - 2]) << U64(8) | U64(last)
-            ellipsis_ends += int((ending == 0x2E2E2E) | (ending == 0xE280A6))
-            terminals += int((last == 0x2E) | (last == 0x21) | (last == 0x3F) | (last == 0x22) | (ending == 0xE2809D))
-            lead = np.int64(text[start])
-            if lead >= 0xE0 and lead < 0xF0:
-                point = (
-                    (lead & 0x0F) << 12 | (np.int64(text[start + 1]) & 0x3F) << 6 | (np.int64(text[start + 2]) & 0x3F)
-                )
-                bullets += int(table[point] & BULLET != 0)
-            elif lead < 0x80:
-                bullets += int(table[lead] & BULLET != 0)
-            if blank:
-                block, block_length, blank = U64(0), -1, False
-            block = mix(block * HASH + line)
-            block_length += length + 1
-        if not blank:
-            blocks[block_count], block_lengths[block_count] = block, block_length
-            block_count += 1
-
-        n, m, whole = max(word_count, 1), max(line_count, 1), max(characters, 1)
-        row[0], row[1], row[2], row[3] = word_count, characters, line_count, block_count
-        row[4], row[5], row[6] = letters / n, sharps / n, ellipses / n
-        row[7], row[8], row[9], row[10] = bullets / m, ellipsis_ends / m, alphas / n, stop_count
-        row[11], row[12], row[13] = terminals / m, shorts / m, sentences
-        met, repeated = _duplicates(lines, line_lengths, line_count, table_of_grams)
-        row[14], row[15] = met / m, repeated / whole
-        met, repeated = _duplicates(blocks, block_lengths, block_count, table_of_grams)
-        row[16], row[17] = met / max(block_count, 1), repeated / whole
-        _repetition(
-            words, word_lengths, word_count, whole, table_of_grams, (places, grams, width, slots, times), row[18:]
-        )
+STOP_HASHES = np.array([int.from_bytes(word.encode(), "little") for word in STOP_WORDS], np.uint64)
 
 
 def measure(column: pa.Array | pa.ChunkedArray, substrings: bool = False) -> pa.Table:
     """One row of `COLUMNS` for each text of a string column; with `substrings`, of `STATISTICS`."""
     texts: Texts = texts_of(column)
     rows = np.zeros((len(texts), len(COLUMNS)))
-    _measure(texts.data, texts.offsets, classes(), _STOPS, rows)
+    _count_texts(texts.data, texts.offsets, statistics_table(), STOP_HASHES, *_room(texts.longest()), rows)
     made: dict[str, Any] = {}
     for i, name in enumerate(COLUMNS):
         values = np.ascontiguousarray(rows[:, i])
@@ -426,3 +72,20 @@ def measure(column: pa.Array | pa.ChunkedArray, substrings: bool = False) -> pa.
         phrase = pc.MatchSubstringOptions("lorem ipsum", ignore_case=True)
         made["lorem_ipsum"] = pc.call_function("count_substring", [column], phrase)
     return pa.table(made)
+
+
+def _room(longest: int) -> tuple[Array, ...]:
+    """What `count_texts` needs for texts of up to so many bytes: the text (and up to two blocks of 64 bytes after it); where
+    words begin and end, the words before the end of each line; by blocks, the bytes that go on a character and those before;
+    hashes and lengths of words, lines and paragraphs; n-grams; a table of hashes, a power of two, at most half full."""
+    half, blocks = longest // 2 + 2, longest // 64 + 2
+    table = 1 << max(2 * half - 1, 15).bit_length()
+    return (
+        np.empty(longest + 128, np.uint8),
+        np.empty(half, np.int32), np.empty(half, np.int32), np.empty(longest + 2, np.int32),
+        np.empty(blocks, np.uint64), np.empty(blocks, np.int32),
+        *(np.empty(half, kind) for _ in range(3) for kind in (np.uint64, np.int32)),
+        np.empty(half, np.int32), np.empty(half, np.uint64), np.empty(half, np.int32),
+        np.empty(half, np.int32), np.empty(half, np.int32),
+        np.empty(table, np.uint64),
+    )  # fmt: skip

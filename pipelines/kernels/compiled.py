@@ -3,7 +3,7 @@
 To import numba and to load its own cache takes 2.5 CPU seconds, as much as to sign 1.5 GB of text. What it compiled is
 an ordinary function, though: LLVM, which comes as `llvmlite`, links it in a few milliseconds, and `ctypes` calls it.
 
-    sign = kernel("pipelines.kernels.minhash", "sign")
+    sign = kernel("pipelines.kernels.hash_minima", "sign")
     sign(texts.data, texts.offsets, 5, ...)
 
 A kernel takes C-contiguous arrays, integers and floats, gives back an integer or nothing, allocates nothing and raises

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pypdfium2
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.encoding import detect_encoding  # uchardet, as browsers have it
+from resiliparse.parse.html import HTMLTree
 
 from engine.errors import nearest
 from engine.store.parquet import open_parquet
@@ -109,8 +113,6 @@ def _decode(data: bytes, offset: int, encoding: str = "utf-8") -> str | Bad:
 
 def _looks_like(data: bytes, html: bool = False) -> str:
     """The encoding that bytes which are not UTF-8 claim (HTML) or seem to be in, by Python's name for it."""
-    from resiliparse.parse.encoding import detect_encoding  # uchardet, as browsers have it
-
     named = detect_encoding(data, html5_compatible=True, from_html_meta=html) or "utf-8"
     try:
         return codecs.lookup(named).name
@@ -146,9 +148,6 @@ def source_code(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
 
 def html(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
     """HTML: the main text without navigation, scripts and markup; all visible text of a page that has no main part."""
-    from resiliparse.extract.html2text import extract_plain_text
-    from resiliparse.parse.html import HTMLTree
-
     data = _limited(file, 8 * options.max_bytes)  # markup, scripts and pictures in the page may be most of it
     if isinstance(data, Bad):
         yield data
@@ -175,8 +174,6 @@ def html(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
 
 def pdf(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
     """PDF: the text of all pages, an empty line between two. A page that can't be read is named, the others are kept."""
-    import pypdfium2
-
     with file.open() as raw:
         data: bytes = raw.read()
     try:
@@ -333,7 +330,7 @@ def _distinct(header: list[str]) -> list[str]:
 
 
 def parquet(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
-    """Parquet, one batch of a row group in memory at a time. Of a damaged row group, what can't be read is told."""
+    """Parquet, one batch of a row group in memory at a time. Of a damaged row group, what can't be read is named."""
     with file.open() as raw:
         reader = open_parquet(raw)
         if missing := _missing(options, reader.schema_arrow.names, 0):
@@ -471,9 +468,9 @@ def _missing(options: Options, columns: Iterable[str], offset: int) -> Bad | Non
 def _json(value: dict[str, Any]) -> str:
     """JSON that Arrow can hold: not-a-number becomes null, lone surrogates stay escaped."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_spelt)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_spelling)
     except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=False, default=_spelt)
+        text = json.dumps(_finite(value), ensure_ascii=False, default=_spelling)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -481,7 +478,7 @@ def _json(value: dict[str, Any]) -> str:
     return text
 
 
-def _spelt(value: Any) -> str:
+def _spelling(value: Any) -> str:
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
 
 

@@ -140,7 +140,7 @@ def hub_files(name: str, base: str | Path) -> list[SourceFile]:
     Raises:
         UserError: no such dataset, configuration or split.
     """
-    import datasets
+    import datasets  # takes seconds, and most recipes read files
 
     place, _, query = name.removeprefix(HUB).partition("?")
     wanted = dict(urllib.parse.parse_qsl(query))

@@ -7,6 +7,7 @@ that asks for it keeps the texts of as many files as fit into memory; later pass
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 from collections.abc import Iterator
 from typing import Any, cast
@@ -69,12 +70,12 @@ class Documents:
 
     def ids_of(self, documents: Array) -> pa.Array:
         """The ids of these documents (sorted numbers)."""
-        found: list[pa.Array] = [strings([])]
+        ids: list[pa.Array] = [strings([])]
         for start, batch in self.batches(["id"]):
             low, high = np.searchsorted(documents, [start, start + len(batch)])
             if high > low:
-                found.append(batch.column("id").take(column(documents[low:high].astype(np.int64) - start)))
-        return pa.concat_arrays(found)
+                ids.append(batch.column("id").take(column(documents[low:high].astype(np.int64) - start)))
+        return pa.concat_arrays(ids)
 
 
 def _read(
@@ -105,17 +106,17 @@ class _Arena:
 
     def copy(self, texts: pa.Array) -> pa.Array | None:
         """A copy of a column of strings; None, and from then on, if there is no room for it."""
-        found = texts_of(texts)
-        begin, end = int(found.offsets[0]), int(found.offsets[-1])
-        room = self._room(end - begin + 4 * len(found.offsets)) if texts.type == pa.string() else None
+        source = texts_of(texts)
+        begin, end = int(source.offsets[0]), int(source.offsets[-1])
+        room = self._room(end - begin + 4 * len(source.offsets)) if texts.type == pa.string() else None
         if room is None or texts.null_count:
             self._left = 0
             return None
         # Offsets, too: many short texts have more of them, and between what is freed again they would hold it back.
-        offsets = np.frombuffer(room, np.int32, len(found.offsets))
-        np.subtract(found.offsets, begin, out=offsets, casting="unsafe")
+        offsets = np.frombuffer(room, np.int32, len(source.offsets))
+        np.subtract(source.offsets, begin, out=offsets, casting="unsafe")
         text = room[offsets.nbytes :]
-        text[:] = memoryview(cast(Any, found.data))[begin:end]
+        text[:] = memoryview(cast(Any, source.data))[begin:end]
         return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(text))
 
     def _room(self, size: int) -> memoryview | None:
@@ -130,3 +131,11 @@ class _Arena:
         room, rest = self._block[:size], -size % 8  # so that offsets begin where an int32 may
         self._block = self._block[size + rest :]
         return room
+
+
+def trim() -> None:
+    """Give freed memory back to the system between two phases, so that the second one's peak does not stand on what the
+    first one left: glibc keeps pages above which something still lives, or may soon."""
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(AttributeError, OSError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)

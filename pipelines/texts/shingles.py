@@ -21,9 +21,9 @@ import pyarrow as pa
 from pipelines.kernels.compiled import kernel
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_shingle_sets = kernel("pipelines.kernels.shingles", "shingle_sets")
-_compact = kernel("pipelines.kernels.shingles", "compact")
-_shared_runs = kernel("pipelines.kernels.shingles", "shared_runs")
+_shingle_sets = kernel("pipelines.kernels.word_hashes", "shingle_sets")
+_compact = kernel("pipelines.kernels.word_hashes", "compact")
+_shared_runs = kernel("pipelines.kernels.word_hashes", "shared_runs")
 
 WORD = re.compile(
     "[\u3000-\ud7ff\uf000-\uffff][0-9A-Za-z_\u00c0-\u1fff\ue000-\uefff\U00010000-\U0010ffff]*"

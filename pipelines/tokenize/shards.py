@@ -1,10 +1,11 @@
-"""Token shards: writing blocks as Arrow IPC, and reading them memory-mapped.
+"""Token shards: blocks written as Arrow IPC, read memory-mapped, and the order in which training takes them.
 
-A shard folder holds `data/*.arrow` (and `validation/*.arrow`): uncompressed Arrow IPC files of one record batch with the
-columns `id`, `parents` (the documents in the block), `tokens` (FixedSizeList of uint16 or uint32) and `starts` (the
-offsets in the block at which a document begins). `tokens` of a file is one flat stretch of memory, so a row is a view.
+A shard folder holds `data/*.arrow` (and `validation/*.arrow`): uncompressed Arrow IPC files with the columns `id`, `parents`
+(the documents in the block), `tokens` (lists of one length, of uint16 or uint32) and `starts` (the offsets in the block at which a
+document begins). `tokens` of a record batch is one flat stretch of the file, so a block is a view of it: a corpus may be
+larger than memory, and every process of a machine shares the same pages.
 
-Shapes: B rows, T tokens of a block.
+Shapes: B blocks of a batch, T tokens of a block.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from engine import seeds
 from engine.errors import UserError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,70 +45,69 @@ def write_shard(
 
 
 class Shards:
-    """The blocks of a shard folder, by number, without copies.
+    """The blocks of a shard folder, numbered through in the order of its files.
 
     Args:
         folder: an artifact of kind TokenBlock (`artifact.path`).
         split: "data" for training, "validation" for held-out documents.
 
+    Attributes:
+        block: tokens of a block.
+
     Raises:
-        UserError: there is no such shard in the folder, or the blocks differ in length.
+        UserError: there is no block, a file is damaged, or the blocks differ in length.
     """
 
     def __init__(self, folder: str | Path, split: str = "data") -> None:
         self.folder = Path(folder)
-        self.split = split
         self.files = sorted((self.folder / split).glob("*.arrow"))
-        if not self.files:
-            raise UserError(f"{self.folder} holds no token shards ({split}/*.arrow); `tokenize` makes them.")
-        self._batches = [_read(file) for file in self.files]
-        self.views = [_tokens(batch) for batch in self._batches]
-        self._ends = np.cumsum([len(view) for view in self.views]).tolist()
-        blocks = {view.shape[1] for view in self.views}
-        if len(blocks) > 1:
-            raise UserError(f"the shards in {self.folder}/{split} have blocks of different lengths: {sorted(blocks)}.")
-        self.block: int = blocks.pop()
-        self.dtype: np.dtype[Any] = self.views[0].dtype
+        self._batches = [batch for file in self.files for batch in _batches(file)]
+        if not self._batches:
+            raise UserError(f"there is no token block in {self.folder / split}/*.arrow; `tokenize` makes them.")
+        self._tokens = [_matrix(batch.column("tokens"), self.folder / split) for batch in self._batches]
+        lengths = {tokens.shape[1] for tokens in self._tokens}
+        if len(lengths) > 1:
+            raise UserError(f"the shards in {self.folder / split} have blocks of different lengths: {sorted(lengths)}.")
+        self.block: int = lengths.pop()
+        self._ends: list[int] = np.cumsum([len(tokens) for tokens in self._tokens]).tolist()
 
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: Any) -> Array:
-        """A view of one block (T), or of a slice of blocks (B, T): a view if they lie in one file, else a copy."""
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step == 1 and start < stop:
-                file, row = self._place(start)
-                if stop <= self._ends[file]:
-                    return self.views[file][row : row + stop - start]
-            return self.tokens_BT(np.arange(start, stop, step))
-        file, row = self._place(int(index))
-        return self.views[file][row]
+    def __getitem__(self, index: int) -> Array:
+        """A view of one block (T), in the type of the file."""
+        batch, row = self._place(index)
+        return self._tokens[batch][row]
 
-    def tokens_BT(self, rows: Sequence[int] | Array, out: Array | None = None) -> Array:
-        """Gather blocks by number into one (B, T) array: `out` if given (it also converts, e.g. to int64)."""
-        if out is None:
-            out = np.empty((len(rows), self.block), self.dtype)
+    def tokens_BT(self, rows: Sequence[int] | Array) -> Array:
+        """The tokens of these blocks, int64."""
+        if isinstance(rows, range) and rows and rows.step == 1 and rows.start >= 0:
+            batch, row = self._place(rows.start)
+            if rows.stop <= self._ends[batch]:  # one stretch of the file, converted at once
+                return self._tokens[batch][row : row + len(rows)].astype(np.int64)
+        out_BT = np.empty((len(rows), self.block), np.int64)
         for i, index in enumerate(rows):
-            file, row = self._place(int(index))
-            out[i] = self.views[file][row]
-        return out
+            batch, row = self._place(int(index))
+            out_BT[i] = self._tokens[batch][row]
+        return out_BT
 
-    def batches(self, rows: int) -> Iterator[Array]:
-        """All blocks in order, in views of at most `rows` of them."""
-        for view in self.views:
-            for start in range(0, len(view), rows):
-                yield view[start : start + rows]
+    def documents_BT(self, rows: Sequence[int]) -> Array:
+        """For each token the number of its document within the block, from 0 (or 1, where one begins at 0), int64."""
+        out_BT = np.zeros((len(rows), self.block), np.int64)
+        for i, index in enumerate(rows):
+            out_BT[i, self.starts(index)] = 1
+        return out_BT.cumsum(1)
 
     def starts(self, index: int) -> list[int]:
         """The offsets in a block at which a document begins; what stands before the first goes on from the last block."""
-        file, row = self._place(index)
-        return self._batches[file].column("starts")[row].as_py()
+        return self._cell(index, "starts")
 
     def parents(self, index: int) -> list[str]:
         """The ids of the documents in a block, in order."""
-        file, row = self._place(index)
-        return self._batches[file].column("parents")[row].as_py()
+        return self._cell(index, "parents")
+
+    def row_id(self, index: int) -> str:
+        return self._cell(index, "id")
 
     @property
     def validation(self) -> Shards | None:
@@ -123,24 +124,56 @@ class Shards:
     def vocab_size(self) -> int:
         return int(self.summary["vocab_size"])
 
+    def _cell(self, index: int, column: str) -> Any:
+        batch, row = self._place(index)
+        return self._batches[batch].column(column)[row].as_py()
+
     def _place(self, index: int) -> tuple[int, int]:
+        """(record batch, row in it) of a block."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"block {index} of {len(self)}")
         index %= len(self)
-        file = bisect_right(self._ends, index)
-        return file, index - (self._ends[file - 1] if file else 0)
+        batch = bisect_right(self._ends, index)
+        return batch, index - (self._ends[batch - 1] if batch else 0)
 
 
-def _read(file: Path) -> pa.RecordBatch:
+def _batches(file: Path) -> Iterator[pa.RecordBatch]:
+    """The record batches of a file that hold rows."""
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(file)))
     except pa.ArrowInvalid as error:
         raise UserError(f"{file} is not a whole Arrow IPC file: {error}.") from error
-    if reader.num_record_batches != 1:
-        raise UserError(f"{file} holds {reader.num_record_batches} record batches, expected 1.")
-    return reader.get_batch(0)
+    yield from filter(len, (reader.get_batch(i) for i in range(reader.num_record_batches)))
 
 
-def _tokens(batch: pa.RecordBatch) -> Array:
-    column = batch.column("tokens")
-    return column.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), column.type.list_size)
+def _matrix(column: pa.Array, folder: Path) -> Array:
+    """A column of lists as a matrix: a view of its buffer."""
+    lengths = column.value_lengths().unique().to_pylist()
+    if len(lengths) > 1:
+        raise UserError(f"the shards in {folder} have blocks of different lengths: {sorted(lengths)}.")
+    return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), lengths[0])
+
+
+def block_order(seed: int, position: int, count: int, blocks: int) -> list[int]:
+    """The blocks at places [position, position + count) of an endless sequence of shuffled passes over all of them.
+
+    Pass e is a permutation derived from (seed, e) alone: the order depends neither on batch size nor on how many
+    processes share the work, and going on from a position needs nothing but the position.
+    """
+    chosen: list[int] = []
+    while len(chosen) < count:
+        epoch, at = divmod(position + len(chosen), blocks)
+        chosen += _permutation(seed, epoch, blocks)[at : at + count - len(chosen)].tolist()
+    return chosen
+
+
+_passes: dict[tuple[int, int, int], Array] = {}
+
+
+def _permutation(seed: int, epoch: int, blocks: int) -> Array:
+    key = (seed, epoch, blocks)
+    if key not in _passes:
+        if len(_passes) > 1:  # the pass that ends and the one that begins
+            _passes.pop(next(iter(_passes)))
+        _passes[key] = seeds.generator(seed, "epoch", epoch).permutation(blocks)
+    return _passes[key]

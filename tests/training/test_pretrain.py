@@ -182,7 +182,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_blocks(store: Store) -> No
     run._step = spoilt  # type: ignore[method-assign]
     with pytest.raises(StageFailed, match="at step 5 the loss is nan") as caught:
         run.train()
-    assert all(row in str(caught.value) for row in run.shards.row_ids(run._indices(4)))
+    assert all(row in str(caught.value) for row in map(run.shards.row_id, run._indices(4)))
     run.checkpoints.wait()
     last = run.checkpoints.latest()
     assert last is not None and last.step == 3 and torch.isfinite(last.tensors["model.model.norm.weight"]).all()

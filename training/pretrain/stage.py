@@ -1,7 +1,7 @@
 """Pretraining: from token shards to a base model, in one loop that can be read from top to bottom.
 
 Everything that decides the result is a pure function of the configuration, the seed and the step: which blocks are in a
-batch (`shards.order`), the learning rate (`schedule.factor`), the initial weights. So a checkpoint needs no more than the
+batch (`block_order`), the learning rate (`schedule.factor`), the initial weights. So a checkpoint needs no more than the
 weights, the optimizer, the random states and the number of steps done, and a killed run goes on to the same bytes.
 
 Shapes: B blocks of a micro-batch, T tokens of a block, V vocabulary.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from engine.stage.job import Job
     from engine.store.artifact import Artifact
+    from pipelines.tokenize.shards import Shards
     from training.pretrain.llama import Llama
-    from training.pretrain.token_blocks import Shards
 
 SEPARATOR = "<|endoftext|>"
 
@@ -139,21 +139,20 @@ class Run:
     def __init__(self, stage: Pretrain, job: Job) -> None:
         import torch
 
+        from pipelines.tokenize.shards import Shards
         from training.loops.checkpoint import Checkpoints
         from training.loops.distributed import rank, spread
         from training.pretrain.llama import initial_model
         from training.pretrain.optim import build, has_bfloat16_units
-        from training.pretrain.token_blocks import Shards
 
         self.stage, self.job = stage, job
         self.leads = rank() == 0  # who reports and writes
         artifact = job.input("tokens")
-        self.shards = Shards(artifact.path / "data")
+        self.shards = Shards(artifact.path)
         check_tokenizer(artifact)
         self.tokenizer = load_tokenizer(artifact.path / "tokenizer")
         self.vocabulary = len(self.tokenizer)
-        held_out = artifact.path / "validation"
-        self.validation = Shards(held_out) if any(held_out.glob("*.arrow")) else None
+        self.validation = self.shards.validation
 
         gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
@@ -266,27 +265,27 @@ class Run:
         return factor(step, self.steps, stage.schedule, self.warmup, stage.decay, stage.final_lr)
 
     def _indices(self, step: int) -> list[int]:
-        from training.pretrain.token_blocks import order
+        from pipelines.tokenize.shards import block_order
 
-        return order(self.order_seed, step * self.stage.batch, self.stage.batch, len(self.shards))
+        return block_order(self.order_seed, step * self.stage.batch, self.stage.batch, len(self.shards))
 
-    def _batch(self, shards: Shards, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def _batch(self, shards: Shards, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Tokens, the tokens after them (the last of a block is not scored), and document numbers if they count."""
         import torch
 
         from training.pretrain.llama import IGNORE
 
-        tokens = shards.tokens(indices)
+        tokens = shards.tokens_BT(indices)
         if tokens.max() >= self.vocabulary:
             worst = int(tokens.max(1).argmax())
             raise UserError(
-                f"block {shards.row_ids(indices)[worst]} has the token id {tokens.max()}, but the tokenizer beside the "
+                f"block {shards.row_id(indices[worst])} has the token id {tokens.max()}, but the tokenizer beside the "
                 f"shards has {self.vocabulary} tokens: they come from another one. Tokenise anew."
             )
         tokens_BT = torch.from_numpy(tokens).to(self.device, non_blocking=True)
         targets_BT = torch.full_like(tokens_BT, IGNORE)
         targets_BT[:, :-1] = tokens_BT[:, 1:]
-        documents = torch.from_numpy(shards.documents(indices)).to(self.device) if self.stage.document_mask else None
+        documents = torch.from_numpy(shards.documents_BT(indices)).to(self.device) if self.stage.document_mask else None
         return tokens_BT, targets_BT, documents
 
     def _read(self, window: list[tuple[int, torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
@@ -299,7 +298,7 @@ class Run:
         norms = [float(norm) for _, _, norm in window]
         for (step, _, _), loss, norm in zip(window, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                rows = ", ".join(self.shards.row_ids(self._indices(step)))
+                rows = ", ".join(map(self.shards.row_id, self._indices(step)))
                 raise StageFailed(
                     f"at step {step + 1} the loss is {loss} and the norm of the gradient {norm} "
                     f"(learning rate {self.lr * self._factor(step):.2g}). The batch was of blocks {rows}. "
@@ -320,7 +319,7 @@ class Run:
         count = min(len(shards), self.stage.validation_blocks)
         size = self.stage.micro_batch or self.stage.batch
         for at in range(0, count, size):
-            yield self._batch(shards, list(range(at, min(count, at + size))))
+            yield self._batch(shards, range(at, min(count, at + size)))
 
     def _show(self) -> None:
         for prompt in self.stage.prompts:

@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from pipelines.kernels.shingles import COMBINE, MULTIPLIER, U64, hash_shingles, hash_words, mix
+from pipelines.kernels.word_hashes import COMBINE, MULTIPLIER, U64, hash_shingles, hash_words, mix
 
 U32 = np.uint32
 

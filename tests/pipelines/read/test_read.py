@@ -186,7 +186,7 @@ def test_limit_and_a_folder(build: Build, tmp_path: Path) -> None:
 def test_a_killed_read_goes_on_and_ends_with_the_same_bytes(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipelines.read.stage as module
+    import pipelines.read.work as module
     from engine.execution.worker import carry_out
     from engine.store.store import Store
 

@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from pipelines.kernels.shingles import overlap
+from pipelines.kernels.word_hashes import overlap
 
 
 @numba.njit(cache=True, nogil=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from engine.errors import UserError
 from engine.store.artifact import Artifact
-from pipelines.mix.stage import take
+from pipelines.mix.stage import Mix
+from pipelines.mix.work import take
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
@@ -74,14 +75,14 @@ def test_messages(build: Build, sources: dict[str, Artifact]) -> None:
 def test_buckets_give_the_order_of_one_sort(
     build: Build, sources: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    import pipelines.mix.stage as module
+    import pipelines.mix.work as module
     from engine.execution.worker import carry_out
     from engine.store.store import Store
 
     whole = build("mix", {"documents": sources}).to_table(["id"])["id"].to_pylist()
     monkeypatch.setattr(module, "PART_ROWS", 7)
     monkeypatch.setattr(module._Spill, "HELD", 300)  # pyright: ignore[reportPrivateUsage]
-    stage = module.Mix(seed=0)
+    stage = Mix(seed=0)
     cut = carry_out(Store(str(tmp_path / "other")), "mix", stage, {"documents": sources})
     assert len(cut.parts()) > 10
     assert cut.to_table(["id"])["id"].to_pylist() == whole

@@ -12,6 +12,8 @@ from engine.errors import StageFailed, UserError
 from engine.execution.worker import carry_out
 from engine.store.artifact import Artifact
 from engine.store.store import Store
+from pipelines.filter.language import model
+from pipelines.filter.language_codes import LANGUAGES
 from pipelines.filter.stage import Filter
 
 Build = Callable[..., Artifact]
@@ -145,6 +147,11 @@ def test_c4_and_fineweb_remove_lines_and_say_how_many(build: Build, given: Given
         and "no full stop at its end" in fine[0]["text"]
         and "Home" not in fine[0]["text"]
     )
+
+
+def test_the_languages_that_a_recipe_may_name_are_the_models() -> None:
+    labels, _ = model().predict("", k=-1, threshold=-1.0)
+    assert {label.removeprefix("__label__") for label in labels} == LANGUAGES
 
 
 # One sentence in fifteen languages, in six scripts.

@@ -19,12 +19,12 @@ from engine.execution.worker import carry_out
 from engine.store.artifact import Artifact
 from engine.store.store import Store
 from pipelines.dedup import signatures
-from pipelines.dedup import stage as dedup
+from pipelines.dedup import work as dedup
 from pipelines.dedup.minhash import Banding, choose_banding, permutations, sign_texts
 from pipelines.dedup.repeats import Cutter
 from pipelines.dedup.semantic import near
 from pipelines.dedup.stage import Dedup
-from pipelines.kernels.shingles import hash_words, make_room
+from pipelines.kernels.word_hashes import hash_words, make_room
 from pipelines.texts import documents as documents_
 from pipelines.texts.shingles import jaccard, shingles, sorted_sets, texts_of, words
 

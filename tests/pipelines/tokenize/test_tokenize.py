@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from engine.errors import UserError
 from engine.execution.worker import carry_out
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from pipelines.tokenize import stage as tokenize
+from pipelines.tokenize import packing, work
 from pipelines.tokenize.shards import Shards
-from pipelines.tokenize.stage import END, SPECIAL, Tokenize
+from pipelines.tokenize.special_tokens import END, SPECIAL
+from pipelines.tokenize.stage import Tokenize
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
@@ -111,7 +113,7 @@ def test_best_fit_cuts_only_documents_longer_than_a_block(build: Build, document
 def test_best_fit_is_the_plain_algorithm(seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(1, 33, 200)
     room, _ = plain_best_fit(lengths.tolist(), 32)
-    block, offset, count = tokenize.best_fit(lengths, 32)
+    block, offset, count = packing.best_fit(lengths, 32)
     assert count == len(room) and -(-lengths.sum() // 32) <= count
     used = np.zeros((count, 32), int)
     for b, o, size in zip(block, offset, lengths, strict=True):
@@ -138,11 +140,11 @@ def test_validation_holds_out_whole_documents(build: Build, documents: Artifact)
 def test_a_killed_run_ends_with_the_same_bytes(
     documents: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenize, "PART_ROWS", 10)
+    monkeypatch.setattr(work, "PART_ROWS", 10)
     stage = Tokenize(vocab_size=300, block=16, validation=0.1)
     inputs = {"documents": {"d": documents}}
     one_file = carry_out(Store(str(tmp_path / "one")), "tokenize", stage, inputs)
-    monkeypatch.setattr(tokenize, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(packing, "SHARD_BYTES", 1000)
     whole = carry_out(Store(str(tmp_path / "whole")), "tokenize", stage, inputs)
     assert len(whole.files("data/")) > 5
     assert stream(whole)[:2] == stream(one_file)[:2]
@@ -169,7 +171,7 @@ def _unthinned(self: Any, done: int, total: int | None = None, unit: str = "rows
 
 def test_training_does_not_depend_on_hash_seed_or_threads(tmp_path: Path) -> None:
     code = (
-        "import sys, json; from pathlib import Path; from pipelines.tokenize.stage import train_bpe\n"
+        "import sys, json; from pathlib import Path; from pipelines.tokenize.bpe import train_bpe\n"
         "texts = json.loads(Path(sys.argv[1]).read_text())\n"
         "sys.stdout.write(train_bpe(iter([texts[:50], texts[50:]]), 500).to_str())"
     )
@@ -199,20 +201,20 @@ def test_a_given_tokenizer(build: Build, documents: Artifact, tmp_path: Path) ->
 def test_shards_give_views_over_several_files(
     build: Build, documents: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenize, "SHARD_BYTES", 2000)
-    monkeypatch.setattr(tokenize, "PART_ROWS", 20)
+    monkeypatch.setattr(packing, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(work, "PART_ROWS", 20)
     shards = Shards(build("tokenize", {"documents": documents}, vocab_size=300, block=16).path)
     assert len(shards.files) > 3
-    whole = np.concatenate(shards.views)
-    assert np.array_equal(shards[:], whole) and len(shards) == len(whole)
+    tables = [pa.ipc.open_file(str(file)).read_all() for file in shards.files]
+    whole = np.array([tokens for table in tables for tokens in table["tokens"].to_pylist()])
+    assert np.array_equal(np.stack(list(shards)), whole) and len(shards) == len(whole)
     order = np.random.default_rng(0).permutation(len(shards))
-    assert np.array_equal(shards.tokens_BT(order), whole[order])
-    out = np.empty((len(order), 16), np.int64)
-    assert shards.tokens_BT(order, out) is out and np.array_equal(out, whole[order])
-    assert np.array_equal(np.concatenate(list(shards.batches(7))), whole)
+    for rows in (order, range(len(whole)), range(3), range(len(whole) - 2, len(whole)), range(-2, 1), [-1]):
+        tokens = shards.tokens_BT(rows)
+        assert tokens.dtype == np.int64 and np.array_equal(tokens, whole[list(rows)])
     row = shards[len(shards) - 1]
     assert row.base is not None and not row.flags.writeable and np.array_equal(row, shards[-1])
     with pytest.raises(IndexError):
         shards[len(shards)]
-    with pytest.raises(UserError, match="no token shards"):
+    with pytest.raises(UserError, match="no token block"):
         Shards(shards.folder / "nowhere")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.kernels import compiled
-from pipelines.kernels.shingles import overlap
+from pipelines.kernels.word_hashes import overlap
 
 
 @numba.njit
@@ -95,7 +95,7 @@ print(json.dumps([done.rows, sorted({"numba", "pandas", "torch", "transformers",
     for seed in ("1", "2"):
         run = subprocess.run(
             [sys.executable, "-c", program, artifact, str(tmp_path / "store"), seed],
-            capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+            capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3],
         )  # fmt: skip
         said.append(json.loads(run.stdout))
     assert said[1] == [3, []]

@@ -14,10 +14,12 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from pipelines.kernels.characters import UNKNOWN, pretokens_table
 from pipelines.texts.shingles import texts_of
 from pipelines.tokenize import pretokens
+from pipelines.tokenize.bpe import train_bpe
 from pipelines.tokenize.pretokens import PretokenCache, fits
-from pipelines.tokenize.stage import SPECIAL, train_bpe
+from pipelines.tokenize.special_tokens import SPECIAL
 
 FILES = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:40]
 REAL = [file.read_text(encoding="utf-8") for file in FILES]
@@ -74,8 +76,8 @@ def test_any_text(tokenizer: Tokenizer, texts: list[str]) -> None:
 
 
 def test_every_code_point_this_python_knows(tokenizer: Tokenizer) -> None:
-    table = pretokens.classes()
-    points = [chr(p) for p in range(0x110000) if table[p] != pretokens.UNKNOWN and not 0xD800 <= p < 0xE000]
+    table = pretokens_table()
+    points = [chr(p) for p in range(0x110000) if table[p] != UNKNOWN and not 0xD800 <= p < 0xE000]
     texts = ["".join(f"a{c}1{c}!{c} {c}" for c in points[i : i + 500]) for i in range(0, len(points), 500)]
     # private use and the rarest planes are alike: some will do
     compare(tokenizer, [t for i, t in enumerate(texts) if i < 150 or i % 40 == 0])

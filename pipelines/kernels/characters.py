@@ -1,0 +1,54 @@
+"""Code point -> kind of character, by Python's Unicode tables: what kernels look characters up in. Needs no numba."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+Table = np.ndarray[Any, np.dtype[np.uint8]]
+CODE_POINTS = 0x110000
+
+# Of statistics: bits.
+SPACE, ALPHA, BULLET, CLOSER = 1, 2, 4, 8
+BULLETS = "•‣▶◀◦■□▪▫–-*"
+CLOSERS = "\"'”’)]"  # may follow the end of a sentence
+
+# Of pretokens: one each.
+LETTER, NUMBER, WHITE, OTHER, UNKNOWN = 1, 2, 3, 4, 5
+WHITE_SPACE = (
+    *range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000,
+)  # fmt: skip
+
+
+@cache
+def statistics_table() -> Table:
+    """What Python's `str.isspace` and `str.isalpha` say, and the sets above, as bits."""
+    table = np.zeros(CODE_POINTS, np.uint8)
+    for point in range(CODE_POINTS):
+        character = chr(point)
+        if character.isalpha():
+            table[point] = ALPHA
+        elif character.isspace():
+            table[point] = SPACE
+    for characters, bit in ((BULLETS, BULLET), (CLOSERS, CLOSER)):
+        table[[ord(c) for c in characters]] |= bit
+    return table
+
+
+@cache
+def pretokens_table() -> Table:
+    r"""\p{L}, \p{N}, \s, any other, or one that this Python does not know."""
+    table = np.full(CODE_POINTS, OTHER, np.uint8)
+    for point in range(CODE_POINTS):
+        category = unicodedata.category(chr(point))
+        if category[0] == "L":
+            table[point] = LETTER
+        elif category[0] == "N":
+            table[point] = NUMBER
+        elif category == "Cn":
+            table[point] = UNKNOWN
+    table[list(WHITE_SPACE)] = WHITE
+    return table
