@@ -35,8 +35,9 @@ from engine.execution.worker import carry_out
 from engine.stage.stage import Stage
 from engine.store.schema import DATASETS
 from engine.store.store import Artifact, Store
+from generators.backends.local import Local
 from generators.backends.process.watched import WatchedEngine
-from generators.backends.protocol import Backend, Completion, Local, Sampling
+from generators.backends.protocol import Backend, Completion, Sampling
 from generators.candidates.stage import Candidates
 from generators.text.prompts import encode_prompt, load_tokenizer
 
@@ -218,7 +219,8 @@ def overhead(store: Store, model: Artifact, rows: int) -> dict[str, Any]:
 def faults(folder: Path, count: int) -> dict[str, Any]:
     """A server that fails 30 % of attempts, against the same server without faults."""
     from generators.backends.protocol import Answer
-    from generators.backends.server.chat_completions import Server, ServerBackend
+    from generators.backends.server.chat_completions import ServerBackend
+    from generators.backends.server.settings import ServerSettings
     from tests.generators.faulty_server import FaultyServer, said
 
     asked = [[{"role": "user", "content": f"question {i}"}] for i in range(count)]
@@ -226,7 +228,7 @@ def faults(folder: Path, count: int) -> dict[str, Any]:
     for name, share in (("clean", 0.0), ("faulty", 0.3)):
         with FaultyServer(share=share, capacity=32, seconds=0.2) as server:
             backend = ServerBackend(
-                Server.model_validate({"model": "m", "url": server.url, "timeout_s": 20, "attempts": 20}),
+                ServerSettings.model_validate({"model": "m", "url": server.url, "timeout_s": 20, "attempts": 20}),
                 folder / f"{name}.sqlite",
             )
             started = time.perf_counter()
@@ -244,9 +246,10 @@ def faults(folder: Path, count: int) -> dict[str, Any]:
 
 def guided(model: Artifact, rows: int) -> dict[str, Any]:
     """Rows of a random-weight model that parse and follow a nested schema; and what a schema without any row gives."""
+    from tests.generators.test_structured import SCHEMA
+
     from generators.backends import json_answers as structured
     from generators.backends.protocol import Answer
-    from tests.generators.test_structured import SCHEMA
 
     backend = Local(WatchedEngine("vllm", model.location, dtype="float32"), load_tokenizer(model.location))
     asked = [[{"role": "user", "content": f"Make record {i}."}] for i in range(rows)]
@@ -353,7 +356,7 @@ class Run:
         done = 0
         while done < times and self.next_commit():
             assert self.process is not None
-            for pid in descendants(self.process.pid, "generators.backends.process.watched"):
+            for pid in descendants(self.process.pid, "generators.backends.process.child"):
                 os.kill(pid, signal.SIGKILL)
                 done += 1
         self.wait()

@@ -116,9 +116,8 @@ def start_engine(
     vLLM occupies the process group of its process, and the interpreter while it samples. Beside several processes that
     train, or `apart` from one that does at the same time, it runs in one of its own, on the last GPU if none trains there.
     """
-    from generators.backends.process.watched import WatchedEngine
+    from generators.backends.open import open_engine
     from generators.backends.replicas import gpus
-    from generators.backends.vllm.engine import VllmEngine
     from training.loops.distributed import world
     from training.models.lora import base_of, is_adapter
 
@@ -126,11 +125,11 @@ def start_engine(
     folder = base_of(location, job) if is_adapter(location) else location
     options: dict[str, Any] = {"dtype": "float32", "max_model_len": longest, "kv_cache_gib": 1}
     if world() == 1 and not apart:
-        return VllmEngine(folder, **options, gpu_memory_utilization=gpu_share)
+        return open_engine("vllm", folder, apart=False, **options, gpu_memory_utilization=gpu_share)
     seen = gpus()
     spare = len(seen) > world()
-    return WatchedEngine(
-        "vllm", folder, job.say, (seen[-1] if spare else seen[0]) if seen else None,
+    return open_engine(
+        "vllm", folder, say=job.say, devices=(seen[-1] if spare else seen[0]) if seen else None,
         **options, gpu_memory_utilization=0.9 if spare else gpu_share,
     )  # fmt: skip
 

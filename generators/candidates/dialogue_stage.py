@@ -22,17 +22,10 @@ from engine.stage.stage import Stage, port
 from engine.store.schema import DATASETS, row_id
 from engine.store.store import digest_json
 from generators.backends.in_flight import in_flight
-from generators.backends.protocol import (
-    Backend,
-    Engine,
-    Failure,
-    Local,
-    Sampling,
-    open_backend,
-    open_model,
-    open_server,
-)
-from generators.backends.server.chat_completions import Server
+from generators.backends.local import Local
+from generators.backends.open import open_backend, open_model, open_server
+from generators.backends.protocol import Backend, EngineName, Failure, Sampling
+from generators.backends.server.settings import ServerSettings
 from generators.candidates.stage import read_prompts, repeated_ids
 from generators.text.prompts import Message, between
 
@@ -63,11 +56,15 @@ class Dialogue(Stage):
     user_max_tokens: int = Field(128, ge=1, description="Longest message of the user, in tokens.")
     logprobs: bool = Field(True, description="Keep the log-probability of every sampled token.")
     partition: int = Field(64, ge=1, description="Prompts a partition.")
-    engine: Engine = Field("vllm", description="What runs the models: vllm, serve or transformers.")
+    engine: EngineName = Field("vllm", description="What runs the models: vllm, serve or transformers.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int | None = Field(None, ge=2, description="Longest conversation, in tokens.")
-    server: Server | None = Field(None, description="An OpenAI-compatible server that answers instead of a model.")
-    user_server: Server | None = Field(None, description="One that plays the user. Without: the model itself does.")
+    server: ServerSettings | None = Field(
+        None, description="An OpenAI-compatible server that answers instead of a model."
+    )
+    user_server: ServerSettings | None = Field(
+        None, description="One that plays the user. Without: the model itself does."
+    )
 
     def identity(self) -> dict[str, Any]:
         servers = {name: getattr(self, name) for name in ("server", "user_server")}

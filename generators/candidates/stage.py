@@ -29,18 +29,9 @@ from engine.store.schema import DATASETS, row_id
 from engine.store.store import digest_json, read_parquet
 from generators.backends import json_answers as structured
 from generators.backends.in_flight import in_flight
-from generators.backends.protocol import (
-    Answer,
-    Backend,
-    Engine,
-    Failure,
-    Sampling,
-    Usage,
-    open_model,
-    open_server,
-    told,
-)
-from generators.backends.server.chat_completions import Server
+from generators.backends.open import open_model, open_server, report_usage
+from generators.backends.protocol import Answer, Backend, EngineName, Failure, Sampling, Usage
+from generators.backends.server.settings import ServerSettings
 from generators.text.prompts import Message, prompt_of
 
 # Options of an engine that say where it runs: they are no part of what is made.
@@ -79,7 +70,7 @@ class Candidates(Stage):
     logprobs: bool = Field(True, description="Keep the log-probability of every sampled token.")
     json_schema: dict[str, Any] | None = Field(None, description="A JSON Schema that every answer must follow.")
     partition: int = Field(64, ge=1, description="Prompts a partition: one batch of the engine, one file.")
-    engine: Engine = Field(
+    engine: EngineName = Field(
         "vllm", description="vllm; serve: a `vllm serve` of its own; transformers: slow, but runs anywhere."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the checkpoint's own.")
@@ -90,7 +81,7 @@ class Candidates(Stage):
         {}, description="Further options of vLLM, by its names: speculative_config, tensor_parallel_size, quantization."
     )
     replicas: Annotated[int, NotIdentity] = Field(1, ge=1, description="Engines that share the partitions.")
-    server: Annotated[list[Server], BeforeValidator(listed)] = Field(
+    server: Annotated[list[ServerSettings], BeforeValidator(listed)] = Field(
         [], description="An OpenAI-compatible server that answers, or several; beside or instead of models."
     )
 
@@ -133,7 +124,7 @@ class Candidates(Stage):
                     table, failed = self._rows(batch, share)
                     rejected = batch.rejected + failed
                     job.commit(share.part(part), table, pa.Table.from_pylist(rejected) if rejected else None)
-                    told(job, backend.usage)
+                    report_usage(job, backend.usage)
                 spent[name] = backend.usage
         job.spent = {
             name: {"tokens_in": u.tokens_in, "tokens_out": u.tokens_out, "cost": u.cost, "retries": u.retries}

@@ -31,8 +31,9 @@ from engine.errors import UserError
 from engine.stage.job import Job, part_name
 from engine.stage.stage import Stage, port
 from engine.store.schema import DATASETS, row_id
-from generators.backends.protocol import Engine, Failure, Sampling, open_backend
-from generators.backends.server.chat_completions import Server
+from generators.backends.open import open_backend
+from generators.backends.protocol import EngineName, Failure, Sampling
+from generators.backends.server.settings import ServerSettings
 from generators.drafts.drafts import template
 from generators.text.templates import Template, Unrenderable, checked, compiled, variables
 
@@ -64,8 +65,12 @@ class Corpus(Stage):
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(512, ge=1, description="Longest document a model writes, in tokens.")
-    engine: Engine = Field("vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere.")
-    server: Server | None = Field(None, description="An OpenAI-compatible server that writes instead of a model.")
+    engine: EngineName = Field(
+        "vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere."
+    )
+    server: ServerSettings | None = Field(
+        None, description="An OpenAI-compatible server that writes instead of a model."
+    )
     partition: int = Field(256, ge=1, description="Documents a partition, with a model.")
 
     @field_validator("templates")

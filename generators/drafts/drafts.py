@@ -20,7 +20,8 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 from generators.backends import json_answers as structured
-from generators.backends.protocol import Answer, Backend, Failure, Local, Sampling
+from generators.backends.local import Local
+from generators.backends.protocol import Answer, Backend, Failure, Sampling
 from generators.rules.sandbox import Limits, Outcome, run_all
 from generators.text.prompts import Message
 from generators.text.templates import Template

@@ -19,8 +19,9 @@ from engine.stage.job import Job
 from engine.stage.stage import Stage, port
 from engine.store.schema import DATASETS, row_id
 from engine.store.store import read_parquet
-from generators.backends.protocol import Engine, Failure, Sampling, open_backend
-from generators.backends.server.chat_completions import Server
+from generators.backends.open import open_backend
+from generators.backends.protocol import EngineName, Failure, Sampling
+from generators.backends.server.settings import ServerSettings
 from generators.candidates.stage import read_prompts, repeated_ids
 from generators.drafts.drafts import template
 from generators.grounded.retrieval import Passage, open_index
@@ -47,8 +48,10 @@ class Grounded(Stage):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
     partition: int = Field(64, ge=1, description="Questions a partition.")
-    engine: Engine = Field("vllm", description="vllm, or transformers: slow, but runs anywhere.")
-    server: Server | None = Field(None, description="An OpenAI-compatible server that answers instead of a model.")
+    engine: EngineName = Field("vllm", description="vllm, or transformers: slow, but runs anywhere.")
+    server: ServerSettings | None = Field(
+        None, description="An OpenAI-compatible server that answers instead of a model."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Grounded:

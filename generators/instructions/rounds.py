@@ -25,8 +25,10 @@ from engine.errors import UserError
 from engine.stage.job import Job
 from engine.store.schema import DATASETS, messages_digest, row_id
 from engine.store.store import read_parquet
-from generators.backends.protocol import Engine, Local, Sampling, open_backend
-from generators.backends.server.chat_completions import Server
+from generators.backends.local import Local
+from generators.backends.open import open_backend
+from generators.backends.protocol import EngineName, Sampling
+from generators.backends.server.settings import ServerSettings
 from generators.drafts.drafts import Draft, Made, Rejected, carry
 from generators.instructions.novelty import Known, Novelty
 from generators.text.prompts import Message, prompt_of
@@ -135,9 +137,9 @@ class Settings(Protocol):
     @property
     def max_tokens(self) -> int: ...
     @property
-    def server(self) -> Server | None: ...
+    def server(self) -> ServerSettings | None: ...
     @property
-    def engine(self) -> Engine: ...
+    def engine(self) -> EngineName: ...
 
 
 def synthesize(job: Job, method: Method, settings: Settings) -> None:

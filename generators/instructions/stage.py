@@ -23,8 +23,8 @@ from engine.errors import UserError
 from engine.stage.job import Job
 from engine.stage.stage import Stage, port
 from engine.store.schema import DATASETS, messages_digest, row_id
-from generators.backends.protocol import Engine
-from generators.backends.server.chat_completions import Server
+from generators.backends.protocol import EngineName
+from generators.backends.server.settings import ServerSettings
 from generators.instructions.methods.backtranslation import Backtranslation
 from generators.instructions.methods.code import Code
 from generators.instructions.methods.constitutional import Constitutional
@@ -82,8 +82,10 @@ class Instructions(Stage):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(1024, ge=1, description="Longest thing the model says in one step, in tokens.")
     partition: int = Field(128, ge=1, description="Most drafts in one round: one batch of the engine, one file.")
-    engine: Engine = Field("vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere.")
-    server: Server | None = Field(None, description="An OpenAI-compatible server instead of a model.")
+    engine: EngineName = Field(
+        "vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere."
+    )
+    server: ServerSettings | None = Field(None, description="An OpenAI-compatible server instead of a model.")
 
     @field_validator("questions", "answers")
     @classmethod

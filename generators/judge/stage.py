@@ -13,8 +13,9 @@ from engine.expression import column
 from engine.stage.job import Job
 from engine.stage.stage import Stage, port
 from engine.store.schema import row_id
-from generators.backends.protocol import Sampling, open_backend
-from generators.backends.server.chat_completions import Server
+from generators.backends.open import open_backend
+from generators.backends.protocol import Sampling
+from generators.backends.server.settings import ServerSettings
 from generators.judge import model_judge as ai_feedback
 from generators.verifiers import Verifier, verify
 
@@ -58,7 +59,9 @@ class Judge(Stage):
     temperature: float = Field(0.0, ge=0, le=10)
     max_tokens: int = Field(128, ge=1, description="Longest verdict, in tokens.")
     partition: int = Field(32, ge=1, description="Prompts a partition, with a model.")
-    server: Server | None = Field(None, description="An OpenAI-compatible server that judges instead of a model.")
+    server: ServerSettings | None = Field(
+        None, description="An OpenAI-compatible server that judges instead of a model."
+    )
 
     @field_validator("rules")
     @classmethod

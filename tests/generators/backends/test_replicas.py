@@ -12,7 +12,7 @@ from generators.backends.in_flight import in_flight
 from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Sampling
 from generators.backends.replicas import Replicas, devices_of
-from tests.generators.test_engine_process import FRAIL, expected
+from tests.generators.backends.frail import FRAIL, expected
 
 
 def test_replicas_answer_as_one_engine_would(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from generators.backends.protocol import Completion, Sampling
 from generators.backends.vllm.server_process import ServedEngine, flags
-from tests.generators.test_engine_process import alive
+from tests.generators.backends.frail import alive
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("among_namesakes")
 def test_a_served_model_answers_as_it_should_and_survives_being_killed(
     tiny: Path, tmp_path: Path, log_softmax: Any
 ) -> None:

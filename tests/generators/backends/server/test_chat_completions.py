@@ -17,9 +17,10 @@ import pytest
 
 from engine.errors import StageFailed, UserError
 from generators.backends.protocol import Answer, Failure, Sampling, Usage
-from generators.backends.server.answers_cache import RequestCache
-from generators.backends.server.chat_completions import Server, ServerBackend
+from generators.backends.server.answers_cache import AnswersCache
+from generators.backends.server.chat_completions import ServerBackend
 from generators.backends.server.delivery import Delivery, retry_after
+from generators.backends.server.settings import ServerSettings
 from generators.candidates.stage import Candidates
 from tests.generators.faulty_server import FAULTS, FaultyServer, said
 
@@ -31,8 +32,8 @@ ASK = [[{"role": "user", "content": f"question {i}"}] for i in range(200)]
 SAMPLING = Sampling(logprobs=False)
 
 
-def server_of(faulty: FaultyServer, **more: Any) -> Server:
-    return Server(model="m", url=faulty.url, **{"timeout_s": 5.0, **more})
+def server_of(faulty: FaultyServer, **more: Any) -> ServerSettings:
+    return ServerSettings(model="m", url=faulty.url, **{"timeout_s": 5.0, **more})
 
 
 def test_every_row_is_answered_exactly_once_whatever_the_server_does(tmp_path: Path) -> None:
@@ -113,10 +114,10 @@ def test_raising_n_asks_for_what_is_new_alone(given: Any, build: Any) -> None:
 
 
 def test_only_what_changes_the_answers_is_part_of_the_identity() -> None:
-    near = Candidates(server=Server(model="m", url="http://127.0.0.1:1/v1", concurrency=3))
-    far = Candidates(server=Server(model="m", url="http://127.0.0.1:2/v1", budget=1.0))
+    near = Candidates(server=ServerSettings(model="m", url="http://127.0.0.1:1/v1", concurrency=3))
+    far = Candidates(server=ServerSettings(model="m", url="http://127.0.0.1:2/v1", budget=1.0))
     assert near.identity() == far.identity()
-    assert near.identity() != Candidates(server=Server(model="other")).identity()
+    assert near.identity() != Candidates(server=ServerSettings(model="other")).identity()
 
 
 def test_waits_are_read_in_every_form_the_standard_has() -> None:
@@ -151,8 +152,8 @@ def test_a_request_that_kills_the_server_is_found_and_the_rest_is_answered(tmp_p
             return deaths
 
     lock = threading.Lock()
-    server = Server(model="m", url="http://127.0.0.1:1/v1", attempts=3)
-    cache = RequestCache(tmp_path / "answers.sqlite")
+    server = ServerSettings(model="m", url="http://127.0.0.1:1/v1", attempts=3)
+    cache = AnswersCache(tmp_path / "answers.sqlite")
     delivery = Delivery(server, cache, send, lambda n: Answer(str(n), "stop", None, None, None, 0, 0), revive=revive)
     results = delivery.deliver([{"n": i} for i in range(60)], range(60))
     delivery.close()

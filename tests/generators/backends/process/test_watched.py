@@ -15,17 +15,14 @@ import pytest
 import torch
 
 from engine.errors import StageFailed, UserError
+from generators.backends.process import spawn
+from generators.backends.process.spawn import environment, import_path
 from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Completion, Failure, Sampling
-from tests.generators.frail import BREAKS, KILLS
+from tests.generators.backends.frail import BREAKS, FRAIL, KILLS, alive, expected
 
-FRAIL = "tests.generators.frail:FrailEngine"
 PROMPTS = [[10 + i, 50 + i] for i in range(37)]
 SEEDS = list(range(37))
-
-
-def expected(prompts: list[list[int]]) -> list[Completion]:
-    return [Completion(prompt[::-1], [float(i)], "stop") for i, prompt in enumerate(prompts)]
 
 
 def test_a_batch_survives_deaths(tmp_path: Path) -> None:
@@ -60,7 +57,7 @@ def test_errors_in_our_own_words_reach_the_caller(tmp_path: Path) -> None:
     nowhere = WatchedEngine("transformers", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="there is no model at"):
         nowhere.generate(PROMPTS, Sampling(), SEEDS)
-    broken = WatchedEngine("tests.generators.frail:Missing", str(tmp_path))
+    broken = WatchedEngine("tests.generators.backends.frail:Missing", str(tmp_path))
     with pytest.raises(StageFailed, match="dies while it loads: exit code 1"):
         broken.generate(PROMPTS, Sampling(), SEEDS)
 
@@ -83,13 +80,6 @@ def test_the_child_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
             break
         time.sleep(0.01)
     assert not alive(child)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_weights_outlive_the_engine_that_took_them(tmp_path: Path) -> None:
@@ -147,8 +137,23 @@ def test_killing_vllm_in_the_middle_of_a_batch_changes_no_token(engine: Any, tin
 
 
 def test_an_engine_that_dies_on_every_row_fails_the_stage_instead_of_cutting_for_ever(tmp_path: Path) -> None:
-    engine = WatchedEngine("tests.generators.frail:FrailEngine", str(tmp_path))
+    engine = WatchedEngine(FRAIL, str(tmp_path))
     with pytest.raises(StageFailed, match=r"dies whatever it is asked: .*out of bounds"):
         engine.generate([[BREAKS, i] for i in range(64)], Sampling(), list(range(64)))
     engine.close()
     assert engine.deaths == 5  # three whole batches, the first row, the last row
+
+
+@pytest.mark.usefixtures("among_namesakes")
+def test_an_engine_starts_where_folders_and_files_have_the_names_of_its_own(tmp_path: Path) -> None:
+    with WatchedEngine(FRAIL, str(tmp_path)) as engine:
+        assert engine.generate([[1, 2]], Sampling(), [3]) == [Completion([2, 1], [3.0], "stop")]
+
+
+def test_the_projects_folder_is_added_where_a_child_would_not_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "/mine"]))
+    assert spawn.ROOT in sys.path and import_path() == ["/mine"]
+    monkeypatch.setattr(spawn, "_installed", lambda: {"/elsewhere"})
+    assert import_path() == [spawn.ROOT, "/mine"]
+    monkeypatch.delenv("PYTHONPATH")
+    assert environment()["PYTHONPATH"] == spawn.ROOT

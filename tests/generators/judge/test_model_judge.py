@@ -152,7 +152,7 @@ def test_calibration_against_people(given: Any, build: Any) -> None:
 
 def test_stored_answers_are_scored_again_without_generating_any(given: Any, build: Any, monkeypatch: Any) -> None:
     """Another judge and a verifier over the same candidates: the policy is never loaded, and joins on the same ids."""
-    monkeypatch.setattr("generators.backends.protocol.load_tokenizer", None)  # loading a model would fail
+    monkeypatch.setattr("generators.backends.open.load_tokenizer", None)  # loading a model would fail
     candidates = given("Candidate", [{**row, "reference": "assert len('a') == 1"} for row in CANDIDATES])
     asked = list[str]()
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from generators.backends.vllm.engine import Sampling, VllmEngine
+from generators.backends.protocol import Sampling
+from generators.backends.vllm.engine import VllmEngine
 
 PROMPTS = [[i % 250 + 4 for i in range(start, start + 3 + start % 9)] for start in range(0, 240, 5)]
 SEEDS = [7919 * (i + 1) for i in range(len(PROMPTS))]

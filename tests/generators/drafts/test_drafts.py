@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from engine import seeds
-from generators.backends.protocol import Failure, Local, Sampling
+from generators.backends.local import Local
+from generators.backends.protocol import Failure, Sampling
 from generators.drafts.drafts import Ask, Draft, Made, Rejected, Run, carry, user
 from generators.instructions.methods.magpie import pre_query
 from generators.text.prompts import load_tokenizer

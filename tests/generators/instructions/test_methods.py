@@ -421,7 +421,8 @@ def test_constitutional(make: Any, given: Any) -> None:
 
 
 def test_magpie_asks_with_the_template_alone(given: Any, build: Any, monkeypatch: Any, tiny: Any) -> None:
-    from generators.backends.protocol import Completion, Local
+    from generators.backends.local import Local
+    from generators.backends.protocol import Completion
     from generators.text.prompts import load_tokenizer
 
     tokenizer = load_tokenizer(str(tiny))

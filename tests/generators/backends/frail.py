@@ -10,6 +10,7 @@ from typing import Any
 
 from generators.backends.protocol import Completion
 
+FRAIL = "tests.generators.backends.frail:FrailEngine"
 KILLS, BREAKS = 666, 667  # prompts that start with these kill the process, or raise
 
 
@@ -47,3 +48,16 @@ class FrailEngine:
         ]
 
     def close(self) -> None: ...
+
+
+def expected(prompts: list[list[int]]) -> list[Completion]:
+    """What it answers to these prompts with the seeds 0, 1, ..."""
+    return [Completion(prompt[::-1], [float(i)], "stop") for i, prompt in enumerate(prompts)]
+
+
+def alive(pid: int) -> bool:
+    """Whether there is a process of this id that has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -10,8 +10,8 @@ import pytest
 from engine.errors import StageFailed
 from generators.backends.protocol import Answer, Failure, Sampling, Usage
 from generators.backends.server.batch import BatchBackend, cut
-from generators.backends.server.chat_completions import Server
-from tests.generators.batch_server import BatchServer
+from generators.backends.server.settings import ServerSettings
+from tests.generators.backends.server.batch_server import BatchServer
 from tests.generators.faulty_server import said
 
 ASK: list[list[dict[str, str]]] = [[{"role": "user", "content": f"question {i}"}] for i in range(30)]
@@ -20,7 +20,7 @@ SAMPLING = Sampling(logprobs=False)
 
 def backend_of(server: BatchServer, folder: Path, **more: Any) -> BatchBackend:
     return BatchBackend(
-        Server(model="m", url=server.url, batch=True, **more), folder / "answers.sqlite", "stage", poll_s=0.01
+        ServerSettings(model="m", url=server.url, batch=True, **more), folder / "answers.sqlite", "stage", poll_s=0.01
     )
 
 
@@ -46,7 +46,7 @@ def test_a_killed_run_waits_on_for_the_batch_it_handed_in(tmp_path: Path, monkey
         with monkeypatch.context() as patched:
             patched.setattr(BatchBackend, "_wait", killed)
             if not noted:  # killed between making the batch and noting it
-                patched.setattr("generators.backends.server.answers_cache.RequestCache.put_batch", lambda *_: None)
+                patched.setattr("generators.backends.server.answers_cache.AnswersCache.put_batch", lambda *_: None)
             with pytest.raises(KeyboardInterrupt):
                 backend.complete(ASK, SAMPLING, range(30))
         again = backend_of(server, tmp_path)

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from engine.errors import UserError
 from generators.backends import json_answers as structured
-from generators.backends.protocol import Answer, Failure, Local, Sampling
+from generators.backends.local import Local
+from generators.backends.protocol import Answer, Failure, Sampling
 from generators.backends.vllm.engine import VllmEngine
 from generators.candidates.stage import Candidates
 from generators.text.prompts import Message, load_tokenizer
