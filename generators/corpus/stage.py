@@ -34,8 +34,7 @@ from engine.store.schema import DATASETS, row_id
 from generators.backends.open import open_backend
 from generators.backends.protocol import EngineName, Failure, Sampling
 from generators.backends.server.settings import ServerSettings
-from generators.drafts.drafts import template
-from generators.text.templates import Template, Unrenderable, checked, compiled, variables
+from generators.text.templates import Template, Unrenderable, checked, compiled, template, variables
 
 Style = Literal[
     "textbook", "story", "wiki", "dialogue", "wrap_easy", "wrap_medium", "wrap_hard", "wrap_qa", "nemotron_wikipedia",

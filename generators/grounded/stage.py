@@ -23,8 +23,8 @@ from generators.backends.open import open_backend
 from generators.backends.protocol import EngineName, Failure, Sampling
 from generators.backends.server.settings import ServerSettings
 from generators.candidates.stage import read_prompts, repeated_ids
-from generators.drafts.drafts import template
 from generators.grounded.retrieval import Passage, open_index
+from generators.text.templates import template
 
 CITED = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
 

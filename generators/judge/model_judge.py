@@ -21,8 +21,8 @@ from engine.store.schema import DATASETS, row_id
 from engine.store.store import read_parquet
 from generators.backends import json_answers as structured
 from generators.backends.protocol import Answer, Backend, Failure, Sampling
-from generators.drafts.drafts import template
 from generators.judge import agreement_with_people as calibration
+from generators.text.templates import template
 
 ASPECTS = {
     "helpfulness": "it does what was asked, usefully and completely",

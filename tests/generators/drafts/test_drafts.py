@@ -9,7 +9,8 @@ from typing import Any
 from engine import seeds
 from generators.backends.local import Local
 from generators.backends.protocol import Failure, Sampling
-from generators.drafts.drafts import Ask, Draft, Made, Rejected, Run, carry, user
+from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected, user
+from generators.drafts.lockstep import carry
 from generators.instructions.methods.magpie import pre_query
 from generators.text.prompts import load_tokenizer
 from tests.generators.planned import Planned
@@ -25,13 +26,13 @@ def test_steps_are_batched_and_drafts_may_split() -> None:
     def count(n: int) -> Draft:
         said = 0
         for _ in range(n):
-            answer = yield Ask([user(f"{said}")], SAMPLING, template=f"t{n}")
+            answer = yield Query([user(f"{said}")], SAMPLING, template=f"t{n}")
             said = int(answer.text)
         if n == 2:
             raise Rejected("two", "of them")
         if n == 3:
             return [count(1), count(0)]
-        outcome = yield Run([f"print({said} * 10)"])
+        outcome = yield Execution([f"print({said} * 10)"])
         return Made([user(outcome.stdout.strip())], str(said))
 
     backend = Planned(lambda text, seed: str(int(text) + 1))
@@ -53,7 +54,7 @@ def test_steps_are_batched_and_drafts_may_split() -> None:
 
 def test_a_request_that_fails_ends_its_own_draft() -> None:
     def one(text: str) -> Draft:
-        answer = yield Ask([user(text)], SAMPLING)
+        answer = yield Query([user(text)], SAMPLING)
         return Made([user(answer.text)], answer.text)
 
     backend = Planned(lambda text, seed: Failure("server_failed", "gone") if text == "b" else text.upper())
@@ -71,9 +72,9 @@ def test_a_real_engine(wide: Any, tiny_wide: Any) -> None:
     }  # fmt: skip
 
     def draft(number: int) -> Draft:
-        answer = yield Ask([user(f"Is {number} even?")], replace(SAMPLING, max_tokens=48), schema)
+        answer = yield Query([user(f"Is {number} even?")], replace(SAMPLING, max_tokens=48), schema)
         said = json.loads(answer.text)["answer"]
-        answer = yield Ask(tuple(pre_query(tokenizer, [user(said)])), SAMPLING)
+        answer = yield Query(tuple(pre_query(tokenizer, [user(said)])), SAMPLING)
         assert answer.prompt_token_ids == pre_query(tokenizer, [user(said)]) and answer.tokens_out <= 8
         return Made([user(said), user(answer.text)], said)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators.instructions.stage import Instructions, assign
+from generators.instructions.stage import Instructions
+from generators.instructions.work import assign
 
 FACTS = [
     {"id": f"{i * 7919:032x}", "parents": [], "text": f"text {i}",

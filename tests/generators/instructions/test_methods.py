@@ -12,9 +12,9 @@ import pytest
 
 from engine.errors import StageFailed, UserError
 from generators.backends.protocol import Failure
-from generators.drafts.drafts import template
 from generators.instructions.novelty import rouge_l, words
 from generators.instructions.stage import Instructions
+from generators.text.templates import template
 from tests.generators.faulty_server import FaultyServer
 from tests.generators.planned import Planned
 

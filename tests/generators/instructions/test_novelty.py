@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from generators.instructions.novelty import Known, Novelty, common_subsequence, rouge_l, words
+from generators.instructions.method import Novelty
+from generators.instructions.novelty import EarlierTexts, common_subsequence, rouge_l, words
 
 TEXT = st.lists(st.sampled_from(["the", "a", "cat", "sat", "on", "mat", "dog"]), max_size=12).map(" ".join)
 
@@ -32,7 +33,7 @@ def test_rouge_l_of_a_worked_example() -> None:
 @for_all(st.lists(TEXT, min_size=1, max_size=12), TEXT, st.sampled_from([0.5, 0.7, 0.9]))
 def test_what_is_known_is_found_and_nothing_else(known: list[str], text: str, limit: float) -> None:
     new = words(text)
-    index = Known(Novelty.model_validate({"rouge_l": limit}))
+    index = EarlierTexts(Novelty.model_validate({"rouge_l": limit}))
     for number, other in enumerate(known):
         index.add(other, str(number))
     alike = [
@@ -47,7 +48,7 @@ def test_ngrams_in_common(known: list[str], text: str) -> None:
         parts = words(said)
         return {" ".join(parts[i : i + 2]) for i in range(max(len(parts) - 1, min(1, len(parts))))}
 
-    index = Known(Novelty.model_validate({"rouge_l": None, "jaccard": 0.5, "n": 2}))
+    index = EarlierTexts(Novelty.model_validate({"rouge_l": None, "jaccard": 0.5, "n": 2}))
     for number, other in enumerate(known):
         index.add(other, str(number))
     alike = [
