@@ -96,7 +96,7 @@ def candidates(
     store: Store, model: Artifact, prompts: Artifact, backend: Backend, **config: Any
 ) -> tuple[Artifact, float]:
     """The stage with a backend that is loaded already; its artifact, and the seconds it took."""
-    with patch("generators.candidates.stage.open_model", lambda *a, **k: backend):  # pyright: ignore
+    with patch("generators.candidates.work.open_model", lambda *a, **k: backend):  # pyright: ignore
         started = time.perf_counter()
         made = carry_out(
             store,

@@ -22,8 +22,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from engine.errors import UserError
-from generators.judge.stage import COLUMNS
-from generators.judge.stage import score as judge
+from generators.rules.columns import COLUMNS
+from generators.rules.columns import score as judge
 from training import numbers
 
 if TYPE_CHECKING:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from engine.errors import UserError, nearest
-from engine.expression import column
-from engine.stage.job import Job
+from engine.errors import UserError
 from engine.stage.stage import Stage, port
-from engine.store.schema import row_id
-from generators.backends.open import open_backend
-from generators.backends.protocol import Sampling
 from generators.backends.server.settings import ServerSettings
-from generators.judge import model_judge as ai_feedback
-from generators.verifiers import Verifier, verify
+from generators.verifiers import Verifier
 
-COLUMNS: dict[str, pl.DataType] = {
-    "completion": pl.String(),
-    "reference": pl.String(),
-    "prompt": pl.String(),
-    "length": pl.Int64(),
-    "finish_reason": pl.String(),
-}
+if TYPE_CHECKING:
+    from engine.stage.job import Job
 
 
 class Judge(Stage):
@@ -66,6 +53,12 @@ class Judge(Stage):
     @field_validator("rules")
     @classmethod
     def _check(cls, value: dict[str, str]) -> dict[str, str]:
+        if not value:
+            return value
+        import polars as pl
+
+        from generators.rules.columns import COLUMNS, score
+
         try:
             score(value, pl.DataFrame(schema=COLUMNS))
         except UserError as error:
@@ -95,91 +88,6 @@ class Judge(Stage):
         return None if model else (len(self.rules) + len(self.verifiers)) * rows["candidates"]
 
     def run(self, job: Job) -> None:
-        if self.rules or self.verifiers:
-            self._by_rules(job)
-        if not (self.pairwise or self.rubric):
-            return
-        backend, name = open_backend(job, self.server, dtype="auto")
-        sampling = Sampling(self.temperature, max_tokens=self.max_tokens, logprobs=False)
-        with contextlib.closing(backend):
-            if self.pairwise:
-                if self.against is not None:
-                    self._check_against(job, self.against)
-                how = ai_feedback.Comparison(self.criteria, self.principles, self.graded, self.against)
-                ai_feedback.compare(job, backend, name, sampling, how, self.partition)
-            if self.rubric:
-                aspects = ai_feedback.ASPECTS if self.rubric is True else self.rubric
-                ai_feedback.rate(job, backend, name, sampling, aspects, self.partition)
-        job.summary(**ai_feedback.report(job, self.against))
+        from generators.judge.work import judge
 
-    def _check_against(self, job: Job, model: str) -> None:
-        models = {
-            name for artifact in job.all("candidates") for name in artifact.to_table(["model"])["model"].to_pylist()
-        }
-        if model not in models:
-            raise UserError(
-                f"`against: {model}` made none of the candidates.{nearest(model, models)} Models: {', '.join(sorted(models))}."
-            )
-
-    def _by_rules(self, job: Job) -> None:
-        for part in job.parts("candidates"):
-            frame = pl.DataFrame(part.table)
-            seen = readable(frame)
-            said, known = (seen[name].to_list() for name in ("completion", "reference"))
-            measured = [
-                pl.Series(kind, verify(kind, [text or "" for text in said], known), pl.Float64)
-                for kind in self.verifiers
-            ]
-            scores = pl.concat(
-                [frame.select("id", "model"), score(self.rules, seen), pl.DataFrame(measured)], how="horizontal"
-            )
-            verdicts = (
-                scores.rename({"id": "subject"})
-                .unpivot(on=[*self.rules, *self.verifiers], index=["subject", "model"], variable_name="metric")
-                .drop_nulls("value")
-            )
-            ids = [
-                row_id("Verdict", "rules", s, m, self.rules.get(m, "verifier"))
-                for s, m in verdicts["subject", "metric"].iter_rows()
-            ]
-            part.commit(
-                verdicts.with_columns(
-                    pl.Series("id", ids, pl.String), pl.concat_list("subject").alias("parents")
-                ).to_arrow()
-            )
-
-
-def readable(candidates: pl.DataFrame) -> pl.DataFrame:
-    """What rules see of Candidate rows: `completion`, `reference`, `prompt`, `length`, `finish_reason`."""
-    said = pl.col("prompt").list.eval(
-        pl.element().struct.field("content").filter(pl.element().struct.field("role") == "user")
-    )
-    return candidates.select(
-        completion=pl.col("completion").list.last().struct.field("content"),
-        reference=pl.col("reference"),
-        prompt=said.list.last(),
-        length=pl.col("token_ids").list.len().cast(pl.Int64),
-        finish_reason=pl.col("finish_reason"),
-    ).cast(COLUMNS)  # pyright: ignore[reportArgumentType]
-
-
-def score(rules: dict[str, str], frame: pl.DataFrame) -> pl.DataFrame:
-    """The value of every rule for every row, one Float64 column a rule; true is 1, false is 0.
-
-    Args:
-        frame: columns as `readable` gives them.
-
-    Raises:
-        UserError: a rule does not parse, names a column that is not there, or is neither a number nor true or false.
-    """
-    columns = list[pl.Series]()
-    for metric, expression in rules.items():
-        value = column(expression, frame, f"rule `{metric}`")
-        if not (value.dtype.is_numeric() or value.dtype == pl.Boolean or value.dtype == pl.Null):
-            raise UserError(
-                f"rule `{metric}`: `{expression}` gives {value.dtype}; a rule gives a number, or true or false."
-            )
-        if len(value) == 1 != len(frame):  # an expression without a column is one value for all rows
-            value = value.new_from_index(0, len(frame))
-        columns.append(value.cast(pl.Float64).alias(metric))
-    return pl.DataFrame(columns)
+        judge(self, job)

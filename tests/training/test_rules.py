@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from engine.errors import UserError
-from generators.judge.stage import COLUMNS
+from generators.rules.columns import COLUMNS
 from training.rules import Rule, code_of, measure, passes
 
 RULE: TypeAdapter[Any] = TypeAdapter(Rule)

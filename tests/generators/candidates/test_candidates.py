@@ -71,7 +71,7 @@ def lasting_engine() -> Iterator[list[WatchedEngine]]:
         def close(self) -> None: ...
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("generators.backends.process.watched.WatchedEngine", Lasting)
+        patch.setattr("generators.backends.open.WatchedEngine", Lasting)
         yield started
     for engine in started:
         WatchedEngine.close(engine)

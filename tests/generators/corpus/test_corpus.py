@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-import generators.corpus.stage
+import generators.corpus.work
 from engine.errors import StageFailed, UserError
 from generators.corpus.stage import Corpus
 from tests.generators.planned import Planned
@@ -50,7 +50,7 @@ def test_the_corpus_is_the_same_however_it_is_cut(given: Any, build: Any, monkey
     facts = given("Document", FACTS)
     settings: dict[str, Any] = {"records": 2, "templates": TEMPLATES}
     whole = build(Corpus, {"records": facts}, documents=40, **settings).to_polars()
-    monkeypatch.setattr(generators.corpus.stage, "WITHOUT_MODEL", 7)
+    monkeypatch.setattr(generators.corpus.work, "WITHOUT_MODEL", 7)
     # `max_failed` is no part of what is made, `documents` is: the same key would be the same artifact.
     cut = build(Corpus, {"records": facts}, documents=41, **settings).to_polars()
     assert cut.head(40).equals(whole)
@@ -84,7 +84,7 @@ TEXTS = [{"id": f"{i:032x}", "parents": [], "text": f"Fact {i}.", "source": "w",
 
 def test_a_grid_of_styles_audiences_and_personas(given: Any, build: Any, monkeypatch: Any) -> None:
     backend = Planned(lambda text, seed: f"Here is what you asked for:\n\nwritten {seed}")
-    monkeypatch.setattr("generators.corpus.stage.open_backend", lambda *a, **k: (backend, "planned"))
+    monkeypatch.setattr("generators.corpus.work.open_backend", lambda *a, **k: (backend, "planned"))
     grid: dict[str, Any] = {
         "styles": ["textbook", "story"],
         "audiences": ["children", "surgeons"],
@@ -121,7 +121,7 @@ def test_rephrasing_is_whole_or_rejected(given: Any, build: Any, monkeypatch: An
                     for a, c in zip(answers, conversations, strict=True)]  # fmt: skip
 
     backend = Cutting(lambda text, seed: text.split("\n\n")[-1].upper())
-    monkeypatch.setattr("generators.corpus.stage.open_backend", lambda *a, **k: (backend, "planned"))
+    monkeypatch.setattr("generators.corpus.work.open_backend", lambda *a, **k: (backend, "planned"))
     styles = ["wrap_easy", "wrap_medium", "wrap_hard", "wrap_qa", "nemotron_wikipedia", "nemotron_diverse_qa",
               "nemotron_distill", "nemotron_extract", "nemotron_list"]  # fmt: skip
     made = build(

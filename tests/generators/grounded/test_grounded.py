@@ -12,8 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators.grounded.retrieval import Index, Passage, build, passages_of, words
-from generators.grounded.stage import Grounded, citations
+from generators.grounded.retrieval import Passage, PassageIndex, build, passages_of, words
+from generators.grounded.stage import Grounded
+from generators.grounded.work import citations
 from generators.judge.stage import Judge
 from tests.generators.planned import Planned
 
@@ -33,7 +34,7 @@ QUESTIONS = [
 def test_scores_are_bm25(tmp_path: Path) -> None:
     texts = ["the cat sat on the mat", "the dog sat", "a cat and a cat and a dog", "", "nothing here"]
     build([Passage(str(i), 0, text) for i, text in enumerate(texts)], tmp_path)
-    index = Index(tmp_path)
+    index = PassageIndex(tmp_path)
     lengths = [len(words(text)) for text in texts]
     mean = sum(lengths) / len(lengths)
 
@@ -73,7 +74,7 @@ def answers(asked: str, seed: int) -> str:
 
 def test_questions_are_answered_from_what_was_found(given: Any, build: Any, monkeypatch: Any) -> None:
     backend = Planned(answers)
-    monkeypatch.setattr("generators.grounded.stage.open_backend", lambda *a, **k: (backend, "m"))
+    monkeypatch.setattr("generators.grounded.work.open_backend", lambda *a, **k: (backend, "m"))
     unknown = {"id": "f" * 32, "parents": [], "prompt": [{"role": "user", "content": "Qwxyz?"}]}
     prompts = given("Prompt", [*QUESTIONS, unknown, QUESTIONS[0]])
     settings: dict[str, Any] = {"k": 2, "words": 20, "overlap": 2, "n": 2}
@@ -95,7 +96,7 @@ def test_questions_are_answered_from_what_was_found(given: Any, build: Any, monk
 
 
 def test_retrieval_is_judged_beside_fine_tuning(given: Any, build: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("generators.grounded.stage.open_backend", lambda *a, **k: (Planned(answers), "m"))
+    monkeypatch.setattr("generators.grounded.work.open_backend", lambda *a, **k: (Planned(answers), "m"))
     grounded = build(Grounded, {"documents": given("Document", DOCUMENTS), "prompts": given("Prompt", QUESTIONS)})
     tuned = given("Candidate", [
         {"id": f"{i:032x}", "parents": [], "prompt_id": q["id"], "prompt": q["prompt"], "model": "sft", "sample": 0,
@@ -109,7 +110,7 @@ def test_retrieval_is_judged_beside_fine_tuning(given: Any, build: Any, monkeypa
 
 
 def test_the_index_is_kept(given: Any, build: Any, monkeypatch: Any, store: Any) -> None:
-    monkeypatch.setattr("generators.grounded.stage.open_backend", lambda *a, **k: (Planned(answers), "m"))
+    monkeypatch.setattr("generators.grounded.work.open_backend", lambda *a, **k: (Planned(answers), "m"))
     inputs = {"documents": given("Document", DOCUMENTS), "prompts": given("Prompt", QUESTIONS)}
     first = build(Grounded, inputs)
     monkeypatch.setattr("generators.grounded.retrieval.build", None)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from benchmarks.judge import data, measure
-from generators.judge import model_judge as ai_feedback
+from generators.judge import model_judge
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_the_claims_hold(folder: Path) -> None:
 
 
 def test_a_judge_that_asks_one_order_only_is_caught(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ai_feedback, "verdict", lambda first, second: {"A": 1.0, "B": 0.0}.get(first, 1.0))
+    monkeypatch.setattr(model_judge, "verdict", lambda first, second: {"A": 1.0, "B": 0.0}.get(first, 1.0))
     broken = [claim["id"] for claim in measure(folder, quick=False)["claims"] if not claim["holds"]]
     assert broken == ["judge.winner_rates_equal_the_file"]
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators.judge import agreement_with_people as calibration
+from generators.judge.agreement_with_people import kappa
 from generators.judge.stage import Judge
 from tests.generators.faulty_server import FaultyServer
 
@@ -120,7 +120,7 @@ def test_kappa_of_a_worked_example() -> None:
     # Two raters, 50 items, [[20, 5], [10, 15]]: observed 0.7, by chance 0.5 (Cohen, 1960).
     a = np.repeat([1, 1, 0, 0], [20, 5, 10, 15])
     b = np.repeat([1, 0, 1, 0], [20, 5, 10, 15])
-    assert calibration.kappa(a, b) == pytest.approx(0.4)
+    assert kappa(a, b) == pytest.approx(0.4)
 
 
 def test_calibration_against_people(given: Any, build: Any) -> None:
