@@ -246,21 +246,20 @@ def faults(folder: Path, count: int) -> dict[str, Any]:
 
 def guided(model: Artifact, rows: int) -> dict[str, Any]:
     """Rows of a random-weight model that parse and follow a nested schema; and what a schema without any row gives."""
-    from tests.generators.test_structured import SCHEMA
-
-    from generators.backends import json_answers as structured
+    from generators.backends import json_answers
     from generators.backends.protocol import Answer
+    from tests.generators.backends.nested_schema import SCHEMA
 
     backend = Local(WatchedEngine("vllm", model.location, dtype="float32"), load_tokenizer(model.location))
     asked = [[{"role": "user", "content": f"Make record {i}."}] for i in range(rows)]
-    answers, repaired = structured.complete(backend, asked, Sampling(max_tokens=256), list(range(rows)), SCHEMA)
+    answers, repaired = json_answers.complete(backend, asked, Sampling(max_tokens=256), list(range(rows)), SCHEMA)
     impossible = {"type": "integer", "minimum": 5, "maximum": 3}
     try:
-        told = str(structured.complete(backend, asked[:1], Sampling(), [0], impossible)[0])
+        told = str(json_answers.complete(backend, asked[:1], Sampling(), [0], impossible)[0])
     except UserError as error:
         told = f"UserError: {error}"
     backend.close()
-    valid = sum(isinstance(a, Answer) and structured.problem(a.text, SCHEMA) is None for a in answers)
+    valid = sum(isinstance(a, Answer) and json_answers.problem(a.text, SCHEMA) is None for a in answers)
     return {"rows": rows, "valid": valid, "repaired": len(repaired), "impossible": told[:200]}
 
 

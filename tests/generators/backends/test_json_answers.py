@@ -11,41 +11,26 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators.backends import json_answers as structured
+from generators.backends import json_answers
 from generators.backends.local import Local
 from generators.backends.protocol import Answer, Failure, Sampling
 from generators.backends.vllm.engine import VllmEngine
 from generators.candidates.stage import Candidates
 from generators.text.prompts import Message, load_tokenizer
+from tests.generators.backends.nested_schema import SCHEMA
 
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 6, "pattern": "^[a-z]+$"},
-        "kind": {"enum": ["city", "river"]},
-        "where": {
-            "type": "object",
-            "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}, "ok": {"type": "boolean"}},
-            "required": ["x", "ok"],
-            "additionalProperties": False,
-        },
-        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1, "maxItems": 3},
-    },
-    "required": ["name", "kind", "where", "tags"],
-    "additionalProperties": False,
-}
 ASK: list[list[Message]] = [[{"role": "user", "content": f"Say {i}!"}] for i in range(60)]
 
 
 def test_guided_answers_of_a_random_model_all_validate(wide: VllmEngine, tiny_wide: Path) -> None:
     backend = Local(wide, load_tokenizer(str(tiny_wide)))
-    answers, repaired = structured.complete(backend, ASK, Sampling(max_tokens=200), list(range(60)), SCHEMA)
+    answers, repaired = json_answers.complete(backend, ASK, Sampling(max_tokens=200), list(range(60)), SCHEMA)
     assert not repaired
     for answer in answers:
         assert isinstance(answer, Answer) and answer.finish_reason == "stop"
         jsonschema.validate(json.loads(answer.text), SCHEMA)
     assert len({answer.text for answer in answers if isinstance(answer, Answer)}) > 50
-    again, _ = structured.complete(backend, ASK, Sampling(max_tokens=200), list(range(60)), SCHEMA)
+    again, _ = json_answers.complete(backend, ASK, Sampling(max_tokens=200), list(range(60)), SCHEMA)
     assert again == answers
 
 
@@ -77,7 +62,7 @@ class Scripted:
 def test_a_wrong_answer_is_repaired_once_or_fails_with_its_reason() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     backend = Scripted('{"n": 1}', '{"n": "x"}', "no", '{"n": 2}', "[]")
-    answers, repaired = structured.complete(backend, ASK[:3], Sampling(), [0, 1, 2], schema)
+    answers, repaired = json_answers.complete(backend, ASK[:3], Sampling(), [0, 1, 2], schema)
     assert [answer.text for answer in answers if isinstance(answer, Answer)] == ['{"n": 1}', '{"n": 2}']
     assert repaired == {1}
     failure = answers[2]
