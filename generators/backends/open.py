@@ -25,7 +25,7 @@ from generators.text.prompts import load_tokenizer
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from engine.store.store import Artifact
+    from engine.store.artifact import Artifact
     from generators.backends.server.settings import ServerSettings
     from generators.backends.vllm.engine import VllmEngine
 

@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 
 from engine.stage.job import Job, Part
-from engine.store.store import read_parquet
 from generators.backends.protocol import Answer, Failure
 from generators.text.prompts import prompt_of
 
@@ -85,10 +84,8 @@ def read_prompts(part: Part, size: int, repeated: dict[str, int]) -> tuple[list[
 
 def totals(job: Job) -> dict[str, Any]:
     """Rows, tokens in and out and finish reasons over everything committed, and for each model."""
-    frames = list[pl.DataFrame]()
-    for name in sorted(job.committed()):
-        with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
-            frames.append(pl.DataFrame(read_parquet(file, ["model", "finish_reason", *COUNTED])))
+    columns = ["model", "finish_reason", *COUNTED]
+    frames = [pl.DataFrame(job.read_part(name, columns)) for name in sorted(job.committed())]
     rows = pl.concat(frames) if frames else pl.DataFrame()
     if rows.is_empty():
         return {"delivered": 0}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from engine.stage.job import Job, Part
+from engine.store.digest import digest_json
 from engine.store.schema import DATASETS, row_id
-from engine.store.store import digest_json
 from generators.backends.in_flight import in_flight
 from generators.backends.local import Local
 from generators.backends.open import open_backend, open_model, open_server

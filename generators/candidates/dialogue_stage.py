@@ -35,6 +35,7 @@ class Dialogue(Stage):
         "prompts": port("Prompt", "Conversation", many=True),
     }
     gives = "Candidate"
+    phase = "generation"
     random = True
 
     turns: int = Field(3, ge=1, description="Answers of the model in one conversation.")

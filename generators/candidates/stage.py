@@ -41,6 +41,7 @@ class Candidates(Stage):
         "prompts": port("Prompt", "Conversation", many=True),
     }
     gives = "Candidate"
+    phase = "generation"
     random = True
     version = 2
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from engine.errors import UserError
 from engine.stage.job import Job, Part
+from engine.store.digest import digest_json
 from engine.store.schema import DATASETS, row_id
-from engine.store.store import digest_json
 from generators.backends import json_answers
 from generators.backends.in_flight import in_flight
 from generators.backends.open import open_model, open_server, report_usage

@@ -28,6 +28,7 @@ class Grounded(Stage):
         "model": port("Model", optional=True),
     }
     gives = "Candidate"
+    phase = "generation"
     random = True
 
     k: int = Field(4, ge=1, description="Passages shown with a question.")

@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from engine.stage.job import Job
 from engine.store.schema import DATASETS, row_id
-from engine.store.store import read_parquet
 from generators.backends.open import open_backend
 from generators.backends.protocol import Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
@@ -103,10 +102,7 @@ def _has(found: list[Passage], reference: str | None) -> bool | None:
 
 def _totals(job: Job) -> dict[str, Any]:
     """Shares over all answers: that cite something, that cite something not shown, and of questions with the reference found."""
-    tables = list[pa.Table]()
-    for name in sorted(job.committed()):
-        with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
-            tables.append(read_parquet(file, ["cited", "bad_citations", "found"]))
+    tables = [job.read_part(name, ["cited", "bad_citations", "found"]) for name in sorted(job.committed())]
     rows = pa.concat_tables(tables).to_pylist() if tables else []
     known = [row["found"] for row in rows if row["found"] is not None]
     facts: dict[str, Any] = {"delivered": len(rows)}

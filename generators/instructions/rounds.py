@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from engine.errors import UserError
 from engine.stage.job import Job
+from engine.store.parquet import read_parquet
 from engine.store.schema import DATASETS, messages_digest, row_id
-from engine.store.store import read_parquet
 from generators.backends.local import Local
 from generators.backends.open import open_backend
 from generators.backends.protocol import Backend, Sampling
@@ -168,9 +168,7 @@ def _finished(job: Job) -> list[tuple[str, int, int]]:
 
 def _remember(job: Job, world: World, name: str) -> None:
     """Take a committed round into the world."""
-    with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
-        rows = read_parquet(file).to_pylist()
-    for row in rows:
+    for row in job.read_part(name).to_pylist():
         world.remember(row)
         world.known.add(world.made[-1]["metadata"]["key"], row["id"])
 

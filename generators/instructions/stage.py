@@ -29,6 +29,7 @@ from generators.instructions.methods.multi_turn import MultiTurn
 from generators.instructions.methods.personas import Personas
 from generators.instructions.methods.self_instruct import SelfInstruct
 from generators.instructions.methods.tool_calls import ToolCalls
+from generators.rules.rule import EQUALITY
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -53,6 +54,7 @@ class Instructions(Stage):
         "model": port("Model", optional=True),
     }
     gives = "Conversation"
+    phase = "generation"
     random = True
 
     questions: list[str] = Field([], description="Jinja; what the user says. Sees the record's metadata and `text`.")
@@ -122,6 +124,8 @@ class Instructions(Stage):
         dropped = [*SYNTHESIS, "method"] if self.method is None else TEMPLATES
         if self.server:
             identity["server"] = self.server.identity()
+        if isinstance(self.method, Mathematics):  # its votes are counted by which answers are equal
+            identity["equality"] = EQUALITY
         return {name: value for name, value in identity.items() if name not in dropped}
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:

@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
-from engine.store.store import read_parquet
 from generators.backends import json_answers
 from generators.backends.protocol import Answer, Backend, Failure, Sampling
 from generators.judge import agreement_with_people
@@ -177,9 +176,7 @@ def report(job: Job, against: str | None) -> dict[str, Any]:
     won: dict[str, dict[str, list[float]]] = {}
     compared, scored = dict[tuple[str, str], float](), dict[str, dict[str, float]]()
     for name in sorted(job.committed()):
-        with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
-            rows = read_parquet(file, ["subject", "model", "metric", "value", "text"]).to_pylist()
-        for row in rows:
+        for row in job.read_part(name, ["subject", "model", "metric", "value", "text"]).to_pylist():
             if row["metric"] != "pairwise":
                 scored.setdefault(row["metric"], {})[row["subject"]] = row["value"]
                 continue

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from engine.errors import UserError
 from engine.stage.stage import Stage, port
 from generators.backends.server.settings import ServerSettings
-from generators.verifiers import Verifier
+from generators.rules.rule import EQUALITY, Verifier
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -30,6 +30,7 @@ class Judge(Stage):
         "rankings": port("Ranking", many=True, optional=True),
     }
     gives = "Verdict"
+    phase = "generation"
     random = True
 
     rules: dict[str, str] = Field({}, description="Metric -> expression.")
@@ -81,6 +82,8 @@ class Judge(Stage):
                 identity.pop(name)
         if not (self.pairwise or self.rubric):  # rules draw nothing
             identity.pop("seed")
+        if "mathematics" in self.verifiers:
+            identity["equality"] = EQUALITY
         return identity
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:

@@ -14,7 +14,7 @@ from generators.backends.open import open_backend
 from generators.backends.protocol import Sampling
 from generators.judge import model_judge
 from generators.rules.columns import readable, score
-from generators.verifiers import verify
+from generators.rules.verify import verify
 
 if TYPE_CHECKING:
     from generators.judge.stage import Judge

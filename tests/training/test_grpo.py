@@ -14,7 +14,8 @@ import torch
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from tests.training import killed, tiny_chat
 from tests.training.test_dpo import curve
 from tests.training.test_ppo import PROMPTS

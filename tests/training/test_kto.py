@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from tests.training import tiny_chat
 from tests.training.test_dpo import losses
 from tests.training.test_reward import preferences

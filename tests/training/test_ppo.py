@@ -13,16 +13,18 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.store.store import Artifact, Store, read_parquet
+from engine.store.artifact import Artifact
+from engine.store.parquet import read_parquet
+from engine.store.store import Store
+from generators.rules.verify import measure
 from tests.training import killed, tiny_chat
 from tests.training.test_dpo import curve
 from tests.training.tiny_chat import one_thread, user
 from training.critic import Critic
 from training.models.answers import Answer, pad
 from training.ppo import Experience, Ppo, token_rewards
-from training.reward_function import Scorer
+from training.reward_function import Scorer, frame
 from training.rollouts import Question, Rollout, consumed, draw, keep
-from training.rules import frame, measure
 
 __all__ = ["one_thread"]  # applies to every test here
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from engine.store.store import Artifact, Store, digest_json
+from engine.store.artifact import Artifact
+from engine.store.digest import digest_json
+from engine.store.store import Store
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"

@@ -31,10 +31,13 @@ import polars as pl
 from pydantic import Field, ValidationInfo, field_validator
 
 from engine.errors import StageFailed, UserError, nearest
+from engine.stage.drawing import Intervals
 from engine.stage.job import Job
 from engine.stage.stage import Audit, NotIdentity, Stage, port
+from engine.store.artifact import Artifact
 from engine.store.schema import row_id
-from engine.store.store import Artifact
+from generators.rules.rule import Rule, version
+from generators.rules.verify import measure
 from training.evaluate import gate
 from training.evaluate import table as evaluation_table
 from training.evaluate.perplexity import surprise
@@ -42,9 +45,8 @@ from training.evaluate.table import side_by_side, tabulate
 from training.loops.trl import load_model, quiet
 from training.models.logprobs import token_logprobs
 from training.overoptimisation import best_of_at_kl
-from training.reward_function import make_scorer, same_tokenizer
+from training.reward_function import frame, make_scorer, same_tokenizer
 from training.rollouts import Question, Rollout, check_room, load_questions
-from training.rules import Rule, frame, measure
 from training.stored_rollouts import load_rollouts, score_rollouts
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ class Evaluate(Stage):
         "reward": port("RewardModel", optional=True),
     }
     gives = "Verdict"
+    phase = "training"
+    drawings = (Intervals("gold_win_rate", "gold preference against the reference, 95 % interval"),)
     random = True
 
     reference: str | None = Field(
@@ -100,6 +104,9 @@ class Evaluate(Stage):
     contamination: Annotated[bool, NotIdentity] = Field(
         True, description="Also tell which prompts stand in what the models were trained on, by a stage of its own."
     )
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), **version([*self.checks.values(), *([self.utility] if self.utility else [])])}
 
     def audit(self) -> Audit | None:
         return Audit("contamination", models="models", rows="prompts") if self.contamination else None

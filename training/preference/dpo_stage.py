@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from engine.stage.drawing import Curves
 from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from engine.statistics import bootstrap
@@ -45,6 +46,8 @@ class Dpo(Stage):
         "reference": port("Model", "Adapter", optional=True),
     }
     gives = "Model"
+    phase = "training"
+    drawings = (Curves(("loss", "rewards/accuracies", "rewards/margins")),)
     random = True
     version = 2
 

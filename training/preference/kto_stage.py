@@ -18,6 +18,7 @@ from pydantic import Field
 
 from engine.errors import UserError
 from engine.seeds import shuffled
+from engine.stage.drawing import Curves
 from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
@@ -40,6 +41,8 @@ class Kto(Stage):
         "reference": port("Model", "Adapter", optional=True),
     }
     gives = "Model"
+    phase = "training"
+    drawings = (Curves(("loss", "kl", "rewards/margins")),)
     random = True
 
     metric: str | None = Field(None, description="Which of the `verdicts` says whether a candidate is good.")

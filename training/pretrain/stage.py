@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import Field, model_validator
 
 from engine.errors import StageFailed, UserError
+from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import flops, memory
 from training.loops.schedule import ScheduleName, factor
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from engine.stage.job import Job
-    from engine.store.store import Artifact
+    from engine.store.artifact import Artifact
     from training.pretrain.llama import Llama
     from training.pretrain.token_blocks import Shards
 
@@ -43,6 +44,8 @@ class Pretrain(Stage):
 
     takes = {"tokens": port("TokenBlock")}
     gives = "Model"
+    phase = "training"
+    drawings = (Curves(("loss", "validation_bpb")),)
     random = True
 
     family: Family = "llama"
@@ -396,7 +399,7 @@ def check_tokenizer(shards: Artifact) -> None:
     Raises:
         UserError: it was exchanged, so that ids would mean other texts.
     """
-    from engine.store.store import digest_file
+    from engine.store.digest import digest_file
 
     for name, entry in shards.manifest["files"].items():
         if name.startswith("tokenizer/") and digest_file(shards.path / name) != entry["sha256"]:

@@ -12,7 +12,7 @@ import numpy as np
 from engine.errors import UserError
 from engine.seeds import generator
 from engine.stage.job import Job
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from training.models.answers import Answer, encode_all
 from training.preference.pairs import Pair
 

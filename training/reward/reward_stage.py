@@ -25,6 +25,7 @@ from pydantic import Field, model_validator
 
 from engine.errors import UserError
 from engine.seeds import generator, shuffled
+from engine.stage.drawing import Curves
 from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
@@ -55,6 +56,8 @@ class Reward(Stage):
         "rankings": port("Ranking", many=True, optional=True),
     }
     gives = "RewardModel"
+    phase = "training"
+    drawings = (Curves(("loss", "accuracy")),)
     random = True
 
     epochs: int = Field(1, ge=1, description="Passes over the pairs. More than two overfit easily.")

@@ -18,7 +18,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from engine.errors import StageFailed, UserError
-from engine.store.store import digest_json
+from engine.store.digest import digest_json
 from generators.backends.protocol import Answer, Failure, Sampling, Usage
 from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.chat_completions import EMPTY, answer_of, request_of

@@ -20,7 +20,7 @@ import openai
 
 from engine import seeds
 from engine.errors import StageFailed, UserError
-from engine.store.store import digest_json
+from engine.store.digest import digest_json
 from generators.backends.protocol import Answer, Failure, Usage
 from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.pacing import Pace
