@@ -113,9 +113,9 @@ def forge() -> None:
     import trl.trainer.dpo_trainer  # pyright: ignore[reportUnusedImport]
     import trl.trainer.grpo_trainer  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-    import generators.backends.vllm.engine as backend
+    from generators.backends.vllm.options import ENVIRONMENT
 
-    for name, value in backend.ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import vllm  # noqa: F401  # pyright: ignore
 

@@ -19,7 +19,7 @@ from typing import Any
 from engine.execution.worker import carry_out
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from generators.backends.vllm.engine import ENVIRONMENT
+from generators.backends.vllm.options import ENVIRONMENT
 from tests.training import tiny_chat
 
 IMPORTED = ["torch", "transformers", "peft", "trl", "trl.trainer.sft_trainer", "training.pretrain.stage", "training.sft.stage",

@@ -333,7 +333,8 @@ class Sampler:
         self, artifact: Artifact, model: Any, tokenizer: Any, questions: list[Question], n: int
     ) -> list[Rollout]:
         """`n` answers to each question, one after the other; the first are the same however many are asked for."""
-        from generators.backends.vllm.engine import Sampling, end_ids
+        from generators.backends.protocol import Sampling
+        from generators.backends.vllm.model_files import end_ids
         from generators.text.prompts import decode
 
         stage = self.stage
@@ -356,7 +357,7 @@ class Sampler:
 
     def engine_for(self, artifact: Artifact, model: Any, questions: list[Question]) -> VllmEngine:
         """The running engine with this model's weights, or a new one where another architecture is needed."""
-        from generators.backends.vllm.engine import VllmEngine
+        from generators.backends.open import open_engine
 
         wanted = architecture(model.config)
         if self.engine is not None and wanted == self.architecture:
@@ -367,8 +368,10 @@ class Sampler:
         prompts = [*questions, *(q for other in self.models.values() for q in questions_for(self.job, other))]
         longest = max(len(question.token_ids) for question in prompts) + self.stage.max_tokens
         limit = getattr(model.config, "max_position_embeddings", None) or longest
-        self.engine = VllmEngine(
+        self.engine = open_engine(
+            "vllm",
             artifact.location,
+            apart=False,
             dtype="float32",
             max_model_len=min(longest, limit),
             gpu_memory_utilization=self.stage.gpu_share,

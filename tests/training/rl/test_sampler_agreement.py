@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from generators.backends.vllm.engine import Sampling, VllmEngine
+from generators.backends.protocol import Sampling
+from generators.backends.vllm.engine import VllmEngine
 from tests.training import tiny_chat
 from tests.training.tiny_chat import one_thread
 from training.models.answers import Answer
