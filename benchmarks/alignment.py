@@ -44,8 +44,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
     import torch
 
     from tests.training import tiny_chat
-    from tests.training.test_dpo import by_hand
-    from tests.training.test_reward import preferences
+    from tests.training.preference_rows import by_hand, preferences
     from training import gae, kl
     from training.kl import best_of_n as best_of_n_kl
     from training.ppo import token_rewards
@@ -122,7 +121,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
 
 def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
     """PPO and GRPO on 64 outcomes, beside best-of-n at the same KL."""
-    from tests.training import test_optimum as toy
+    from tests.training.preference import test_optimum as toy
     from training.kl import best_of_n as best_of_n_kl
 
     beta, iterations = 0.3, 10 if quick else 120
@@ -170,7 +169,7 @@ def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
 
 
 def optimum_dpo(bench: Bench, quick: bool) -> list[Claim]:
-    from tests.training import test_optimum as toy
+    from tests.training.preference import test_optimum as toy
 
     epochs = 20 if quick else 800
     _, distance, start = toy.dpo_on_every_preference(bench.store, bench.run, bench.table, bench.folder, epochs)
@@ -210,7 +209,7 @@ def bad_input(bench: Bench, quick: bool) -> list[Claim]:
     import torch
 
     from tests.training import tiny_chat
-    from tests.training.test_ppo import PROMPTS
+    from tests.training.tiny_chat import PROMPTS
 
     policy = bench.model(tiny_chat.save(bench.folder / "policy"))
     prompts = bench.table("Prompt", PROMPTS)

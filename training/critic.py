@@ -15,7 +15,7 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.models.answers import Batch
+    from training.models.padding import PaddedBatch as Batch
 
 
 class Critic(nn.Module):

@@ -31,10 +31,12 @@ from engine.errors import UserError
 from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
-from training.loops.tracking import ReportTo
-from training.loops.trl import arguments, load_model, save, train
+from training.loops.tracking_settings import ReportTo
+from training.loops.trl import arguments, train
+from training.models.load import is_adapter, load_model, save
 from training.models.logprobs import token_logprobs
-from training.models.lora import Lora, is_adapter
+from training.models.lora import peft_config
+from training.models.lora_settings import Lora
 from training.reward_function import Scorer, make_scorer
 from training.rollouts import (
     Question,
@@ -198,7 +200,7 @@ class Grpo(Stage):
             args=args,
             train_dataset=datasets.Dataset.from_dict({"prompt": [str(i) for i in drawn]}),
             processing_class=tokenizer,
-            peft_config=self.lora.config() if self.lora else None,
+            peft_config=peft_config(self.lora) if self.lora else None,
             rollout_func=sampler.sample,
         )
         policy.config._name_or_path = origin

@@ -43,10 +43,12 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training import gae, kl
 from training.hardware import memory
 from training.loops import schedule
-from training.loops.tracking import ReportTo, tracked
-from training.models.answers import TOKENS, Answer, pad
+from training.loops.tracking import tracked
+from training.loops.tracking_settings import ReportTo
+from training.models.answers import TOKENS, Answer
 from training.models.logprobs import forward
-from training.models.lora import Lora
+from training.models.lora_settings import Lora
+from training.models.padding import pad
 from training.overoptimisation import GuardConfig
 from training.ppo_run import Run
 from training.rollouts import Rollout, keep, warn_of_sameness

@@ -12,7 +12,7 @@ from engine.stage.job import Job
 from training import kl
 from training.loops import snapshot
 from training.loops.checkpoint import Checkpoints
-from training.loops.trl import load_model, quiet, save
+from training.models.load import load_model, quiet, save
 from training.reward_function import make_scorer
 from training.rollouts import (
     Question,
@@ -70,7 +70,9 @@ class Run:
         if stage.lora:
             from peft import get_peft_model
 
-            self.policy = get_peft_model(self.policy, stage.lora.config())
+            from training.models.lora import peft_config
+
+            self.policy = get_peft_model(self.policy, peft_config(stage.lora))
         for module in (self.policy, self.reference, self.critic):
             if module is not None:
                 module.to(device).eval()  # dropout off: rho is 1 before the first step

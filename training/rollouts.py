@@ -120,7 +120,7 @@ def start_engine(
     from generators.backends.replicas import gpus
     from generators.backends.vllm.engine import VllmEngine
     from training.loops.distributed import world
-    from training.models.lora import base_of, is_adapter
+    from training.models.load import base_of, is_adapter
 
     longest = max(len(question.token_ids) for question in questions) + max_tokens
     folder = base_of(location, job) if is_adapter(location) else location

@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[2]
 def kills(bench: Bench, method: str, quick: bool) -> list[Claim]:
     """SIGKILL at random moments, each continued, against a run that was left alone."""
     from tests.training import tiny_chat
-    from tests.training.test_ppo import PROMPTS
-    from tests.training.test_reward import preferences
+    from tests.training.preference_rows import preferences
+    from tests.training.tiny_chat import PROMPTS
 
     count = 2 if quick else 10
     policy = tiny_chat.save(bench.folder / "policy")

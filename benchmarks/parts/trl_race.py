@@ -82,7 +82,7 @@ def race(
     bench: Bench, name: str, policy: Artifact, reward: Artifact, settings: dict[str, Any], seeds: list[int]
 ) -> list[Claim]:
     from tests.training import tiny_chat
-    from tests.training.test_ppo import PROMPTS
+    from tests.training.tiny_chat import PROMPTS
     from training.rollouts import load_questions
 
     prompts = bench.table("Prompt", PROMPTS)
@@ -176,7 +176,7 @@ def _sampled(bench: Bench, policy: Artifact, folder: Path, count: int, max_token
     from transformers import AutoModelForCausalLM
 
     from tests.training import tiny_chat
-    from tests.training.test_ppo import PROMPTS
+    from tests.training.tiny_chat import PROMPTS
     from training.rollouts import ask, load_questions, start_engine
 
     prompts = bench.table("Prompt", PROMPTS)

@@ -16,9 +16,8 @@ from pydantic import ValidationError
 from engine.errors import UserError
 from engine.store.store import Artifact, Store
 from tests.training import killed, tiny_chat
-from tests.training.test_dpo import curve
-from tests.training.test_ppo import PROMPTS
-from tests.training.tiny_chat import one_thread
+from tests.training.curves import curve
+from tests.training.tiny_chat import PROMPTS, one_thread
 from training.grpo import Grpo
 from training.models.answers import Answer
 from training.models.logprobs import token_logprobs

@@ -15,10 +15,11 @@ import torch
 from engine.errors import UserError
 from engine.store.store import Artifact, Store, read_parquet
 from tests.training import killed, tiny_chat
-from tests.training.test_dpo import curve
-from tests.training.tiny_chat import one_thread, user
+from tests.training.curves import curve
+from tests.training.tiny_chat import PROMPTS, one_thread, user
 from training.critic import Critic
-from training.models.answers import Answer, pad
+from training.models.answers import Answer
+from training.models.padding import pad
 from training.ppo import Experience, Ppo, token_rewards
 from training.reward_function import Scorer
 from training.rollouts import Question, Rollout, consumed, draw, keep
@@ -28,11 +29,6 @@ __all__ = ["one_thread"]  # applies to every test here
 
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
 Build = Callable[..., Artifact]
-
-PROMPTS = [
-    {"id": f"prompt{i}", "prompt": user(f"what colour the {word} ?"), "reference": "blue"}
-    for i, word in enumerate(["cat", "dog", "number", "animal", "good", "bad", "one", "two"])
-]
 
 
 @pytest.fixture

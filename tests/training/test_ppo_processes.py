@@ -21,9 +21,8 @@ from engine.stage.job import Job
 from engine.store.store import Artifact, Store, read_parquet
 from generators.backends.protocol import Completion, Sampling
 from tests.training import killed, tiny_chat
-from tests.training.test_distributed import alone
-from tests.training.test_ppo import PROMPTS
-from tests.training.tiny_chat import one_thread
+from tests.training.processes import alone
+from tests.training.tiny_chat import PROMPTS, one_thread
 from training.loops.distributed import turns
 from training.models.answers import Answer
 from training.ppo import Ppo

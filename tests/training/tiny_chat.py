@@ -90,3 +90,23 @@ def user(text: str) -> list[dict[str, str]]:
 
 def assistant(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
+
+
+PROMPTS = [
+    {"id": f"prompt{i}", "prompt": user(f"what colour the {word} ?"), "reference": "blue"}
+    for i, word in enumerate(["cat", "dog", "number", "animal", "good", "bad", "one", "two"])
+]
+
+
+def reward_model(store: Store, folder: Path, seed: int) -> Artifact:
+    """A reward model of one head, its weights drawn from this seed."""
+    from training.reward.fit import start_heads
+    from transformers import AutoModelForSequenceClassification
+
+    config = policy(seed).config
+    config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(config)
+    start_heads(model, seed, zero=False)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return artifact(store, folder, "RewardModel")

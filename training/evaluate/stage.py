@@ -39,7 +39,7 @@ from training.evaluate import gate
 from training.evaluate import table as evaluation_table
 from training.evaluate.perplexity import surprise
 from training.evaluate.table import side_by_side, tabulate
-from training.loops.trl import load_model, quiet
+from training.models.load import load_model, quiet
 from training.models.logprobs import token_logprobs
 from training.overoptimisation import best_of_at_kl
 from training.reward_function import make_scorer, same_tokenizer

@@ -22,10 +22,12 @@ from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from engine.statistics import bootstrap
 from training.hardware import memory
-from training.loops.tracking import ReportTo
-from training.loops.trl import arguments, load_model, save, train
+from training.loops.tracking_settings import ReportTo
+from training.loops.trl import arguments, train
+from training.models.load import load_model, save
 from training.models.logprobs import token_logprobs
-from training.models.lora import Lora
+from training.models.lora import peft_config
+from training.models.lora_settings import Lora
 from training.preference.pairs import Pair, load
 
 Loss = Literal[
@@ -151,7 +153,7 @@ class Dpo(Stage):
             args=args,
             processing_class=tokenizer,
             train_dataset=datasets.Dataset.from_list(rows),
-            peft_config=self.lora.config() if self.lora else None,
+            peft_config=peft_config(self.lora) if self.lora else None,
         )
 
     def _reference_free(
@@ -189,7 +191,7 @@ class Dpo(Stage):
             args=args,
             processing_class=tokenizer,
             train_dataset=datasets.Dataset.from_list(rows),
-            peft_config=self.lora.config() if self.lora else None,
+            peft_config=peft_config(self.lora) if self.lora else None,
         )
 
 

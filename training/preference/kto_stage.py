@@ -21,10 +21,12 @@ from engine.seeds import shuffled
 from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
-from training.loops.tracking import ReportTo
-from training.loops.trl import arguments, load_model, save, train
+from training.loops.tracking_settings import ReportTo
+from training.loops.trl import arguments, train
 from training.models.answers import Answer, encode
-from training.models.lora import Lora
+from training.models.load import load_model, save
+from training.models.lora import peft_config
+from training.models.lora_settings import Lora
 from training.preference.dpo_stage import on_token_ids, report
 from training.preference.pairs import load
 
@@ -115,7 +117,7 @@ class Kto(Stage):
             args=args,
             processing_class=tokenizer,
             train_dataset=datasets.Dataset.from_list(rows),
-            peft_config=self.lora.config() if self.lora else None,
+            peft_config=peft_config(self.lora) if self.lora else None,
         )
         train(trainer, job, report_to=self.report_to)
         job.summary(good=good, bad=len(marked) - good, good_weight=round(weight, 6))

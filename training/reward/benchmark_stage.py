@@ -31,8 +31,8 @@ from engine.stage.job import Job
 from engine.stage.stage import NotIdentity, Stage, port
 from engine.statistics import bootstrap
 from engine.store.schema import row_id
-from training.loops.trl import quiet
 from training.models.answers import Message, encode
+from training.models.load import quiet
 from training.reward.model import RewardModel
 
 SECTIONS = {

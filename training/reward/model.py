@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
-from training.models.answers import Answer, Batch, chunks, pad
+from training.models.answers import Answer
+from training.models.padding import PaddedBatch, chunks, pad
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 FACTS = "flywheel_reward"
 
 
-def read_heads(model: Any, batch: Batch) -> Tensor:
+def read_heads(model: Any, batch: PaddedBatch) -> Tensor:
     """Raw scores_BK at the last token of each answer.
 
     transformers looks for the last token that differs from the pad token, which is one too early when the pad token is

@@ -28,12 +28,15 @@ from engine.seeds import generator, shuffled
 from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
+from training.hardware.cost import trainable_share
 from training.loops import schedule, snapshot
 from training.loops.checkpoint import Checkpoints
-from training.loops.tracking import ReportTo, tracked
-from training.loops.trl import quiet, save
-from training.models.answers import pad
-from training.models.lora import Lora, trainable_share
+from training.loops.tracking import tracked
+from training.loops.tracking_settings import ReportTo
+from training.models.load import quiet, save
+from training.models.lora import peft_config
+from training.models.lora_settings import Lora
+from training.models.padding import pad
 from training.preference import pairs
 from training.preference.pairs import Pair
 from training.reward import list_loss as plackett_luce
@@ -263,7 +266,7 @@ def adapt(model: Any, lora: Lora, seed: int) -> Any:
     from peft import get_peft_model
 
     torch.manual_seed(seed % 2**31)
-    config = lora.config()
+    config = peft_config(lora)
     config.task_type = None  # a sequence classifier's would wrap the heads
     config.exclude_modules = ["score"]
     adapted = get_peft_model(model, config)

@@ -19,8 +19,10 @@ from engine.errors import UserError
 from engine.stage.job import encode
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
-from training.loops.tracking import ReportTo
-from training.models.lora import Lora, quantization, say_cost, trainable_share
+from training.hardware.cost import say_cost, trainable_share
+from training.loops.tracking_settings import ReportTo
+from training.models.lora import peft_config, quantization
+from training.models.lora_settings import Lora
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,7 +83,8 @@ class Sft(Stage):
         from trl.trainer.sft_config import SFTConfig
         from trl.trainer.sft_trainer import SFTTrainer
 
-        from training.loops.trl import arguments, load_model, save, train
+        from training.loops.trl import arguments, train
+        from training.models.load import load_model, save
         from training.sft.document_attention import attend_by_document
 
         source = job.input("model")
@@ -115,7 +118,7 @@ class Sft(Stage):
             args=args,
             processing_class=tokenizer,
             train_dataset=datasets.Dataset.from_file(str(examples)),
-            peft_config=self.lora.config() if self.lora else None,
+            peft_config=peft_config(self.lora) if self.lora else None,
         )
         share = trainable_share(trainer.model)
         train(trainer, job, lambda batch: row_ids(examples, batch), self.report_to)

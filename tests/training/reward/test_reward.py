@@ -14,8 +14,10 @@ import torch
 from engine.errors import UserError
 from engine.store.store import Artifact, Store
 from tests.training import killed, tiny_chat
+from tests.training.preference_rows import answers_of, preferences
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.models.answers import Answer, encode, pad
+from training.models.answers import Answer, encode
+from training.models.padding import pad
 from training.reward.model import RewardModel, read_heads
 from training.reward.reward_stage import Reward, start_heads
 
@@ -30,39 +32,8 @@ def policy(store: Store, tmp_path: Path) -> Artifact:
     return tiny_chat.artifact(store, tiny_chat.save(tmp_path / "policy"))
 
 
-def preferences(pairs: int = 240, flip: Callable[[int], bool] = lambda i: False) -> list[dict[str, Any]]:
-    """One pair a prompt: answers with "good" in them are better than those with "bad"; longer or shorter at random."""
-    random = np.random.default_rng(0)
-    colours = ["red", "blue", "green", "cat", "dog", "one", "two", "three"]
-    rows: list[dict[str, Any]] = []
-    for i in range(pairs):
-        words = [str(w) for w in random.choice(colours, size=6)]
-        cut = random.integers(0, 4, size=2)
-        chosen = assistant(" ".join(["good", *words[: cut[0]]]))
-        rejected = assistant(" ".join(["bad", *words[: cut[1]]]))
-        if flip(i):
-            chosen, rejected = rejected, chosen
-        rows.append(
-            {
-                "id": f"row{i}",
-                "prompt_id": f"prompt{i}",
-                "prompt": user(" ".join(["what", "colour", *words[4:], "?"])),
-                "chosen": chosen,
-                "rejected": rejected,
-                "margin": 1.0,
-                "split": "validation" if i % 4 == 0 else "train",
-            }
-        )
-    return rows
-
-
 def load_scores(folder: Path, answers: list[Answer]) -> torch.Tensor:
     return RewardModel.load(str(folder)).score(answers)
-
-
-def answers_of(rows: list[dict[str, Any]]) -> list[Answer]:
-    tokens = tiny_chat.tokenizer()
-    return [encode(tokens, row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
 
 
 def test_an_answer_is_encoded_as_the_chat_template_renders_the_whole_conversation() -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
 
 from engine.store.store import Artifact, Store
 from tests.training import killed, tiny_chat
-from tests.training.test_reward import answers_of, preferences
+from tests.training.curves import losses
+from tests.training.preference_rows import answers_of, by_hand, preferences
 from tests.training.tiny_chat import assistant, one_thread, user
 from training.models.answers import Answer
 from training.models.logprobs import token_logprobs
@@ -35,29 +34,6 @@ def policy(store: Store, tmp_path: Path) -> Artifact:
 @pytest.fixture
 def other(store: Store, tmp_path: Path) -> Artifact:
     return tiny_chat.artifact(store, tiny_chat.save(tmp_path / "other", seed=1))
-
-
-def curve(made: Artifact, name: str) -> list[float]:
-    log = made.log("metrics.parquet")
-    assert log is not None
-    values = pq.read_table(io.BytesIO(log)).column(name).to_pylist()
-    return [value for value in values if value is not None]
-
-
-def losses(made: Artifact) -> list[float]:
-    return curve(made, "loss")
-
-
-def by_hand(folder: Path, reference: Path, rows: list[dict[str, Any]], beta: float) -> float:
-    from transformers import AutoModelForCausalLM
-
-    totals: list[list[float]] = []
-    for place in (folder, reference):
-        model = AutoModelForCausalLM.from_pretrained(place).eval()
-        totals.append([float(t.sum()) for t in token_logprobs(model, answers_of(rows))])
-    ratios = [a - b for a, b in zip(*totals, strict=True)]
-    gaps = [c - r for c, r in zip(ratios[0::2], ratios[1::2], strict=True)]
-    return sum(math.log1p(math.exp(-beta * gap)) for gap in gaps) / len(gaps)
 
 
 def test_the_first_loss_is_ln_2(policy: Artifact, given: Given, build: Build) -> None:

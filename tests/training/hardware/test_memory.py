@@ -14,9 +14,10 @@ from engine.plan.recipe import load_recipe
 from engine.stage.stage import Device
 from engine.store.store import Store
 from training.hardware import memory
-from training.models.lora import Lora
+from training.models.lora import peft_config
+from training.models.lora_settings import Lora
 from training.ppo import Ppo
-from training.pretrain.llama import Llama
+from training.pretrain.llama import Llama, decoder_config
 from training.pretrain.optim import build
 from training.pretrain.size import Size
 
@@ -27,7 +28,7 @@ BIG = {"depth": 24, "width": 2048, "heads": 16}  # 1.3B
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 @pytest.mark.parametrize("size", [{}, {"kv_heads": 2}, {"tied": False}], ids=str)
 def test_weights_gradients_and_optimizer_are_counted_exactly(family: Any, size: dict[str, Any]) -> None:
-    config = Size(**{"depth": 3, "width": 64, "heads": 4, **size}).config(family, 211, 32, 0, 0)
+    config = decoder_config(Size(**{"depth": 3, "width": 64, "heads": 4, **size}), family, 211, 32, 0, 0)
     model = Llama(config)
     optimizer = build(model, "adamw", 1e-3, 0.1, (0.9, 0.95), 0.95)[0]
     tokens = torch.randint(0, 211, (2, 32))
@@ -42,7 +43,7 @@ def test_weights_gradients_and_optimizer_are_counted_exactly(family: Any, size: 
 
 def test_activations_are_what_autograd_keeps() -> None:
     # In float32: with bfloat16 products a CPU keeps its float32 attention as well.
-    config = Size(depth=4, width=128, heads=4).config("llama", 300, 64, 0, 0)
+    config = decoder_config(Size(depth=4, width=128, heads=4), "llama", 300, 64, 0, 0)
     model = Llama(config)
     tokens = torch.randint(0, 300, (8, 64))
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -65,13 +66,13 @@ def test_adapters_are_counted_as_peft_makes_them() -> None:
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    config = Size(depth=2, width=64, heads=4, kv_heads=2).config("llama", 211, 32, 0, 0)
-    adapted: Any = get_peft_model(AutoModelForCausalLM.from_config(config), Lora(r=4).config())
+    config = decoder_config(Size(depth=2, width=64, heads=4, kv_heads=2), "llama", 211, 32, 0, 0)
+    adapted: Any = get_peft_model(AutoModelForCausalLM.from_config(config), peft_config(Lora(r=4)))
     assert memory.adapter_weights(config, 4) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
 def test_what_does_not_fit_in_full_fits_as_an_adapter() -> None:
-    config = Size(**BIG).config("llama", 32_000, 2048, 0, 0)
+    config = decoder_config(Size(**BIG), "llama", 32_000, 2048, 0, 0)
     ways = {fit.method: fit for fit in memory.FineTuning(config, 1024).ways(8 * GIB, 16)}
     assert "full" not in ways and ways["lora"].batch * ways["lora"].accumulate == 16
     assert ways["qlora"].memory.weights < ways["lora"].memory.weights / 4
@@ -147,22 +148,11 @@ def test_a_model_in_a_folder_is_planned_for(needs: Any, tmp_path: Path) -> None:
     shape = Size(depth=2, width=64, heads=2, tied=False)
     folder = tmp_path / "model"
     folder.mkdir()
-    shape.config("llama", 300, 128, 0, 0).save_pretrained(folder)
+    decoder_config(shape, "llama", 300, 128, 0, 0).save_pretrained(folder)
     recipe = RECIPE.replace("model: base", "model: ./model")
     (tmp_path / "recipe.yaml").write_text(recipe)
-    config = shape.config("llama", 300, 128, 0, 0)
+    config = decoder_config(shape, "llama", 300, 128, 0, 0)
     assert needs(80)["sft"].startswith(f"{memory.parameters(config):,} weights, full at 16 x 128 tokens")
-
-
-def test_cached_keys_and_values_are_those_of_transformers() -> None:
-    from transformers import AutoModelForCausalLM
-
-    config = Size(depth=3, width=64, heads=4, kv_heads=2).config("llama", 50, 64, 0, 0)
-    cache = AutoModelForCausalLM.from_config(config)(
-        torch.zeros(2, 10, dtype=torch.long), use_cache=True
-    ).past_key_values
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert memory.kv_cache(config, 2, 10, number_bytes=4) == held
 
 
 def test_preferences_need_two_rows_a_pair_and_a_reference_unless_an_adapter_is_trained(
@@ -172,7 +162,7 @@ def test_preferences_need_two_rows_a_pair_and_a_reference_unless_an_adapter_is_t
     (tmp_path / "recipe.yaml").write_text(
         RECIPE + "  dpo: {kind: dpo, from: {policy: sft, preferences: ./pairs.jsonl}, batch: 8, max_length: 512}\n"
     )
-    config = Size(**BIG).config("llama", 32_000, 2048, 0, 0)
+    config = decoder_config(Size(**BIG), "llama", 32_000, 2048, 0, 0)
     count = memory.parameters(config)
     full, lora = needs(80)["dpo"], needs(80, "dpo.lora={r: 16}")["dpo"]
     assert (
@@ -193,7 +183,7 @@ def test_split_over_processes_only_the_reward_model_stays_whole() -> None:
         stage = Ppo(rollouts=128, minibatches=4, max_tokens=64, **config)
         return stage.forecast({"policy": [known], "reward": [known]}, device)["needs"]
 
-    config = Size(**BIG).config("llama", 32_000, 2048, 0, 0)
+    config = decoder_config(Size(**BIG), "llama", 32_000, 2048, 0, 0)
     count = memory.parameters(config)
     alone, split = (memory.FineTuning(config, 128).memory(at_once) for at_once in (32, 8))
     assert f"full at 32 x 128 tokens: {memory.gibibytes(alone.total + 8 * count)} " in told()

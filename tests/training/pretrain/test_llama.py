@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from training.pretrain.llama import IGNORE, HeadLoss, Llama, document_mask
+from training.pretrain.llama import IGNORE, HeadLoss, Llama, decoder_config, document_mask
 from training.pretrain.size import Size
 
 FAMILIES = ["llama", "qwen3"]
@@ -16,8 +16,8 @@ FAMILIES = ["llama", "qwen3"]
 
 def pair(family: Any, **size: Any) -> tuple[Llama, Any]:
     torch.manual_seed(0)
-    config = Size(**{"depth": 2, "width": 32, "heads": 4, **size}).config(
-        family, 98, 64, 97, 97
+    config = decoder_config(
+        Size(**{"depth": 2, "width": 32, "heads": 4, **size}), family, 98, 64, 97, 97
     )  # transformers gives the pad row no gradient
     reference = AutoModelForCausalLM.from_config(config)
     model = Llama(config)

@@ -12,30 +12,10 @@ from engine.errors import StageFailed, UserError
 from engine.stage.job import Job
 from engine.store.store import Artifact, Store
 from tests.training import killed
-from tests.training.tiny import base, tokenizer
+from tests.training.tiny import CONVERSATIONS as ROWS
+from tests.training.tiny import SFT as CONFIG
+from tests.training.tiny import base, tokenizer, turn
 from training.sft.stage import DIM, IGNORE, PLAIN, TEMPLATE, Example, Sft, render, show, teach_to_end, to_table
-
-CITIES = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Italy": "Rome", "Cuba": "Havana", "Egypt": "Cairo"}
-CONFIG: dict[str, Any] = {"lr": 0.01, "batch": 4, "steps": 8, "seed": 3}
-
-
-def turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-ROWS = [
-    {
-        "id": f"{i:032x}",
-        "parents": [],
-        "messages": [
-            *([turn("system", "Be brief.")] if i % 2 else []),
-            turn("user", f"What is the capital of {country}?"),
-            turn("assistant", f"{city}."),
-            *([turn("user", "Sure?"), turn("assistant", "Yes.")] if i % 3 == 0 else []),
-        ],
-    }
-    for i, (country, city) in enumerate(CITIES.items())
-]
 
 
 @pytest.fixture

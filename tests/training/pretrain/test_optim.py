@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from training.loops.schedule import factor
-from training.pretrain import optim
-from training.pretrain.llama import initial_model
-from training.pretrain.optim import build, orthogonalised
+from training.pretrain import optim, patches
+from training.pretrain.llama import decoder_config, initial_model
+from training.pretrain.optim import build
+from training.pretrain.patches import orthogonalised
 from training.pretrain.size import Size
 
 
@@ -39,7 +40,7 @@ def test_constant() -> None:
 
 
 def test_muon_gives_matrices_an_orthogonal_step_and_leaves_the_rest_to_adamw() -> None:
-    config = Size(depth=1, width=32, heads=2).config("llama", 50, 16, 0, 0)
+    config = decoder_config(Size(depth=1, width=32, heads=2), "llama", 50, 16, 0, 0)
     model = initial_model(config, 0, torch.float32)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizers = build(model, "muon", 0.01, 0.0, (0.9, 0.95), 0.95)
@@ -59,7 +60,7 @@ def test_muon_gives_matrices_an_orthogonal_step_and_leaves_the_rest_to_adamw() -
 
 
 def test_initial_weights_are_a_function_of_the_seed() -> None:
-    config = Size(depth=2, width=64, heads=2).config("qwen3", 50, 16, 0, 0)
+    config = decoder_config(Size(depth=2, width=64, heads=2), "qwen3", 50, 16, 0, 0)
     same, again, other = (initial_model(config, seed, torch.float32).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(same[name], again[name]) for name in same)
     assert not torch.equal(same["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
@@ -90,8 +91,8 @@ def test_without_bfloat16_units_muon_goes_by_float32(monkeypatch: pytest.MonkeyP
     muon = import_module("torch.optim._muon")
     monkeypatch.setattr(muon, "_zeropower_via_newtonschulz", None)  # put back at the end
     monkeypatch.setattr(optim, "has_bfloat16_units", lambda: False)
-    monkeypatch.setattr(optim, "orthogonalised", counted)
-    model = initial_model(Size(depth=1, width=32, heads=2).config("llama", 50, 16, 0, 0), 0, torch.float32)
+    monkeypatch.setattr(patches, "orthogonalised", counted)
+    model = initial_model(decoder_config(Size(depth=1, width=32, heads=2), "llama", 50, 16, 0, 0), 0, torch.float32)
     tokens = torch.randint(0, 50, (2, 16))
     optimizers = build(model, "muon", 0.01, 0.0, (0.9, 0.95), 0.95)
     model(tokens, tokens).backward()

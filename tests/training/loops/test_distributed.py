@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -15,18 +14,12 @@ from engine.errors import UserError
 from engine.execution.worker import carry_out
 from engine.stage.job import Job
 from engine.store.store import Store
-from tests.training.test_pretrain import CONFIG
+from tests.training.processes import alone
+from tests.training.tiny import PRETRAIN as CONFIG
 from tests.training.tiny import blocks
 from training.pretrain.stage import Pretrain
 
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without what trainers and engines of other tests left in this process: torchrun's variables, a process group."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+__all__ = ["alone"]  # applies to every test here
 
 
 def train(store: Store, **config: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:

@@ -12,8 +12,8 @@ import pytest
 from engine.errors import UserError
 from engine.store.store import Artifact, Store
 from tests.training import tiny_chat
-from tests.training.test_dpo import losses
-from tests.training.test_reward import preferences
+from tests.training.curves import losses
+from tests.training.preference_rows import preferences
 from tests.training.tiny_chat import assistant, one_thread, user
 from training.models.answers import Answer
 from training.models.logprobs import token_logprobs

@@ -12,8 +12,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.store.store import Artifact, Store
-from tests.training.test_stored_rollouts import reward_model
-from tests.training.tiny_chat import assistant, one_thread, user
+from tests.training.tiny_chat import assistant, one_thread, reward_model, user
 from training.models.answers import encode
 from training.reward.benchmark_stage import Item, RewardBench, line, load, picks, ties
 from training.reward.model import RewardModel

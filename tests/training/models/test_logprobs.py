@@ -5,8 +5,9 @@ import torch
 
 from tests.training import tiny_chat
 from tests.training.tiny_chat import one_thread
-from training.models.answers import Answer, chunks, pad
+from training.models.answers import Answer
 from training.models.logprobs import forward, token_logprobs
+from training.models.padding import chunks, pad
 
 __all__ = ["one_thread"]  # applies to every test here
 

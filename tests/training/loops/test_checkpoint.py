@@ -22,6 +22,7 @@ from training.loops.checkpoint import (
     restore_optimizers,
     restore_random_state,
 )
+from training.loops.sealed import SEAL
 
 
 def save(checkpoints: Checkpoints, step: int, score: float | None = None) -> None:
@@ -60,8 +61,10 @@ def flip(file: Path, at: int) -> None:
         lambda folder: (folder / RECORD).unlink(),
         lambda folder: (folder / RECORD).write_text((folder / RECORD).read_text().replace('"step": 20', '"step": 21')),
         lambda folder: (folder / RECORD).write_text("{"),
+        lambda folder: (folder / SEAL).unlink(),
+        lambda folder: (folder / SEAL).write_text("{"),
     ],
-    ids=["bit", "header", "cut", "no state", "no record", "record", "json"],
+    ids=["bit", "header", "cut", "no state", "no record", "record", "json", "no seal", "cut seal"],
 )
 def test_a_corrupt_checkpoint_is_noticed_and_the_one_before_used(tmp_path: Path, spoil: Any) -> None:
     checkpoints = Checkpoints(tmp_path)
@@ -85,8 +88,6 @@ def test_a_half_written_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: Any) -> None:
-    import safetensors.torch
-
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 10)
 
@@ -95,7 +96,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: A
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors.torch, "save_file", full)
+        patch.setattr("training.loops.checkpoint.save_file", full)
         with pytest.raises(StageFailed, match="No space left on device"):
             save(checkpoints, 20)
     assert steps(tmp_path) == ["step-00000010"]

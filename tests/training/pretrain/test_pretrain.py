@@ -16,13 +16,14 @@ from engine.errors import StageFailed, UserError
 from engine.stage.job import Job
 from engine.store.store import Store
 from tests.training import killed
+from tests.training.tiny import PRETRAIN as CONFIG
 from tests.training.tiny import TEXT, blocks, tokenizer
-from training.pretrain.llama import initial_model
+from training.pretrain.llama import decoder_config, initial_model
+from training.pretrain.measure import bits_per_byte, cross_entropy
 from training.pretrain.size import Size
-from training.pretrain.stage import Pretrain, Run, bits_per_byte, evaluate, token_bytes
-
-SIZE = {"depth": 2, "width": 32, "heads": 2}
-CONFIG: dict[str, Any] = {"size": SIZE, "batch": 4, "steps": 12, "lr": 0.01, "seed": 1, "dtype": "float32"}
+from training.pretrain.stage import Pretrain
+from training.pretrain.tokenizer import token_bytes
+from training.pretrain.work import Pretraining
 
 
 def job_for(store: Store, stage: Pretrain, tokens: Any, name: str = "pretrain-test") -> Job:
@@ -71,14 +72,14 @@ def held_out(folder: Path) -> list[np.ndarray]:
 
 def test_bits_per_byte_of_a_uniform_model_is_log2_of_the_vocabulary_per_token() -> None:
     made = tokenizer()
-    config = Size(depth=1, width=32, heads=2).config("llama", len(made), 64, 0, 0)
+    config = decoder_config(Size(depth=1, width=32, heads=2), "llama", len(made), 64, 0, 0)
     model = initial_model(config, 0, torch.float32)
     with torch.no_grad():
         model.model.embed_tokens.weight.zero_()
     ids = made.encode(TEXT)
     tokens_BT = torch.tensor([ids])
     targets_BT = torch.tensor([[*ids[1:], 0]])  # the last is the separator: no text
-    nats, count, size = evaluate(model, iter([(tokens_BT, targets_BT, None)]), token_bytes(made))
+    nats, count, size = cross_entropy(model, iter([(tokens_BT, targets_BT, None)]), token_bytes(made))
     assert count == len(ids) - 1 and size == len(made.decode(ids[1:]).encode())
     assert bits_per_byte(nats, size) == pytest.approx(count * math.log2(len(made)) / size, rel=1e-6)
 
@@ -95,7 +96,7 @@ def test_one_batch_of_four_is_four_of_one(store: Store) -> None:
     grads: list[list[torch.Tensor]] = []
     for micro in (4, 1):
         stage = Pretrain(**CONFIG, micro_batch=micro, clip=1e9)
-        run = Run(stage, job_for(store, stage, tokens))
+        run = Pretraining(stage, job_for(store, stage, tokens))
         kept: list[torch.Tensor] = []
         run.optimizers[0].register_step_pre_hook(
             lambda optimizer, *_, kept=kept: kept.extend(
@@ -111,7 +112,7 @@ def test_one_batch_of_four_is_four_of_one(store: Store) -> None:
 
 def test_the_first_loss_is_that_of_a_guess(store: Store) -> None:
     stage = Pretrain(**CONFIG)
-    run = Run(stage, job_for(store, stage, blocks(store)))
+    run = Pretraining(stage, job_for(store, stage, blocks(store)))
     loss, _ = run._step(0)
     assert float(loss) == pytest.approx(math.log(run.vocabulary), rel=0.02)
 
@@ -128,22 +129,22 @@ def test_a_run_that_stops_at_every_checkpoint_ends_with_the_same_bytes(
     tokens = blocks(other)
     stage = Pretrain(**CONFIG, **extra, checkpoint_every=3, keep=1)
     job = job_for(other, stage, tokens)
-    step_of = Run._step
+    step_of = Pretraining._step
     for stop in (4, 7, 10):  # one step after a checkpoint: that step is lost
 
-        def interrupted(self: Run, step: int, stop: int = stop) -> Any:
+        def interrupted(self: Pretraining, step: int, stop: int = stop) -> Any:
             if step == stop:
                 raise KeyboardInterrupt
             return step_of(self, step)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "_step", interrupted)
-            run = Run(stage, job)
+            patch.setattr(Pretraining, "_step", interrupted)
+            run = Pretraining(stage, job)
             with pytest.raises(KeyboardInterrupt):
                 run.train()
             run.checkpoints.wait()
     done: list[int] = []
-    monkeypatch.setattr(Run, "_step", lambda self, step: (done.append(step), step_of(self, step))[1])
+    monkeypatch.setattr(Pretraining, "_step", lambda self, step: (done.append(step), step_of(self, step))[1])
     stage.run(job)
     assert done == [9, 10, 11]
     ours, truth = weights(job.output), weights(straight.path)
@@ -171,7 +172,7 @@ def test_ten_times_kill_9_and_resume_give_the_same_digest(store: Store, tmp_path
 def test_a_loss_that_is_no_number_stops_and_names_the_blocks(store: Store) -> None:
     tokens = blocks(store)
     stage = Pretrain(**{**CONFIG, "checkpoint_every": 3})
-    run = Run(stage, job_for(store, stage, tokens))
+    run = Pretraining(stage, job_for(store, stage, tokens))
     step_of = run._step
 
     def spoilt(step: int) -> Any:
@@ -220,11 +221,11 @@ def test_a_wrong_configuration_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(UserError, match="Set `heads`"):
-        Size(depth=2, width=32, heads=3).config("llama", 10, 16, 0, 0)
+        decoder_config(Size(depth=2, width=32, heads=3), "llama", 10, 16, 0, 0)
 
 
 def test_one_dial_sets_the_shape() -> None:
-    config = Size(depth=12).config("llama", 50_000, 1024, 0, 0)
+    config = decoder_config(Size(depth=12), "llama", 50_000, 1024, 0, 0)
     assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (768, 12, 2048)
 
 

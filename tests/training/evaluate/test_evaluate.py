@@ -15,9 +15,7 @@ from engine.errors import UserError
 from engine.store.store import Artifact, Store
 from generators.text.prompts import encode_prompt
 from tests.training import killed, tiny_chat
-from tests.training.test_ppo import PROMPTS
-from tests.training.test_stored_rollouts import reward_model
-from tests.training.tiny_chat import one_thread
+from tests.training.tiny_chat import PROMPTS, one_thread, reward_model
 from training.evaluate.stage import Evaluate
 
 __all__ = ["one_thread"]  # applies to every test here

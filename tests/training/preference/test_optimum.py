@@ -16,7 +16,7 @@ import torch
 from engine.store.store import Artifact, Store
 from generators.text.prompts import encode_prompt
 from tests.training import tiny_chat
-from tests.training.test_dpo import curve
+from tests.training.curves import curve
 from tests.training.tiny_chat import assistant, one_thread, user
 from training.models.answers import Answer
 from training.models.logprobs import token_logprobs

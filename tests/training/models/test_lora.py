@@ -11,10 +11,12 @@ import torch
 from engine.errors import UserError
 from engine.stage.job import Job
 from engine.store.store import Artifact, Store
-from tests.training.test_sft import CONFIG, ROWS
+from tests.training.tiny import CONVERSATIONS as ROWS
+from tests.training.tiny import SFT as CONFIG
 from tests.training.tiny import base
-from training.loops.trl import load_model
-from training.models.lora import Lora, base_of
+from training.models.load import base_of, load_model
+from training.models.lora import peft_config
+from training.models.lora_settings import Lora
 from training.sft.stage import Sft
 
 
@@ -91,6 +93,6 @@ def test_qlora_without_a_gpu_is_refused(store: Store, given: Any, build: Any) ->
 
 
 def test_options_reach_peft() -> None:
-    config = Lora(r=8, alpha=16, dropout=0.1, targets=("q_proj",), dora=True, rslora=True).config()
+    config = peft_config(Lora(r=8, alpha=16, dropout=0.1, targets=("q_proj",), dora=True, rslora=True))
     assert (config.r, config.lora_alpha, config.lora_dropout) == (8, 16, 0.1)
     assert config.target_modules == {"q_proj"} and config.use_dora and config.use_rslora
