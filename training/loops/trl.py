@@ -92,7 +92,7 @@ def train(trainer: Trainer, job: Job, row_ids: RowIds | None = None, report_to: 
         return row_ids([row for inputs in batch for row in sequences(inputs)]) if row_ids else []
 
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress(job, last_rows))
+    trainer.add_callback(TrainerProgress(job, last_rows))
     last = resume_from(job)
     if last:
         job.say(f"resumes from step {Path(last).name.removeprefix('checkpoint-')}")
@@ -160,7 +160,7 @@ def resume_from(job: Job) -> str | None:
     return None
 
 
-class Progress(TrainerCallback):
+class TrainerProgress(TrainerCallback):
     """Turns the trainer's logs into `job.metric` and `job.progress`, and seals each checkpoint when it is whole.
 
     Args:

@@ -62,6 +62,15 @@ def load_model(location: str, job: Job, quantization: Any = None) -> tuple[PreTr
     return model, AutoTokenizer.from_pretrained(location)
 
 
+def load_reference(job: Job, lora: Lora | None) -> PreTrainedModel | None:
+    """What a policy is held to: the model on the port `reference`, else the policy as it came. None where that is the policy
+    without the adapter that is trained."""
+    reference = job.maybe("reference")
+    if lora and not reference:
+        return None
+    return load_model((reference or job.input("policy")).location, job)[0]
+
+
 def save_trained(job: Job, model: Any, tokenizer: Any, lora: Lora | None, source: Artifact) -> None:
     """`save` what was trained from `source` with these settings: all of the model, an adapter merged, or an adapter alone."""
     if lora and lora.merge:

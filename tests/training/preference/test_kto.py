@@ -17,7 +17,8 @@ from tests.training.preference_rows import preferences
 from tests.training.tiny_chat import assistant, one_thread, user
 from training.models.answers import Answer
 from training.models.logprobs import token_logprobs
-from training.preference.kto_stage import Kto, Marked, rotated
+from training.preference.kto import Marked, rotated
+from training.preference.kto_stage import Kto
 
 __all__ = ["one_thread"]  # applies to every test here
 
@@ -46,8 +47,8 @@ def test_the_first_loss_is_equation_7(policy: Artifact, other: Artifact, given: 
     """All answers in one batch and a rate of next to nothing: the only loss is that of the given weights."""
     from transformers import AutoModelForCausalLM
 
+    from engine.seeds import shuffled
     from training.preference import pairs
-    from training.preference.kto_stage import shuffled
 
     rows = [row for row in preferences(24) if row["split"] == "train"]
     made = build(
