@@ -14,14 +14,15 @@ from engine.errors import UserError
 from engine.store.store import Artifact, Store
 from tests.training.tiny_chat import assistant, one_thread, reward_model, user
 from training.models.answers import encode
-from training.reward.benchmark_stage import Item, RewardBench, line, load, picks, ties
+from training.reward.benchmark import BenchmarkItem, line, load, picks, ties
+from training.reward.benchmark_stage import RewardBench
 from training.reward.model import RewardModel
 
 __all__ = ["one_thread"]  # applies to every test here
 
 
-def item(name: str, subset: str, correct: int = 1, wrong: int = 1) -> Item:
-    return Item(name, subset, [{"role": "user", "content": "?"}], ["r"] * correct, ["w"] * wrong)
+def item(name: str, subset: str, correct: int = 1, wrong: int = 1) -> BenchmarkItem:
+    return BenchmarkItem(name, subset, [{"role": "user", "content": "?"}], ["r"] * correct, ["w"] * wrong)
 
 
 def test_the_best_of_four_shares_its_credit_where_scores_are_equal() -> None:
@@ -123,7 +124,7 @@ def test_the_recipes_of_the_page_on_alignment_are_valid() -> None:
 
     from engine.stage.stage import load as stage_of
 
-    page = (Path(__file__).parents[2] / "docs" / "alignment.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "alignment.md").read_text()
     seen: set[str] = set()
     for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
         for name, body in yaml.safe_load(block).items():
