@@ -78,6 +78,7 @@ def held_to_reference(stage: Dpo, job: Job, pairs: list[Pair], settings: dict[st
 
 def without_reference(stage: Dpo, job: Job, pairs: list[Pair], settings: dict[str, Any]) -> tuple[type, Any, list[Any]]:
     """The same of the losses without a reference."""
+    # TRL warns of its experimental trainers as it imports them, unless told that they are wanted.
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     if stage.loss == "orpo":
         from trl.experimental import orpo as home
