@@ -33,9 +33,9 @@ def test_conditions_are_worked_out(text: str, holds: bool) -> None:
     assert condition.holds(TABLE) is holds
 
 
-def test_the_numbers_are_told() -> None:
+def test_the_numbers_are_named() -> None:
     condition = parse("ppo-2.accuracy < sft.accuracy", list(TABLE), METRICS)
-    assert condition.told(TABLE) == "ppo-2.accuracy = 0.5, sft.accuracy = 0.6"
+    assert condition.values_in(TABLE) == "ppo-2.accuracy = 0.5, sft.accuracy = 0.6"
 
 
 @pytest.mark.parametrize(
