@@ -32,7 +32,7 @@ from benchmarks.parts.kills import forge, kills
 from benchmarks.parts.policies import Bench, curve, steered
 from benchmarks.parts.trl_race import against_trl
 from engine.errors import UserError
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,30 +11,30 @@ environment of its own (`--peer-env`, made on first use).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.parts.moments import Moment, Moments
 from engine.errors import FlywheelError, UserError
 from engine.execution.worker import carry_out
 from engine.stage.stage import Stage
+from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS
-from engine.store.store import Artifact, Store
+from engine.store.store import Store
 from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Backend, Completion, Local, Sampling
 from generators.candidates.stage import Candidates
@@ -43,6 +43,7 @@ from generators.text.prompts import encode_prompt, load_tokenizer
 ROOT = Path(__file__).parents[1]
 N, MAX_TOKENS, PARTITION = 4, 128, 512
 TURNS = 2
+MIN_STEPS = 80  # of a batch that is killed
 ENDS = list(range(40, 48))  # of 287 ids: an answer of random weights has 36 tokens on average
 FLYWHEEL = [sys.executable, "-c", "from engine.cli import main; main()"]
 
@@ -271,30 +272,23 @@ def kills(folder: Path, times: int) -> dict[str, Any]:
     recipe = folder / "kills.yaml"
     recipe.write_text(
         f"name: kills\nseed: 1\nstages:\n  made: {{kind: candidates, from: {{model: {model}, prompts: "
-        "./prompts.jsonl}, n: 16, max_tokens: 100, min_tokens: 80, partition: 8, options: {kv_cache_gib: 1}}\n"
+        f"./prompts.jsonl}}, n: 16, max_tokens: 100, min_tokens: {MIN_STEPS}, partition: 8, options: {{kv_cache_gib: 1}}}}\n"
     )
     truth = Run(folder / "calm", recipe)
     truth.wait()
     runs = {"worker": Run(folder / "worker", recipe), "flywheel": Run(folder / "flywheel", recipe)}
     results: dict[str, Any] = {"rows": truth.artifact.rows, "times": times}
-    told: dict[str, int] = {}
-
-    def worker() -> None:
-        told["worker"] = runs["worker"].kill_the_engine(times)
-
-    def flywheel() -> None:
-        told["flywheel"] = runs["flywheel"].kill_flywheel(times)
-
-    threads = [threading.Thread(target=worker), threading.Thread(target=flywheel)]
     started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        killing = {
+            "worker": pool.submit(runs["worker"].kill_the_engine, times, len(prompts) // 8),
+            "flywheel": pool.submit(runs["flywheel"].kill_flywheel, truth.moments.draw(times, seed=7)),
+        }
+        told = {name: future.result() for name, future in killing.items()}
     for name, run in runs.items():
         rows = run.artifact.to_table(["prompt_id", "sample"]).to_pylist()
         results[name] = {
-            "kills": told.get(name, 0),
+            "kills": told[name],
             "rows": run.artifact.rows,
             "distinct": len({(row["prompt_id"], row["sample"]) for row in rows}),
             "same_bytes": run.artifact.digest == truth.artifact.digest,
@@ -307,15 +301,15 @@ class Run:
 
     def __init__(self, store: Path, recipe: Path) -> None:
         self.store, self.recipe = store, recipe
-        self.process: subprocess.Popen[bytes] | None = None
-        self.chance = random.Random(str(store.name))
+        self.moments = Moments(store.with_suffix(".moments"), store)
         self.log = store.with_suffix(".log")
 
-    def start(self) -> None:
+    def attempt(self) -> int:
+        """Until it ends; its exit code."""
+        command = [*FLYWHEEL, "run", str(self.recipe), "--store", str(self.store)]
+        env = {**os.environ, **self.moments.environment}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*FLYWHEEL, "run", str(self.recipe), "--store", str(self.store)], stdout=log, stderr=log, cwd=ROOT
-            )
+            return subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, env=env, start_new_session=True).returncode
 
     def wait(self) -> None:
         """To the end.
@@ -323,77 +317,32 @@ class Run:
         Raises:
             RuntimeError: it did not get there.
         """
-        if self.process is None:
-            self.start()
-        assert self.process is not None
-        if self.process.wait():
+        self.moments.arm(None)
+        if self.attempt():
             raise RuntimeError(f"flywheel run failed: {self.log.read_text()[-2000:]}")
 
     @property
     def artifact(self) -> Artifact:
         return Store(str(self.store)).find("kills/made")
 
-    def committed(self) -> int:
-        return len(list(self.store.glob("artifacts/candidates-*/data/*.parquet")))
-
-    def next_commit(self) -> bool:
-        """Wait for one more partition, and a little into the batch after it; False if the run ends before."""
-        assert self.process is not None
-        before = self.committed()
-        while self.committed() == before:
-            if self.process.poll() is not None:
-                return False
-            time.sleep(0.01)
-        time.sleep(self.chance.uniform(0.0, 0.15))
-        return self.process.poll() is None
-
-    def kill_the_engine(self, times: int) -> int:
-        """Kill the engine's process in `times` batches of one run."""
-        self.start()
-        done = 0
-        while done < times and self.next_commit():
-            assert self.process is not None
-            for pid in descendants(self.process.pid, "generators.backends.process.watched"):
-                os.kill(pid, signal.SIGKILL)
-                done += 1
+    def kill_the_engine(self, times: int, batches: int) -> int:
+        """Kill the engine's process in `times` of so many batches of one run, each at a step of its own."""
+        chance = random.Random(7)
+        for batch in chance.sample(range(batches), times):
+            self.moments.fuse(batch, chance.randrange(MIN_STEPS))
         self.wait()
-        return done
+        return times - self.moments.fuses
 
-    def kill_flywheel(self, times: int) -> int:
-        """Kill Flywheel's own processes `times` times, each after it got on, and run it again."""
-        done = 0
-        while done < times:
-            self.start()
-            assert self.process is not None
-            if not self.next_commit():
-                break
-            workers = descendants(self.process.pid, "engine.execution.worker")
+    def kill_flywheel(self, moments: list[Moment]) -> int:
+        """Kill Flywheel's own processes at each of these moments, and run it again."""
+        for place, moment in enumerate(moments):
             # The command, the stage's process, or both at once: whoever is left has to notice.
-            for pid in ([self.process.pid], workers, [self.process.pid, *workers])[done % 3]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self.process.wait()
-            done += 1
-        self.process = None
+            self.moments.arm(moment, ("command", "stage", "both")[place % 3])
+            self.attempt()
+            if self.moments.kills != place + 1:
+                raise RuntimeError(f"a run that was to be killed ended: {self.log.read_text()[-2000:]}")
         self.wait()
-        return done
-
-
-def descendants(pid: int, saying: str) -> list[int]:
-    """Processes below this one whose command line has this text."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    found, open_ = list[int](), [pid]
-    while open_:
-        for child in children.get(open_.pop(), []):
-            open_.append(child)
-            with contextlib.suppress(OSError):
-                if saying in Path(f"/proc/{child}/cmdline").read_text().replace("\0", " "):
-                    found.append(child)
-    return found
+        return self.moments.kills
 
 
 def against_distilabel(folder: Path, count: int, home: Path) -> dict[str, Any]:

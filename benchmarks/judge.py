@@ -24,8 +24,9 @@ import polars as pl
 
 from engine.execution.worker import carry_out
 from engine.stage.stage import Stage
+from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS, row_id
-from engine.store.store import Artifact, Store
+from engine.store.store import Store
 from generators.judge.stage import Judge
 
 SHOWN = 200  # characters of each output: what is replayed does not depend on them

@@ -104,31 +104,24 @@ def killed(home: Path, found: dict[str, Any], records: int, kills: int = 5) -> l
     annotators = [ScriptedAnnotator(f"bench-{i}", worth, noise=1.0, tie_margin=0.2, seed=i) for i in range(8)]
     accepted: list[tuple[str, tuple[int | None, ...]]] = []
     original = Argilla.submit
+    lock, down = threading.Lock(), list[float]()
 
     def recorded(self: Argilla, dataset: Dataset, submissions: Sequence[Submission]) -> None:
         original(self, dataset, submissions)
-        accepted.extend((s.record_id, tuple(s.ranks)) for s in submissions)
-
-    down: list[float] = []
-
-    def killer() -> None:
-        for k in range(1, kills + 1):
-            while len(accepted) < k * 3 * records // (kills + 1):
-                time.sleep(0.02)
-            running = server.status(home)
-            assert running is not None
-            os.kill(running.pids["server"], signal.SIGKILL)
-            since = time.monotonic()
-            argilla.connect(home=home, patience=300).close()
-            down.append(round(time.monotonic() - since, 1))
+        with lock:
+            accepted.extend((s.record_id, tuple(s.ranks)) for s in submissions)
+            while len(down) < kills and len(accepted) >= (len(down) + 1) * 3 * records // (kills + 1):
+                running = server.status(home)
+                assert running is not None
+                os.kill(running.pids["server"], signal.SIGKILL)  # under the other annotators' requests
+                since = time.monotonic()
+                argilla.connect(home=home, patience=300).close()
+                down.append(round(time.monotonic() - since, 1))
 
     Argilla.submit = recorded
     started = time.monotonic()
     try:
-        storm = threading.Thread(target=killer)
-        storm.start()
         submitted = run(client, dataset, annotators)
-        storm.join()
     finally:
         Argilla.submit = original
     seconds = time.monotonic() - started

@@ -1,9 +1,10 @@
-"""The quickstart, judged: its table, what a second run costs, and twenty kills at random moments.
+"""The quickstart, judged: its table, what a second run costs, and twenty kills at moments of its work.
 
     python -m benchmarks.loop --json [--kills 20] [--keep FOLDER]
 
 Runs the recipe twice from nothing, each with a store and an Argilla of its own: once undisturbed, once with `kill -9` of the
-whole process group at random moments (seeded), each time continued. Prints one JSON object with a claim a line of proof.
+whole process group at moments drawn (seeded) over what the first one did, each time continued. Prints one JSON object with a
+claim a line of proof.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import random
 import resource
 import signal
 import subprocess
@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.parts.moments import Moment, Moments
 from engine.store.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -41,32 +42,21 @@ def timed(env: dict[str, str], *arguments: str) -> tuple[float, str]:
     return time.monotonic() - started, done.stdout
 
 
-def stormy(env: dict[str, str], kills: int, seed: int) -> list[float]:
-    """Run to the end, killed `kills` times on the way; the seconds each attempt lived."""
-    chance = random.Random(seed)
+def stormy(moments: Moments, env: dict[str, str], drawn: list[Moment]) -> list[float]:
+    """Run to the end, killed at each of these moments on the way; the seconds each attempt lived."""
     lived: list[float] = []
-    while True:
-        process = subprocess.Popen(
-            [*FLYWHEEL, "run", str(RECIPE)],
-            env=env,
-            cwd=ROOT,
-            start_new_session=True,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    for moment in [*drawn, None]:
+        moments.arm(moment)
         started = time.monotonic()
-        if len(lived) < kills:
-            try:
-                process.wait(chance.uniform(1, 40))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-        _, told = process.communicate()
+        done = subprocess.run(
+            [*FLYWHEEL, "run", str(RECIPE)],
+            env={**env, **moments.environment}, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
         lived.append(round(time.monotonic() - started, 1))
-        print(f"attempt {len(lived)}: {lived[-1]} s, exit code {process.returncode}", file=sys.stderr, flush=True)
-        if process.returncode == 0:
-            return lived
-        if process.returncode != -signal.SIGKILL:
-            raise SystemExit(f"a continued run failed:\n{told}")
+        print(f"attempt {len(lived)}: {lived[-1]} s, exit code {done.returncode}", file=sys.stderr, flush=True)
+        if done.returncode != (-signal.SIGKILL if moment else 0):
+            raise SystemExit(f"a continued run failed:\n{done.stderr}")
+    return lived
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -85,17 +75,19 @@ def main() -> None:
         calm, storm = folder / "calm", folder / "storm"
         env = environment(calm, folder / "calm-home")
         try:
-            run_s, _ = timed(env, "run", str(RECIPE))
+            calm_moments = Moments(folder / "calm-moments", calm / "store")
+            run_s, _ = timed({**env, **calm_moments.environment}, "run", str(RECIPE))
             again_s, _ = timed(env, "run", str(RECIPE))
             table: dict[str, dict[str, Any]] = json.loads(timed(env, "report", "quickstart", "--json")[1])
         finally:
             timed(env, "argilla", "down")
         help_s = min(timed(env, "--help")[0] for _ in range(5))
         lived: list[float] = []
+        storm_moments = Moments(folder / "storm-moments", storm / "store")
         if args.kills:
             env = environment(storm, folder / "storm-home")
             try:
-                lived = stormy(env, args.kills, args.seed)
+                lived = stormy(storm_moments, env, calm_moments.draw(args.kills, args.seed))
             finally:
                 timed(env, "argilla", "down")
         same = digests(calm) == digests(storm) if args.kills else None
@@ -111,8 +103,8 @@ def main() -> None:
             ("--help, s", round(help_s, 3), "< 0.3", help_s < 0.3),
         ]
         if args.kills:
-            killed = sum(1 for _ in lived) - 1
-            bars.append((f"same digests after {killed} kills", same, "true", bool(same)))
+            killed = storm_moments.kills
+            bars.append((f"same digests after {killed} kills", same, "true", bool(same) and killed == args.kills))
         result = {
             "benchmark": "loop",
             "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},

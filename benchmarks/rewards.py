@@ -41,7 +41,7 @@ from engine.execution.worker import carry_out
 from engine.stage.stage import load
 from engine.statistics import bootstrap
 from engine.store.store import Store
-from training import numbers
+from generators.rules import mathematics, numbers
 from training.overoptimisation import Guard, GuardConfig, Point, held_out
 from training.reward import calibration
 
@@ -321,11 +321,12 @@ def sharpen(
 
 def gsm8k(quick: bool) -> list[Claim]:
     rows = [json.loads(text) for text in (DATA / "gsm8k" / "train.jsonl").read_text().splitlines()]
-    right = formats = wrong = asked = 0
+    right = formats = wrong = asked = solved = 0
     for row in rows:
         written = row["answer"].split("####")[1].strip()
         value = Fraction(written.replace(",", ""))
         right += numbers.final(row["answer"]) == value
+        solved += mathematics.is_right(row["answer"], row["answer"])
         said = [
             f"The answer is {value}.",
             f"So it costs ${float(value):,.2f} in all.",
@@ -338,11 +339,10 @@ def gsm8k(quick: bool) -> list[Claim]:
         ]
         formats += sum(numbers.agrees(text, row["answer"]) for text in said)
         asked += len(said)
-        wrong += numbers.agrees(f"The answer is {value + 1}.", row["answer"]) or numbers.agrees(
-            "I don't know.", row["answer"]
-        )
+        for text in (f"The answer is {value + 1}.", "I don't know."):
+            wrong += numbers.agrees(text, row["answer"]) or mathematics.is_right(text, row["answer"])
     return [
-        claim("gsm8k_final_answers", right, f"all {len(rows)} rows", right == len(rows) >= 7473),
+        claim("gsm8k_final_answers", right, f"all {len(rows)} rows", right == solved == len(rows) >= 7473, mathematics=solved),
         claim("gsm8k_number_formats", round(formats / asked, 6), "all of $, commas, percent, fractions, boxed; no wrong one",
               formats == asked and not wrong, asked=asked, wrong_accepted=int(wrong)),
     ]  # fmt: skip
@@ -356,11 +356,11 @@ def bad_input(quick: bool) -> list[Claim]:
     import polars as pl
     import torch
 
+    from generators.rules.verify import measure as measure_rule
     from training.reward.model import RewardModel
     from training.reward.reward_stage import Reward
     from training.reward_function import Scorer, same_tokenizer
     from training.rollouts import Question, Rollout
-    from training.rules import measure as measure_rule
 
     torch.set_num_threads(1)
     said: dict[str, str] = {}

@@ -37,7 +37,8 @@ from benchmarks.training_proofs import Claims, claim, prove
 from engine.execution.worker import carry_out
 from engine.stage.job import Job
 from engine.stage.stage import Stage
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from training.pretrain.stage import Pretrain
 from training.pretrain.work import Pretraining
 

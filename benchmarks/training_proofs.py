@@ -28,8 +28,10 @@ from engine.errors import FlywheelError
 from engine.execution.worker import carry_out
 from engine.stage.job import Job
 from engine.stage.stage import Stage
+from engine.store.artifact import Artifact
+from engine.store.digest import digest_json
 from engine.store.schema import row_id
-from engine.store.store import Artifact, Store, digest_json
+from engine.store.store import Store
 from generators.text.prompts import encode_prompt
 from tests.training import killed, tiny
 from training.hardware import memory

@@ -6,19 +6,51 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 waiting for people
 from __future__ import annotations
 
 import sys
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from engine.errors import FlywheelError
+from engine.errors import FlywheelError, UserError, nearest
 
 if TYPE_CHECKING:
     from engine.plan.plan import Planned
     from engine.store.store import Store
 
+
+class RoomCommands(TyperGroup):
+    """The commands here, and those that rooms bring (entry points `flywheel.commands`), imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *sorted(_room_commands())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = _room_commands().get(cmd_name)
+        return typer.main.get_command(entry.load()) if entry else super().get_command(ctx, cmd_name)
+
+
+class SwitchedCommand(TyperCommand):
+    """A command on a recipe. Its help also tells the options that stages declare (`Stage.switches`)."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from engine.stage.stage import kinds, load
+
+        super().format_options(ctx, formatter)
+        switches = {n: s.help for kind in kinds() for n, s in load(kind).switches.items()}
+        with formatter.section("Options that stages of the recipe bring"):
+            formatter.write_dl([(f"--{name}", text) for name, text in switches.items()])
+
+
+def _room_commands() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="flywheel.commands")}
+
+
 app = typer.Typer(
     name="flywheel",
+    cls=RoomCommands,
     help="A synthetic-data and RLHF data engine: from raw text to an aligned assistant, as one recipe that runs.",
     no_args_is_help=True,
     add_completion=False,
@@ -31,37 +63,48 @@ StoreUrl = Annotated[str | None, typer.Option("--store", help="Folder or URL of 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="STAGE.FIELD=VALUE, on top of the recipe.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Only = Annotated[list[str] | None, typer.Option("--only", help="This stage and what it needs; repeatable.")]
-People = Annotated[bool, typer.Option("--people", help="People rank in the Argilla UI, not scripted annotators.")]
 Name = Annotated[str, typer.Argument(help="RUN/STAGE, a stage's name, or the start of a key.", show_default=False)]
 
 
-def _settings(recipe: Path, settings: list[str] | None, people: bool) -> list[str]:
-    """The `--set` values, with `--people` written out: every `label` stage loses its scripted annotators."""
+SWITCHES = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def _settings(recipe: Path, settings: list[str] | None, arguments: list[str]) -> list[str]:
+    """The `--set` values, with the options that this recipe's stages declare (`Stage.switches`) written out."""
     overrides = list(settings or [])
-    if people:
+    if arguments:
         from engine.plan.recipe import load_recipe
 
-        steps = load_recipe(recipe).steps.values()
-        overrides += [f"{step.name}.scripted=null" for step in steps if step.kind == "label"]
+        steps = load_recipe(recipe, settings).steps.values()
+        known = {f"--{name}": name for step in steps for name in type(step.config).switches}
+        for argument in arguments:
+            if argument not in known:
+                offered = f" This recipe's stages also have {', '.join(known)}." if known else ""
+                raise UserError(f"there is no option `{argument}`.{nearest(argument, known)}{offered}")
+            for step in steps:
+                if switch := type(step.config).switches.get(known[argument]):
+                    overrides += [f"{step.name}.{name}={value}" for name, value in switch.settings.items()]
     return overrides
 
 
-@app.command()
+@app.command(cls=SwitchedCommand, context_settings=SWITCHES)
 def run(
+    context: typer.Context,
     recipe: Recipe,
     store: StoreUrl = None,
     set_: Settings = None,
     only: Only = None,
-    people: People = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for people instead of leaving with exit code 3.")] = False,
     json_: Json = False,
 ) -> None:
     """Run a recipe; what the store already holds is not run again."""
     from engine.execution.progress import Bars, Lines
-    from engine.execution.runner import run_recipe
+    from engine.execution.runner import run as run_recipe
 
     view = Lines() if json_ else Bars()
-    done = run_recipe(recipe, store=store, overrides=_settings(recipe, set_, people), only=only, wait=wait, view=view)
+    done = run_recipe(
+        recipe, store=store, overrides=_settings(recipe, set_, context.args), only=only, wait=wait, view=view
+    )
     if not json_:
         from engine.plan.recipe import load_recipe
 
@@ -69,13 +112,13 @@ def run(
         print(f"{len(done)} stages done. Look at it: flywheel report {name}", file=sys.stderr)
 
 
-@app.command()
+@app.command(cls=SwitchedCommand, context_settings=SWITCHES)
 def plan(
+    context: typer.Context,
     recipe: Recipe,
     store: StoreUrl = None,
     set_: Settings = None,
     only: Only = None,
-    people: People = False,
     why: Annotated[bool, typer.Option("--why", help="Tell why each stage would run anew.")] = False,
     gpu: Annotated[
         float | None, typer.Option("--gpu", help="GiB of the GPU to plan for, instead of the one here.")
@@ -89,7 +132,7 @@ def plan(
     from engine.stage.stage import Device
     from engine.store.store import Store
 
-    loaded = load_recipe(recipe, _settings(recipe, set_, people))
+    loaded = load_recipe(recipe, _settings(recipe, set_, context.args))
     target = Device(f"a GPU of {gpu:g} GiB", int(gpu * 2**30), gpu=True) if gpu else device()
     planned = make_plan(loaded, Store(store or loaded.store), only, target)
     if json_:
@@ -129,7 +172,7 @@ def _print_plan(planned: list[Planned], why: bool, device: str) -> None:
 @app.command()
 def status(store: StoreUrl = None, json_: Json = False) -> None:
     """List the runs in the store, how far each is, and what is under way."""
-    from engine.view.artifact import status_of
+    from engine.view.status import status_of
 
     rows = status_of(_open(store))
     if json_:
@@ -169,7 +212,8 @@ def trace(
     json_: Json = False,
 ) -> None:
     """Trace a row or model back to the people, models, prompts and files it came from, or forwards."""
-    from engine.view.lineage import print_trace, trace_back, trace_forward
+    from engine.view.lineage import trace_back, trace_forward
+    from engine.view.trace import print_trace
 
     opened = _open(store)
     traced = trace_forward(opened, id_) if forward else trace_back(opened, id_)
@@ -202,7 +246,7 @@ def stages(
     json_: Json = False,
 ) -> None:
     """List the stage kinds, with what each takes and gives."""
-    from engine.view.artifact import describe_kind, describe_kinds
+    from engine.view.kinds import describe_kind, describe_kinds
 
     if json_:
         _print_json(describe_kinds())
@@ -241,29 +285,6 @@ def export(
     print(export_artifact(_open(store).find(name), to))
 
 
-ROOM_COMMAND = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-
-def _room_command(name: str, arguments: list[str]) -> None:
-    """Hand over to a command that a room brings (entry points `flywheel.commands`), imported only now."""
-    from importlib.metadata import entry_points
-
-    entry = next(iter(entry_points(group="flywheel.commands", name=name)))
-    entry.load()(arguments, prog_name=f"flywheel {name}", standalone_mode=True)
-
-
-@app.command(context_settings=ROOM_COMMAND)
-def argilla(context: typer.Context) -> None:
-    """The Argilla server of this machine: up, down, status, backup, restore."""
-    _room_command("argilla", context.args)
-
-
-@app.command(context_settings=ROOM_COMMAND)
-def chat(context: typer.Context) -> None:
-    """Talk to a model in the terminal."""
-    _room_command("chat", context.args)
-
-
 @app.command()
 def doctor(json_: Json = False) -> None:
     """Tell what this machine can run, and why not."""
@@ -286,7 +307,7 @@ def schema(
 ) -> None:
     """Print the JSON Schema of recipes, for editors."""
     from engine.stage.stage import load
-    from engine.view.artifact import recipe_schema
+    from engine.view.kinds import recipe_schema
 
     _print_json(load(kind).model_json_schema() if kind else recipe_schema())
 

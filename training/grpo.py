@@ -30,6 +30,7 @@ from pydantic import Field, model_validator
 from engine.errors import UserError
 from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Stage, port
+from generators.rules.rule import Rule, version
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.loops.trl import arguments, train
@@ -50,7 +51,6 @@ from training.rollouts import (
     start_engine,
     warn_of_sameness,
 )  # fmt: skip
-from training.rules import Rule
 
 if TYPE_CHECKING:
     from training.rollouts import Engine
@@ -126,6 +126,9 @@ class Grpo(Stage):
         """An option, or what `method` sets it to."""
         given = getattr(self, name, None)
         return METHODS[self.method].get(name) if given is None else given
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), **version(self.rules.values())}
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"

@@ -40,6 +40,7 @@ from pydantic import Field, model_validator
 from engine.seeds import generator
 from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Stage, port
+from generators.rules.rule import Rule, version
 from training import gae, kl
 from training.hardware import memory
 from training.loops import schedule
@@ -52,7 +53,6 @@ from training.models.padding import pad
 from training.overoptimisation import GuardConfig
 from training.ppo_run import Run
 from training.rollouts import Rollout, keep, warn_of_sameness
-from training.rules import Rule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,6 +135,9 @@ class Ppo(Stage):
         if self.lora and self.sharding == "shard":
             raise ValueError("`lora` needs whole matrices: use `sharding: replicate`, or train all weights")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), **version([*self.rules.values(), *self.gold.values()])}
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
 from engine.errors import UserError
 from engine.stage.job import Job
+from generators.rules.columns import COLUMNS
+from generators.rules.rule import Rule
+from generators.rules.verify import measure
 from training.models.answers import Answer, encode, end_id
 from training.reward.model import RewardModel
 from training.rollouts import Rollout
-from training.rules import Rule, frame, measure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,6 +76,20 @@ class Scorer:
         end = end_id(tokenizer, "the reward model")
         ids = rollout.token_ids
         return Answer(rollout.question.token_ids, ids if ids and ids[-1] == end else [*ids, end])
+
+
+def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
+    """The columns that rules are written over, one row for each rollout."""
+    return pl.DataFrame(
+        {
+            "completion": [r.text for r in rollouts],
+            "reference": [r.question.reference for r in rollouts],
+            "prompt": [r.question.said for r in rollouts],
+            "length": [len(r.token_ids) for r in rollouts],
+            "finish_reason": [r.finish_reason for r in rollouts],
+        },
+        schema=COLUMNS,
+    )
 
 
 def same_tokenizer(a: Any, b: Any) -> bool:

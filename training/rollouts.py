@@ -17,7 +17,8 @@ import numpy as np
 
 from engine.errors import StageFailed, UserError
 from engine.seeds import shuffled
-from engine.stage.job import Job, encode
+from engine.stage.job import Job
+from engine.store.parquet import encode
 from training.models.answers import Answer, Message
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def keep(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarr
 
 def consumed(job: Job) -> tuple[str, int]:
     """(a digest of everything that was learnt from: each prompt's id and sampled ids, in order; how many answers)."""
-    from engine.store.store import read_parquet
+    from engine.store.parquet import read_parquet
 
     digest, count = hashlib.blake2b(digest_size=16), 0
     for file in sorted((job.output / "rollouts").glob("*.parquet")):

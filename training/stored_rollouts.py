@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from training.reward.model import RewardModel
 from training.reward_function import Scorer
 from training.rollouts import Question, Rollout

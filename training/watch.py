@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.stage.job import Job
+from generators.rules.rule import Rule
 from training import overoptimisation
 from training.loops import snapshot
 from training.loops.checkpoint import Checkpoint, Checkpoints
 from training.overoptimisation import Guard, GuardConfig, Point
 from training.reward_function import Scorer
 from training.rollouts import Question, Rollout, load_questions
-from training.rules import Rule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,8 +9,10 @@ import pyarrow as pa
 from engine.execution.worker import carry_out
 from engine.stage.job import Job
 from engine.stage.stage import Stage
+from engine.store.artifact import Artifact
+from engine.store.digest import digest_json
 from engine.store.schema import DATASETS, conform
-from engine.store.store import Artifact, Store, digest_json
+from engine.store.store import Store
 
 Claim = dict[str, Any]
 

@@ -1,15 +1,11 @@
-"""SIGKILL at random moments of a stage that trains a policy."""
+"""SIGKILL at moments of a stage that trains a policy, drawn over what an undisturbed run does."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,14 +13,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.parts.claims import Claim, claim
+from benchmarks.parts.moments import Moments
+from benchmarks.parts.moments.sitecustomize import watch
 from benchmarks.parts.policies import Bench
-from engine.store.store import Artifact, Store
+from engine.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 
 
 def kills(bench: Bench, method: str, quick: bool) -> list[Claim]:
-    """SIGKILL at random moments, each continued, against a run that was left alone."""
+    """SIGKILL again and again, each time continued, against a run that was left alone."""
     from tests.training import tiny_chat
     from tests.training.preference_rows import preferences
     from tests.training.tiny_chat import PROMPTS
@@ -53,41 +51,35 @@ def kills(bench: Bench, method: str, quick: bool) -> list[Claim]:
         (folder / "artifacts" / given.id).symlink_to(bench.store.path("artifacts", given.id))
         return Store(str(folder))
 
-    forge = Forge(bench.folder)
-    chance, whole, ends, killed = random.Random(7), store("whole"), list[Artifact](), 0
+    forge, whole, killed = Forge(bench.folder), store("whole"), store("killed")
+    calm, storm = (Moments(Path(f"{one.root}-moments"), Path(one.root)) for one in (whole, killed))
     try:
-        started = time.monotonic()
-        truth = whole.get(forge.run({**spec, "store": whole.url}, None) or "")
-        took = time.monotonic() - started
-        broken: Store | None = None  # a run that was killed and has to go on
-        while killed < count or broken:
-            running = broken or store(f"killed-{len(ends)}")
-            done = forge.run(
-                {**spec, "store": running.url}, chance.uniform(0.1, 0.6) * took if killed < count else None
-            )
-            broken, killed = (None, killed) if done else (running, killed + 1)
-            if done and (end := running.get(done)):
-                ends.append(end)
+        truth = whole.get(forge.run({**spec, "store": whole.url}, calm) or "")
+        for moment in calm.draw(count, seed=7):
+            storm.arm(moment, "stage")
+            assert forge.run({**spec, "store": killed.url}, storm) is None, f"{method} outlived {moment}"
+        storm.arm(None)
+        end = killed.get(forge.run({**spec, "store": killed.url}, storm) or "")
     finally:
         forge.close()
-    assert truth is not None
-    same = all(end.digest == truth.digest for end in ends)
+    assert truth is not None and end is not None
+    same = end.digest == truth.digest
     found = [
-        claim(f"kill -9 of {method} at random moments: the same result", {"kills": killed, "runs": len(ends), "equal": same},
-              f"{count} kills, digests equal", same and killed >= count)
+        claim(f"kill -9 of {method} at random moments: the same result", {"kills": storm.kills, "equal": same},
+              f"{count} kills, digests equal", same and storm.kills == count)
     ]  # fmt: skip
     if method != "dpo":
-        one, *others = (
+        one, other = (
             Counter(
                 (row["prompt_id"], tuple(row["token_ids"]))
                 for file in sorted((a.path / "rollouts").glob("*.parquet"))
                 for row in pq.read_table(file).to_pylist()
             )
-            for a in (truth, *ends)
+            for a in (truth, end)
         )
         found.append(
             claim(f"{method}: the multiset of (prompt, rollout) consumed is the uninterrupted run's",
-                  {"rollouts": one.total(), "distinct": len(one)}, "equal", all(other == one for other in others))
+                  {"rollouts": one.total(), "distinct": len(one)}, "equal", other == one)
         )  # fmt: skip
     return found
 
@@ -102,16 +94,11 @@ class Forge:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
-    def run(self, spec: dict[str, Any], seconds: float | None) -> str | None:
-        """The artifact's id, or None if it was killed after this many seconds."""
+    def run(self, spec: dict[str, Any], moments: Moments) -> str | None:
+        """The artifact's id, or None if it was killed."""
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps(spec) + "\n")
+        self.process.stdin.write(json.dumps({**spec, "moments": str(moments.folder)}) + "\n")
         self.process.stdin.flush()
-        pid = int(self.process.stdout.readline())
-        if seconds is not None:
-            time.sleep(seconds)
-            with contextlib.suppress(ProcessLookupError):  # it was done before
-                os.kill(pid, signal.SIGKILL)
         return self.process.stdout.readline().strip() or None
 
     def close(self) -> None:
@@ -121,7 +108,7 @@ class Forge:
 
 
 def forge() -> None:
-    """Read a specification a line; fork; answer with the child's id, and when it is gone with what it made."""
+    """Read a specification a line; fork; answer with what the child made when it is gone."""
     import torch
     import trl.trainer.dpo_trainer  # pyright: ignore[reportUnusedImport]
     import trl.trainer.grpo_trainer  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -142,11 +129,11 @@ def forge() -> None:
         pid = os.fork()
         if pid == 0:
             os.dup2(2, 1)
+            watch(spec["moments"])
             made = killed.run(spec)
             os.write(write, made.id.encode())
             os._exit(0)
         os.close(write)
-        print(pid, file=told, flush=True)
         with os.fdopen(read) as pipe:
             answer = pipe.read()
         os.waitpid(pid, 0)

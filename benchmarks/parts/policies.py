@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from benchmarks.parts.claims import artifact
 from engine.execution.worker import carry_out
 from engine.stage.stage import load
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 
 
 class Bench:

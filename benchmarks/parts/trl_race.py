@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.parts.claims import Claim, claim
 from benchmarks.parts.policies import Bench, steered
 from engine.stage.job import Job
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 
 ROOT = Path(__file__).parents[2]
 PEER = Path(tempfile.gettempdir()) / "flywheel-trl-1.12"

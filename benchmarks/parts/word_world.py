@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.store.store import Artifact, Store, digest_json
+from engine.store.artifact import Artifact
+from engine.store.digest import digest_json
+from engine.store.store import Store
 
 
 def model(store: Store, folder: Path, tokenizer: Any, width: int, layers: int, context: int) -> Artifact:

@@ -5,22 +5,21 @@ Kill it at any moment: finished artifacts stay, committed partitions and checkpo
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import StageFailed, UserError, Waiting
+from engine.execution.lock import lock
 from engine.plan.inputs import External
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import Recipe, load_recipe
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 
 
 class View(Protocol):
@@ -31,8 +30,8 @@ class View(Protocol):
     def stop(self) -> None: ...
 
 
-def run_recipe(
-    path: str | Path,
+def run(
+    recipe: str | Path,
     *,
     store: str | None = None,
     overrides: list[str] | None = None,
@@ -40,9 +39,10 @@ def run_recipe(
     wait: bool = False,
     view: View | None = None,
 ) -> dict[str, Artifact]:
-    """Run a recipe to its end and return stage name -> artifact.
+    """Run a recipe to its end and return stage name -> artifact. What the store already holds is not run again.
 
     Args:
+        recipe: the YAML file.
         store: URL of the store; else the recipe's, else the default one.
         overrides: `STAGE.FIELD=VALUE` settings on top of the recipe.
         only: run these stages and what they need.
@@ -51,8 +51,8 @@ def run_recipe(
     Raises:
         UserError: the recipe is wrong. StageFailed: a stage could not finish. Waiting: people have to rank first.
     """
-    recipe = load_recipe(path, overrides)
-    return run_plan(recipe, Store(store or recipe.store), only=only, wait=wait, view=view)
+    loaded = load_recipe(recipe, overrides)
+    return run_plan(loaded, Store(store or loaded.store), only=only, wait=wait, view=view)
 
 
 def run_plan(
@@ -64,7 +64,7 @@ def run_plan(
     view: View | None = None,
     record: bool = True,
 ) -> dict[str, Artifact]:
-    """Plan a parsed recipe and carry it out in this store; `record` notes it as a run. As `run_recipe` else."""
+    """Plan a parsed recipe and carry it out in this store; `record` notes it as a run. As `run` else."""
     plan = make_plan(recipe, where, only)
     done: dict[str, Artifact] = {}
     if view:
@@ -77,7 +77,7 @@ def run_plan(
                     for _, source in given:
                         if isinstance(source, External):
                             source.adopt(where)
-                with _lock(where, stage.folder):
+                with lock(where, stage.folder):
                     _work(where, stage, str(recipe.base), {"wait": wait}, view)
                 found = where.get(stage.folder)
                 if found is None:
@@ -109,28 +109,13 @@ def _record(store: Store, run: str, file: str, stage: Planned, order: list[str])
     store.put(json.dumps(record, indent=1).encode(), "runs", f"{run}.json")
 
 
-@contextlib.contextmanager
-def _lock(store: Store, folder: str) -> Generator[None]:
-    """Keep two runs from making the same artifact at once (on one machine)."""
-    scratch = store.scratch(folder)
-    lock = scratch.with_suffix(".lock")
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another run is making {folder} in this store right now; wait for it, or stop it."
-            ) from None
-        yield
-        lock.unlink(missing_ok=True)
-
-
 def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view: View | None) -> None:
     scratch = store.scratch(stage.folder)
     spec = {
         "store": store.url,
         "kind": stage.step.kind,
         "config": stage.step.config.model_dump(mode="json"),
+        "identity": stage.identity,
         "inputs": {port: [[label, s.folder] for label, s in given] for port, given in stage.inputs.items()},
         "base": base,
         "options": options,
@@ -143,7 +128,7 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
     last: dict[str, Any] = {}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "engine.execution.worker", str(spec_file)],
+            [sys.executable, "-P", "-m", "engine.execution.worker", str(spec_file)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

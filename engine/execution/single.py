@@ -11,8 +11,10 @@ import yaml
 from engine.errors import UserError
 from engine.execution.runner import run_plan
 from engine.plan.recipe import build_recipe, is_external
-from engine.store.store import Artifact, Store
-from engine.view.card import CARD, card
+from engine.store.artifact import Artifact
+from engine.store.store import Store
+from engine.store.writer import CARD
+from engine.view.card import card
 
 
 def run_single(kind: str, given: list[str], settings: list[str], store: str | None, to: Path | None) -> Artifact:
@@ -61,7 +63,7 @@ def export_artifact(artifact: Artifact, to: str) -> str:
     for name in artifact.files():
         target = f"{root.rstrip('/')}/{name}"
         fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-        fs.pipe_file(target, artifact.store.read("artifacts", artifact.id, name))
+        fs.pipe_file(target, artifact.read_file(name))
     told = card(artifact.store, artifact.id, artifact.manifest)
     fs.pipe_file(f"{root.rstrip('/')}/{CARD}", told.encode())
     return to

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import FlywheelError, UserError, Waiting
+from engine.execution.finish import finish
 from engine.plan.identity import folder_of, identify, key_of
-from engine.stage.job import Emit, Job, finish
+from engine.stage.job import Emit, Job
 from engine.stage.stage import Stage, load
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 
 PACKAGES = (
     "flywheel",
@@ -47,14 +49,22 @@ def carry_out(
     base: str = ".",
     emit: Emit = lambda event: None,
     options: dict[str, Any] | None = None,
+    identity: dict[str, Any] | None = None,
 ) -> Artifact:
     """Run one stage here and now on finished artifacts; return its artifact, at once if that is in the store.
 
     Args:
         inputs: port -> label -> artifact.
+        identity: what the plan found that the result depends on; computed here where there is no plan.
+
+    Raises:
+        UserError: a file that the stage reads is not what the plan saw.
     """
-    pairs = {port: [(label, a.key) for label, a in given.items()] for port, given in inputs.items()}
-    identity = identify(kind, config, pairs, base)
+    if identity is None:
+        pairs = {port: [(label, a.key) for label, a in given.items()] for port, given in inputs.items()}
+        identity = identify(kind, config, pairs, base)
+    else:
+        _check_sources(identity["sources"], config.sources(base))
     key = key_of(identity)
     folder = folder_of(kind, key)
     if found := store.get(folder):
@@ -86,6 +96,16 @@ def carry_out(
         "python": platform.python_version(),
     }
     return finish(job, facts, config.max_failed, timings)
+
+
+def _check_sources(planned: dict[str, str], found: dict[str, str]) -> None:
+    changed = sorted(name for name in {*planned, *found} if planned.get(name) != found.get(name))
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"{', '.join(changed[:3])}{more} changed after this run was planned. Nothing was made of it; run again to read "
+            "what is there now."
+        )
 
 
 def _versions() -> dict[str, str]:
@@ -120,7 +140,7 @@ def main() -> int:
                 if artifact is None:
                     raise UserError(f"input `{label}` ({folder}) is not in the store {store.url}.")
                 inputs[port][label] = artifact
-        carry_out(store, spec["kind"], config, inputs, spec["base"], emit, spec["options"])
+        carry_out(store, spec["kind"], config, inputs, spec["base"], emit, spec["options"], spec["identity"])
     except Waiting as error:
         emit({"event": "waiting", "text": str(error)})
         return error.exit_code

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.stage.stage import Stage
-from engine.store.store import KEY_LENGTH, digest_json
+from engine.store.digest import digest_json
+from engine.store.store import KEY_LENGTH
 
 
 def identify(

@@ -17,43 +17,24 @@ A model::
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
 import json
-import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from engine import seeds
-from engine.errors import StageFailed, UserError
-from engine.store import schema
-from engine.store.store import MANIFEST, Artifact, Store, digest_json, read_parquet
-from engine.view.card import CARD, card
+from engine.store.artifact import Artifact
+from engine.store.store import Store
+from engine.store.writer import ArtifactWriter
 
 SUMMARY = "summary.json"
-# Columns whose values are hardly ever equal: to look for equal ones takes as long as to compress them.
-UNLIKE = ("id", "text")
 Emit = Callable[[dict[str, Any]], None]
-
-
-def encode(table: pa.Table) -> bytes:
-    """A table as Parquet bytes (zstd). The same table gives the same bytes."""
-    buffer = io.BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata(None), buffer, compression="zstd", compression_level=1,
-        use_dictionary=[  # pyright: ignore[reportArgumentType]  # names are taken too
-            name for name in table.column_names if name not in UNLIKE],
-    )  # fmt: skip
-    return buffer.getvalue()
 
 
 @dataclass
@@ -91,6 +72,10 @@ class Job:
     options: dict[str, Any] = field(default_factory=lambda: {})
     spent: dict[str, Any] = field(default_factory=lambda: {})
     _last_progress: float = 0.0
+
+    @cached_property
+    def writer(self) -> ArtifactWriter:
+        return ArtifactWriter(self.store, self.artifact)
 
     # -- what comes in -----------------------------------------------------------------------------------------------
 
@@ -143,8 +128,7 @@ class Job:
 
     def committed(self) -> set[str]:
         """Names of the partitions that are on disk, whole."""
-        names = self.store.list("artifacts", self.artifact, "data")
-        return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        return self.writer.parts()
 
     def commit(self, name: str, kept: pa.Table, rejected: pa.Table | None = None, consumed: int = 0) -> None:
         """Commit one partition: the rejected rows first, then the data, whose file is the mark that it is done.
@@ -155,11 +139,19 @@ class Job:
             rejected: rows that did not make it, any columns, with `reason` and optionally `detail` and `failed`.
         """
         if rejected is not None and len(rejected):
-            self.store.put(encode(_rejected(rejected)), "artifacts", self.artifact, "rejected", f"{name}.parquet")
-        self.store.put(encode(schema.conform(kept, self.gives)), "artifacts", self.artifact, "data", f"{name}.parquet")
+            self.writer.put_rejected(name, rejected)
+        self.writer.put_part(name, kept, self.gives)
         self.emit(
             {"event": "commit", "part": name, "rows": len(kept), "rejected": 0 if rejected is None else len(rejected)}
         )
+
+    def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """A partition of this job that was committed."""
+        return self.writer.read_part(name, columns)
+
+    def write_log(self, name: str, data: bytes) -> None:
+        """Keep a file beside the result that may differ from run to run (times, curves): no part of the digest."""
+        self.writer.put_log(name, data)
 
     @property
     def scratch(self) -> Path:
@@ -205,107 +197,3 @@ class Job:
 def part_name(index: int, ids: Iterable[str]) -> str:
     """The name of a partition: its place and a digest of the ids that went into it."""
     return f"{index:05d}-{xxhash.xxh3_64_hexdigest(chr(10).join(ids).encode())}"
-
-
-def _false(count: int) -> pa.Array:  # `pa.array` would import pandas
-    return pa.Array.from_buffers(pa.bool_(), count, [None, pa.py_buffer(bytes(count // 8 + 1))])
-
-
-def _rejected(table: pa.Table) -> pa.Table:
-    if "reason" not in table.column_names:
-        raise UserError("rejected rows need a `reason` column")
-    for name, default in (("detail", pa.nulls(len(table), pa.string())), ("failed", _false(len(table)))):
-        if name not in table.column_names:
-            table = table.append_column(name, default)
-    return table
-
-
-def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str, Any]) -> Artifact:
-    """Gather what was committed and write the manifest, last.
-
-    Args:
-        facts: what made this artifact (key, stage, inputs, seed, packages).
-        max_failed: the ceiling on failed rows, as a share of all rows seen.
-
-    Raises:
-        StageFailed: no row came out, or too many failed.
-    """
-    store, base = job.store, ("artifacts", job.artifact)
-    _keep_metrics(job)
-    for file in sorted(p for p in job.output.rglob("*") if p.is_file()):
-        store.put_file(file, *base, file.relative_to(job.output).as_posix())
-    files: dict[str, dict[str, Any]] = {}
-    rows = rejected = failed = 0
-    reasons: Counter[str] = Counter()
-    for name in store.walk(*base):
-        if name in (MANIFEST, CARD) or name.startswith("logs/"):
-            continue
-        with store.fs.open(store.path(*base, name), "rb") as handle:
-            files[name] = {
-                "bytes": store.size(*base, name),
-                "sha256": hashlib.file_digest(handle, "sha256").hexdigest(),
-            }
-            handle.seek(0)
-            if name.startswith("rejected/"):
-                part = read_parquet(handle, ["reason", "failed"])
-                rejected += len(part)
-                failed += sum(part.column("failed").to_pylist())
-                reasons.update(part.column("reason").to_pylist())
-            elif name.startswith("data/"):
-                if name.endswith(".arrow"):
-                    reader = pa.ipc.open_file(handle)
-                    rows += sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
-                else:
-                    rows += pq.read_metadata(handle).num_rows
-    told = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-    where = store.path(*base, "rejected")
-    if job.gives in schema.DATASETS and not rows:
-        raise StageFailed(
-            f"no row came out: {told or 'nothing came in'}." + (f" The rows are in {where}." if told else "")
-        )
-    if failed > max_failed * (rows + rejected):
-        raise StageFailed(
-            f"{failed} of {rows + rejected} rows failed, more than the ceiling of {max_failed:.0%} (`max_failed`): "
-            f"{told}. The rows are in {where}."
-        )
-    manifest = {
-        **facts,
-        "kind": "dataset" if job.gives in schema.DATASETS else "model",
-        "schema": job.gives,
-        "rows": rows,
-        "rejected": dict(sorted(reasons.items())),
-        "failed": failed,
-        "files": files,
-        "digest": digest_json({name: entry["sha256"] for name, entry in files.items()}),
-        "summary": json.loads(store.read(*base, SUMMARY)) if SUMMARY in files else {},
-        "timings": {**timings, "spent": job.spent} if job.spent else timings,
-    }
-    log = job.scratch / "stage.log"
-    if log.exists():
-        store.put(log.read_bytes(), *base, "logs", "stage.log")
-    if job.gives in schema.MODELS:
-        store.put(card(store, job.artifact, manifest).encode(), *base, CARD)
-    store.put(json.dumps(manifest, indent=1).encode(), *base, MANIFEST)
-    shutil.rmtree(job.scratch, ignore_errors=True)
-    finished = store.get(job.artifact)
-    assert finished is not None
-    return finished
-
-
-def _keep_metrics(job: Job) -> None:
-    """Turn the metrics that were reported into `logs/metrics.parquet`, one row a step."""
-    reported = job.scratch / "metrics.jsonl"
-    if not reported.exists():
-        return
-    steps: dict[int, dict[str, float]] = {}
-    for line in reported.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill
-            point = json.loads(line)
-            steps.setdefault(point["step"], {}).update(point)
-    names = sorted({name for point in steps.values() for name in point} - {"step"})
-    ordered = [steps[step] for step in sorted(steps)]
-    table = pa.table({
-        "step": pa.array([point["step"] for point in ordered], pa.int64()),
-        **{name: pa.array([point.get(name) for point in ordered], pa.float64()) for name in names},
-    })  # fmt: skip
-    job.store.put(encode(table), "artifacts", job.artifact, "logs", "metrics.parquet")

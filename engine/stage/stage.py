@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import UserError, nearest
+from engine.stage.drawing import Drawing
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -66,6 +67,14 @@ def port(*kinds: str, many: bool = False, optional: bool = False, labelled: bool
 
 
 @dataclass(frozen=True)
+class Switch:
+    """An option of the command line, `--NAME`, that sets fields of every stage that declares it, as `--set` does."""
+
+    help: str
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Audit:
     """A check that the plan adds beside a stage, as a stage of its own.
 
@@ -89,6 +98,13 @@ class Stage(BaseModel):
     version: ClassVar[int] = 1
     # A stage that draws random numbers carries the run's seed in its identity; one that does not, does not.
     random: ClassVar[bool] = False
+    # For the report: which part of the work this is (stages of a phase have one colour), whether it takes rows away (the
+    # funnel), and what to draw of the result.
+    phase: ClassVar[str] = ""
+    narrows: ClassVar[bool] = False
+    drawings: ClassVar[tuple[Drawing, ...]] = ()
+    # Options of `flywheel run` and `plan` for recipes with this stage.
+    switches: ClassVar[dict[str, Switch]] = {}
 
     seed: int | None = Field(None, ge=0, description="Overrides the recipe's seed for this stage.")
     max_failed: Annotated[float, NotIdentity] = Field(

@@ -11,29 +11,21 @@ all durability: `put`, which makes one file appear whole or not at all (a rename
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import tempfile
 import uuid
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.errors import UserError, nearest
+from engine.store.artifact import MANIFEST, Artifact
+from engine.store.digest import digest_file
 
-if TYPE_CHECKING:
-    import datasets
-    import polars as pl
-
-MANIFEST = "manifest.json"
 KEY_LENGTH = 16  # hexadecimal digits of the key that appear in a folder's name
 
 
@@ -42,33 +34,16 @@ def default_url() -> str:
     return os.environ.get("FLYWHEEL_STORE") or ".flywheel"
 
 
-def canonical(value: Any) -> str:
-    """JSON with one spelling: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def open(name: str, store: str | None = None) -> Artifact:
+    """Open an artifact by `RUN/STAGE`, stage name, key prefix or folder name.
 
+    Args:
+        store: URL of the store; else the default one.
 
-def digest_json(value: Any) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def open_parquet(file: Any) -> pq.ParquetFile:
-    """A Parquet file, by a path or opened, to read with `use_threads=False`.
-
-    Without Arrow's threads, neither those that decode nor those that read ahead: where a process ends while they start (`show` on
-    a busy machine), pyarrow 26 aborts it, with everything printed already. With both, that struck one process in five.
+    Raises:
+        UserError: no such artifact, or the name fits several.
     """
-    return pq.ParquetFile(file, pre_buffer=False)
-
-
-def read_parquet(file: Any, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file, or these columns of it in this order."""
-    table = open_parquet(file).read(columns=columns, use_threads=False)
-    return table.select(columns) if columns else table
+    return Store(store).find(name)
 
 
 class Store:
@@ -179,8 +154,16 @@ class Store:
         manifest = self.read_json("artifacts", artifact, MANIFEST)
         return Artifact(self, artifact, manifest) if manifest else None
 
+    def folders(self) -> list[str]:
+        """Names of all artifacts, those under way too."""
+        return self.list("artifacts")
+
+    def begun(self, artifact: str) -> bool:
+        """Whether anything of this artifact is there."""
+        return self.exists("artifacts", artifact)
+
     def artifacts(self) -> Iterator[Artifact]:
-        for name in self.list("artifacts"):
+        for name in self.folders():
             if artifact := self.get(name):
                 yield artifact
 
@@ -207,7 +190,7 @@ class Store:
                 if stage_name == stage and self.get(entry["artifact"]):
                     found.add(entry["artifact"])
         if not found and not run:
-            folders = self.list("artifacts")
+            folders = self.folders()
             known += folders
             found = {f for f in folders if f == name or f.rpartition("-")[2].startswith(name)}
         finished = [artifact for folder in sorted(found) if (artifact := self.get(folder))]
@@ -219,134 +202,3 @@ class Store:
             f"no finished artifact `{name}` in the store {self.url}.{nearest(name, known)} "
             "`flywheel status` lists what there is."
         )
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A finished artifact. `id` is its folder's name, `manifest` what was recorded when it was finished."""
-
-    store: Store
-    id: str
-    manifest: dict[str, Any]
-
-    @property
-    def key(self) -> str:
-        return self.manifest["key"]
-
-    @property
-    def kind(self) -> str:
-        """One of `engine.store.schema.KINDS`."""
-        return self.manifest["schema"]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the names and digests of all files that count."""
-        return self.manifest["digest"]
-
-    @property
-    def rows(self) -> int:
-        return self.manifest["rows"]
-
-    def files(self, prefix: str = "") -> list[str]:
-        return [name for name in self.manifest["files"] if name.startswith(prefix)]
-
-    @cached_property
-    def path(self) -> Path:
-        """A local folder with this artifact's files: the store's own, or a checked copy of a remote one."""
-        if "external" in self.manifest:
-            return Path(self.manifest["external"])
-        if self.store.local:
-            return Path(self.store.path("artifacts", self.id))
-        copy = self.store.scratch(f"inputs/{self.id}")
-        for name, entry in self.manifest["files"].items():
-            target = copy / name
-            if target.exists() and digest_file(target) == entry["sha256"]:
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(target.name + ".partial")
-            self.store.fs.get_file(self.store.path("artifacts", self.id, name), str(partial))
-            partial.replace(target)
-        return copy
-
-    @property
-    def location(self) -> str:
-        """What `from_pretrained` and vLLM take: a local folder, or a hub name."""
-        return self.manifest.get("hub") or str(self.path)
-
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """One data file of this artifact (Parquet, or Arrow IPC for token shards)."""
-        if name.endswith(".arrow"):
-            table = pa.ipc.open_file(pa.memory_map(str(self.path / name))).read_all()
-            return table.select(columns) if columns else table
-        with self._open(name) as file:
-            return read_parquet(file, columns)
-
-    def parts(self) -> list[str]:
-        """Names of the data files, in order."""
-        return self.files("data/")
-
-    def batches(self, columns: list[str] | None = None, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
-        """Stream the rows in order, in batches of at most this many."""
-        for name in self.parts():
-            if name.endswith(".arrow"):
-                for batch in pa.ipc.open_file(pa.memory_map(str(self.path / name))).read_all().to_batches(rows):
-                    yield batch.select(columns) if columns else batch
-                continue
-            with self.parquet(name) as file:
-                yield from file.iter_batches(rows, columns=columns, use_threads=False)
-
-    @contextlib.contextmanager
-    def parquet(self, name: str) -> Generator[pq.ParquetFile]:
-        """One Parquet file of this artifact, to read parts of it."""
-        with self._open(name) as file:
-            yield open_parquet(file)
-
-    def to_table(self, columns: list[str] | None = None) -> pa.Table:
-        """All rows. An artifact without rows gives an empty table with the kind's schema."""
-        tables = [self.read_table(name, columns) for name in self.parts()]
-        if tables:
-            return pa.concat_tables(tables, promote_options="default")
-        from engine.store.schema import DATASETS
-
-        empty = DATASETS[self.kind].empty_table()
-        return empty.select(columns) if columns else empty
-
-    def to_polars(self) -> pl.DataFrame:
-        import polars as pl
-
-        return cast("pl.DataFrame", pl.from_arrow(self.to_table()))
-
-    def to_datasets(self) -> datasets.Dataset:
-        import datasets
-
-        return datasets.Dataset(self.to_table())
-
-    def rejected(self) -> pa.Table | None:
-        """The rows that did not make it, with `reason` and `detail`; None if there are none."""
-        tables = [self.read_table(name) for name in self.files("rejected/")]
-        return pa.concat_tables(tables, promote_options="default") if tables else None
-
-    def log(self, name: str) -> bytes | None:
-        """A file under logs/ (metrics, timings), which is not part of the digest."""
-        try:
-            return self.store.read("artifacts", self.id, "logs", name)
-        except FileNotFoundError:
-            return None
-
-    def verify(self) -> list[str]:
-        """Names of files that are missing or differ from the manifest."""
-        bad: list[str] = []
-        for name, entry in self.manifest["files"].items():
-            try:
-                data = self.store.read("artifacts", self.id, name)
-            except FileNotFoundError:
-                bad.append(name)
-                continue
-            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                bad.append(name)
-        return bad
-
-    @contextlib.contextmanager
-    def _open(self, name: str) -> Generator[Any]:
-        with self.store.fs.open(self.store.path("artifacts", self.id, name), "rb") as file:
-            yield file

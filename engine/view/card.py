@@ -6,7 +6,6 @@ the same weights are the same weights wherever they were evaluated.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,6 @@ import yaml
 
 from engine.store.store import Store
 
-CARD = "README.md"
 UNSTATED = "not stated"
 SIZES = (
     (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
@@ -110,7 +108,7 @@ def _evaluations(store: Store, name: str) -> Iterator[str]:
         labels = {entry["name"] for entry in given if entry["artifact"] == name}
         if not labels or "table.json" not in artifact.manifest["files"]:
             continue
-        table: dict[str, dict[str, Any]] = json.loads(store.read("artifacts", artifact.id, "table.json"))
+        table: dict[str, dict[str, Any]] = artifact.read_json("table.json")
         for label in sorted(labels & table.keys()):
             yield f"By `{artifact.id}`, as `{label}`:"
             yield ""

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from engine.view.lineage import rows_by_id
 
 POINTERS = {"kept_id": "kept", "touched": "evaluation row"}
@@ -31,7 +30,7 @@ def examples(artifact: Artifact, each: int = 2) -> dict[str, list[Example]]:
     """Some rejected rows for each reason, the most frequent reason first."""
     wanted = dict(sorted(artifact.manifest["rejected"].items(), key=lambda item: -item[1]))
     rows: dict[str, list[dict[str, Any]]] = {reason: [] for reason in wanted}
-    for name in artifact.files("rejected/"):
+    for name in artifact.rejected_parts():
         if all(len(rows[reason]) >= min(each, count) for reason, count in wanted.items()):
             break
         _take(artifact, name, "reason", rows, each)
@@ -83,13 +82,13 @@ class Cluster:
 
 
 def _columns(artifact: Artifact, name: str) -> list[str]:
-    with artifact.store.fs.open(artifact.store.path("artifacts", artifact.id, name), "rb") as file:
-        return pq.read_schema(file).names
+    with artifact.parquet(name) as file:
+        return file.schema_arrow.names
 
 
 def largest_clusters(artifact: Artifact, count: int = 5, each: int = 3) -> list[Cluster]:
     """The kept rows that most others were removed for, if rejected rows name the row kept in their place (`kept_id`)."""
-    names = artifact.files("rejected/")
+    names = artifact.rejected_parts()
     if not names or "kept_id" not in _columns(artifact, names[0]):
         return []
     sizes = (

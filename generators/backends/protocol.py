@@ -21,7 +21,7 @@ from generators.text.prompts import Message, decode_all, encode_prompt, load_tok
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from engine.store.store import Artifact
+    from engine.store.artifact import Artifact
     from generators.backends.server.chat_completions import Server
 
 

@@ -19,8 +19,8 @@ from pydantic import Field
 
 from engine.stage.job import Job, Part
 from engine.stage.stage import Stage, port
+from engine.store.digest import digest_json
 from engine.store.schema import DATASETS, row_id
-from engine.store.store import digest_json
 from generators.backends.in_flight import in_flight
 from generators.backends.protocol import (
     Backend,
@@ -51,6 +51,7 @@ class Dialogue(Stage):
         "prompts": port("Prompt", "Conversation", many=True),
     }
     gives = "Candidate"
+    phase = "generation"
     random = True
 
     turns: int = Field(3, ge=1, description="Answers of the model in one conversation.")

@@ -32,6 +32,7 @@ class Select(Stage):
 
     takes = {"candidates": port("Candidate", many=True), "verdicts": port("Verdict", many=True)}
     gives = "Candidate"
+    phase = "generation"
     random = True
 
     metric: str | None = Field(None, description="What to go by; may be left out if there is one metric only.")

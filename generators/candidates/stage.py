@@ -25,8 +25,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from engine.errors import UserError
 from engine.stage.job import Job, Part
 from engine.stage.stage import NotIdentity, Stage, port
+from engine.store.digest import digest_json
+from engine.store.parquet import read_parquet
 from engine.store.schema import DATASETS, row_id
-from engine.store.store import digest_json, read_parquet
 from generators.backends import json_answers as structured
 from generators.backends.in_flight import in_flight
 from generators.backends.protocol import (
@@ -62,6 +63,7 @@ class Candidates(Stage):
         "prompts": port("Prompt", "Conversation", many=True),
     }
     gives = "Candidate"
+    phase = "generation"
     random = True
     version = 2
 

@@ -52,6 +52,7 @@ class Corpus(Stage):
 
     takes = {"records": port("Document", many=True), "model": port("Model", optional=True)}
     gives = "Document"
+    phase = "generation"
     random = True
 
     documents: int = Field(ge=1, description="How many documents to make.")

@@ -18,7 +18,7 @@ import numpy as np
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from engine.store.store import digest_json
+from engine.store.digest import digest_json
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from pydantic import Field, model_validator
 
 from engine.stage.job import Job
 from engine.stage.stage import Stage, port
+from engine.store.parquet import read_parquet
 from engine.store.schema import DATASETS, row_id
-from engine.store.store import read_parquet
 from generators.backends.protocol import Engine, Failure, Sampling, open_backend
 from generators.backends.server.chat_completions import Server
 from generators.candidates.stage import read_prompts, repeated_ids
@@ -37,6 +37,7 @@ class Grounded(Stage):
         "model": port("Model", optional=True),
     }
     gives = "Candidate"
+    phase = "generation"
     random = True
 
     k: int = Field(4, ge=1, description="Passages shown with a question.")

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict
 from engine import seeds
 from engine.errors import UserError
 from engine.stage.job import Job
+from engine.store.parquet import read_parquet
 from engine.store.schema import DATASETS, messages_digest, row_id
-from engine.store.store import read_parquet
 from generators.backends.protocol import Engine, Local, Sampling, open_backend
 from generators.backends.server.chat_completions import Server
 from generators.drafts.drafts import Draft, Made, Rejected, carry

@@ -37,6 +37,7 @@ from generators.instructions.methods.self_instruct import SelfInstruct
 from generators.instructions.methods.tool_calls import ToolCalls
 from generators.instructions.novelty import Novelty
 from generators.instructions.rounds import synthesize
+from generators.rules.rule import EQUALITY
 from generators.text.templates import Template, Unrenderable, checked, compiled, variables
 
 Method = Annotated[
@@ -59,6 +60,7 @@ class Instructions(Stage):
         "model": port("Model", optional=True),
     }
     gives = "Conversation"
+    phase = "generation"
     random = True
 
     questions: list[str] = Field([], description="Jinja; what the user says. Sees the record's metadata and `text`.")
@@ -122,6 +124,8 @@ class Instructions(Stage):
         dropped = [*SYNTHESIS, "method"] if self.method is None else TEMPLATES
         if self.server:
             identity["server"] = self.server.identity()
+        if isinstance(self.method, Mathematics):  # its votes are counted by which answers are equal
+            identity["equality"] = EQUALITY
         return {name: value for name, value in identity.items() if name not in dropped}
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:

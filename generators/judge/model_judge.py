@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from engine.stage.job import Job, part_name
+from engine.store.parquet import read_parquet
 from engine.store.schema import DATASETS, row_id
-from engine.store.store import read_parquet
 from generators.backends import json_answers as structured
 from generators.backends.protocol import Answer, Backend, Failure, Sampling
 from generators.drafts.drafts import template

@@ -9,22 +9,15 @@ import polars as pl
 from pydantic import Field, field_validator, model_validator
 
 from engine.errors import UserError, nearest
-from engine.expression import column
 from engine.stage.job import Job
 from engine.stage.stage import Stage, port
 from engine.store.schema import row_id
 from generators.backends.protocol import Sampling, open_backend
 from generators.backends.server.chat_completions import Server
 from generators.judge import model_judge as ai_feedback
-from generators.verifiers import Verifier, verify
-
-COLUMNS: dict[str, pl.DataType] = {
-    "completion": pl.String(),
-    "reference": pl.String(),
-    "prompt": pl.String(),
-    "length": pl.Int64(),
-    "finish_reason": pl.String(),
-}
+from generators.rules.columns import COLUMNS, readable, score
+from generators.rules.rule import EQUALITY, Verifier
+from generators.rules.verify import verify
 
 
 class Judge(Stage):
@@ -42,6 +35,7 @@ class Judge(Stage):
         "rankings": port("Ranking", many=True, optional=True),
     }
     gives = "Verdict"
+    phase = "generation"
     random = True
 
     rules: dict[str, str] = Field({}, description="Metric -> expression.")
@@ -85,6 +79,8 @@ class Judge(Stage):
                 identity.pop(name)
         if not (self.pairwise or self.rubric):  # rules draw nothing
             identity.pop("seed")
+        if "mathematics" in self.verifiers:
+            identity["equality"] = EQUALITY
         return identity
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
@@ -144,39 +140,3 @@ class Judge(Stage):
                     pl.Series("id", ids, pl.String), pl.concat_list("subject").alias("parents")
                 ).to_arrow()
             )
-
-
-def readable(candidates: pl.DataFrame) -> pl.DataFrame:
-    """What rules see of Candidate rows: `completion`, `reference`, `prompt`, `length`, `finish_reason`."""
-    said = pl.col("prompt").list.eval(
-        pl.element().struct.field("content").filter(pl.element().struct.field("role") == "user")
-    )
-    return candidates.select(
-        completion=pl.col("completion").list.last().struct.field("content"),
-        reference=pl.col("reference"),
-        prompt=said.list.last(),
-        length=pl.col("token_ids").list.len().cast(pl.Int64),
-        finish_reason=pl.col("finish_reason"),
-    ).cast(COLUMNS)  # pyright: ignore[reportArgumentType]
-
-
-def score(rules: dict[str, str], frame: pl.DataFrame) -> pl.DataFrame:
-    """The value of every rule for every row, one Float64 column a rule; true is 1, false is 0.
-
-    Args:
-        frame: columns as `readable` gives them.
-
-    Raises:
-        UserError: a rule does not parse, names a column that is not there, or is neither a number nor true or false.
-    """
-    columns = list[pl.Series]()
-    for metric, expression in rules.items():
-        value = column(expression, frame, f"rule `{metric}`")
-        if not (value.dtype.is_numeric() or value.dtype == pl.Boolean or value.dtype == pl.Null):
-            raise UserError(
-                f"rule `{metric}`: `{expression}` gives {value.dtype}; a rule gives a number, or true or false."
-            )
-        if len(value) == 1 != len(frame):  # an expression without a column is one value for all rows
-            value = value.new_from_index(0, len(frame))
-        columns.append(value.cast(pl.Float64).alias(metric))
-    return pl.DataFrame(columns)

@@ -154,6 +154,7 @@ class Ask(Stage):
         "rankings": port("Ranking", many=True, optional=True),
     }
     gives = "Candidate"
+    phase = "people"
     random = True
 
     prompts: int = Field(ge=1, description="How many prompts to ask about.")

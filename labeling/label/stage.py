@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine import seeds
 from engine.errors import UserError, Waiting
-from engine.stage.job import Job, encode
-from engine.stage.stage import NotIdentity, Stage, port
+from engine.stage.job import Job
+from engine.stage.stage import NotIdentity, Stage, Switch, port
+from engine.store.parquet import encode
 from engine.store.schema import messages_digest, row_id
 from labeling.argilla.oversight import Judged, agreement_over_time, tables
 from labeling.label.presentation import Shown, attention_checks, to_show
@@ -52,6 +53,8 @@ class Label(Stage):
 
     takes = {"candidates": port("Candidate", many=True), "verdicts": port("Verdict", optional=True)}
     gives = "Ranking"
+    phase = "people"
+    switches = {"people": Switch("People rank in the Argilla UI, not scripted annotators.", {"scripted": "null"})}
     random = True
 
     dataset: str = Field("rankings", description="Start of the dataset's name in Argilla.")

@@ -28,6 +28,7 @@ class AiFeedback(Stage):
 
     takes = {"candidates": port("Candidate", many=True), "verdicts": port("Verdict", many=True)}
     gives = "Ranking"
+    phase = "people"
 
     metrics: tuple[str, ...] = Field(
         ("pairwise",), min_length=1, description="The verdicts' metrics; several that rate an answer are added up."

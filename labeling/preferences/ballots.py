@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
+from engine.store.schema import messages_digest, row_id
 from labeling.utilities.bradley_terry import Ints
 from labeling.utilities.reliability import Judgements
 
@@ -202,9 +203,10 @@ def read_gold(artifact: Artifact, ballots: Sequence[Ballot]) -> Gold:
         for candidate in ids
     }
     pairs: dict[str, list[tuple[str, str]]] = {}
-    columns = ["prompt_id", "chosen", "rejected", "chosen_id", "rejected_id"]
+    columns = ["prompt_id", "prompt", "chosen", "rejected", "chosen_id", "rejected_id"]
     for row in artifact.to_table(columns).to_pylist():
-        prompt_id = row["prompt_id"]
+        # A plain file of pairs may name no prompt: it has the id that rankings of one's own get by what the prompt says.
+        prompt_id = row["prompt_id"] or row_id("Prompt", messages_digest(row["prompt"]))
         better = texts.get((prompt_id, row["chosen_id"])) or row["chosen"][-1]["content"]
         worse = texts.get((prompt_id, row["rejected_id"])) or row["rejected"][-1]["content"]
         if better != worse:

@@ -20,8 +20,8 @@ from engine import seeds
 from engine.errors import UserError
 from engine.stage.job import Job, part_name
 from engine.stage.stage import Stage, port
+from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS, messages_digest, row_id
-from engine.store.store import Artifact
 from labeling.preferences.ballots import Ballot, Gold, Index, Votes, count_votes, number, read_ballots, read_gold
 from labeling.preferences.report import attention, report
 from labeling.utilities import reliability
@@ -60,6 +60,7 @@ class Preferences(Stage):
         "adjudications": port("Ranking", many=True, optional=True),
     }
     gives = "Preference"
+    phase = "people"
 
     pairs: Literal["all", "best_worst", "adjacent"] = Field("all", description="Which pairs of a prompt's answers.")
     min_agreement: float = Field(

@@ -20,8 +20,8 @@ from pydantic import Field
 from engine.errors import StageFailed
 from engine.stage.job import Job, Part
 from engine.stage.stage import NotIdentity, Port, Stage, port
+from engine.store.artifact import Artifact
 from engine.store.schema import row_id
-from engine.store.store import Artifact
 from pipelines.decontaminate.overlap import Passages, Touch
 
 ROWS = ("Document", "Prompt", "Conversation", "Preference")
@@ -93,6 +93,9 @@ class Contamination(Stage):
         "against": port(*ROWS, many=True),
     }
     gives: ClassVar[str] = "Verdict"
+    phase: ClassVar[str] = "curation"
+    phase: ClassVar[str] = "curation"
+    narrows: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     ngram: int = Field(13, ge=1, description="Words in a row that make an overlap.")

@@ -24,7 +24,7 @@ import xxhash
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from pipelines.dedup.minhash import Banding, permutations, sign_texts
 from pipelines.texts.columns import column
 from pipelines.texts.documents import Documents

@@ -53,6 +53,8 @@ class Dedup(Stage):
         "model": port("Model", optional=True),
     }
     gives: ClassVar[str] = "Document"
+    phase: ClassVar[str] = "curation"
+    narrows: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     method: Literal["exact", "minhash", "substring", "semantic"] = "minhash"
@@ -103,7 +105,7 @@ class Dedup(Stage):
     def sources(self, base: str) -> dict[str, str]:
         if self.model is None:
             return {}
-        from engine.store.store import digest_file
+        from engine.store.digest import digest_file
 
         folder = Path(base) / self.model
         if not folder.is_dir():

@@ -45,6 +45,8 @@ class Filter(Stage):
         "bad": port("Document", many=True, optional=True),
     }
     gives: ClassVar[str] = "Document"
+    phase: ClassVar[str] = "curation"
+    narrows: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     rules: list[Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]] = Field(

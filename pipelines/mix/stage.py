@@ -33,6 +33,8 @@ class Mix(Stage):
 
     takes: ClassVar[dict[str, Port]] = {"documents": port("Document", many=True, labelled=True)}
     gives: ClassVar[str] = "Document"
+    phase: ClassVar[str] = "curation"
+    narrows: ClassVar[bool] = True
     random: ClassVar[bool] = True
 
     weights: dict[str, float] | None = Field(

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.errors import nearest
-from engine.store.store import open_parquet
+from engine.store.parquet import open_parquet
 from pipelines.read.sources import SourceFile
 
 EXCERPT = 1000  # characters of a rejected document that are kept; the whole is in its source file

@@ -34,6 +34,8 @@ class Read(Stage):
 
     takes: ClassVar[dict[str, Port]] = {}
     gives: ClassVar[str] = "Document"
+    phase: ClassVar[str] = "curation"
+    narrows: ClassVar[bool] = True
 
     paths: Annotated[list[str], NotIdentity] = Field(
         min_length=1,

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from pipelines.texts.columns import column, strings
 from pipelines.texts.shingles import Array, texts_of
 

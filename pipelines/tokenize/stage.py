@@ -27,8 +27,8 @@ from pydantic import Field
 from engine.errors import UserError
 from engine.stage.job import Job
 from engine.stage.stage import Device, NotIdentity, Port, Stage, port
+from engine.store.digest import digest_file
 from engine.store.schema import row_id
-from engine.store.store import digest_file
 from pipelines.texts.shingles import Array, Texts, texts_of
 from pipelines.tokenize.pretokens import PretokenCache, fits
 from pipelines.tokenize.shards import write_shard
@@ -50,6 +50,7 @@ class Tokenize(Stage):
         "tokenizer": port("TokenBlock", "Model", optional=True),
     }
     gives: ClassVar[str] = "TokenBlock"
+    phase: ClassVar[str] = "curation"
 
     tokenizer: Annotated[str | None, NotIdentity] = Field(
         None,

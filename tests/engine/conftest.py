@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine.execution.runner import run_recipe
+import flywheel
 from engine.store.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TOY))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TOY), str(ROOT)]))
-        run_recipe(folder / "toy.yaml", store=str(folder / "store"))
+        flywheel.run(folder / "toy.yaml", store=str(folder / "store"))
     return folder
 
 
@@ -76,8 +76,8 @@ def run_store(finished: Path, tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
-@pytest.fixture
-def flywheel(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+@pytest.fixture(name="flywheel")
+def run_flywheel(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real command in a folder of its own, with a store there."""
 
     def command(*args: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:

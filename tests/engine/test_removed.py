@@ -11,7 +11,8 @@ import pytest
 
 from engine.stage.job import Job
 from engine.stage.stage import Stage, port
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from engine.view.artifact import print_artifact
 from engine.view.removed import examples, largest_clusters
 from engine.view.report.distributions import funnel, histograms

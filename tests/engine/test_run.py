@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import flywheel
+from benchmarks.parts.moments import Moments
 from engine.errors import StageFailed, UserError
-from engine.execution.runner import run_recipe
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import load_recipe
 from engine.store.store import Store
@@ -91,24 +90,21 @@ def test_moving_everything_changes_nothing_and_touching_a_source_does(finished: 
 
 
 def test_killed_at_random_moments_the_result_is_the_same(recipe: Path, tmp_path: Path) -> None:
-    recipe.write_text(
-        RECIPE.replace("times: 2", "times: 2\n    pause: 0.05").replace("steps: 3", "steps: 30\n    pause: 0.03")
-    )
-    run_recipe(recipe, store=str(tmp_path / "calm"))
-    chance = random.Random(11)
-    code, kills = -1, 0
-    env = {**os.environ, "FLYWHEEL_STORE": str(tmp_path / "stormy")}
-    while code != 0:
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from engine.cli import main; main()", "run", str(recipe)],
-            start_new_session=True, env=env, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        if kills < 12:
-            time.sleep(chance.uniform(0.2, 1.6))
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        code = process.wait(timeout=60)
-    assert kills == 12
+    recipe.write_text(RECIPE.partition("  other:")[0] + "    steps: 30\n")
+    calm, stormy = (Moments(tmp_path / f"{name}-moments", tmp_path / name) for name in ("calm", "stormy"))
+
+    def run(moments: Moments) -> int:
+        command = [sys.executable, "-c", "from engine.cli import main; main()", "run", str(recipe)]
+        env = {**os.environ, **moments.environment, "FLYWHEEL_STORE": str(moments.store)}
+        return subprocess.run(command, start_new_session=True, env=env, stderr=subprocess.DEVNULL).returncode
+
+    assert run(calm) == 0
+    for moment in calm.draw(10, seed=11):
+        stormy.arm(moment)
+        assert run(stormy) == -signal.SIGKILL
+    stormy.arm(None)
+    assert run(stormy) == 0
+    assert stormy.kills == 10
     assert digests(tmp_path / "stormy") == digests(tmp_path / "calm")
     assert not list((tmp_path / "stormy" / "work").glob("*/checkpoint*"))
 
@@ -124,7 +120,7 @@ def test_killed_at_random_moments_the_result_is_the_same(recipe: Path, tmp_path:
 def test_a_stage_that_fails_says_why_and_leaves_no_artifact(recipe: Path, tmp_path: Path, how: str, says: str) -> None:
     recipe.write_text(RECIPE + f"  crash:\n    kind: toy_crash\n    from: lines\n    how: {how}\n")
     with pytest.raises(StageFailed, match=f"stage `crash` .*{says}"):
-        run_recipe(recipe, store=str(tmp_path / "store"))
+        flywheel.run(recipe, store=str(tmp_path / "store"))
     assert not [a for a in Store(str(tmp_path / "store")).artifacts() if a.id.startswith("toy_crash")]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.execution.runner import run_recipe
+import flywheel
 from engine.store.store import Store
 
 
@@ -48,7 +48,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_run_on_s3_gives_the_same_digests_as_on_disk(recipe: Path, run_store: Store, bucket: str) -> None:
-    remote = run_recipe(recipe, store=bucket)
+    remote = flywheel.run(recipe, store=bucket)
     on_disk = {name: run_store.find(f"toy/{name}") for name in remote}
     assert {n: a.digest for n, a in remote.items()} == {n: a.digest for n, a in on_disk.items()}
     assert remote["louder"].to_polars().equals(on_disk["louder"].to_polars())

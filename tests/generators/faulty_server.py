@@ -31,6 +31,7 @@ class FaultyServer:
         seconds: time to serve one.
         answer: what it says to messages and a seed.
         stall: seconds after which a stalled connection is closed.
+        before: called with the number of different requests answered, the present one included, before its answer is sent.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class FaultyServer:
         seconds: float = 0.002,
         stall: float = 30,
         answer: Callable[[list[dict[str, str]], int], str] = said,
+        before: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.share, self.capacity, self.seconds, self.stall = share, capacity, seconds, stall
-        self.answer = answer
+        self.answer, self.before = answer, before
         self.url = ""
         self.faults: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
@@ -113,6 +115,7 @@ class FaultyServer:
         async with self._slots:
             await asyncio.sleep(self.seconds)
         self.served[key] += 1
+        self.before(len(self.served))
         text = self.answer(body["messages"], seed)
         answer = {
             "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],

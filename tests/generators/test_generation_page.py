@@ -13,7 +13,7 @@ import yaml
 from engine.cli import main
 from engine.stage.stage import load
 from generators.rules.sandbox import Limits, run
-from generators.verifiers import verify
+from generators.rules.verify import verify
 from tests.generators.faulty_server import FaultyServer
 from tests.generators.test_methods import SelfInstructing
 from tests.test_docs import blocks, commands

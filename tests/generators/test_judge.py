@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators.judge.stage import COLUMNS, Judge, score
+from generators.judge.stage import Judge
+from generators.rules.columns import COLUMNS, score
 
 ANSWERS = [
     ("Paris.", "Paris", 3),

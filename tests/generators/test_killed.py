@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from engine.store.store import Store
@@ -35,15 +35,21 @@ def start(folder: Path, store: str) -> subprocess.Popen[bytes]:
 def test_a_run_that_is_killed_ends_with_the_same_bytes(tmp_path: Path) -> None:
     prompts = [{"id": f"{i:032x}", "prompt": f"Say {i}!"} for i in range(60)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
-    with FaultyServer(share=0.1, seconds=0.03, stall=2) as faulty:
+    places = sorted(random.Random(5).sample(range(10, 110), 3))  # of 120 answers
+    armed: tuple[int, int] | None = None  # a process, and the answer that it does not live to see
+
+    def kill(answers: int) -> None:
+        nonlocal armed
+        if armed and answers >= armed[1]:
+            os.killpg(armed[0], signal.SIGKILL)
+            armed = None
+
+    with FaultyServer(share=0.1, seconds=0.03, stall=2, before=kill) as faulty:
         (tmp_path / "killed.yaml").write_text(RECIPE.format(url=faulty.url))
-        for _ in range(3):
+        for place in places:
             run = start(tmp_path, "killed")
-            served = len(faulty.served)
-            while len(faulty.served) < served + 25:  # two partitions and a half, several of which are under way
-                time.sleep(0.005)
-            os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
+            armed = run.pid, place
+            assert run.wait() == -signal.SIGKILL
         assert start(tmp_path, "killed").wait() == 0
         twice = sum(faulty.served.values()) - 120
         assert len(faulty.served) == 120 and twice <= 3 * 8  # at most what was under way at each kill

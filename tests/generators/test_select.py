@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
+from engine.plan.inputs import resolve
 from generators.candidates.select_stage import Select
 
 RANDOM = random.Random(5)
@@ -106,3 +109,17 @@ def test_what_counts_has_to_be_clear(run: Any) -> None:
         run([verdict("f" * 32, "reward", 1.0, 0)], best=1)
     with pytest.raises(ValidationError, match="nothing to select by"):
         Select()
+
+
+def test_candidates_from_a_plain_file_are_chosen_prompt_by_prompt(store: Any, build: Any, tmp_path: Path) -> None:
+    """Without a `prompt_id`; of equal answers the earlier is kept."""
+    rows = [{"id": f"{p}{a}", "prompt": f"Q{p}?", "completion": f"A{a}"} for p in range(2) for a in range(3)]
+    values = {"00": 1.0, "01": 5.0, "02": 5.0, "10": 0.5, "11": 0.1, "12": 0.2}
+    judged = [{"subject": one, "metric": "m", "value": value} for one, value in values.items()]
+    inputs: dict[str, Any] = {}
+    for name, kind, lines in (("candidates", "Candidate", rows), ("verdicts", "Verdict", judged)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        inputs[name] = resolve(f"{name}.jsonl", tmp_path, (kind,), store).adopt(store)
+    made = build(Select, inputs, best=1)
+    assert sorted(made.to_table()["id"].to_pylist()) == ["01", "10"]
+    assert made.manifest["summary"]["prompts"] == made.manifest["summary"]["prompts_kept"] == 2

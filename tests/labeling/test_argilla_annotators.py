@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import permutations
@@ -104,7 +103,6 @@ def test_nothing_accepted_is_lost_when_the_server_is_killed(
     home: Path, task: RankingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four annotators submit 120 rankings while processes of the server are killed (-9): all three of them in turn."""
-    victims = ["supervisor", "redis", "server"]
     client = argilla.connect(home=home, patience=300)
     dataset = client.ensure_dataset(task)
     records = [
@@ -116,28 +114,24 @@ def test_nothing_accepted_is_lost_when_the_server_is_killed(
     accepted: list[tuple[str, tuple[int | None, ...]]] = []
     original = Argilla.submit
 
+    lock, left = threading.Lock(), ["supervisor", "redis", "server"]
+
     def recorded(self: Argilla, dataset: Dataset, submissions: Sequence[Submission]) -> None:
         for submission in submissions:  # one by one: more moments to be killed in
             original(self, dataset, [submission])
-            accepted.append((submission.record_id, tuple(submission.ranks)))
+            with lock:
+                accepted.append((submission.record_id, tuple(submission.ranks)))
+                if len(accepted) % 30 or not left:
+                    continue
+                running, victim = server.status(home), left.pop(0)
+                assert running is not None
+                os.kill(running.pids[victim], signal.SIGKILL)  # under the other annotators' requests
+                if victim == "supervisor":
+                    server.up(home)
 
     monkeypatch.setattr(Argilla, "submit", recorded)
-
-    def killer() -> None:
-        for count, victim in enumerate(victims, start=1):
-            while len(accepted) < 30 * count:
-                time.sleep(0.01)
-            running = server.status(home)
-            assert running is not None
-            os.kill(running.pids[victim], signal.SIGKILL)
-            if victim == "supervisor":
-                server.up(home)
-
-    kills = threading.Thread(target=killer)
-    kills.start()
     submitted = run(client, dataset, annotators)
-    kills.join()
-
+    assert not left
     assert submitted == 120
     pulled = list(client.pull(dataset))
     # Exactly once, and exactly what was accepted: nothing lost, nothing twice, nothing altered.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.errors import UserError, Waiting
-from engine.store.store import Artifact
+from engine.plan.inputs import resolve
+from engine.store.artifact import Artifact
 from labeling.argilla.overview import overview
 from labeling.argilla.task import Submission
 from labeling.label.stage import Label
@@ -55,6 +57,30 @@ def test_ranks_find_their_candidates_through_the_shuffle(
         assert row["parents"] == row["candidates"] and sorted(row["shown"]) == [0, 1, 2, 3]
     assert len({tuple(row["shown"]) for row in rows}) > 1
     assert made.manifest["rejected"] == {"one_answer": 1}
+
+
+def test_answers_from_a_plain_file_are_ranked_prompt_by_prompt(
+    client: Any, store: Any, build: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """80 answers to 20 prompts, none of which has a `prompt_id`: 20 records of four answers."""
+    monkeypatch.setenv("ARGILLA_API_URL", client.url)
+    monkeypatch.setenv("ARGILLA_API_KEY", client.api_key)
+    own = [
+        {"id": f"{p}-{a}", "prompt": f"Q{p}?", "completion": text} for a, text in enumerate(ANSWERS) for p in range(20)
+    ]
+    judged = [{"subject": row["id"], "metric": "utility", "value": -float(row["id"][-1])} for row in own]
+    inputs: dict[str, Artifact] = {}
+    for name, kind, rows in (("candidates", "Candidate", own), ("verdicts", "Verdict", judged)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        inputs[name] = resolve(f"{name}.jsonl", tmp_path, (kind,), store).adopt(store)
+    made = build("label", inputs, per_record=1, scripted=[{"name": "ada"}], dataset="label-own")
+    rows = made.to_table().to_pylist()
+    assert made.manifest["summary"]["prompts"] == len(rows) == 20 and not made.manifest["rejected"]
+    assert {row["prompt"][0]["content"] for row in rows} == {f"Q{p}?" for p in range(20)}
+    for row in rows:
+        number = row["prompt"][0]["content"][1:-1]
+        assert sorted(row["candidates"]) == [f"{number}-{a}" for a in range(4)]
+        assert dict(zip(row["completions"], row["ranks"], strict=True)) == dict(zip(ANSWERS, [1, 2, 3, 4], strict=True))
 
 
 def test_without_stand_ins_the_stage_waits_for_people(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.errors import StageFailed, UserError
-from engine.store.schema import row_id
+from engine.store.schema import messages_digest, row_id
 from labeling.ask.stage import Ask
 from labeling.preferences.stage import Preferences
 
@@ -154,6 +154,23 @@ def test_kinds_are_never_mixed_silently(given: Any, build: Any) -> None:
     assert judge["share"] == 0.5 and judge["agrees_with_people"]["value"] == 0.25
     both = build(Preferences, {"rankings": rankings}, kinds=["person", "judge"], validation=0, position_bias=False)
     assert kept(both)["p0-A", "p0-B"]["kinds"] == "judge+person"
+
+
+def test_gold_that_names_no_prompt_is_found_by_what_the_prompt_says(given: Any, build: Any) -> None:
+    rows = [ranking(f"p{i}", name, order) for i in range(3) for name, order in (
+        ("ann", {"A": 1, "B": 2}), ("bad", {"A": 2, "B": 1}),
+    )]  # fmt: skip
+    rows = [{**row, "prompt_id": row_id("Prompt", messages_digest(row["prompt"]))} for row in rows]
+    gold = [
+        {
+            "id": f"g{i}", "parents": [], "prompt": [{"role": "user", "content": f"What about p{i}?"}],
+            "chosen": [{"role": "assistant", "content": "A"}], "rejected": [{"role": "assistant", "content": "B"}],
+        }
+        for i in range(3)
+    ]  # fmt: skip
+    inputs = {"rankings": given("Ranking", rows), "gold": given("Preference", gold)}
+    made = build(Preferences, inputs, min_gold=0.7, validation=0)
+    assert made.manifest["rejected"] == {"failed_gold": 3}
 
 
 def test_gold_questions_set_annotators_aside(given: Any, build: Any) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from engine.errors import StageFailed
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import load_recipe
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from pipelines.decontaminate.overlap import Passages
 from pipelines.texts.shingles import jaccard
 

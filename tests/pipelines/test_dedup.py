@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from engine.errors import UserError
 from engine.execution.worker import carry_out
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from pipelines.dedup import signatures
 from pipelines.dedup import stage as dedup
 from pipelines.dedup.minhash import Banding, choose_banding, permutations, sign_texts

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from engine.errors import StageFailed, UserError
 from engine.execution.worker import carry_out
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from pipelines.filter.stage import Filter
 
 Build = Callable[..., Artifact]

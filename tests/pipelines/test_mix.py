@@ -10,7 +10,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from engine.errors import UserError
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from pipelines.mix.stage import take
 
 Build = Callable[..., Artifact]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from engine.errors import UserError
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from pipelines.filter.quality import BUCKETS, auc_interval, train
 from pipelines.texts.shingles import words
 

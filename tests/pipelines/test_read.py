@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import StageFailed, UserError
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from pipelines.read.formats import lines
 from pipelines.read.stage import Read
 

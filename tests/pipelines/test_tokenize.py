@@ -13,7 +13,8 @@ import pytest
 
 from engine.errors import UserError
 from engine.execution.worker import carry_out
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from pipelines.tokenize import stage as tokenize
 from pipelines.tokenize.shards import Shards
 from pipelines.tokenize.stage import END, SPECIAL, Tokenize

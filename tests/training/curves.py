@@ -6,7 +6,7 @@ import io
 
 import pyarrow.parquet as pq
 
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 
 
 def curve(made: Artifact, name: str) -> list[float]:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.execution.worker import carry_out
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from generators.backends.vllm.engine import ENVIRONMENT
 from tests.training import tiny_chat
 

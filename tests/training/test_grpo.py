@@ -14,7 +14,8 @@ import torch
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from tests.training import killed, tiny_chat
 from tests.training.curves import curve
 from tests.training.tiny_chat import PROMPTS, one_thread

@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.stage.stage import Stage
-from engine.store.store import Artifact
+from engine.store.artifact import Artifact
 from training import kl
 from training.overoptimisation import Curve, Guard, GuardConfig, Point, best, best_of_at_kl, fit, held_out
 

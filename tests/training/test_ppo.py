@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.store.store import Artifact, Store, read_parquet
+from engine.store.artifact import Artifact
+from engine.store.parquet import read_parquet
+from engine.store.store import Store
+from generators.rules.verify import measure
 from tests.training import killed, tiny_chat
 from tests.training.curves import curve
 from tests.training.tiny_chat import PROMPTS, one_thread, user
@@ -21,9 +24,8 @@ from training.critic import Critic
 from training.models.answers import Answer
 from training.models.padding import pad
 from training.ppo import Experience, Ppo, token_rewards
-from training.reward_function import Scorer
+from training.reward_function import Scorer, frame
 from training.rollouts import Question, Rollout, consumed, draw, keep
-from training.rules import frame, measure
 
 __all__ = ["one_thread"]  # applies to every test here
 

@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from engine.errors import UserError
 from engine.execution.worker import carry_out
 from engine.stage.job import Job
-from engine.store.store import Artifact, Store, read_parquet
+from engine.store.artifact import Artifact
+from engine.store.parquet import read_parquet
+from engine.store.store import Store
 from generators.backends.protocol import Completion, Sampling
 from tests.training import killed, tiny_chat
 from tests.training.processes import alone

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from engine.errors import StageFailed, UserError
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from generators.text.prompts import encode_prompt
 from tests.training import tiny_chat
 from tests.training.tiny_chat import assistant, one_thread, reward_model, user

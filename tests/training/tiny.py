@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from engine.execution.worker import carry_out
 from engine.stage.stage import Stage
+from engine.store.artifact import Artifact
+from engine.store.digest import digest_json
 from engine.store.schema import row_id
-from engine.store.store import Artifact, Store, digest_json
+from engine.store.store import Store
 
 SPECIAL = ["<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 TEXT = "The capital of France is Paris. The capital of Japan is Tokyo. What is the capital of Peru? It is Lima. "

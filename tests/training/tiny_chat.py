@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from engine.store.store import Artifact, Store, digest_json
+from engine.store.artifact import Artifact
+from engine.store.digest import digest_json
+from engine.store.store import Store
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
@@ -100,8 +102,9 @@ PROMPTS = [
 
 def reward_model(store: Store, folder: Path, seed: int) -> Artifact:
     """A reward model of one head, its weights drawn from this seed."""
-    from training.reward.fit import start_heads
     from transformers import AutoModelForSequenceClassification
+
+    from training.reward.fit import start_heads
 
     config = policy(seed).config
     config.num_labels = 1

@@ -11,7 +11,7 @@ from training.rollouts import Question, Rollout, load_questions
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from engine.store.store import Artifact
+    from engine.store.artifact import Artifact
     from training.evaluate.stage import Evaluate
 
 

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from engine.errors import UserError
+from engine.stage.drawing import Intervals
 from engine.stage.stage import Audit, NotIdentity, Stage, port
+from generators.rules.rule import Rule, version
 from training.evaluate import gate, metrics
-from training.rules import Rule
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -44,6 +45,8 @@ class Evaluate(Stage):
         "reward": port("RewardModel", optional=True),
     }
     gives = "Verdict"
+    phase = "training"
+    drawings = (Intervals("gold_win_rate", "gold preference against the reference, 95 % interval"),)
     random = True
 
     reference: str | None = Field(
@@ -68,6 +71,9 @@ class Evaluate(Stage):
     contamination: Annotated[bool, NotIdentity] = Field(
         True, description="Also tell which prompts stand in what the models were trained on, by a stage of its own."
     )
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), **version([*self.checks.values(), *([self.utility] if self.utility else [])])}
 
     def audit(self) -> Audit | None:
         return Audit("contamination", models="models", rows="prompts") if self.contamination else None

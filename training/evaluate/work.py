@@ -13,6 +13,7 @@ import polars as pl
 
 from engine.errors import StageFailed, UserError, nearest
 from engine.store.schema import row_id
+from generators.rules.verify import measure
 from generators.text.prompts import prompt_of
 from training.evaluate import gate, metrics
 from training.evaluate.perplexity import surprise
@@ -21,14 +22,13 @@ from training.evaluate.table import as_text, side_by_side, tabulate
 from training.models.load import load_model, quiet
 from training.models.logprobs import token_logprobs
 from training.overoptimisation import best_of_at_kl
-from training.reward_function import make_scorer, same_tokenizer
+from training.reward_function import frame, make_scorer, same_tokenizer
 from training.rollouts import Rollout, check_room, load_questions
-from training.rules import frame, measure
 from training.stored_rollouts import load_rollouts, score_rollouts
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from engine.store.store import Artifact
+    from engine.store.artifact import Artifact
     from training.evaluate.stage import Evaluate
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from engine.stage.job import Job
-    from engine.store.store import Artifact
+    from engine.store.artifact import Artifact
     from training.models.lora_settings import Lora
 
 

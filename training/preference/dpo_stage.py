@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
@@ -40,6 +41,8 @@ class Dpo(Stage):
         "reference": port("Model", "Adapter", optional=True),
     }
     gives = "Model"
+    phase = "training"
+    drawings = (Curves(("loss", "rewards/accuracies", "rewards/margins")),)
     random = True
     version = 2
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
@@ -34,6 +35,8 @@ class Kto(Stage):
         "reference": port("Model", "Adapter", optional=True),
     }
     gives = "Model"
+    phase = "training"
+    drawings = (Curves(("loss", "kl", "rewards/margins")),)
     random = True
 
     metric: str | None = Field(None, description="Which of the `verdicts` says whether a candidate is good.")

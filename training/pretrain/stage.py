@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.schedule import ScheduleName
@@ -23,6 +24,8 @@ class Pretrain(Stage):
 
     takes = {"tokens": port("TokenBlock")}
     gives = "Model"
+    phase = "training"
+    drawings = (Curves(("loss", "validation_bpb")),)
     random = True
 
     family: Family = "llama"

@@ -13,7 +13,8 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from engine.errors import UserError
-from engine.store.store import Artifact, digest_file
+from engine.store.artifact import Artifact
+from engine.store.digest import digest_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -33,6 +33,7 @@ class RewardBench(Stage):
 
     takes = {"rewards": port("RewardModel", many=True, labelled=True)}
     gives = "Verdict"
+    phase = "training"
     random = True  # the resampling of intervals
 
     file: Annotated[str, NotIdentity] = Field(

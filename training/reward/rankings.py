@@ -16,7 +16,7 @@ from training.preference.pairs import Pair
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from engine.store.store import Artifact
+    from engine.store.artifact import Artifact
 
 
 @dataclass(frozen=True)

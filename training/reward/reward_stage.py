@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
@@ -36,6 +37,8 @@ class Reward(Stage):
         "rankings": port("Ranking", many=True, optional=True),
     }
     gives = "RewardModel"
+    phase = "training"
+    drawings = (Curves(("loss", "accuracy")),)
     random = True
 
     epochs: int = Field(1, ge=1, description="Passes over the pairs. More than two overfit easily.")

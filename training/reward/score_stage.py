@@ -17,6 +17,7 @@ class Score(Stage):
 
     takes = {"candidates": port("Candidate", many=True), "reward": port("RewardModel")}
     gives = "Verdict"
+    phase = "training"
 
     metric: str = Field("reward", description="What to call the measurement.")
     pessimism: float = Field(0.0, ge=0, description="Standard deviations over an ensemble's heads taken off its mean.")

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
-from trl.chat_template_utils import get_training_chat_template, is_chat_template_stop_token_trained
+from trl.chat_template_utils import is_chat_template_stop_token_trained
 
 from engine.errors import UserError
-from engine.stage.job import encode
+from engine.store.parquet import encode
+from training.sft.chat_template import ChatTemplate, Unlearnable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,10 +46,12 @@ class Example:
 
 
 def teach_to_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a tokenizer without a chat template the project's, and make `<|end|>` the token that ends generation.
+    """Make the token that ends a turn of the chat template the one that ends generation, in model and tokenizer.
+
+    A tokenizer without a chat template is given the project's, and `<|end|>`.
 
     Raises:
-        UserError: there is no template and no `<|end|>`, or the template does not mark what the assistant says.
+        UserError: there is no template and no `<|end|>`, or a model could not learn from the template where to stop.
     """
     if tokenizer.chat_template is None:
         vocabulary = tokenizer.get_vocab()
@@ -64,19 +67,25 @@ def teach_to_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         model.config.eos_token_id = end
         model.generation_config.eos_token_id = end
         model.generation_config._from_model_config = False
-    elif "generation" not in cast(str, tokenizer.chat_template):
-        try:
-            tokenizer.chat_template = get_training_chat_template(tokenizer)
-        except ValueError as error:
-            raise UserError(
-                "the model's chat template does not mark what the assistant says: put {% generation %} and "
-                "{% endgeneration %} around it in chat_template.jinja."
-            ) from error
-    if not is_chat_template_stop_token_trained(tokenizer):
+    template = ChatTemplate(tokenizer)
+    if template.marked and not is_chat_template_stop_token_trained(tokenizer):
         raise UserError(
             "the model's chat template leaves the token that ends a turn outside {% generation %}: the model would "
             "never learn to stop. Move it inside in chat_template.jinja."
         )
+    if not template.marked and not template.end:
+        raise UserError(
+            "the model's chat template writes no token of the tokenizer after what the assistant says: the model would "
+            "never learn to stop. Let chat_template.jinja end a turn with one, such as `eos_token`."
+        )
+    if template.end and template.end != tokenizer.eos_token:
+        tokenizer.eos_token = template.end
+        end = cast(int, tokenizer.eos_token_id)
+        model.config.eos_token_id = end
+        known = model.generation_config.eos_token_id
+        others = cast(list[int], known) if isinstance(known, list) else [] if known is None else [cast(int, known)]
+        model.generation_config.eos_token_id = [end, *(i for i in others if i != end)]
+        model.generation_config._from_model_config = False
 
 
 def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[Path, int, int]:
@@ -89,18 +98,24 @@ def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[
     Raises:
         UserError: no row is left.
     """
-    special = [token for token in cast(Any, tokenizer).get_added_vocab() if token.startswith("<|")]
+    template = ChatTemplate(tokenizer)
     reasons: Counter[str] = Counter()
     kept = cut = learnt = 0
     shown: list[str] = []
+    first = ""
     file = job.scratch / "examples.arrow"
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, EXAMPLE) as writer:
         for index, rows in enumerate(_batches(job)):
             examples: list[Example] = []
             rejected: list[dict[str, Any]] = []
             for row in rows:
-                fault = _fault(row["messages"], special)
-                example = None if fault else render(tokenizer, row["id"], row["messages"])
+                fault = _fault(row["messages"], template.control)
+                example = None
+                if not fault:
+                    try:
+                        example = render(template, row["id"], row["messages"])
+                    except Unlearnable as error:
+                        fault = error.reason, error.detail
                 if example and len(example.input_ids) > length:
                     cut += 1
                     example = Example(example.id, example.input_ids[:length], example.labels[:length])
@@ -117,14 +132,16 @@ def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[
             kept, learnt = kept + len(examples), learnt + sum(example.learnt for example in examples)
             reasons.update(str(row["reason"]) for row in rejected)
             if rejected:
+                first = first or str(rejected[0]["detail"])
                 folder = job.output / "rejected"
                 folder.mkdir(exist_ok=True)
                 (folder / f"{index:05d}.parquet").write_bytes(encode(pa.Table.from_pylist(rejected)))
     told = ", ".join(sorted(reasons))
     if not kept:
         raise UserError(
-            f"nothing would be learnt: of {reasons.total()} conversations none has an assistant turn that fits into "
-            f"{length} tokens ({told or 'there are none'}). What the assistant says is what is learnt."
+            f"nothing would be learnt: of {reasons.total()} conversations none has an assistant turn that can be learnt "
+            f"within {length} tokens ({told or 'there are none'})."
+            + (f" The first: {first}." if first else " What the assistant says is what is learnt.")
         )
     if reasons:
         job.say(f"{reasons.total()} of {reasons.total() + kept} conversations left out: {told}")
@@ -165,16 +182,14 @@ def _fault(messages: list[dict[str, Any]] | None, special: list[str]) -> tuple[s
     return None
 
 
-def render(tokenizer: PreTrainedTokenizerBase, row: str, messages: list[dict[str, str]]) -> Example:
-    """Token ids of a conversation, and the labels of its assistant turns."""
-    rendered = cast(
-        Any,
-        tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
-        ),
-    )
-    ids: list[int] = list(rendered["input_ids"])
-    return Example(row, ids, [i if mask else IGNORE for i, mask in zip(ids, rendered["assistant_masks"], strict=True)])
+def render(template: ChatTemplate, row: str, messages: list[dict[str, str]]) -> Example:
+    """Token ids of a conversation, and the labels of its assistant turns.
+
+    Raises:
+        Unlearnable: the template refuses the conversation, or what is learnt can't be told.
+    """
+    ids, mask = template.encode(messages)
+    return Example(row, ids, [i if said else IGNORE for i, said in zip(ids, mask, strict=True)])
 
 
 def show(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:

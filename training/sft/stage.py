@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
@@ -20,6 +21,8 @@ class Sft(Stage):
 
     takes = {"model": port("Model", "Adapter"), "conversations": port("Conversation", many=True)}
     gives = "Model"
+    phase = "training"
+    drawings = (Curves(("loss", "entropy")),)
     random = True
     version = 2
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StageFailed, UserError
-from engine.store.store import digest_json
+from engine.store.digest import digest_json
 from generators.backends.protocol import Answer, Failure, Sampling, Usage
 from generators.backends.server.answers_cache import RequestCache
 from generators.backends.server.chat_completions import EMPTY, Server, answer_of, request_of

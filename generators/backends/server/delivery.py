@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import seeds
 from engine.errors import StageFailed, UserError
-from engine.store.store import digest_json
+from engine.store.digest import digest_json
 from generators.backends.protocol import Answer, Failure, Usage
 from generators.backends.server.answers_cache import RequestCache
 from generators.backends.server.pacing import Pace

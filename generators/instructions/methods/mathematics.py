@@ -16,8 +16,10 @@ from pydantic import Field
 from generators.drafts.drafts import Draft, Made, Rejected, Run, ask, assistant, user, whole
 from generators.instructions.methods.code import BLOCK
 from generators.instructions.rounds import Method, World
+from generators.rules.mathematics import equal, final_answer
 from generators.rules.sandbox import Limits
-from generators.verifiers import final_answer, same_number
+
+PRINTED = 1e-9  # relative error of what a program prints: 0.1 + 0.2 is 0.30000000000000004
 
 
 class Mathematics(Method):
@@ -45,7 +47,7 @@ class Mathematics(Method):
             raise Rejected("no_answer", f"none of {self.votes} solutions ends in an answer")
         counts: Counter[str] = Counter()
         for found, _ in solutions:
-            counts[next((one for one in counts if same_number(one, found)), found)] += 1
+            counts[next((one for one in counts if equal(one, found)), found)] += 1
         value, votes = counts.most_common(1)[0]
         if votes < self.majority * self.votes:
             raise Rejected("no_majority", f"{dict(counts)} of {self.votes} votes")
@@ -55,9 +57,9 @@ class Mathematics(Method):
         if not outcome.ok:
             raise Rejected("program_failed", outcome.detail)
         printed = outcome.stdout.strip().splitlines()
-        if not printed or not same_number(printed[-1], value):
+        if not printed or not equal(printed[-1], value, PRINTED):
             raise Rejected("disagreement", f"the program prints {printed[-1:]}, the majority says {value}")
-        text = next(text for found, text in solutions if same_number(found, value))
+        text = next(text for found, text in solutions if equal(found, value))
         return Made(
             [user(problem), assistant(text)], problem, [seed.id], reference=value,
             metadata={"votes": votes, "of": self.votes, "verified": "a program agrees"},

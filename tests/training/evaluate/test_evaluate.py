@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from generators.text.prompts import encode_prompt
 from tests.training import killed, tiny_chat
 from tests.training.tiny_chat import PROMPTS, one_thread, reward_model

@@ -10,7 +10,8 @@ import torch
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from tests.training.tiny import CONVERSATIONS as ROWS
 from tests.training.tiny import SFT as CONFIG
 from tests.training.tiny import base

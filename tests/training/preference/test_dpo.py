@@ -11,7 +11,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from tests.training import killed, tiny_chat
 from tests.training.curves import losses
 from tests.training.preference_rows import answers_of, by_hand, preferences

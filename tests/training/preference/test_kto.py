@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from tests.training import tiny_chat
 from tests.training.curves import losses
 from tests.training.preference_rows import preferences

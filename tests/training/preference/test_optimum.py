@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from generators.text.prompts import encode_prompt
 from tests.training import tiny_chat
 from tests.training.curves import curve

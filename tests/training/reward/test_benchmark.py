@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from tests.training.tiny_chat import assistant, one_thread, reward_model, user
 from training.models.answers import encode
 from training.reward.benchmark import BenchmarkItem, line, load, picks, ties

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.store.store import Artifact, Store
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from tests.training import killed, tiny_chat
 from tests.training.preference_rows import answers_of, preferences
 from tests.training.tiny_chat import assistant, one_thread, user

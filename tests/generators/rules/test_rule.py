@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -10,8 +12,14 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from engine.errors import UserError
-from generators.judge.stage import COLUMNS
-from training.rules import Rule, code_of, measure, passes
+from generators.instructions.stage import Instructions
+from generators.judge.stage import Judge
+from generators.rules.columns import COLUMNS
+from generators.rules.rule import Rule
+from generators.rules.verify import code_of, measure, passes
+from training.evaluate.stage import Evaluate
+from training.grpo import Grpo
+from training.ppo import Ppo
 
 RULE: TypeAdapter[Any] = TypeAdapter(Rule)
 
@@ -45,6 +53,8 @@ FENCED = "Here it is:\n```python\ndef add(a, b):\n    return a + b\n```\nIt adds
         ({"kind": "number"}, "That makes $1,234.50.", "#### 1234.5", 1),
         ({"kind": "number"}, "I don't know.", "18", 0),
         ({"kind": "number", "tolerance": 0.01}, "about 3.14", "3.14159", 1),
+        ({"kind": "mathematics"}, r"So \boxed{\frac{2}{\sqrt{2}}}.", r"\sqrt{2}", 1),
+        ({"kind": "mathematics"}, r"So \boxed{2}.", r"\sqrt{2}", 0),
         ({"kind": "exact"}, " Paris\n", "paris", 1),
         ({"kind": "exact", "ignore_case": False}, "Paris", "paris", 0),
         ({"kind": "exact"}, "Paris, France", "Paris", 0),
@@ -115,9 +125,9 @@ def test_fenced_code_is_taken_out_of_what_is_said_around_it() -> None:
 
 def test_rows_without_a_reference_count_0_and_none_at_all_is_an_error() -> None:
     two = pl.concat([rows("4", "4"), rows("4", None)])
-    for kind in ("number", "exact"):
+    for kind in ("number", "mathematics", "exact"):
         assert measure(RULE.validate_python({"kind": kind}), two, "r").tolist() == [1, 0]
-    for kind in ("number", "exact", "tests"):
+    for kind in ("number", "mathematics", "exact", "tests"):
         with pytest.raises(UserError, match=rf"rule `r` \({kind}\) compares answers with `reference`, and no prompt"):
             measure(RULE.validate_python({"kind": kind}), rows("4"), "r")
     with pytest.raises(UserError, match="expected by the reference `refuse` or `answer`, found `no`"):
@@ -125,9 +135,41 @@ def test_rows_without_a_reference_count_0_and_none_at_all_is_an_error() -> None:
 
 
 def test_a_wrong_rule_is_refused_in_our_own_words() -> None:
-    with pytest.raises(ValidationError, match="expected an expression, or a mapping with `kind`: number, exact"):
+    with pytest.raises(ValidationError, match="expected an expression, or a mapping with `kind`: number, mathematics"):
         RULE.validate_python({"kind": "nubmer"})
     with pytest.raises(ValidationError, match="this is no regular expression"):
         RULE.validate_python({"kind": "regex", "pattern": "("})
     with pytest.raises(ValidationError, match="Extra inputs"):
         RULE.validate_python({"kind": "exact", "tolerance": 1})
+
+
+def test_a_configuration_is_read_without_what_measures() -> None:
+    heavy = {"polars", "numpy", "numba", "sympy", "math_verify", "torch"}
+    program = f"import sys, generators.rules.rule; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "rule", "counts"),
+    [
+        (Evaluate, "checks", {"kind": "number"}, True),
+        (Evaluate, "checks", {"kind": "mathematics"}, True),
+        (Evaluate, "checks", {"kind": "exact"}, False),
+        (Evaluate, "checks", {"kind": "tests"}, False),
+        (Evaluate, "checks", "completion = reference", False),
+        (Ppo, "rules", {"kind": "number"}, True),
+        (Ppo, "gold", {"kind": "number"}, True),
+        (Ppo, "rules", "length < 20", False),
+        (Grpo, "rules", {"kind": "number"}, True),
+        (Grpo, "rules", "length < 20", False),
+    ],
+)
+def test_how_answers_are_compared_is_identity_where_they_are(kind: Any, field: str, rule: Any, counts: bool) -> None:
+    assert ("equality" in kind.model_validate({field: {"r": rule}}).identity()) is counts
+
+
+def test_how_answers_are_compared_is_identity_of_what_is_generated_by_it() -> None:
+    assert "equality" in Judge(verifiers=["code", "mathematics"]).identity()
+    assert "equality" not in Judge(verifiers=["code", "json"]).identity()
+    for name, counts in (("mathematics", True), ("magpie", False)):
+        assert ("equality" in Instructions.model_validate({"method": {"name": name}}).identity()) is counts

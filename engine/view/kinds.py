@@ -1,0 +1,65 @@
+"""Stage kinds in words: what `stages` and `schema` print."""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+from typing import Any
+
+from engine.stage.stage import kinds, load
+
+
+def describe_kinds() -> list[dict[str, Any]]:
+    """Every stage kind: what it takes, gives and does."""
+    return [
+        {
+            "kind": kind,
+            "takes": {
+                n: " or ".join(p.kinds) + ("..." if p.many else "") + ("?" if p.optional else "")
+                for n, p in c.takes.items()
+            },
+            "gives": c.gives,
+            "what": (c.__doc__ or "").strip().split("\n")[0],
+        }
+        for kind, c in ((kind, load(kind)) for kind in kinds())
+    ]
+
+
+def describe_kind(kind: str) -> None:
+    """Print a stage kind's documentation and fields."""
+    stage = load(kind)
+    print(cleandoc(stage.__doc__ or ""))
+    for name, port in stage.takes.items():
+        print(
+            f"  takes {name}: {' or '.join(port.kinds)}{' (any number)' if port.many else ''}{' (optional)' if port.optional else ''}"
+        )
+    print(f"  gives {stage.gives}\n")
+    for name, field in stage.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+        print(f"  {name}: {field.description or ''} ({default})")
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe: each stage by its `kind`."""
+    choices: list[dict[str, Any]] = []
+    definitions: dict[str, Any] = {}
+    for kind in kinds():
+        schema = load(kind).model_json_schema(ref_template="#/$defs/{model}")
+        definitions |= schema.pop("$defs", {})
+        schema["properties"] = {"kind": {"const": kind}, "from": {}, **schema.get("properties", {})}
+        schema["required"] = ["kind", *schema.get("required", [])]
+        choices.append(schema)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Flywheel recipe",
+        "type": "object",
+        "required": ["stages"],
+        "additionalProperties": False,
+        "properties": {
+            "name": {"type": "string"},
+            "description": {"type": "string"},
+            "seed": {"type": "integer", "minimum": 0},
+            "store": {"type": "string"},
+            "stages": {"type": "object", "additionalProperties": {"oneOf": choices}},
+        },
+        "$defs": definitions,
+    }

@@ -1,0 +1,288 @@
+r"""Whether a solution ends in the right mathematical answer: `\boxed{x}` is right for the reference x, and for what equals it.
+
+In this order: the same text; numbers, as exact fractions (`numbers.py`); tuples, intervals, sets and lists, member by member;
+words; and what is left symbolically, by math-verify (HuggingFace) in a process of its own (`symbolic.py`).
+
+- A pair and an interval keep their brackets and their order: `(1,2)` is neither `[1,2]` nor `(2,1)`. A set's members, and those
+  of a list without brackets, come in any order.
+- A unit may be missing on one side; two different ones are two answers.
+- `x` and `X` are two variables; a word may be in either case.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+from generators.rules import numbers
+
+LONGEST = 500  # characters of an expression that is compared symbolically
+CPU_S = 3.0  # for one comparison
+WALL_S = 60.0  # for a process that uses no CPU at all
+
+_MATH = re.compile(
+    r"\$\$(.+?)\$\$|(?<![\\\d])\$(?!\s)([^$\n]+?)(?<![\s\\])\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
+)
+_SHELL = re.compile(
+    r"\$\$(.+)\$\$|\$(.+)\$|\\\((.+)\\\)|\\\[(.+)\\\]|\\(?:text|textbf|mathrm|mbox|textrm)\{([^{}]*)\}", re.DOTALL
+)
+_UNIT = re.compile(
+    r"(?P<amount>.+?)\s*(?:\\(?:text|mathrm|mbox|textrm)\{(?P<name>[^{}]*)\}|\^\s?\\circ|\^\s?\{\s?\\circ\s?\}|°)"
+)
+_SCALES = re.compile(r"hundred|thousand|million|billion|trillion|dozen|pi\b|\d", re.IGNORECASE)
+_SAME = {
+    "−": "-", "×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "≤": r"\le ", "≥": r"\ge ",
+    "≠": r"\ne ", r"\left": "", r"\right": "", r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\%": "%", r"\$": "$", "{,}": ",",
+    r"\!": "", r"\,": " ", r"\;": " ", r"\:": " ", r"\ ": " ", r"\quad": " ", "~": " ", r"\lbrace": r"\{", r"\rbrace": r"\}",
+}  # fmt: skip
+_SAME_PATTERN = re.compile(
+    r"\\(?:left|right|dfrac|tfrac|quad|lbrace|rbrace)(?![A-Za-z])|\\[%$!,;: ]|\{,\}|[−×·π∞∪≤≥≠~]"
+)
+_OPEN, _CLOSE = {"(", "[", "{", r"\{"}, {")", "]", "}", r"\}"}
+_TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
+
+
+def is_right(completion: str, reference: str) -> bool:
+    """Whether a solution's final answer is the reference's, which may be a solution itself."""
+    box = f"\\boxed{{{reference.strip()}}}"
+    at = completion.rfind(box)
+    if at >= 0 and "\\boxed" not in completion[at + len(box) :]:
+        return True  # also what no reading of braces understands
+    wanted = _innermost(reference)
+    found = final_answer(completion)
+    return bool(wanted) and found is not None and equal(found, wanted)
+
+
+def final_answer(text: str) -> str | None:
+    r"""What a solution ends in: what it marks by `\boxed{}` or `####`; else the formula that comes last, all of it if it has
+    no words; else its last number."""
+    if numbers.marked(text) is not None:
+        return _innermost(text) or None
+    formulas = list(_MATH.finditer(text))
+    if formulas and not numbers.NUMBER.search(text, formulas[-1].end()):
+        return next(group for group in formulas[-1].groups() if group is not None).strip()
+    if not re.search(r"[^\W\d_]{2}", re.sub(r"\\[A-Za-z]+", " ", text)):
+        return text.strip() or None
+    found = list(numbers.NUMBER.finditer(text))
+    return found[-1].group().strip() if found and _stands_alone(found[-1]) else None
+
+
+def equal(a: str, b: str, tolerance: float = 0.0) -> bool:
+    """Whether two final answers are equal.
+
+    Args:
+        tolerance: error of a number relative to `b` that is allowed, for what a program printed.
+    """
+    a, b = _plain(a), _plain(b)
+    if a == b:
+        return bool(a)
+    (amount, unit), (other, other_unit) = _amount(a), _amount(b)
+    ours, theirs = numbers.exact(amount), numbers.exact(other)
+    if ours and theirs:
+        return ours.equals(theirs, tolerance) and (unit == other_unit or not unit or not other_unit)
+    if _is_text(a) and _is_text(b):
+        return a.casefold() == b.casefold()
+    return _collections(a, b, tolerance)
+
+
+def _innermost(text: str) -> str:
+    while (found := numbers.marked(text)) is not None:
+        text = found
+    return text.strip()
+
+
+def _stands_alone(match: re.Match[str]) -> bool:
+    """Whether a number in a text is no part of an expression: the 2 of `\\sqrt{2}` is none to end in."""
+    before, after = match.string[: match.start()], match.string[match.end() :]
+    return not (before.endswith(tuple("{^_*/+,[\\")) or after.startswith(tuple("}^_*/+]\\")))
+
+
+def _plain(text: str) -> str:
+    """The text without what says nothing: dollars around it, a full stop, spaces, and how LaTeX sizes things."""
+    while True:
+        text = text.strip().rstrip(".").rstrip()
+        shell = _SHELL.fullmatch(text)
+        inner = next(group for group in shell.groups() if group is not None) if shell else ""
+        if not shell or re.search(r"(?<!\\)\$", inner):
+            break
+        text = inner
+    return " ".join(_SAME_PATTERN.sub(lambda match: _SAME[match.group()], text).split())
+
+
+def _amount(text: str) -> tuple[str, str]:
+    r"""`3 \text{ cm}` -> 3, cm. The unit is empty where there is none, or where it is a factor (million)."""
+    match = _UNIT.fullmatch(text)
+    if not match:
+        return text, ""
+    name = " ".join((match["name"] or "degrees").split()).casefold() if match["name"] != "" else ""
+    if name in ("percent", "per cent", "%"):
+        return f"{match['amount']}%", ""
+    return (text, "") if _SCALES.search(name) else (match["amount"], name)
+
+
+def _is_text(text: str) -> bool:
+    return bool(re.search(r"[^\W\d_]{2}", text)) and not re.search(r"[\d\\^_=+*/<>|{}\[\]()]", text)
+
+
+# -- collections -----------------------------------------------------------------------------------------------------------
+
+
+def _collections(a: str, b: str, tolerance: float) -> bool:
+    pieces, others = _split(a, r"\cup"), _split(b, r"\cup")
+    if len(pieces) > 1 and len(others) > 1:
+        return _same_members(pieces, others, tolerance)
+    (kind, members), (other, theirs) = _members(a), _members(b)
+    if not kind and not other:
+        return _symbolic(a, b)
+    if not kind or not other:  # +-2 and 2, -2; an interval and its inequality; but not a pair and an expression
+        loose, single = (kind or other), (b if kind else a)
+        return (
+            loose in ("list", "{}") or bool(re.search(r"[<>]|\\(?:l|g|n)?e?q?\b|\\(?:cup|in)\b", single))
+        ) and _symbolic(a, b)
+    if kind in ("list", "{}") and other in ("list", "{}"):
+        return _same_members(members, theirs, tolerance)
+    return kind == other and len(members) == len(theirs) and all(
+        equal(one, its, tolerance) for one, its in zip(members, theirs, strict=True)
+    )  # fmt: skip
+
+
+def _same_members(a: list[str], b: list[str], tolerance: float) -> bool:
+    def within(these: list[str], those: list[str]) -> bool:
+        return all(any(equal(one, its, tolerance) for its in those) for one in these)
+
+    return within(a, b) and within(b, a)
+
+
+def _members(text: str) -> tuple[str, list[str]]:
+    """The brackets and members of a tuple, an interval, a set ("{}") or a bare list ("list"); no kind if it is none."""
+    tokens = _TOKEN.findall(text)
+    if len(tokens) > 1 and tokens[0] in (_OPEN - {"{"}) and tokens[-1] in (_CLOSE - {"}"}):
+        depth = 0
+        for place, token in enumerate(tokens):
+            depth += (token in _OPEN) - (token in _CLOSE)
+            if not depth and place < len(tokens) - 1:
+                break
+        else:
+            members = _split("".join(tokens[1:-1]), ",", ";")
+            kind = (tokens[0] + tokens[-1]).replace("\\", "")
+            if len(members) > 1 or kind == "{}":
+                return kind, [one for one in members if one]
+            return "", []
+    members = _split(re.sub(r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*", ",", text), ",", ";")
+    return ("list", members) if len(members) > 1 and all(members) else ("", [])
+
+
+def _split(text: str, *separators: str) -> list[str]:
+    depth, pieces = 0, [""]
+    for token in _TOKEN.findall(text):
+        depth += (token in _OPEN) - (token in _CLOSE)
+        if not depth and token in separators:
+            pieces.append("")
+        else:
+            pieces[-1] += token
+    return [piece.strip() for piece in pieces]
+
+
+# -- symbols ---------------------------------------------------------------------------------------------------------------
+
+
+def _symbolic(a: str, b: str) -> bool:
+    if max(len(a), len(b)) > LONGEST:
+        return False
+    if any(re.search(r"\d\s*_|\d\s+\d", one) for one in (a, b)):  # other bases; two numbers that nothing joins
+        return False
+    said, others = (sorted(" ".join(t.split()) for t in re.findall(r"\\text\{([^{}]*)\}", one)) for one in (a, b))
+    if said != others:
+        return False
+    if any(_is_text(one) and re.search(r"[^\W\d_]{4}", one) for one in (a, b)):
+        return False  # a word is no product of its letters
+    ours, theirs = (set(re.findall(r"[^\W\d_]", re.sub(r"\\[A-Za-z]+", " ", one))) for one in (a, b))
+    if ours != theirs and {one.lower() for one in ours} == {one.lower() for one in theirs}:
+        return False  # math-verify reads X as x
+    return _decided(a, b)
+
+
+@lru_cache(1 << 14)
+def _decided(a: str, b: str) -> bool:
+    return SOLVER.same(a, b)
+
+
+class Solver:
+    """The process that compares symbolically, started when it is first asked and again after it ran out of time.
+
+    One for all threads of a process, which take turns; a fork starts its own.
+    """
+
+    def __init__(self, cpu_s: float = CPU_S) -> None:
+        self.cpu_s = cpu_s
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two expressions are equal. No, where that takes more than `cpu_s` or its memory.
+
+        Raises:
+            RuntimeError: the process doesn't start, or something ends it that is no limit.
+        """
+        with self._lock:
+            process = self._process = self._process or self._start()
+            assert process.stdin and process.stdout
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps([a, b]).encode() + b"\n")
+                process.stdin.flush()
+            answer = self._line(process)
+            if answer:
+                return answer == b"1\n"
+            code = self._end()
+            if code in (-signal.SIGPROF, -signal.SIGSEGV, -signal.SIGABRT):  # time, the C stack, memory
+                return False
+            raise RuntimeError(f"the process that compares expressions ended with {code} at `{a}` and `{b}`.")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("symbolic.py")), str(self.cpu_s)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        if self._line(process) != b"ready\n":
+            raise RuntimeError(f"the process that compares expressions did not start: it ended with {self._end()}.")
+        return process
+
+    def _line(self, process: subprocess.Popen[bytes]) -> bytes:
+        assert process.stdout
+        if not select.select([process.stdout], [], [], WALL_S)[0]:
+            process.send_signal(signal.SIGPROF)
+        return process.stdout.readline()
+
+    def _end(self) -> int:
+        """Let go of the process; its exit code."""
+        process, self._process = self._process, None
+        assert process and process.stdin and process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        process.stdout.close()
+        return process.wait()
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        with self._lock:
+            if self._process:
+                self._end()
+
+    def forget(self) -> None:
+        """In a fork: the process is the parent's."""
+        self._lock, self._process = threading.Lock(), None
+
+
+SOLVER = Solver()
+atexit.register(SOLVER.close)
+os.register_at_fork(after_in_child=SOLVER.forget)

@@ -1,0 +1,133 @@
+r"""Rules: what an answer is worth, found out by computing. Each gives a number an answer: true is 1, false and null are 0.
+
+A rule is a Polars SQL expression over the columns that the `judge` stage has too: `completion`, `reference`, `prompt` (the
+last thing the user said), `length` (tokens) and `finish_reason` ("stop" where the model ended its answer, "length" where it
+was cut). Or it checks an answer against something known and gives 1 or 0:
+
+    right:   {kind: number}                        # both end in the same number: $1,234.50, 1/2, 25 %  (`numbers.py`)
+    solved:  {kind: mathematics}                   # both end in the same expression, tuple, set ...  (`mathematics.py`)
+    spelled: {kind: exact}                         # the whole answer is the reference, but for case and white space
+    marked:  {kind: regex, pattern: "Answer: (?P<answer>.+)"}    # what the group `answer` holds is the reference
+    works:   {kind: tests, timeout: 5}             # the reference is code that raises if the answer's code is wrong
+    refuses: {kind: refusal}                       # the answer declines; `expect: reference` reads refuse | answer there
+
+This file is what configurations import; `verify.py` does the work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+
+# Raised by hand when the same answer and reference would get another verdict than before, from a rule that compares answers
+# as numbers or as mathematics. It is part of the identity of stages that use one.
+EQUALITY = 2
+
+
+class _Check(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def compares(self) -> bool:
+        """Whether it needs a reference."""
+        return True
+
+
+class Number(_Check):
+    """The last number of the answer (or the marked one) is the reference's."""
+
+    kind: Literal["number"]
+    tolerance: float = Field(
+        default=0.0, ge=0, description="Relative error that is allowed; 0 compares exact fractions."
+    )
+
+
+class Mathematics(_Check):
+    """The final answer equals the reference's: a number, an expression, a tuple, an interval, a set, words."""
+
+    kind: Literal["mathematics"]
+
+
+class Exact(_Check):
+    """The whole answer is the reference; runs of white space count as one space."""
+
+    kind: Literal["exact"]
+    ignore_case: bool = True
+
+
+class Regex(_Check):
+    """The pattern is found in the answer. If it has a group `answer`, the last find's has to be the reference."""
+
+    kind: Literal["regex"]
+    pattern: str
+    ignore_case: bool = True
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"this is no regular expression: {error}") from None
+        return value
+
+    @property
+    def compares(self) -> bool:
+        return "answer" in re.compile(self.pattern).groupindex
+
+
+class Tests(_Check):
+    """The answer's Python passes the reference's, run after it in the sandbox (`sandbox.py`): the standard library alone,
+    no network, no other process, an empty folder, limits on time, memory and disk.
+    """
+
+    kind: Literal["tests"]
+    timeout: float = Field(default=5.0, gt=0, le=600, description="Seconds.")
+    memory_mb: int = Field(default=512, ge=64)
+
+
+class Refusal(_Check):
+    """Whether the answer declines, told by how its first 300 characters are worded: English, and no judge of tone."""
+
+    kind: Literal["refusal"]
+    expect: Literal["refuse", "answer", "reference"] = Field(
+        default="refuse", description="1 for this; `reference`: for what the prompt's reference says, refuse or answer."
+    )
+
+    @property
+    def compares(self) -> bool:
+        return self.expect == "reference"
+
+
+def _tag(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "expression"
+    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+Check = Number | Mathematics | Exact | Regex | Tests | Refusal
+Rule = Annotated[
+    Annotated[str, Tag("expression")]
+    | Annotated[Number, Tag("number")]
+    | Annotated[Mathematics, Tag("mathematics")]
+    | Annotated[Exact, Tag("exact")]
+    | Annotated[Regex, Tag("regex")]
+    | Annotated[Tests, Tag("tests")]
+    | Annotated[Refusal, Tag("refusal")],
+    Discriminator(
+        _tag,
+        custom_error_type="rule",
+        custom_error_message="expected an expression, or a mapping with `kind`: number, mathematics, exact, regex, tests or "
+        "refusal",
+    ),
+]
+# What the `judge` stage computes besides expressions.
+Verifier = Literal["code", "mathematics", "json"]
+
+
+def version(rules: Iterable[Rule]) -> dict[str, int]:
+    """For the identity of a stage with these rules: how answers are compared, where one of them does so."""
+    return {"equality": EQUALITY} if any(isinstance(rule, Number | Mathematics) for rule in rules) else {}

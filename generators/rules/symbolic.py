@@ -1,0 +1,84 @@
+r"""Whether two LaTeX expressions are equal, by math-verify and SymPy: a process of its own, which `mathematics.py` starts.
+
+It reads pairs, one JSON array a line, and answers each with a line, 1 or 0. math-verify's own limit on time is an alarm signal,
+which neither threads nor SymPy's arithmetic in C heed. Here a timer of CPU time ends the whole process, whatever it is in.
+It is started by its path and imports nothing of Flywheel: no recipe's process pays for SymPy before an answer needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import signal
+import sys
+from typing import Any
+
+import sympy
+from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy.core.relational import Relational
+
+MEMORY = 1 << 30
+PRECISION = 50  # digits to which numbers are compared that no simplification settles
+# Units are not left out: 3 m and 3 cm differ. `mathematics.py` says when one may be missing.
+READING = LatexExtractionConfig(
+    boxed_match_priority=-1,
+    normalization_config=NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
+    ),
+)
+FLIPPED = {
+    sympy.StrictLessThan: sympy.StrictGreaterThan,
+    sympy.LessThan: sympy.GreaterThan,
+    sympy.StrictGreaterThan: sympy.StrictLessThan,
+    sympy.GreaterThan: sympy.LessThan,
+}
+
+
+def read(text: str) -> Any:
+    """The expression, its decimals as exact fractions; None if it is none."""
+    found = parse(f"${text}$", [READING], fallback_mode="no_fallback", parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+    if not found:
+        return None
+    expression: Any = found[0]
+    decimals = expression.atoms(sympy.Float)
+    return expression.xreplace({one: sympy.Rational(str(one)) for one in decimals}) if decimals else expression
+
+
+def same(text: str, other: str) -> bool:
+    a, b = read(text), read(other)
+    if a is None or b is None:
+        return False
+    if isinstance(a, Relational) and isinstance(b, Relational):
+        return _same_relation(a, b)
+    return bool(verify(b, a, numeric_precision=PRECISION, allow_set_relation_comp=True, timeout_seconds=None))
+
+
+def _same_relation(a: Any, b: Any) -> bool:
+    """Whether one is a multiple of the other. math-verify compares solutions: all that have none would be equal."""
+    ratio = sympy.simplify((a.lhs - a.rhs) / (b.lhs - b.rhs))
+    if not ratio.is_number or not ratio.is_finite or ratio.is_zero:
+        return False
+    if type(a) is type(b) and type(a) not in FLIPPED:
+        return True  # =, and not equal
+    return bool((type(a) is type(b) and ratio.is_positive) or (FLIPPED.get(type(a)) is type(b) and ratio.is_negative))
+
+
+def main(cpu_s: float) -> None:
+    logging.disable(logging.CRITICAL)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        try:
+            equal = same(*json.loads(line))
+        except Exception:  # SymPy's parsers and solvers raise anything at what they can't read
+            equal = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(int(equal), flush=True)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))

@@ -1,0 +1,176 @@
+"""The work of rules (`rule.py`): what each answer is worth."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from engine.errors import UserError
+from generators.rules import mathematics, numbers
+from generators.rules.columns import score
+from generators.rules.rule import Check, Exact, Mathematics, Number, Refusal, Regex, Rule, Tests, Verifier
+from generators.rules.sandbox import Limits, Unsafe, run, run_all
+
+BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+REFUSAL = re.compile(
+    r"\b(?:I(?:'m| am) (?:very |so |really )?(?:sorry|afraid)\b(?=.{0,80}\b(?:can(?:no|')t|unable|won't|not able)\b)"
+    r"|I (?:can(?:no|')?t|can not|could not|won't|will not|must decline|refuse|am unable|am not able)\b"
+    r"(?=.{0,60}\b(?:help|assist|provide|answer|fulfil|comply|do that|support|create|write|give|engage|share|discuss|with that)\w*)"
+    r"|I must (?:respectfully )?(?:decline|refuse)|as an AI\b.{0,80}\b(?:can(?:no|')t|unable|not able)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def measure(rule: Rule, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
+    """The value of a rule for every row; null counts as 0, and so does a row without the reference that the rule needs.
+
+    Args:
+        rows: columns as in `columns.COLUMNS`.
+
+    Raises:
+        UserError: it is no expression over these columns, gives no number, or gives one that is NaN or infinite; it
+            compares with `reference`, and no row has one.
+    """
+    if isinstance(rule, str):
+        return _expression(rule, rows, name)
+    completions = [text or "" for text in rows["completion"].to_list()]
+    references: list[str | None] = rows["reference"].to_list() if rule.compares else [""] * len(rows)
+    if len(rows) and all(reference is None for reference in references):
+        raise UserError(
+            f"rule `{name}` ({rule.kind}) compares answers with `reference`, and no prompt has one. Give "
+            "the prompts a column `reference`, or check by an expression over `completion`."
+        )
+
+    def value(completion: str, reference: str | None) -> float:
+        return float(reference is not None and check(rule, completion, reference))
+
+    if not isinstance(rule, Tests):
+        return np.array([value(*pair) for pair in zip(completions, references, strict=True)], np.float64)
+    with ThreadPoolExecutor(4) as pool:
+        return np.array(list(pool.map(value, completions, references)), np.float64)
+
+
+def check(rule: Check, completion: str, reference: str) -> bool:
+    """Whether an answer passes.
+
+    Raises:
+        UserError: the reference is none that this rule can read; this machine can't hold a program back.
+    """
+    match rule:
+        case Number():
+            return numbers.agrees(completion, reference, rule.tolerance)
+        case Mathematics():
+            return mathematics.is_right(completion, reference)
+        case Exact():
+            return _plain(completion, rule.ignore_case) == _plain(reference, rule.ignore_case)
+        case Regex():
+            return _matches(rule, completion, reference)
+        case Tests():
+            return passes([code_of(completion), reference], rule.timeout, rule.memory_mb)
+        case Refusal():
+            return _declines(rule, completion, reference)
+
+
+def verify(kind: Verifier, answers: Sequence[str], references: Sequence[str | None]) -> list[float | None]:
+    """1.0 for a right answer, 0.0 for a wrong one, None where there is no reference to hold it to.
+
+    code         the first block of Python in the answer passes the tests that are the reference, in the sandbox
+    mathematics  the final answer equals the reference's
+    json         the answer is JSON
+    """
+    return VERIFIERS[kind](answers, references)
+
+
+def _expression(expression: str, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
+    values = score({name: expression}, rows).to_series().fill_null(0.0).to_numpy()
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise UserError(f"rule `{name}`: `{expression}` is NaN or infinite for {bad} of {len(values)} answers.")
+    return values
+
+
+def _matches(rule: Regex, completion: str, reference: str) -> bool:
+    found = list(re.finditer(rule.pattern, completion, re.IGNORECASE if rule.ignore_case else 0))
+    if not rule.compares:
+        return bool(found)
+    last = found[-1]["answer"] if found else None
+    return last is not None and _plain(last, rule.ignore_case) == _plain(reference, rule.ignore_case)
+
+
+def _declines(rule: Refusal, completion: str, reference: str) -> bool:
+    wanted = reference.strip().lower() if rule.expect == "reference" else rule.expect
+    if wanted not in ("refuse", "answer"):
+        raise UserError(f"a refusal is expected by the reference `refuse` or `answer`, found `{reference}`.")
+    opening = completion[:300].replace("\u2019", "'")
+    return bool(REFUSAL.search(opening)) == (wanted == "refuse")
+
+
+def _plain(text: str, ignore_case: bool) -> str:
+    words = " ".join(text.split())
+    return words.casefold() if ignore_case else words
+
+
+def code_of(text: str) -> str:
+    """The Python in an answer: its fenced blocks, one after the other; the whole text if there is none."""
+    blocks = re.findall(
+        r"^[ \t]*```(?:python|py)?[ \t]*\n(.*?)^[ \t]*```", text, re.DOTALL | re.MULTILINE | re.IGNORECASE
+    )
+    return "\n".join(cast(Sequence[str], blocks)) if blocks else text
+
+
+def passes(programs: Sequence[str], timeout: float, memory_mb: int) -> bool:
+    """Whether these Python programs, run one after the other, reach the last line of the last, within limits.
+
+    Raises:
+        UserError: this machine can't hold a program back.
+    """
+    limits = Limits(cpu_s=int(timeout) + 1, wall_s=timeout, memory_mb=memory_mb, disk_mb=1)
+    try:
+        return run(programs, limits).ok
+    except Unsafe as error:
+        raise UserError(f"a rule of kind `tests` runs what a model wrote, and {error}.") from error
+
+
+def _code(answers: Sequence[str], references: Sequence[str | None]) -> list[float | None]:
+    """Whether the first block of each answer passes its tests; an answer without a block is code itself."""
+    programs = [
+        [blocks[0] if (blocks := BLOCK.findall(answer)) else answer, tests]
+        for answer, tests in zip(answers, references, strict=True)
+        if tests
+    ]
+    outcomes = iter(run_all(programs))
+    return [float(next(outcomes).ok) if tests else None for tests in references]
+
+
+def _mathematics(answers: Sequence[str], references: Sequence[str | None]) -> list[float | None]:
+    return [
+        float(mathematics.is_right(answer, reference)) if reference else None
+        for answer, reference in zip(answers, references, strict=True)
+    ]
+
+
+def _is_json(answers: Sequence[str], references: Sequence[str | None]) -> list[float | None]:
+    """Whether each answer is JSON and nothing else."""
+
+    def value(answer: str) -> float:
+        try:
+            json.loads(answer)
+        except json.JSONDecodeError:
+            return 0.0
+        return 1.0
+
+    return [value(answer) for answer in answers]
+
+
+VERIFIERS: dict[Verifier, Callable[[Sequence[str], Sequence[str | None]], list[float | None]]] = {
+    "code": _code,
+    "mathematics": _mathematics,
+    "json": _is_json,
+}
