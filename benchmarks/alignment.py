@@ -45,10 +45,11 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
 
     from tests.training import tiny_chat
     from tests.training.preference_rows import by_hand, preferences
-    from training import gae, kl
-    from training.kl import best_of_n as best_of_n_kl
-    from training.ppo import token_rewards
     from training.reward.list_loss import nll
+    from training.rl import advantages as gae
+    from training.rl import kl
+    from training.rl.kl import best_of_n as best_of_n_kl
+    from training.rl.ppo.loss import token_rewards
 
     torch.manual_seed(0)
     policy, other = (
@@ -122,7 +123,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
 def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
     """PPO and GRPO on 64 outcomes, beside best-of-n at the same KL."""
     from tests.training.preference import test_optimum as toy
-    from training.kl import best_of_n as best_of_n_kl
+    from training.rl.kl import best_of_n as best_of_n_kl
 
     beta, iterations = 0.3, 10 if quick else 120
     policy = bench.model(toy.letters_only(bench.folder / "letters", 0))
@@ -189,7 +190,7 @@ def optimum_dpo(bench: Bench, quick: bool) -> list[Claim]:
 
 
 def agreement(bench: Bench, quick: bool) -> list[Claim]:
-    from tests.training.test_sampler_agreement import worst_gap
+    from tests.training.rl.test_sampler_agreement import worst_gap
 
     found: list[Claim] = []
     for tied in (True, False):

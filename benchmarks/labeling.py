@@ -22,9 +22,8 @@ import numpy as np
 
 from benchmarks import labeling_argilla
 from engine import seeds
-from labeling.ask import stage as ask
-from labeling.utilities import bradley_terry, plackett_luce, reliability
-from labeling.utilities import graded_pairs as graded
+from labeling.ask.information import choose
+from labeling.utilities import bradley_terry, graded_pairs, plackett_luce, reliability
 from labeling.utilities.bradley_terry import Floats, Ints
 
 Claim = tuple[str, Any, str, bool]
@@ -254,8 +253,8 @@ def alpaca(data: Path, runs: int) -> tuple[dict[str, Any], list[Claim]]:
         part = bradley_terry.fit(left[some], right[some], score[some], len(names), ties="half", prior=1e-3)
         tenth.append(spearman(part.utility_I, rate))
         if seed < 10:
-            y = graded.log_odds(score[some])
-            by_how_much = graded.fit(left[some], right[some], y, len(names), cluster[some])
+            y = graded_pairs.log_odds(score[some])
+            by_how_much = graded_pairs.fit(left[some], right[some], y, len(names), cluster[some])
             tenth_graded.append(spearman(by_how_much.utility_I, rate))
             rates = [np.array([score[side & (left == i)].mean() for i in others]) for side in (half, ~half)]
             ceiling.append(spearman(*rates))
@@ -358,9 +357,10 @@ def curve(
         if how == "random":
             prompts = rng.permutation(np.flatnonzero(open_B))[:BATCH]
             picked = prompts * pairs_per_prompt + rng.integers(0, pairs_per_prompt, len(prompts))
-        elif how == "max_min":
+        elif how == "max_min":  # the answers thought best and worst: the baseline of ActiveUltraFeedback
             prompts = rng.permutation(np.flatnonzero(open_B))[:BATCH]
-            ends = ask.max_min(feature_BKQ[pool][prompts] @ mode)
+            worth_BK = feature_BKQ[pool][prompts] @ mode
+            ends = np.stack([worth_BK.argmax(axis=1), worth_BK.argmin(axis=1)], axis=1)
             key = {(int(i), int(j)): k for k, (i, j) in enumerate(zip(first_P, second_P, strict=True))}
             picked = [
                 int(b) * pairs_per_prompt + key[max(i, j), min(i, j)] if i != j else int(b) * pairs_per_prompt
@@ -368,7 +368,7 @@ def curve(
             ]
         else:
             x = pair_x[free]
-            picks = ask.choose(x @ mode, x @ root, BATCH, group_P=group[free])
+            picks = choose(x @ mode, x @ root, BATCH, group_P=group[free])
             picked = [int(free[pick.pair]) for pick in picks]
         asked += [int(k) for k in picked]
         open_B[group[asked]] = False

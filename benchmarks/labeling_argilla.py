@@ -20,15 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labeling.argilla import client as argilla
 from labeling.argilla import server
-from labeling.argilla.client import Argilla
+from labeling.argilla.client import Argilla, connect
 from labeling.argilla.task import Dataset, RankingRecord, RankingTask, Submission
-from labeling.label.scripted import ScriptedAnnotator, rank, run
+from labeling.label.scripted import ScriptedAnnotator, annotate, rank
 
 Claim = tuple[str, Any, str, bool]
 ROOT = Path(__file__).parents[1]
-TESTS = ("search", "rankings", "questions", "browser")
+TESTS = ("server/test_argilla_search", "test_argilla_rankings", "test_argilla_questions", "test_argilla_browser")
 PROMPT = [{"role": "user", "content": "Which of these is the best, and why?"}]
 # Tests of the issue's bad input, by the names of test functions.
 BAD_INPUT = {
@@ -60,7 +59,7 @@ def served(quick: bool) -> tuple[dict[str, Any], list[Claim]]:
 
 def speed(home: Path, found: dict[str, Any], count: int) -> list[Claim]:
     """Push records of four answers of some 300 characters, and pull what four annotators' worth of them got."""
-    client = argilla.connect(home=home)
+    client = connect(home=home)
     rng = random.Random(0)
     words = ["model", "answer", "because", "the", "of", "people", "sea", "light", "every", "number", "Lima", "is"]
     records = [
@@ -95,7 +94,7 @@ def speed(home: Path, found: dict[str, Any], count: int) -> list[Claim]:
 
 def killed(home: Path, found: dict[str, Any], records: int, kills: int = 5) -> list[Claim]:
     """Eight annotators at once, three judgements a record, the server killed (-9) five times meanwhile."""
-    client = argilla.connect(home=home, patience=300)
+    client = connect(home=home, patience=300)
     dataset = client.ensure_dataset(RankingTask("bench-kills", 3, workspace="bench", min_submitted=3))
     texts = ["first", "second", "third"]
     pushed = [RankingRecord(f"k{i}", PROMPT, texts[i % 3 :] + texts[: i % 3]) for i in range(records)]
@@ -115,13 +114,13 @@ def killed(home: Path, found: dict[str, Any], records: int, kills: int = 5) -> l
                 assert running is not None
                 os.kill(running.pids["server"], signal.SIGKILL)  # under the other annotators' requests
                 since = time.monotonic()
-                argilla.connect(home=home, patience=300).close()
+                connect(home=home, patience=300).close()
                 down.append(round(time.monotonic() - since, 1))
 
     Argilla.submit = recorded
     started = time.monotonic()
     try:
-        submitted = run(client, dataset, annotators)
+        submitted = annotate(client, dataset, annotators)
     finally:
         Argilla.submit = original
     seconds = time.monotonic() - started
@@ -163,7 +162,7 @@ def tested(home: Path, found: dict[str, Any]) -> list[Claim]:
     running = server.up(home)
     report = home.parent / "tests.xml"
     environment = {**os.environ, "ARGILLA_API_URL": running.url, "ARGILLA_API_KEY": running.api_key}
-    files = [f"tests/labeling/test_argilla_{name}.py" for name in TESTS]
+    files = [f"tests/labeling/argilla/{name}.py" for name in TESTS]
     started = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", *files, f"--junitxml={report}"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

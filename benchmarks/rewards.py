@@ -42,8 +42,10 @@ from engine.stage.stage import load
 from engine.statistics import bootstrap
 from engine.store.store import Store
 from generators.rules import mathematics, numbers
-from training.overoptimisation import Guard, GuardConfig, Point, held_out
 from training.reward import calibration
+from training.rl.guard import Guard
+from training.rl.guard_settings import GuardConfig
+from training.rl.overoptimisation import Point, held_out
 
 Floats = NDArray[np.float64]
 
@@ -359,8 +361,8 @@ def bad_input(quick: bool) -> list[Claim]:
     from generators.rules.verify import measure as measure_rule
     from training.reward.model import RewardModel
     from training.reward.reward_stage import Reward
-    from training.reward_function import Scorer, same_tokenizer
-    from training.rollouts import Question, Rollout
+    from training.rl.rollouts import Question, Rollout
+    from training.rl.scoring import Scorer, same_tokenizer
 
     torch.set_num_threads(1)
     said: dict[str, str] = {}

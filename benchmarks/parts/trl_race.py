@@ -83,7 +83,7 @@ def race(
 ) -> list[Claim]:
     from tests.training import tiny_chat
     from tests.training.tiny_chat import PROMPTS
-    from training.rollouts import load_questions
+    from training.rl.rollouts import load_questions
 
     prompts = bench.table("Prompt", PROMPTS)
     job = Job(bench.store, "ids", "Model", {"prompts": {"p": prompts}}, 0)
@@ -177,7 +177,8 @@ def _sampled(bench: Bench, policy: Artifact, folder: Path, count: int, max_token
 
     from tests.training import tiny_chat
     from tests.training.tiny_chat import PROMPTS
-    from training.rollouts import ask, load_questions, start_engine
+    from training.rl.rollouts import load_questions
+    from training.rl.sampler import Sampler, start_engine
 
     prompts = bench.table("Prompt", PROMPTS)
     job = Job(bench.store, "judged", "Model", {"prompts": {"p": prompts}}, 1)
@@ -187,7 +188,7 @@ def _sampled(bench: Bench, policy: Artifact, folder: Path, count: int, max_token
     )
     model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
     asked = [questions[i % len(questions)] for i in range(count)]
-    return model, ask(job, engine, model, tiny_chat.tokenizer(), asked, max_tokens, 0)[0]
+    return model, Sampler(job, engine, model, tiny_chat.tokenizer(), max_tokens).sample(asked, 0)
 
 
 def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_tokens: int) -> dict[str, float]:
@@ -196,7 +197,7 @@ def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_t
 
     from training.models.logprobs import token_logprobs
     from training.reward.model import RewardModel
-    from training.reward_function import Scorer
+    from training.rl.scoring import Scorer
 
     model, rollouts = _sampled(bench, policy, folder, 512, max_tokens)
     scores = Scorer(RewardModel.load(str(reward.path)), {}, {}).score(rollouts)[0]
@@ -216,9 +217,9 @@ def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_t
 
 def best_of_n(bench: Bench, policy: Artifact, reward: Artifact, spent: float, max_tokens: int) -> dict[str, float]:
     """The reward of the best of n answers of the untrained policy, at the greatest n (up to 64) within this KL."""
-    from training.kl import best_of_n as best_of_n_kl
     from training.reward.model import RewardModel
-    from training.reward_function import Scorer
+    from training.rl.kl import best_of_n as best_of_n_kl
+    from training.rl.scoring import Scorer
 
     _, rollouts = _sampled(bench, policy, policy.path, 8 * 64 * 4, max_tokens)
     scores = Scorer(RewardModel.load(str(reward.path)), {}, {}).score(rollouts)[0]

@@ -5,22 +5,19 @@ The Python SDK is not used: it drops the `rank` of every ranked option, and with
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import secrets
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from engine.errors import UserError
 from labeling.argilla import server as local_server
+from labeling.argilla.connection import Connection, ServerRefusal, unless
 from labeling.argilla.questions import (
     as_utc,
     dataset_settings,
@@ -34,12 +31,12 @@ from labeling.argilla.server.environment import flywheel_home
 from labeling.argilla.task import (
     Annotator,
     Dataset,
-    Progress,
-    Pushed,
+    DatasetProgress,
+    PushCount,
     RankingRecord,
     RankingResponse,
     RankingTask,
-    ShownRecord,
+    RecordView,
     Submission,
     UserProgress,
     check_name,
@@ -49,19 +46,6 @@ _BATCH_RECORDS = 250  # also the most values that one search filter takes
 _BATCH_BYTES = 4_000_000
 PAGE = 1000
 _SUBMIT_AT_ONCE = 100
-_FAILURES = 4  # a server that is overloaded may fail once; one that fails every time has a fault
-
-
-class ServerUnreachable(UserError):
-    """No server answered for as long as the client was told to be patient."""
-
-
-class Refused(UserError):
-    """The server answered, and said no. `status` is the HTTP status."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def connect(
@@ -92,64 +76,16 @@ def connect(
     return client
 
 
-class Argilla:
-    """A connection as one user. Safe to share between threads."""
+class Argilla(Connection):
+    """One user's view of a server. Safe to share between threads."""
 
     def __init__(self, url: str, api_key: str, annotators_file: Path, patience: float = 60.0) -> None:
-        self.url = url.rstrip("/")
-        self.api_key = api_key
+        super().__init__(url, api_key, patience)
         self.annotators_file = annotators_file
-        self.patience = patience
-        loopback = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
-        self._http = httpx.Client(
-            base_url=f"{self.url}/api/v1/",
-            headers={
-                "X-Argilla-Api-Key": api_key,
-                # The server spends more on compressing what it echoes of a bulk push than on storing it.
-                **({"Accept-Encoding": "identity"} if loopback else {}),
-            },
-            timeout=httpx.Timeout(120.0, connect=10.0),
-            trust_env=not loopback,
-        )
-
-    def close(self) -> None:
-        self._http.close()
 
     def as_user(self, annotator: Annotator) -> Argilla:
         """The same server, as this annotator."""
         return Argilla(self.url, annotator.api_key, self.annotators_file, self.patience)
-
-    def me(self) -> str:
-        """The name of the user that the key belongs to."""
-        return self.call("GET", "me", patience=0.0)["username"]
-
-    def call(self, method: str, path: str, *, patience: float | None = None, **request: Any) -> Any:
-        """One request, repeated while the server doesn't answer; its JSON. Every caller can bear a
-        repetition.
-
-        Raises ServerUnreachable, or Refused with the server's own words.
-        """
-        deadline = time.monotonic() + (self.patience if patience is None else patience)
-        pause, failures = 0.1, 0
-        while True:
-            try:
-                response = self._http.request(method, path, **request)
-            except httpx.HTTPError as error:  # refused, reset, timed out, cut off in the middle
-                trouble = str(error) or type(error).__name__
-            except httpx.InvalidURL as error:
-                raise UserError(f"{self.url!r} is not the address of an Argilla server: {error}.") from error
-            else:
-                failures += response.status_code >= 500
-                if response.status_code < 500 or failures == _FAILURES:
-                    return _body(response, self.url)
-                trouble = f"HTTP {response.status_code}: {response.text[:300]}"
-            if time.monotonic() + pause > deadline:
-                raise ServerUnreachable(
-                    f"The Argilla server at {self.url} does not answer ({trouble})."
-                    " Is it running (`flywheel argilla status`), and is ARGILLA_API_URL right?"
-                )
-            time.sleep(pause)
-            pause = min(pause * 2, 2.0)
 
     # --- workspaces and users ---------------------------------------------------------------------
 
@@ -160,9 +96,9 @@ class Argilla:
         if found is None:
             try:
                 return self.call("POST", "workspaces", json={"name": name})["id"]
-            except Refused as refused:
+            except ServerRefusal as refused:
                 if refused.status == 403:
-                    raise Refused(
+                    raise ServerRefusal(
                         f"There is no workspace {name!r} at {self.url}, and this key may not make one:"
                         " ask an owner for it, or use an owner's key.",
                         403,
@@ -192,7 +128,7 @@ class Argilla:
             created = {"username": name, "first_name": name, "role": "annotator", "password": passwords[name]}
             try:
                 existing[name] = self.call("POST", "users", json=created)
-            except Refused as refused:
+            except ServerRefusal as refused:
                 users = self.call("GET", "users")["items"] if refused.status == 409 else []
                 existing |= {user["username"]: user for user in users}
                 if name not in existing:
@@ -200,7 +136,7 @@ class Argilla:
         members = {user["username"] for user in self.call("GET", f"workspaces/{workspace_id}/users")["items"]}
         for name in names:
             if name not in members and existing[name]["role"] != "owner":
-                with _unless(409):
+                with unless(409):
                     body = {"user_id": existing[name]["id"]}
                     self.call("POST", f"workspaces/{workspace_id}/users", json=body)
         return [Annotator(name, existing[name]["api_key"], passwords.get(name)) for name in names]
@@ -241,7 +177,7 @@ class Argilla:
             }
             try:
                 found = self.call("POST", "datasets", json=body)
-            except Refused as refused:
+            except ServerRefusal as refused:
                 found = self._dataset(task.name, workspace_id) if refused.status == 409 else None
                 if found is None:
                     raise
@@ -253,9 +189,9 @@ class Argilla:
             for part, items in wanted.items():
                 for item in items:
                     if not any(item["name"] == other["name"] for other in present[part]):
-                        with _unless(409):
+                        with unless(409):
                             self.call("POST", f"{path}/{part}", json=item)
-            with _unless(422):  # published meanwhile
+            with unless(422):  # published meanwhile
                 self.call("PUT", f"{path}/publish")
         if found["distribution"]["min_submitted"] != task.min_submitted:
             distribution = {"strategy": "overlap", "min_submitted": task.min_submitted}
@@ -271,7 +207,7 @@ class Argilla:
 
     # --- records ----------------------------------------------------------------------------------
 
-    def push(self, dataset: Dataset, records: Sequence[RankingRecord]) -> Pushed:
+    def push(self, dataset: Dataset, records: Sequence[RankingRecord]) -> PushCount:
         """Add the records whose `external_id` the dataset doesn't hold yet.
 
         All records are checked before the first is sent. A push that was killed goes on when repeated. Raises
@@ -284,14 +220,14 @@ class Argilla:
         for batch in _batches(items):
             try:
                 self._create(dataset, batch)
-            except Refused as refused:
+            except ServerRefusal as refused:
                 if "external ids" not in str(refused):
                     raise
                 fresh = self._new_only(dataset, batch)
                 present += len(batch) - len(fresh)
                 if fresh:
                     self._create(dataset, fresh)
-        return Pushed(new=len(items) - present, present=present)
+        return PushCount(new=len(items) - present, present=present)
 
     def _ranking_question(self, dataset: Dataset) -> str:
         questions = self._part(f"datasets/{dataset.id}", "questions")
@@ -332,7 +268,7 @@ class Argilla:
         path = f"datasets/{dataset.id}"
         try:
             about = self.call("GET", path)
-        except Refused as refused:
+        except ServerRefusal as refused:
             if refused.status != 404:
                 raise
             raise UserError(
@@ -342,7 +278,7 @@ class Argilla:
         if since is not None and as_utc(about["last_activity_at"]) < since:
             return
         refuse_other_questions(dataset.task, {part: self._part(path, part) for part in wanted}, wanted, complete=True)
-        users = Users(self, dataset.workspace_id)
+        users = UserNames(self, dataset.workspace_id)
         seen: set[str] = set()
         total = 0
         for _ in range(3):  # pages shift while somebody deletes records: what they hid is found by another pass
@@ -366,10 +302,10 @@ class Argilla:
             f" {len(seen)} of {total} records were seen. Pull again when nobody adds or deletes records."
         )
 
-    def progress(self, dataset: Dataset) -> Progress:
+    def progress(self, dataset: Dataset) -> DatasetProgress:
         path = f"datasets/{dataset.id}"
         overall = self.call("GET", f"{path}/progress")
-        return Progress(overall["total"], overall["completed"], self.users_progress(dataset.id))
+        return DatasetProgress(overall["total"], overall["completed"], self.users_progress(dataset.id))
 
     def users_progress(self, dataset_id: str) -> dict[str, UserProgress]:
         users: dict[str, UserProgress] = {}
@@ -383,13 +319,13 @@ class Argilla:
 
     # --- as an annotator --------------------------------------------------------------------------
 
-    def pending(self, dataset: Dataset, limit: int = 100) -> list[ShownRecord]:
+    def pending(self, dataset: Dataset, limit: int = 100) -> list[RecordView]:
         """Records this user has not touched and that still need submissions, in this user's own order."""
         scopes = ({"entity": "response", "property": "status"}, {"entity": "record", "property": "status"})
         pending = [{"type": "terms", "scope": scope, "values": ["pending"]} for scope in scopes]
         return self._shown(dataset, {"filters": {"and": pending}}, offset=0, limit=limit)[0]
 
-    def records(self, dataset: Dataset) -> Iterator[ShownRecord]:
+    def records(self, dataset: Dataset) -> Iterator[RecordView]:
         """Every record, in this user's own order, which stays the same while records are answered."""
         offset, total = 0, 1
         while offset < total:
@@ -397,7 +333,7 @@ class Argilla:
             yield from page
             offset += PAGE
 
-    def _shown(self, dataset: Dataset, query: dict[str, Any], offset: int, limit: int) -> tuple[list[ShownRecord], int]:
+    def _shown(self, dataset: Dataset, query: dict[str, Any], offset: int, limit: int) -> tuple[list[RecordView], int]:
         params = {"offset": offset, "limit": limit, "include": "responses"}
         path = f"me/datasets/{dataset.id}/records/search"
         found = self.call("POST", path, json=query, params=params)
@@ -421,7 +357,7 @@ class Argilla:
                     )
 
 
-class Users:
+class UserNames:
     """Names of users by id, asked for once. Falls back to the id where the key may not see the name."""
 
     def __init__(self, client: Argilla, workspace_id: str) -> None:
@@ -433,7 +369,7 @@ class Users:
         if user_id not in self._names:
             try:
                 self._names[user_id] = self._client.call("GET", f"users/{user_id}")["username"]
-            except Refused:
+            except ServerRefusal:
                 self._names[user_id] = user_id
         return self._names[user_id]
 
@@ -449,37 +385,3 @@ def _batches(items: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, byt
         size += len(item[1])
     if batch:
         yield batch
-
-
-def _body(response: httpx.Response, url: str) -> Any:
-    if response.is_success:
-        if not response.content:
-            return None
-        try:
-            return response.json()
-        except ValueError as error:
-            raise UserError(f"{url} answers, but not as an Argilla server does: is the address right?") from error
-    try:
-        detail = response.json()
-        detail = detail.get("detail", detail.get("message", detail))
-    except (ValueError, AttributeError):
-        detail = response.text[:300]
-    if response.status_code == 401:
-        raise Refused(
-            f"The Argilla server at {url} does not know this key. Check ARGILLA_API_KEY; a user's key is"
-            " under 'My settings' in the web UI.",
-            401,
-        )
-    if response.status_code == 403:
-        raise Refused(f"The Argilla server at {url} does not allow this user to do that: {detail}.", 403)
-    raise Refused(f"The Argilla server at {url} refused (HTTP {response.status_code}): {detail}", response.status_code)
-
-
-@contextlib.contextmanager
-def _unless(status: int) -> Generator[None]:
-    """Let a refusal with this status pass: what was asked for is already so."""
-    try:
-        yield
-    except Refused as refused:
-        if refused.status != status:
-            raise

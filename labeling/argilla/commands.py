@@ -1,4 +1,7 @@
-"""`flywheel argilla`: the Argilla server of this machine."""
+"""`flywheel argilla`: the Argilla server of this machine.
+
+Each command imports what it needs by itself, so that `--help` loads neither server nor client.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from labeling.argilla.overview import Overview
+    from labeling.argilla.dataset_status import DatasetStatus
+    from labeling.argilla.server import LocalServer
 
 app = typer.Typer(help="The Argilla server of this machine: real server, real UI, loopback only.", no_args_is_help=True)
 Home = Annotated[Path | None, typer.Option("--home", help="Its folder [$FLYWHEEL_HOME/argilla].")]
@@ -30,7 +34,7 @@ def up(
     from labeling.argilla import server
 
     running = server.up(home, port=port, database_url=database_url, on_step=_tell)
-    typer.echo(f"{running.url}  user {running.username}, password in {running.password_file}")
+    typer.echo(_login(running))
 
 
 @app.command()
@@ -55,23 +59,22 @@ def status(
 
     from labeling.argilla import server
     from labeling.argilla.client import connect
-    from labeling.argilla.overview import overview
+    from labeling.argilla.dataset_status import dataset_statuses
 
     remote = os.environ.get("ARGILLA_API_URL") if home is None else None
     running = None if remote else server.status(home)
     if running is None and not remote:
         typer.echo("null" if json_ else "no Argilla server runs; start one with `flywheel argilla up`")
         raise typer.Exit(0 if json_ else 1)
-    datasets = list(overview(connect(home=home), dataset, judgements=judgements))
-    told: dict[str, Any] = {"url": remote}
+    datasets = list(dataset_statuses(connect(home=home), dataset, judgements=judgements))
+    facts: dict[str, Any] = {"url": remote}
     line = str(remote)
     if running is not None:
-        told = {"url": running.url, "user": running.username, "password_file": str(running.password_file)}
-        told |= {"uptime_s": round(running.uptime), "pids": running.pids}
-        line = f"{running.url}  user {running.username}, password in {running.password_file}"
-        line += f"  (Argilla {running.version})"
+        facts = {"url": running.url, "user": running.username, "password_file": str(running.password_file)}
+        facts |= {"uptime_s": round(running.uptime), "pids": running.pids}
+        line = f"{_login(running)}  (Argilla {running.version})"
     if json_:
-        told["datasets"] = [
+        facts["datasets"] = [
             {
                 "name": d.name, "workspace": d.workspace, "total": d.progress.total, "completed": d.progress.completed,
                 "users": {name: asdict(counts) for name, counts in d.progress.users.items()},
@@ -79,14 +82,18 @@ def status(
             }
             for d in datasets
         ]  # fmt: skip
-        typer.echo(json.dumps(told, indent=1))
+        typer.echo(json.dumps(facts, indent=1))
         return
     typer.echo(line)
     for found in datasets:
-        _show(found)
+        _print(found)
 
 
-def _show(found: Overview) -> None:
+def _login(running: LocalServer) -> str:
+    return f"{running.url}  user {running.username}, password in {running.password_file}"
+
+
+def _print(found: DatasetStatus) -> None:
     typer.echo(
         f"  {found.workspace}/{found.name:<32} {found.progress.completed:>6} of {found.progress.total} records ranked"
     )

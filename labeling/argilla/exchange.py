@@ -16,8 +16,8 @@ from engine import seeds
 from engine.errors import UserError, nearest
 from engine.store.schema import messages_digest, row_id
 from labeling.argilla.client import Argilla
-from labeling.argilla.overview import dataset_names, overview
-from labeling.argilla.task import Pushed, RankingRecord, RankingTask
+from labeling.argilla.dataset_status import dataset_names, dataset_statuses
+from labeling.argilla.task import PushCount, RankingRecord, RankingTask
 
 MOST_SHOWN = 5  # wrong lines told one by one
 
@@ -59,20 +59,20 @@ def _record(line: str) -> RankingRecord:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(row, dict):
         raise ValueError(f"a JSON object was expected, found {type(row).__name__}")
-    given = cast("dict[str, Any]", row)
-    if unknown := sorted(given.keys() - {"id", "prompt", "answers", "metadata"}):
+    fields = cast("dict[str, Any]", row)
+    if unknown := sorted(fields.keys() - {"id", "prompt", "answers", "metadata"}):
         raise ValueError(f"unknown key {unknown[0]!r}{nearest(unknown[0], ('id', 'prompt', 'answers'))}")
-    prompt, answers = given.get("prompt"), given.get("answers")
+    prompt, answers = fields.get("prompt"), fields.get("answers")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if not isinstance(messages, list) or not messages or not all(_is_message(m) for m in messages):  # pyright: ignore
         raise ValueError("`prompt` must be a text, or a list of messages with `role` and `content`")
     if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(a, str) for a in answers):  # pyright: ignore
         raise ValueError("`answers` must be a list of two texts or more")
     texts = cast("list[str]", answers)
-    said = cast("list[dict[str, str]]", messages)
-    key = str(given.get("id") or row_id("Shown", messages_digest(said), *texts))
+    conversation = cast("list[dict[str, str]]", messages)
+    key = str(fields.get("id") or row_id("Shown", messages_digest(conversation), *texts))
     order = _order(key, len(texts))
-    return RankingRecord(key, said, [texts[i] for i in order], given.get("metadata") or {})
+    return RankingRecord(key, conversation, [texts[i] for i in order], fields.get("metadata") or {})
 
 
 def _is_message(message: Any) -> bool:
@@ -84,7 +84,7 @@ def _order(key: str, count: int) -> list[int]:
     return seeds.shuffled(range(count), "exchange", key)
 
 
-def push(client: Argilla, task: RankingTask, records: Sequence[RankingRecord]) -> tuple[Pushed, str]:
+def push(client: Argilla, task: RankingTask, records: Sequence[RankingRecord]) -> tuple[PushCount, str]:
     """Add what is new, to a dataset of this task for each number of answers; how many, and where the first is."""
     sizes = sorted({len(record.answers) for record in records})
     new = present = 0
@@ -95,7 +95,7 @@ def push(client: Argilla, task: RankingTask, records: Sequence[RankingRecord]) -
         done = client.push(dataset, [record for record in records if len(record.answers) == size])
         new, present = new + done.new, present + done.present
         urls.append(dataset.url)
-    return Pushed(new, present), urls[0]
+    return PushCount(new, present), urls[0]
 
 
 def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> int:
@@ -104,7 +104,7 @@ def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> 
     Raises:
         UserError: there is no dataset of ours by this name.
     """
-    known = overview(client, name, judgements=False)
+    known = dataset_statuses(client, name, judgements=False)
     ours = [f.dataset for f in known if f.dataset is not None and workspace in (None, f.workspace)]
     if not ours:
         names = dataset_names(client)
@@ -123,7 +123,7 @@ def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> 
             row = {
                 "id": record.external_id, "prompt": record.prompt, "annotator": response.user, "status": response.status,
                 "answers": [record.answers[i] for i in places], "ranks": [response.ranks[i] for i in places],
-                "ratings": {aspect: [given[i] for i in places] for aspect, given in response.ratings.items()},
+                "ratings": {aspect: [values[i] for i in places] for aspect, values in response.ratings.items()},
                 "shown": places, "correction": response.correction, "flags": response.flags,
                 "inserted_at": response.inserted_at.isoformat(), "updated_at": response.updated_at.isoformat(),
             }  # fmt: skip

@@ -22,7 +22,7 @@ WINDOWS = 12
 
 
 @dataclass(frozen=True)
-class Judged:
+class RecordJudgement:
     """One submitted judgement of one record. `ranks` are of the same answers in the same order for all of a record."""
 
     record: str
@@ -34,7 +34,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Table:
+class OversightTable:
     """`links` are addresses by row; a row without one has None."""
 
     title: str
@@ -62,14 +62,14 @@ def sides(ranks: Sequence[int | None]) -> list[int | None]:
     ]
 
 
-def _by_record(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
-    found: dict[str, list[Judged]] = {}
-    for one in sorted(judged, key=lambda j: j.at):
+def _by_record(judgements: Sequence[RecordJudgement]) -> dict[str, list[RecordJudgement]]:
+    found: dict[str, list[RecordJudgement]] = {}
+    for one in sorted(judgements, key=lambda j: j.at):
         found.setdefault(one.record, []).append(one)
     return found
 
 
-def _compared(a: Judged, b: Judged) -> Counter[str]:
+def _compared(a: RecordJudgement, b: RecordJudgement) -> Counter[str]:
     """The pairs of answers both took a stand on, by how their stands compare."""
     words: Counter[str] = Counter()
     for x, y in zip(sides(a.ranks), sides(b.ranks), strict=True):
@@ -78,9 +78,9 @@ def _compared(a: Judged, b: Judged) -> Counter[str]:
     return words
 
 
-def agreement_over_time(judged: Sequence[Judged], windows: int = WINDOWS) -> list[tuple[int, float]]:
+def agreement_over_time(judgements: Sequence[RecordJudgement], windows: int = WINDOWS) -> list[tuple[int, float]]:
     """(records judged twice so far, share of pairs of answers on which two annotators agreed) in each window of records."""
-    complete = [group for group in _by_record(judged).values() if len({j.annotator for j in group}) > 1]
+    complete = [group for group in _by_record(judgements).values() if len({j.annotator for j in group}) > 1]
     complete.sort(key=lambda group: group[-1].at)
     points: list[tuple[int, float]] = []
     size = max(1, -(-len(complete) // windows))
@@ -95,7 +95,7 @@ def agreement_over_time(judged: Sequence[Judged], windows: int = WINDOWS) -> lis
     return points
 
 
-def dispute(group: Sequence[Judged]) -> float:
+def dispute(group: Sequence[RecordJudgement]) -> float:
     """The lesser side's share of all stands on the pairs of one record; 0 is full agreement, 1/2 an even split."""
     lesser = total = 0
     for stands in zip(*(sides(j.ranks) for j in group), strict=True):
@@ -116,13 +116,15 @@ def record_url(dataset_url: str, prompt: str) -> str:
     return f"{dataset_url}?status=submitted&search={search}"
 
 
-def tables(judged: Sequence[Judged], others: Mapping[str, Mapping[str, int]] | None = None) -> list[Table]:
+def tables(
+    judgements: Sequence[RecordJudgement], others: Mapping[str, Mapping[str, int]] | None = None
+) -> list[OversightTable]:
     """Annotators, what each two of them make of the same pairs, and the most disputed records.
 
     Args:
         others: annotator -> drafts and discarded responses, by status.
     """
-    groups = _by_record(judged)
+    groups = _by_record(judgements)
     agrees: dict[str, Counter[str]] = {}
     between: dict[tuple[str, str], Counter[str]] = {}
     for group in groups.values():
@@ -134,7 +136,7 @@ def tables(judged: Sequence[Judged], others: Mapping[str, Mapping[str, int]] | N
             for name in (a.annotator, b.annotator):
                 agrees.setdefault(name, Counter()).update(words)
     own: dict[str, list[datetime]] = {name: [] for name in others or {}}
-    for one in judged:
+    for one in judgements:
         own.setdefault(one.annotator, []).append(one.at)
     people: list[tuple[Any, ...]] = []
     for name, at in sorted(own.items()):
@@ -146,19 +148,19 @@ def tables(judged: Sequence[Judged], others: Mapping[str, Mapping[str, int]] | N
     disputed = [(share, groups[key]) for share, key in worst if share > 0][:MOST_DISPUTED]
     kinds = ("same", "opposite", "one tied", "both tied")
     return [
-        Table(
+        OversightTable(
             "Annotators",
             ("annotator", "submitted", *(("drafts", "discarded") if others is not None else ()), "a record", "agrees"),
             people,
             [None] * len(people),
         ),
-        Table(
+        OversightTable(
             "Two annotators on the same pairs of answers",
             ("annotators", *kinds),
             [(f"{a}, {b}", *(words[kind] for kind in kinds)) for (a, b), words in sorted(between.items())],
             [None] * len(between),
         ),
-        Table(
+        OversightTable(
             "Disputed records",
             ("prompt", "against the majority", "annotators"),
             [

@@ -14,7 +14,7 @@ from labeling.argilla.task import (
     RankingRecord,
     RankingResponse,
     RankingTask,
-    ShownRecord,
+    RecordView,
     Submission,
 )
 
@@ -275,9 +275,9 @@ def prompt_as_written(prompt: Any) -> Prompt:
     return [{"role": m["role"], "content": as_written(m["content"])} for m in prompt]
 
 
-def read_record(task: RankingTask, record: dict[str, Any]) -> ShownRecord:
+def read_record(task: RankingTask, record: dict[str, Any]) -> RecordView:
     fields = record["fields"]
-    return ShownRecord(
+    return RecordView(
         id=record["id"],
         external_id=record["external_id"],
         prompt=prompt_as_written(fields["prompt"]),
@@ -287,9 +287,12 @@ def read_record(task: RankingTask, record: dict[str, Any]) -> ShownRecord:
 
 
 def write_submission(task: RankingTask, submission: Submission) -> dict[str, Any]:
-    for what, given in (("ranks", submission.ranks), *((f"ratings of {k}", v) for k, v in submission.ratings.items())):
-        if len(given) != task.answers:
-            raise UserError(f"Record {submission.record_id}: {len(given)} {what} for {task.answers} answers.")
+    for what, entries in (
+        ("ranks", submission.ranks),
+        *((f"ratings of {k}", v) for k, v in submission.ratings.items()),
+    ):
+        if len(entries) != task.answers:
+            raise UserError(f"Record {submission.record_id}: {len(entries)} {what} for {task.answers} answers.")
     values: dict[str, Any] = {
         _rating(aspect, label): {"value": rating}
         for aspect in task.aspects

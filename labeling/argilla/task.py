@@ -131,7 +131,7 @@ class RankingResponse:
 
 
 @dataclass(frozen=True)
-class ShownRecord:
+class RecordView:
     """A record as an annotator sees it.
 
     `answered`: this user has a response to it already, in whatever status.
@@ -176,7 +176,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Pushed:
+class PushCount:
     new: int
     present: int
 
@@ -189,7 +189,7 @@ class UserProgress:
 
 
 @dataclass(frozen=True)
-class Progress:
+class DatasetProgress:
     """`completed` counts the records with at least `min_submitted` submissions."""
 
     total: int

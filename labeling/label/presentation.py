@@ -1,4 +1,4 @@
-"""What annotators are shown: which answers to a prompt, in which order, and among them attention checks.
+"""What annotators see: which answers to a prompt, in which order, and among them attention checks.
 
 Everything is derived from the stage's seed and ids, so that a run that goes on shows what the killed one did.
 """
@@ -15,7 +15,7 @@ from labeling.argilla.task import RankingRecord
 
 
 @dataclass(frozen=True)
-class Shown:
+class Presentation:
     """The answers to one prompt, in the order in which annotators see them.
 
     Attributes:
@@ -41,7 +41,7 @@ class Shown:
     def record(self) -> RankingRecord:
         return RankingRecord(self.key, self.prompt, self.texts, suggested=self.suggested)
 
-    def for_annotator(self, name: str, seed: int) -> Shown:
+    def for_annotator(self, name: str, seed: int) -> Presentation:
         """The same answers in an order of this annotator's own."""
         order = seeds.shuffled(range(len(self.candidates)), seed, "shown", name, self.key)
         return replace(
@@ -57,9 +57,9 @@ def text_of(candidate: dict[str, Any]) -> str:
     return candidate["completion"][-1]["content"]
 
 
-def to_show(
+def presentations(
     candidates: Sequence[dict[str, Any]], answers: int, seed: int, worth: Mapping[str, float]
-) -> tuple[list[Shown], list[dict[str, Any]]]:
+) -> tuple[list[Presentation], list[dict[str, Any]]]:
     """Up to `answers` different answers to every prompt, shuffled; and the prompts that have no two, as rejected rows.
 
     Args:
@@ -69,7 +69,7 @@ def to_show(
     by_prompt: dict[str, list[dict[str, Any]]] = {}
     for row in candidates:
         by_prompt.setdefault(row["prompt_id"], []).append(row)
-    shown: list[Shown] = []
+    made: list[Presentation] = []
     rejected: list[dict[str, Any]] = []
     for prompt_id, rows in sorted(by_prompt.items()):
         different = {text_of(row): row for row in sorted(rows, key=lambda r: r["id"], reverse=True)}
@@ -78,18 +78,18 @@ def to_show(
             rejected.append({"id": prompt_id, "reason": "one_answer", "detail": f"{len(rows)} samples, all the same"})
             continue
         key = row_id("Shown", prompt_id, *(row["id"] for row in picked))
-        shown.append(Shown(key, prompt_id, picked[0]["prompt"], picked, [worth.get(row["id"]) for row in picked]))
-    return shown, rejected
+        made.append(Presentation(key, prompt_id, picked[0]["prompt"], picked, [worth.get(row["id"]) for row in picked]))
+    return made, rejected
 
 
-def attention_checks(shown: Sequence[Shown], share: float, seed: int) -> list[Shown]:
+def attention_checks(shown: Sequence[Presentation], share: float, seed: int) -> list[Presentation]:
     """For a share of the prompts, the same question once more with one answer swapped for another prompt's.
 
     Whoever reads sees that it does not belong; whoever doesn't ranks it as any other. The planted answer comes from a
     prompt of another text whose reference differs, where there is one, and says what no answer to this prompt says.
     Prompts for which no such answer exists get no check.
     """
-    checks: list[Shown] = []
+    checks: list[Presentation] = []
     wanted = round(share * len(shown))
     floor = min((w for s in shown for w in s.worth if w is not None), default=None)
     donors = seeds.shuffled(sorted(shown, key=lambda s: s.key), seed, "attention", "donors")
@@ -108,6 +108,6 @@ def attention_checks(shown: Sequence[Shown], share: float, seed: int) -> list[Sh
                 worth = list(own.worth)
                 worth[place] = None if floor is None else floor - 3.0  # what reads as off the point is worth least
                 key = row_id("Attention", own.key, row["id"])
-                checks.append(Shown(key, own.prompt_id, own.prompt, rows, worth, planted=row["id"]))
+                checks.append(Presentation(key, own.prompt_id, own.prompt, rows, worth, planted=row["id"]))
                 break
     return checks

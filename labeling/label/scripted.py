@@ -17,7 +17,7 @@ from itertools import islice
 
 from engine.errors import UserError
 from labeling.argilla.client import Argilla
-from labeling.argilla.task import RATINGS, Annotator, Dataset, Prompt, RankingTask, ShownRecord, Submission
+from labeling.argilla.task import RATINGS, Annotator, Dataset, Prompt, RankingTask, RecordView, Submission
 
 PREFIX = "scripted-"
 _SUBMIT_EVERY = 20
@@ -45,7 +45,12 @@ class ScriptedAnnotator:
 
     @property
     def username(self) -> str:
-        return self.name if self.name.startswith(PREFIX) else f"{PREFIX}{self.name}"
+        return username_of(self.name)
+
+
+def username_of(name: str) -> str:
+    """The user that a scripted annotator works as."""
+    return name if name.startswith(PREFIX) else f"{PREFIX}{name}"
 
 
 def rank(annotator: ScriptedAnnotator, prompt: Prompt, answers: Sequence[str], seed: str) -> tuple[int, ...]:
@@ -71,12 +76,12 @@ def rank(annotator: ScriptedAnnotator, prompt: Prompt, answers: Sequence[str], s
     return tuple(ranks)
 
 
-def assigned(usernames: Sequence[str], external_id: str, per_record: int) -> list[str]:
+def annotators_of(usernames: Sequence[str], external_id: str, per_record: int) -> list[str]:
     """The annotators that judge a record: the same whatever the order of work (rendezvous hashing)."""
     return sorted(usernames, key=lambda name: _digest(f"{name}\0{external_id}"))[:per_record]
 
 
-def run(
+def annotate(
     client: Argilla,
     dataset: Dataset,
     annotators: Sequence[ScriptedAnnotator],
@@ -122,7 +127,7 @@ def _judge(
     todo = (
         record
         for record in client.records(dataset)
-        if not record.answered and annotator.username in assigned(usernames, record.external_id, per_record)
+        if not record.answered and annotator.username in annotators_of(usernames, record.external_id, per_record)
     )
     count = 0
     while batch := list(islice(todo, _SUBMIT_EVERY)):
@@ -133,7 +138,7 @@ def _judge(
     return count
 
 
-def _submission(annotator: ScriptedAnnotator, record: ShownRecord, task: RankingTask) -> Submission:
+def _submission(annotator: ScriptedAnnotator, record: RecordView, task: RankingTask) -> Submission:
     ranks = rank(annotator, record.prompt, record.answers, record.external_id)
     # Where ratings are asked for, too: the best gets the best, one less for every place below, in every aspect.
     rated = [max(RATINGS[0], RATINGS[-1] + 1 - r) for r in ranks]

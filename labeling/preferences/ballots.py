@@ -215,14 +215,14 @@ def read_gold(artifact: Artifact, ballots: Sequence[Ballot]) -> Gold:
 
 
 @dataclass(frozen=True)
-class Index:
+class Numbering:
     """Numbers of annotators and of (prompt id, text). The gold key is one annotator more."""
 
     annotators: list[str]
     item: dict[tuple[str, str], int]
 
 
-def number(ballots: Sequence[Ballot], gold: Gold) -> tuple[Judgements, Index]:
+def to_judgements(ballots: Sequence[Ballot], gold: Gold) -> tuple[Judgements, Numbering]:
     """Ballots and gold pairs as arrays, in an order that depends on what they are about alone."""
     annotators = sorted({ballot.annotator for ballot in ballots})
     who = {name: a for a, name in enumerate(annotators)}
@@ -247,7 +247,7 @@ def number(ballots: Sequence[Ballot], gold: Gold) -> tuple[Judgements, Index]:
         np.array([block[prompt_id] for prompt_id, _ in keyed], np.int64),
         len(annotators) + 1,
     )
-    return judgements, Index(annotators, item)
+    return judgements, Numbering(annotators, item)
 
 
 def _padded(rows: list[list[int]], fill: int) -> Ints:

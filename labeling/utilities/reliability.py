@@ -132,7 +132,7 @@ class Reliability:
 
 
 @dataclass
-class _State:
+class _Estimates:
     utility_I: Floats
     slope_A: Floats
     position_A: Floats
@@ -173,7 +173,7 @@ def fit(
     whole = _Problem.of(judgements, unranked, position)
     chosen_B = _evenly(several_B if overlap else ~several_B, most_blocks)
     part = _Problem.of(judgements.about(chosen_B), unranked, position, whole.steps.sizes)
-    state = _State(
+    state = _Estimates(
         np.zeros(len(part.layout.block_I)),
         np.array([known.get(a, 1.0) for a in range(judgements.annotators)]),
         np.zeros(judgements.annotators),
@@ -270,12 +270,12 @@ class _Problem:
             self.steps.repeat(times), np.tile(self.z_SK, (times, 1)), np.tile(self.annotator_S, times), self.layout
         )
 
-    def moments(self, state: _State, utility_SK: Floats) -> Moments:
+    def moments(self, state: _Estimates, utility_SK: Floats) -> Moments:
         slope_S1, pull_S1 = state.slope_A[self.annotator_S][:, None], state.position_A[self.annotator_S][:, None]
         return moments(self.steps, slope_S1 * utility_SK + pull_S1 * self.z_SK, state.log_delta)
 
 
-def _laplace(problem: _Problem, state: _State) -> Floats:
+def _laplace(problem: _Problem, state: _Estimates) -> Floats:
     """Move `state.utility_I` to its posterior mode, prompt by prompt; returns the covariances there (B, W, W)."""
     steps, layout = problem.steps, problem.layout
     slope_S = state.slope_A[problem.annotator_S]
@@ -314,7 +314,7 @@ def _laplace(problem: _Problem, state: _State) -> Floats:
     return covariance * (layout.used_BW[:, :, None] & layout.used_BW[:, None, :])
 
 
-def _maximise(problem: _Problem, state: _State, covariance_BWW: Floats, free_A: Bools, draws: int) -> Floats:
+def _maximise(problem: _Problem, state: _Estimates, covariance_BWW: Floats, free_A: Bools, draws: int) -> Floats:
     """One Newton step of reliabilities, pulls and ties on the expected log-likelihood, in place; (A, 2) errors."""
     steps, layout, z_SK, annotator_S = problem.steps, problem.layout, problem.z_SK, problem.annotator_S
     annotators, sizes = len(state.slope_A), len(steps.sizes)
@@ -377,7 +377,7 @@ def _maximise(problem: _Problem, state: _State, covariance_BWW: Floats, free_A: 
     return se_A2
 
 
-def _rescale(state: _State, count_A: Floats | Ints, free_A: Bools) -> float:
+def _rescale(state: _Estimates, count_A: Floats | Ints, free_A: Bools) -> float:
     """Give the typical annotator a reliability of 1: one scale is shared by utilities and reliabilities.
 
     Typical is the mean weighted by rankings and by reliability itself, which those who rank at random do not move.

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from labeling.argilla import client as argilla
 from labeling.argilla import server
+from labeling.argilla.client import Argilla, connect
 from labeling.argilla.task import RankingTask
 
 
@@ -24,10 +24,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def client(request: pytest.FixtureRequest) -> argilla.Argilla:
+def client(request: pytest.FixtureRequest) -> Argilla:
     if os.environ.get("ARGILLA_API_URL"):
-        return argilla.connect()
-    return argilla.connect(home=request.getfixturevalue("home"))
+        return connect()
+    return connect(home=request.getfixturevalue("home"))
 
 
 @pytest.fixture

@@ -36,5 +36,5 @@ def sampler(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def lend(*_: Any) -> Any:
         return Lent()
 
-    monkeypatch.setattr("training.ppo_run.start_engine", lend)
-    monkeypatch.setattr("training.grpo.start_engine", lend)
+    monkeypatch.setattr("training.rl.ppo.loop.start_engine", lend)
+    monkeypatch.setattr("training.rl.grpo.start_engine", lend)

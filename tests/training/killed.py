@@ -23,7 +23,7 @@ from generators.backends.vllm.engine import ENVIRONMENT
 from tests.training import tiny_chat
 
 IMPORTED = ["torch", "transformers", "peft", "trl", "trl.trainer.sft_trainer", "training.pretrain.work", "training.sft.work",
-            "training.reward.fit", "training.preference.dpo", "training.ppo", "training.loops.trl"]  # fmt: skip
+            "training.reward.fit", "training.preference.dpo", "training.rl.ppo.loop", "training.loops.trl"]  # fmt: skip
 VLLM = ["vllm.entrypoints.llm"]
 _forked_from: tuple[int | None, set[str]] = (None, set())  # a process, and what it has imported
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-# `evaluate` is not among them: its rules read tables.
 STAGES = [
     "pretrain.stage", "sft.stage", "preference.dpo_stage", "preference.kto_stage", "reward.reward_stage",
-    "reward.score_stage", "reward.benchmark_stage",
+    "reward.score_stage", "reward.benchmark_stage", "evaluate.stage",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "vllm", "numpy", "polars", "pyarrow"}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from generators.backends.protocol import Sampling
 from generators.backends.vllm.engine import VllmEngine, end_ids
 from generators.text.prompts import decode, load_tokenizer
-from training.rollouts import Question, Rollout, load_questions
+from training.rl.rollouts import Question, Rollout, load_questions
 
 if TYPE_CHECKING:
     from engine.stage.job import Job

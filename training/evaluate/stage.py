@@ -6,7 +6,7 @@ model, by its length, and by its KL to the reference model:
 
     KL(model || reference) = E[sum_t log model(y_t) - log reference(y_t)],  y from the model
 
-estimated by the mean over answers (k1 in `training.kl`: no bias, may be slightly negative).
+estimated by the mean over answers (k1 in `training.rl.kl`: no bias, may be slightly negative).
 
 `best_of: {sft: 4}` adds a line: of every four answers of `sft`, the one that the reward model likes best. It is what
 reinforcement learning has to beat, and moves `sft` by log n - (n - 1)/n nats at most.

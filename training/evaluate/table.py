@@ -10,9 +10,9 @@ import polars as pl
 
 from engine.statistics import bootstrap
 from engine.statistics.bootstrap import Interval
-from training import kl
 from training.evaluate import length_control, strengths, win_rate
 from training.evaluate.metrics import MEASURED
+from training.rl import kl
 
 Line = dict[str, float | int | None]
 

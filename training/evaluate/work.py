@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import polars as pl
@@ -21,10 +20,10 @@ from training.evaluate.shared_engine import SharedEngine
 from training.evaluate.table import as_text, side_by_side, tabulate
 from training.models.load import load_model, quiet
 from training.models.logprobs import token_logprobs
-from training.overoptimisation import best_of_at_kl
-from training.reward_function import frame, make_scorer, same_tokenizer
-from training.rollouts import Rollout, check_room, load_questions
-from training.stored_rollouts import load_rollouts, score_rollouts
+from training.rl.overoptimisation import best_of_at_kl
+from training.rl.rollouts import Rollout, check_room, load_questions
+from training.rl.scoring import frame, make_scorer, same_tokenizer
+from training.rl.stored import load_rollouts, score_rollouts
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -59,7 +58,7 @@ def evaluate(stage: Evaluate, job: Job) -> None:
             job.commit(parts[entry.name], verdicts(stage, job, engine, entry))
         job.progress(i + 1, len(entries), "models")
     engine.close()
-    rows = pl.concat([read_part(job, part) for part in parts.values()])
+    rows = pl.concat([cast(pl.DataFrame, pl.from_arrow(job.read_part(part))) for part in parts.values()])
     chosen = {entry.name: entry.best_of for entry in entries if entry.best_of > 1}
     table = tabulate(rows, names, stage.reference, list(stage.checks), job.seed, chosen)
     asked = questions_asked(job, entries)
@@ -215,11 +214,6 @@ def divergence(
     encoded = [rollout.answer for rollout in rollouts]
     ours, theirs = token_logprobs(model, encoded), token_logprobs(reference, encoded)
     return np.array([float((a.double() - b.double()).sum()) for a, b in zip(ours, theirs, strict=True)])
-
-
-def read_part(job: Job, part: str) -> pl.DataFrame:
-    data = job.store.read("artifacts", job.artifact, "data", f"{part}.parquet")
-    return pl.read_parquet(io.BytesIO(data))
 
 
 def best_of(

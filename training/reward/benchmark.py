@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import polars as pl
@@ -82,11 +82,9 @@ def benchmark(stage: RewardBench, job: Job) -> None:
         job.progress(i + 1, len(rewards), "reward models")
     table: dict[str, Line] = {}
     for i, label in enumerate(rewards):
-        stored = job.store.read("artifacts", job.artifact, "data", f"{i:05d}-{label}.parquet")
         values: dict[str, list[float]] = {}
-        for subject, _, value in (
-            pl.read_parquet(stored).sort("subject", "sample").select("subject", "sample", "value").iter_rows()
-        ):
+        stored = cast(pl.DataFrame, pl.from_arrow(job.read_part(f"{i:05d}-{label}")))
+        for subject, value in stored.sort("subject", "sample").select("subject", "value").iter_rows():
             values.setdefault(subject, []).append(value)
         table[label] = line(items, [values[item.id] for item in items], job.seed)
     by_length = [[float(len(text)) for text in item.answers] for item in items]

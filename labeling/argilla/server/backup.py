@@ -122,11 +122,11 @@ def _call(program: str, database_url: str, *arguments: str) -> None:
     """A program of PostgreSQL on this database. The address goes by the environment: a command line is no secret."""
     url = urlsplit(database_url)
     database = url.path.lstrip("/")
-    given = {
+    login = {
         "PGHOST": url.hostname, "PGPORT": url.port, "PGDATABASE": database,
         "PGUSER": unquote(url.username or ""), "PGPASSWORD": unquote(url.password or ""),
     }  # fmt: skip
-    environment = {**os.environ, **{name: str(value) for name, value in given.items() if value}}
+    environment = {**os.environ, **{name: str(value) for name, value in login.items() if value}}
     command = [program, *(["--dbname", database] if program == "pg_restore" else []), *arguments]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -24,8 +24,8 @@ _IN_REPOSITORY = Path(__file__).parents[3] / "requirements" / "argilla-server.tx
 
 def flywheel_home() -> Path:
     """Where Flywheel keeps what it installs and serves: `FLYWHEEL_HOME`, or the user's data folder."""
-    given = os.environ.get("FLYWHEEL_HOME")
-    return Path(given).expanduser().absolute() if given else Path.home() / ".local" / "share" / "flywheel"
+    named = os.environ.get("FLYWHEEL_HOME")
+    return Path(named).expanduser().absolute() if named else Path.home() / ".local" / "share" / "flywheel"
 
 
 def requirements() -> Path:

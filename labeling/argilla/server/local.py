@@ -31,7 +31,7 @@ _SUPERVISOR = Path(__file__).parent / "embedded" / "supervise.py"
 
 
 @dataclass(frozen=True)
-class Server:
+class LocalServer:
     """A running server. `uptime` is in seconds; `pids` maps supervisor, server, redis and worker to process
     ids.
     """
@@ -60,7 +60,7 @@ def up(
     port: int | None = None,
     database_url: str | None = None,
     on_step: Callable[[str], None] | None = None,
-) -> Server:
+) -> LocalServer:
     """Start the server, or find the one that runs, and return once it answers.
 
     `port` is kept for later starts; without it the last port (at first 6900) is used if free, else any.
@@ -136,7 +136,7 @@ def down(home: Path | None = None) -> bool:
     return True
 
 
-def status(home: Path | None = None) -> Server | None:
+def status(home: Path | None = None) -> LocalServer | None:
     """The server of this home if it runs (it may still be starting), else None."""
     home = resolve(home)
     if not _running(home):
@@ -144,7 +144,7 @@ def status(home: Path | None = None) -> Server | None:
     state, settings = _state(home), _settings(home)
     if "pids" not in state:
         return None
-    return Server(
+    return LocalServer(
         url=f"http://127.0.0.1:{state['port']}",
         username=settings["owner"],
         password_file=Path(settings["password_file"]),
@@ -179,7 +179,7 @@ def settings_of_place(home: Path) -> dict[str, str]:
     }
 
 
-def _when_ready(home: Path) -> Server | None:
+def _when_ready(home: Path) -> LocalServer | None:
     """The server once it answers; None if its supervisor is gone without a word."""
     deadline = time.monotonic() + _READY_WITHIN
     while time.monotonic() < deadline:

@@ -18,8 +18,8 @@ from generators.rules.columns import COLUMNS
 from generators.rules.rule import Rule
 from generators.rules.verify import code_of, measure, passes
 from training.evaluate.stage import Evaluate
-from training.grpo import Grpo
-from training.ppo import Ppo
+from training.rl.grpo_stage import Grpo
+from training.rl.ppo.stage import Ppo
 
 RULE: TypeAdapter[Any] = TypeAdapter(Rule)
 

@@ -16,10 +16,10 @@ from engine.store.store import Store
 from training.hardware import memory
 from training.models.lora import peft_config
 from training.models.lora_settings import Lora
-from training.ppo import Ppo
 from training.pretrain.llama import Llama, decoder_config
 from training.pretrain.optim import build
 from training.pretrain.size import Size
+from training.rl.ppo.stage import Ppo
 
 GIB = 2**30
 BIG = {"depth": 24, "width": 2048, "heads": 16}  # 1.3B

@@ -92,7 +92,7 @@ def optimum(reference: np.ndarray, beta: float) -> tuple[float, np.ndarray]:
 
 @pytest.mark.slow
 def test_ppo_reaches_beta_log_z(store: Store, tmp_path: Path, given: Given, build: Build) -> None:
-    from training.ppo import Ppo
+    from training.rl.ppo.stage import Ppo
 
     beta = 0.3
     policy = tiny_chat.artifact(store, letters_only(tmp_path / "policy", 0))

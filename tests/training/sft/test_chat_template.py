@@ -14,7 +14,8 @@ from engine.store.store import Store
 from tests.training.tiny import tokenizer
 from tests.training.tiny_chat import artifact
 from training.sft.chat_template import ChatTemplate, Unlearnable, marks_answers
-from training.sft.stage import DIM, IGNORE, PLAIN, Sft, render, show, teach_to_end
+from training.sft.examples import DIM, IGNORE, PLAIN, render, show, teach_to_end
+from training.sft.stage import Sft
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 # Name -> the tokens of its turns, its end of sequence and the end of a turn.
@@ -165,11 +166,12 @@ def test_a_stock_model_is_trained_and_stops_at_the_end_of_its_turn(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from training.pretrain.llama import decoder_config
     from training.pretrain.size import Size
 
     tokens = chat("gemma")
     eos, end = tokens.eos_token_id, tokens.convert_tokens_to_ids("<end_of_turn>")
-    config = Size(depth=1, width=32, heads=2).config("llama", len(tokens), 128, eos, tokens.pad_token_id)
+    config = decoder_config(Size(depth=1, width=32, heads=2), "llama", len(tokens), 128, eos, tokens.pad_token_id)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "stock")
     tokens.save_pretrained(tmp_path / "stock")
     rows = [

@@ -33,16 +33,16 @@ class Not:
 
 
 @dataclass(frozen=True)
-class All:
+class AllOf:
     nodes: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
-class Any:
+class AnyOf:
     nodes: tuple[Node, ...]
 
 
-Node = Term | Not | All | Any
+Node = Term | Not | AllOf | AnyOf
 
 
 def parse(text: str) -> Node:
@@ -56,8 +56,8 @@ def parse(text: str) -> Node:
         while position < len(tokens) and tokens[position] == "|":
             position += 1
             branches.append(every())
-        filled = [branch for branch in branches if branch != All(())]
-        return filled[0] if len(filled) == 1 else Any(tuple(filled)) if filled else All(())
+        filled = [branch for branch in branches if branch != AllOf(())]
+        return filled[0] if len(filled) == 1 else AnyOf(tuple(filled)) if filled else AllOf(())
 
     def every() -> Node:
         nonlocal position
@@ -73,13 +73,13 @@ def parse(text: str) -> Node:
                     nodes.append(Not(group) if token == "-(" else group)
             else:
                 nodes.append(token)
-        return nodes[0] if len(nodes) == 1 else All(tuple(nodes))
+        return nodes[0] if len(nodes) == 1 else AllOf(tuple(nodes))
 
     nodes: list[Node] = []
     while position < len(tokens):
         nodes.append(either())
         position += 1  # a closing bracket that nobody opened
-    return nodes[0] if len(nodes) == 1 else All(tuple(nodes))
+    return nodes[0] if len(nodes) == 1 else AllOf(tuple(nodes))
 
 
 def matches(node: Node, texts: Sequence[str]) -> bool:
@@ -94,9 +94,9 @@ def _matches(node: Node, texts: Sequence[str]) -> bool:
             return any(words[0] in text and pattern.search(text) is not None for text in texts)
         case Not(inner):
             return not _matches(inner, texts)
-        case All(nodes):
+        case AllOf(nodes):
             return all(_matches(inner, texts) for inner in nodes)
-        case Any(nodes):
+        case AnyOf(nodes):
             return any(_matches(inner, texts) for inner in nodes)
 
 
@@ -107,7 +107,7 @@ def required_words(node: Node) -> list[str]:
     match node:
         case Term(_, words):
             return [word for word in words if word.isascii() and word.isalnum()]
-        case All(nodes):
+        case AllOf(nodes):
             return [word for inner in nodes for word in required_words(inner)]
         case _:
             return []

@@ -122,7 +122,7 @@ def _children(home: Path, settings: dict[str, Any], listening: socket.socket, re
             logs / "server.log",
             fds=(listening.fileno(),),
         ),
-        Child("worker", [sys.executable, str(_HERE / "work.py")], environment, logs / "worker.log"),
+        Child("worker", [sys.executable, str(_HERE / "background.py")], environment, logs / "worker.log"),
     ]
 
 

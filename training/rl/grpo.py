@@ -1,0 +1,186 @@
+"""GRPO by TRL's trainer, with answers and scores of our own (`training.rl.grpo_stage` has the methods and their papers)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import torch
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from engine.errors import UserError
+from engine.stage.job import Job
+from training.loops.trl import arguments, train
+from training.models.load import is_adapter, load_model, save
+from training.models.logprobs import token_logprobs
+from training.models.lora import peft_config
+from training.rl.record import consumed, keep, warn_of_sameness
+from training.rl.rollouts import Question, Rollout, check_room, draw, load_questions
+from training.rl.sampler import Sampler, start_engine
+from training.rl.scoring import Scorer, make_scorer
+
+if TYPE_CHECKING:
+    from training.rl.grpo_stage import Grpo
+
+
+def optimise(stage: Grpo, job: Job) -> None:
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    policy: Any
+    policy, tokenizer = load_model(job.input("policy").location, job)
+    questions = load_questions(job, tokenizer)
+    check_room(questions, stage.max_tokens, policy.config)
+    scorer = make_scorer(job, tokenizer, stage.rules, stage.weights, stage.pessimism, device)
+    in_loss = stage.chosen("kl") == "loss"
+    if in_loss and stage.lora and job.maybe("reference"):
+        raise UserError(
+            "with `lora` and the KL in the loss the reference is the policy without its adapter: leave out `reference`, or set `kl: reward`."
+        )
+
+    per_prompt = stage.rollouts // stage.samples
+    size = stage.micro_batch or stage.rollouts // stage.minibatches
+    steps = stage.minibatches * stage.epochs
+    args = arguments(
+        job,
+        GRPOConfig,
+        max_steps=stage.iterations * steps,
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=stage.rollouts // stage.minibatches // size,
+        steps_per_generation=stage.rollouts // size,
+        num_generations=stage.samples,
+        num_iterations=stage.epochs,
+        max_completion_length=stage.max_tokens,
+        learning_rate=stage.lr,
+        lr_scheduler_type="linear" if stage.decay else "constant",
+        beta=stage.beta if in_loss else 0.0,
+        epsilon=stage.clip,
+        epsilon_high=stage.chosen("clip_high"),
+        loss_type=stage.chosen("loss"),
+        scale_rewards=stage.chosen("scale"),
+        mask_truncated_completions=bool(stage.chosen("mask_cut")),
+        # The leave-one-out baseline is the mean's, scaled: r_i - mean_{j != i} r_j = G / (G - 1) (r_i - mean r)
+        reward_weights=[stage.samples / (stage.samples - 1) if stage.chosen("leave_one_out") else 1.0],
+        max_grad_norm=stage.max_grad_norm,
+        adam_beta2=0.95,
+        adam_epsilon=1e-5,
+        save_steps=stage.checkpoint_every * steps,  # only between iterations: their rollouts are not in a checkpoint
+        shuffle_dataset=False,
+        disable_dropout=True,
+    )
+    drawn = [i for number in range(stage.iterations) for i in draw(len(questions), per_prompt, number, job.seed)]
+    reference = reference_folder(job) if in_loss else reference_model(stage, job)
+    hooks = Hooks(stage, job, tokenizer, questions, scorer, None if in_loss else reference)
+    origin = policy.config._name_or_path
+    if in_loss and not stage.lora:
+        policy.config._name_or_path = str(reference)  # from where TRL loads its reference
+    trainer = GRPOTrainer(
+        model=policy,
+        reward_funcs=[hooks.score],
+        args=args,
+        train_dataset=datasets.Dataset.from_dict({"prompt": [str(i) for i in drawn]}),
+        processing_class=tokenizer,
+        peft_config=peft_config(stage.lora) if stage.lora else None,
+        rollout_func=hooks.sample,
+    )
+    policy.config._name_or_path = origin
+    try:
+        train(trainer, job, report_to=stage.report_to)
+    finally:
+        hooks.close()
+    digest, learnt_from = consumed(job)
+    job.summary(consumed=digest, episodes=learnt_from)
+    trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if stage.lora and stage.lora.merge:
+        trained = trained.merge_and_unload()
+    save(job, trained, tokenizer, job.input("policy").id if stage.lora and not stage.lora.merge else "")
+
+
+def reference_folder(job: Job) -> Path:
+    """For a KL in the loss: what TRL loads."""
+    given = job.maybe("reference") or job.input("policy")
+    if not is_adapter(given.location):
+        return Path(given.location)
+    folder = job.scratch / "reference"
+    load_model(given.location, job)[0].save_pretrained(folder)
+    return folder
+
+
+def reference_model(stage: Grpo, job: Job) -> Any:
+    """For a KL in the reward. None: the policy without its adapter."""
+    given = job.maybe("reference")
+    if stage.lora and not given:
+        return None
+    return load_model((given or job.input("policy")).location, job)[0].eval()
+
+
+@dataclass
+class Hooks:
+    """What TRL's trainer calls for answers, and then for what they are worth."""
+
+    stage: Grpo
+    job: Job
+    tokenizer: Any
+    questions: list[Question]
+    scorer: Scorer
+    reference: Any
+    sampler: Sampler | None = None
+    rollouts: list[Rollout] = field(default_factory=lambda: [])
+    measured: dict[str, float] = field(default_factory=lambda: {})
+    penalty: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def iteration(self, state: Any) -> int:
+        return state.global_step // (self.stage.minibatches * self.stage.epochs)
+
+    def sample(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        """TRL's `rollout_func`; a prompt is the number of a question."""
+        stage, job = self.stage, self.job
+        iteration = self.iteration(trainer.state)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if self.sampler is None:
+            location = job.input("policy").location
+            engine = start_engine(location, self.questions, stage.max_tokens, stage.gpu_share, job)
+            self.sampler = Sampler(job, engine, model, self.tokenizer, stage.max_tokens)
+        with torch.no_grad():
+            self.rollouts = self.sampler.sample([self.questions[int(prompt)] for prompt in prompts], iteration)
+        # TRL shuffles answers into minibatches by the ambient generator, which vLLM reseeds whenever an engine starts: in
+        # a continued run that is after the checkpoint's random state was put back.
+        torch.manual_seed(job.derive("minibatches", iteration))
+        answers = [rollout.answer for rollout in self.rollouts]
+        ours = token_logprobs(model, answers)
+        gaps = torch.cat([mine - torch.tensor(r.logprobs) for mine, r in zip(ours, self.rollouts, strict=True)]).abs()
+        self.measured = {"sampler_gap": float(gaps.mean()), "sampler_gap_max": float(gaps.max())}
+        self.penalty = np.zeros(len(answers))
+        if stage.chosen("kl") == "reward" and stage.beta:
+            with model.disable_adapter() if self.reference is None else nullcontext():
+                theirs = token_logprobs(self.reference or model, answers)
+            kl = np.array([float((a - b).sum()) for a, b in zip(ours, theirs, strict=True)])
+            self.penalty = stage.beta * kl
+            self.measured["kl"] = float(kl.mean())
+        return {
+            "prompt_ids": [answer.prompt for answer in answers],
+            "completion_ids": [answer.response for answer in answers],
+            "logprobs": [rollout.logprobs for rollout in self.rollouts],
+        }
+
+    def score(self, prompts: list[str], log_metric: Any, trainer_state: Any, **_: Any) -> list[float | None]:
+        """TRL's reward function: of the answers sampled last."""
+        iteration = self.iteration(trainer_state)
+        scores, parts = self.scorer.score(self.rollouts)
+        warn_of_sameness(self.job, iteration, self.rollouts, scores)
+        keep(self.job, iteration, self.rollouts, scores)
+        length = np.mean([len(rollout.token_ids) for rollout in self.rollouts])
+        ended = np.array([rollout.ended for rollout in self.rollouts])
+        described = {"score": scores.mean(), "score_std": scores.std(), "length": length, "ended": ended.mean()}
+        for name, value in {**parts, **described, **self.measured}.items():
+            log_metric(name, float(value))
+        return (scores - self.stage.missing_eos * ~ended - self.penalty).tolist()
+
+    def close(self) -> None:
+        if self.sampler is not None:
+            self.sampler.close()

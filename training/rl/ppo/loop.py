@@ -1,0 +1,223 @@
+"""PPO's iterations: sample, score, look back, learn, save (`training.rl.ppo.stage` has the algorithm).
+
+Several processes (`training.loops.distributed`) look back and learn together; rank 0 alone samples, scores, reports and writes.
+All of them run the same lines.
+
+Shapes: B rollouts, R tokens of the longest response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from peft import get_peft_model
+
+from engine.seeds import generator
+from engine.stage.job import Job
+from training.loops import distributed, schedule
+from training.loops.tracking import tracked
+from training.models.load import load_model, quiet, save
+from training.models.logprobs import forward
+from training.models.lora import peft_config
+from training.models.padding import pad
+from training.rl.critic import Critic
+from training.rl.guard import Watch
+from training.rl.ppo.loss import Experience, describe, experience, loss
+from training.rl.ppo.state import restore
+from training.rl.record import consumed, keep, warn_of_sameness
+from training.rl.rollouts import Question, Rollout, check_room, draw, load_questions
+from training.rl.sampler import Sampler, start_engine
+from training.rl.scoring import Scorer, make_scorer
+
+if TYPE_CHECKING:
+    from training.rl.ppo.stage import Ppo
+
+
+def train(stage: Ppo, job: Job) -> None:
+    count = stage.processes or max(1, torch.cuda.device_count())
+    work = partial(optimise, stage)
+    with tracked(job, stage.report_to), distributed.processes(count, job, work, ("peft", __name__)) as job:
+        work(job)
+
+
+def optimise(stage: Ppo, job: Job) -> None:
+    """What each process does."""
+    quiet()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    models = load_models(stage, job)
+    tokenizer, lead = models.tokenizer, distributed.rank() == 0
+    scorer = make_scorer(job, tokenizer, stage.rules, stage.weights, stage.pessimism, models.device) if lead else None
+    questions = load_questions(job, tokenizer)
+    state = restore(job.scratch / "checkpoints", {"policy": models.policy, "critic": models.critic}, stage)
+    watch = Watch(job, tokenizer, stage.guard, stage.gold, stage.gold_every, state.points) if stage.guard else None
+    iterations = range(state.learnt, stage.iterations + bool(watch))  # a guard looks at the last policy, too
+    everything = [*questions, *(watch.questions if watch else [])]
+    check_room(everything, stage.max_tokens, models.policy.config)
+    location = job.input("policy").location
+    engine = (
+        start_engine(location, everything, stage.max_tokens, stage.gpu_share, job, stage.ahead)
+        if lead and iterations
+        else None
+    )
+    sampler = Sampler(job, engine, models.policy, tokenizer, stage.max_tokens, state.ahead)
+
+    def asked(iteration: int) -> list[Question]:
+        drawn = draw(len(questions), stage.rollouts // stage.samples, iteration, job.seed)
+        return [questions[i] for i in drawn for _ in range(stage.samples)]
+
+    stopped = None
+    for iteration in iterations:
+        rollouts = sampler.sample(asked(iteration), iteration)
+        scores, parts = score(scorer, rollouts)
+        worth = scores - stage.missing_eos * np.array([not rollout.ended for rollout in rollouts])
+        old = look_back(stage, models, rollouts, worth, state.controller.beta)
+        last = iteration == stage.iterations
+        if watch:
+            stopped = watch.look(iteration, sampler, float(scores.mean()), old.kl, parts.get("disagreement"), last)
+        if last or stopped:
+            break
+        warn_of_sameness(job, iteration, rollouts, scores)
+        if lead:
+            keep(job, iteration, rollouts, scores)
+        if stage.ahead and iteration + 1 in iterations:
+            sampler.sample_ahead(asked(iteration + 1), iteration + 1)
+        learnt = learn(stage, models, state.optimizer, old, iteration, job.seed)
+        curves = {**parts, **describe(rollouts, worth, old), **learnt, "beta": state.controller.beta}
+        job.metric(iteration + 1, **curves)
+        job.progress(iteration + 1, stage.iterations, "iterations")
+        state.controller.update(old.kl, stage.rollouts)
+        state.save(iteration + 1, watch.guard.as_json() if watch else [], sampler.wait())
+
+    state.checkpoints.wait()
+    sampler.close()
+    # The same digest says: the same answers to the same prompts, in the same order, were learnt from.
+    digest, episodes = consumed(job)
+    job.summary(consumed=digest, episodes=episodes, beta=state.controller.beta)
+    if watch:
+        if stopped:
+            job.say(f"Stopped before iteration {episodes // stage.rollouts + 1}: {stopped}")
+        job.summary(kept_iteration=watch.restore_best(models.policy), stopped=stopped or "")
+    write(stage, job, models)
+
+
+# -- models --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Models:
+    """What one process has of them; `reference` is None where it is the policy without its adapter."""
+
+    policy: Any
+    reference: Any
+    critic: Critic
+    tokenizer: Any
+    device: torch.device
+
+
+def load_models(stage: Ppo, job: Job) -> Models:
+    """In each process, made ready to be shared by all."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    given, location = job.maybe("reference"), job.input("policy").location
+    policy: Any
+    policy, tokenizer = load_model(location, job)
+    # With an adapter the policy without it is the reference: one copy of the weights.
+    reference: Any = None if stage.lora and not given else load_model(given.location if given else location, job)[0]
+    backbone: Any = load_model(location, job)[0].base_model if stage.critic == "separate" else None
+    critic = Critic(int(policy.config.hidden_size), backbone)
+    if stage.lora:
+        policy = get_peft_model(policy, peft_config(stage.lora))
+    for module in (policy, reference, critic):
+        if module is not None:
+            module.to(device).eval()  # dropout off: rho is 1 before the first step
+            distributed.spread(module, stage.sharding)
+    return Models(policy, reference, critic, tokenizer, device)
+
+
+def write(stage: Ppo, job: Job, models: Models) -> None:
+    """The policy as it is, or its adapter, into the job's output."""
+    origin = job.input("policy")
+    merge = stage.lora is not None and stage.lora.merge
+    policy = distributed.put_together(
+        models.policy.merge_and_unload() if merge else models.policy, lambda: load_model(origin.location, job)[0]
+    )
+    if distributed.rank() == 0:
+        save(job, policy, models.tokenizer, origin.id if stage.lora and not merge else "")
+
+
+# -- the steps of an iteration -------------------------------------------------------------------------------------------
+
+
+def score(scorer: Scorer | None, rollouts: Sequence[Rollout]) -> tuple[np.ndarray, dict[str, float]]:
+    """What rank 0's scorer says, in all processes."""
+    return distributed.from_lead(lambda: cast(Scorer, scorer).score(rollouts))
+
+
+def look_back(stage: Ppo, models: Models, rollouts: Sequence[Rollout], scores: np.ndarray, beta: float) -> Experience:
+    """What policy, reference and critic say about the rollouts before the policy learns, and what follows from it."""
+    policy, reference, critic, device = models.policy, models.reference, models.critic, models.device
+    answers = [rollout.answer for rollout in rollouts]
+    mask_BR = pad(answers, device).mask_BR
+    logprobs_BR, reference_BR, values_BR, entropy_BR = (torch.zeros(mask_BR.shape, device=device) for _ in range(4))
+    with torch.no_grad():
+        for chunk, counts in distributed.turns(answers):
+            batch = pad([answers[i] for i in chunk], device)
+            out = forward(policy, batch, entropy=True, hidden=critic.backbone is None)
+            assert out.entropy_BR is not None
+            width = out.logprobs_BR.shape[1]
+            logprobs_BR[chunk, :width] += counts * out.logprobs_BR
+            entropy_BR[chunk, :width] += counts * out.entropy_BR
+            values_BR[chunk, :width] += counts * critic(batch, out.hidden_BRD)
+            with policy.disable_adapter() if reference is None else nullcontext():
+                reference_BR[chunk, :width] += counts * forward(reference or policy, batch).logprobs_BR
+    for known_BR in (logprobs_BR, reference_BR, values_BR, entropy_BR):
+        distributed.total(known_BR)  # each process knows the rows of its share
+        known_BR.masked_fill_(~mask_BR, 0.0)
+    score_B = torch.tensor(scores, dtype=torch.float32, device=device)
+    return experience(
+        rollouts, mask_BR, logprobs_BR, reference_BR, values_BR, entropy_BR, score_B, beta, stage
+    )  # fmt: skip
+
+
+def learn(
+    stage: Ppo, models: Models, optimizer: torch.optim.Optimizer, old: Experience, iteration: int, seed: int
+) -> dict[str, float]:
+    """Epochs of minibatch steps on what was looked back on. Returns means over the steps taken."""
+    policy, critic = models.policy, models.critic
+    for group in optimizer.param_groups:
+        group["lr"] = stage.lr * (schedule.linear(iteration, stage.iterations, 0.0) if stage.decay else 1.0)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    seen: list[dict[str, float]] = []
+    for minibatch in minibatches(stage, len(old.answers), iteration, seed):
+        tokens = int(old.mask_BR[minibatch].sum())
+        optimizer.zero_grad()
+        sums: dict[str, float] = {}
+        for chunk, counts in distributed.turns([old.answers[i] for i in minibatch]):
+            part = old.of(minibatch[chunk])
+            batch = pad(part.answers, models.device)
+            now = forward(policy, batch, entropy=stage.entropy_weight > 0, hidden=critic.backbone is None)
+            summed, parts = loss(now, critic(batch, now.hidden_BRD), part, stage)
+            (counts * summed / tokens).backward()
+            sums = {name: sums.get(name, 0.0) + counts * value for name, value in parts.items()}
+        step = {name: value / tokens for name, value in distributed.totals(sums).items()}
+        if stage.stop_kl is not None and step["step_kl"] > stage.stop_kl:
+            break
+        distributed.sum_gradients(policy)
+        distributed.sum_gradients(critic)
+        torch.nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm)
+        optimizer.step()
+        seen.append(step)
+    means = {name: float(np.mean([step[name] for step in seen])) for name in (seen[0] if seen else {})}
+    return {**means, "steps": float(len(seen))}
+
+
+def minibatches(stage: Ppo, rollouts: int, iteration: int, seed: int) -> Iterator[np.ndarray]:
+    """The rows of each step of an iteration, epoch after epoch."""
+    for epoch in range(stage.epochs):
+        order = generator(seed, "minibatch", iteration, epoch).permutation(rollouts)
+        yield from np.array_split(order, stage.minibatches)

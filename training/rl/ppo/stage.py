@@ -1,0 +1,144 @@
+"""`ppo`: policy, reward and prompts -> policy (Schulman et al. 2017; for language models, Ziegler et al. 2019).
+
+One iteration:
+
+1.  sample answers from the policy with vLLM at temperature 1: the samples are the policy's own
+2.  r_t = -beta (log pi(y_t) - log pi_ref(y_t)) + [t is the last token] (score - penalty if it is not an end token)
+                                                                                         (Ziegler et al. 2019, eq. 2)
+3.  A_t, R_t by generalised advantage estimation                                      (`training.rl.advantages`)
+4.  a few epochs of minibatches on
+        L = E[min(rho_t A_t, clip(rho_t, 1-eps, 1+eps) A_t)],   rho_t = pi(y_t) / pi_old(y_t)     (PPO, eq. 7)
+        + value_weight 1/2 E[max((V_t - R_t)^2, (clip(V_t, V_old +- eps_v) - R_t)^2)]             (PPO, eq. 9, clipped)
+        - entropy_weight E[H_t]
+    with values and returns in units of the returns' root mean square, so that no weight depends on the reward's scale
+
+pi_old is the trainer's own: vLLM computes in another order, so its log-probabilities differ by rounding (or by its
+dtype). The weight min(pi_old / pi_sampler, C) corrects for that (truncated importance sampling, Ionides 2008), and
+the difference is one of the curves. The same weight corrects for the step that samples are behind with `ahead`, which
+has the sampler answer the next questions while the policy learns (Noukhovitch et al. 2024, arXiv:2410.18252).
+
+Everything an iteration draws is derived from its number. With policy, critic, optimizer and beta in one checkpoint an
+iteration, a run that is killed ends with the same bits as one that is not.
+
+The formulas are in `training.rl.ppo.loss`, the iterations in `training.rl.ppo.loop`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from engine.stage.stage import Device, NotIdentity, Stage, port
+from generators.rules.rule import Rule, version
+from training.hardware import memory
+from training.loops.tracking_settings import ReportTo
+from training.models.answers import TOKENS
+from training.models.lora_settings import Lora
+from training.rl.drawings import DRAWINGS
+from training.rl.guard_settings import GuardConfig
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
+
+
+class Ppo(Stage):
+    """Train a policy by reinforcement learning to give answers that score higher."""
+
+    takes = {
+        "policy": port("Model", "Adapter"),
+        "reward": port("RewardModel", optional=True),
+        "prompts": port("Prompt", "Conversation", many=True),
+        "reference": port("Model", "Adapter", optional=True),
+        "held_out": port("Prompt", "Conversation", many=True, optional=True),
+    }
+    gives = "Model"
+    phase = "training"
+    drawings = DRAWINGS
+    random = True
+    version = 3
+
+    iterations: int = Field(30, ge=1)
+    rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
+    samples: int = Field(1, ge=1, description="Answers a prompt; divides `rollouts`.")
+    max_tokens: int = Field(64, ge=1, description="Longest answer.")
+    epochs: int = Field(2, ge=1, description="Passes over the rollouts of an iteration.")
+    minibatches: int = Field(4, ge=1, description="Optimizer steps an epoch.")
+    lr: float = Field(1e-5, gt=0)
+    decay: bool = Field(True, description="Let the rate fall linearly to 0 over the run.")
+    clip: float = Field(0.2, gt=0, description="eps: how far the ratio moves before it stops to pay.")
+    clip_value: float = Field(0.2, gt=0, description="eps_v: the same for a value, in units of the returns' RMS.")
+    value_weight: float = Field(0.5, ge=0)
+    entropy_weight: float = Field(0.0, ge=0)
+    critic: Literal["shared", "separate"] = Field("shared", description="A head on the policy, or a model of its own.")
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    beta: float = Field(0.05, ge=0, description="Reward given up per nat of KL to the reference.")
+    target: float | None = Field(None, gt=0, description="KL (nats an answer) towards which beta is steered.")
+    kl_estimator: Literal["k1", "k3"] = Field("k1", description="Of the KL in the reward, per token.")
+    stop_kl: float | None = Field(
+        0.05, gt=0, description="KL (nats a token) between the policy and pi_old that ends an iteration's epochs early."
+    )
+    missing_eos: float = Field(1.0, ge=0, description="Taken off the score of an answer that was cut at `max_tokens`.")
+    whiten_rewards: bool = Field(False, description="Scale rewards to unit variance. beta then counts in those units.")
+    whiten_advantages: bool = True
+    correction: float = Field(2.0, ge=1, description="C: the cap on the weight pi_old / pi_sampler.")
+    ahead: bool = Field(
+        False,
+        description="Sample the answers of the next iteration while this one is learnt from: they are a step behind the "
+        "policy, which `correction` weighs. For machines with a core or a GPU to spare.",
+    )
+    max_grad_norm: float = Field(1.0, gt=0)
+    rules: dict[str, Rule] = Field(
+        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason, or a verifier."
+    )
+    weights: dict[str, float] = Field(
+        {}, description="Weight of each rule and of `reward` in the score; 1 if not named."
+    )
+    pessimism: float = Field(0.0, ge=0, description="Standard deviations of an ensemble taken off its mean.")
+    guard: GuardConfig | None = Field(
+        None, description="Stop where the reward is over-optimised, and give the best policy instead of the last."
+    )
+    gold: dict[str, Rule] = Field({}, description="For the guard: rules that measure answers to `held_out` prompts.")
+    gold_every: int = Field(5, ge=1, description="Iterations between two such measurements.")
+    lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
+    gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
+    processes: Annotated[int | None, NotIdentity] = Field(
+        None, ge=1, description="That share each minibatch; one for each GPU if left out. Changes rounding only."
+    )
+    sharding: Annotated[Literal["replicate", "shard"], NotIdentity] = Field(
+        "replicate", description="`shard`: FSDP2, for models that don't fit one GPU."
+    )
+    report_to: ReportTo = "none"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Ppo:
+        if self.rollouts % self.samples:
+            raise ValueError(f"`samples` ({self.samples}) must divide `rollouts` ({self.rollouts})")
+        if self.minibatches > self.rollouts:
+            raise ValueError(f"{self.rollouts} `rollouts` can't be cut into {self.minibatches} `minibatches`")
+        if self.lora and self.sharding == "shard":
+            raise ValueError("`lora` needs whole matrices: use `sharding: replicate`, or train all weights")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), **version([*self.rules.values(), *self.gold.values()])}
+
+    def output(self, given: dict[str, list[str]]) -> str:
+        return "Adapter" if self.lora and not self.lora.merge else "Model"
+
+    def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
+        length, count = 2 * self.max_tokens, self.processes or 1
+        at_once = max(1, min(self.rollouts // self.minibatches // count, TOKENS // length))
+        split = count if self.sharding == "shard" else 1
+        beside = (int(not self.lora) + 4 * (self.critic == "separate")) / split + len(given.get("reward", []))
+        return memory.forecast_fine_tuning(
+            given["policy"][0], device.less(self.gpu_share), self.lora, length, at_once,
+            references=beside, processes=split,
+        )  # fmt: skip
+
+    def run(self, job: Job) -> None:
+        from training.rl.ppo.loop import train
+
+        train(self, job)

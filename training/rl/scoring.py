@@ -1,0 +1,114 @@
+"""What an answer is worth: a reward model, rules that can be checked, or a weighted sum of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from engine.errors import UserError
+from engine.stage.job import Job
+from generators.rules.columns import COLUMNS
+from generators.rules.rule import Rule
+from generators.rules.verify import measure
+from generators.text.prompts import encode_prompt
+from training.models.answers import Answer, encode, end_id
+from training.reward.model import RewardModel
+from training.rl.rollouts import Rollout
+
+
+@dataclass
+class Scorer:
+    """Scores rollouts by a reward model, by rules, or by both.
+
+    Attributes:
+        reward: may be None if there are rules.
+        rules: name -> expression or verifier.
+        weights: name -> weight in the sum, 1 where not named; `reward` is the reward model's.
+        pessimism: standard deviations over an ensemble's heads that are taken off its mean.
+        same_tokens: the reward model reads the policy's own token ids; otherwise the text is tokenised anew for it.
+    """
+
+    reward: RewardModel | None
+    rules: Mapping[str, Rule]
+    weights: Mapping[str, float]
+    pessimism: float = 0.0
+    same_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        if self.reward is None and not self.rules:
+            raise UserError("nothing says what an answer is worth: give a reward model (`reward`) or `rules`.")
+        if unknown := set(self.weights) - {*self.rules, "reward"}:
+            raise UserError(
+                f"`weights` names {', '.join(sorted(unknown))}; known are reward, {', '.join(self.rules) or '(no rules)'}."
+            )
+
+    def score(self, rollouts: Sequence[Rollout]) -> tuple[NDArray[np.float64], dict[str, float]]:
+        """The score of each rollout, and the mean of every part that went into it."""
+        parts: dict[str, NDArray[np.float64]] = {}
+        extra: dict[str, float] = {}
+        if self.reward is not None:
+            answers = [self.read(rollout) for rollout in rollouts]
+            heads_BK = self.reward.heads(answers).double()
+            parts["reward"] = heads_BK.mean(1).numpy()
+            if heads_BK.shape[1] > 1:
+                deviation = heads_BK.std(1, correction=0).numpy()
+                extra["disagreement"] = float(deviation.mean())
+                parts["reward"] = parts["reward"] - self.pessimism * deviation
+        if self.rules:
+            rows = frame(rollouts)
+            for name, rule in self.rules.items():
+                parts[name] = measure(rule, rows, name)
+        total = sum((self.weights.get(name, 1.0) * values for name, values in parts.items()), np.zeros(len(rollouts)))
+        return total, {**{name: float(values.mean()) for name, values in parts.items()}, **extra}
+
+    def read(self, rollout: Rollout) -> Answer:
+        """The rollout as the reward model was trained to read it: closed by the end of the turn, where the score is."""
+        assert self.reward is not None
+        tokenizer: Any = self.reward.tokenizer
+        if not self.same_tokens:
+            return encode(tokenizer, rollout.question.messages, [{"role": "assistant", "content": rollout.text}])
+        end = end_id(tokenizer, "the reward model")
+        ids = rollout.token_ids
+        return Answer(rollout.question.token_ids, ids if ids and ids[-1] == end else [*ids, end])
+
+
+def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
+    """The columns that rules are written over, one row for each rollout."""
+    return pl.DataFrame(
+        {
+            "completion": [r.text for r in rollouts],
+            "reference": [r.question.reference for r in rollouts],
+            "prompt": [r.question.said for r in rollouts],
+            "length": [len(r.token_ids) for r in rollouts],
+            "finish_reason": [r.finish_reason for r in rollouts],
+        },
+        schema=COLUMNS,
+    )
+
+
+def same_tokenizer(a: Any, b: Any) -> bool:
+    """Whether two tokenizers give the same ids to the same chat."""
+    probe = [{"role": "user", "content": "Why is 12 + 3 = 15?\nÄ"}]
+
+    return (
+        a.get_vocab() == b.get_vocab()
+        and a.eos_token_id == b.eos_token_id
+        and encode_prompt(a, probe) == encode_prompt(b, probe)
+    )
+
+
+def make_scorer(
+    job: Job, tokenizer: Any, rules: Mapping[str, Rule], weights: dict[str, float], pessimism: float, device: Any
+) -> Scorer:
+    """The scorer of a job; says so when the reward model has a tokenizer of its own."""
+    given = job.maybe("reward")
+    reward = RewardModel.load(given.location, device) if given else None
+    same = reward is None or same_tokenizer(reward.tokenizer, tokenizer)
+    if not same:
+        job.say("The reward model has another tokenizer than the policy: it gets each answer's text, tokenised anew.")
+    return Scorer(reward, rules, weights, pessimism, same)
