@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def kills(bench: Bench, method: str, quick: bool) -> list[Claim]:
     """SIGKILL again and again, each time continued, against a run that was left alone."""
     from tests.training import tiny_chat
-    from tests.training.test_reward import preferences
+    from tests.training.preference_rows import preferences
     from tests.training.tiny_chat import PROMPTS
 
     count = 2 if quick else 10
