@@ -35,7 +35,7 @@ from engine.stage.stage import Stage
 from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS
 from engine.store.store import Store
-from generators.backends.local import Local
+from generators.backends.local_model import Local
 from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Backend, Completion, Sampling
 from generators.candidates.stage import Candidates

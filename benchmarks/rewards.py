@@ -41,7 +41,7 @@ from engine.execution.worker import carry_out
 from engine.stage.stage import load
 from engine.statistics import bootstrap
 from engine.store.store import Store
-from generators.rules import mathematics, numbers
+from generators.rules import equality, numbers
 from training.reward import calibration
 from training.rl.guard import Guard
 from training.rl.guard_settings import GuardConfig
@@ -328,7 +328,7 @@ def gsm8k(quick: bool) -> list[Claim]:
         written = row["answer"].split("####")[1].strip()
         value = Fraction(written.replace(",", ""))
         right += numbers.final(row["answer"]) == value
-        solved += mathematics.is_right(row["answer"], row["answer"])
+        solved += equality.is_right(row["answer"], row["answer"])
         said = [
             f"The answer is {value}.",
             f"So it costs ${float(value):,.2f} in all.",
@@ -342,7 +342,7 @@ def gsm8k(quick: bool) -> list[Claim]:
         formats += sum(numbers.agrees(text, row["answer"]) for text in said)
         asked += len(said)
         for text in (f"The answer is {value + 1}.", "I don't know."):
-            wrong += numbers.agrees(text, row["answer"]) or mathematics.is_right(text, row["answer"])
+            wrong += numbers.agrees(text, row["answer"]) or equality.is_right(text, row["answer"])
     return [
         claim("gsm8k_final_answers", right, f"all {len(rows)} rows", right == solved == len(rows) >= 7473, mathematics=solved),
         claim("gsm8k_number_formats", round(formats / asked, 6), "all of $, commas, percent, fractions, boxed; no wrong one",

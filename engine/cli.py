@@ -195,7 +195,7 @@ def show(
     json_: Json = False,
 ) -> None:
     """Show an artifact: what made it, its numbers and rows one can read."""
-    from engine.view.artifact import as_json, print_artifact
+    from engine.view.show import as_json, print_artifact
 
     artifact = _open(store).find(name)
     if json_:

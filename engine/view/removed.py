@@ -18,7 +18,7 @@ POINTERS = {"kept_id": "kept", "touched": "evaluation row"}
 
 
 @dataclass(frozen=True)
-class Example:
+class RejectedExample:
     """A rejected row and, where it names one, the row it is held against (`against` says as what)."""
 
     row: dict[str, Any]
@@ -26,7 +26,7 @@ class Example:
     other: dict[str, Any] | None = None
 
 
-def examples(artifact: Artifact, each: int = 2) -> dict[str, list[Example]]:
+def examples(artifact: Artifact, each: int = 2) -> dict[str, list[RejectedExample]]:
     """Some rejected rows for each reason, the most frequent reason first."""
     wanted = dict(sorted(artifact.manifest["rejected"].items(), key=lambda item: -item[1]))
     rows: dict[str, list[dict[str, Any]]] = {reason: [] for reason in wanted}
@@ -55,11 +55,11 @@ def _take(artifact: Artifact, name: str, column: str, into: dict[str, list[dict[
             into[value] += table.slice(index, 1).to_pylist()
 
 
-def _example(row: dict[str, Any], others: dict[str, dict[str, Any]]) -> Example:
+def _example(row: dict[str, Any], others: dict[str, dict[str, Any]]) -> RejectedExample:
     for column, name in POINTERS.items():
         if identity := row.get(column):
-            return Example(row, name, others.get(identity))
-    return Example(row)
+            return RejectedExample(row, name, others.get(identity))
+    return RejectedExample(row)
 
 
 def _find(artifact: Artifact, ids: set[str]) -> dict[str, dict[str, Any]]:

@@ -10,14 +10,14 @@ in another process no vLLM.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from engine.errors import UserError
 from generators.backends import adapters
-from generators.backends.local import Local
+from generators.backends.engines import load_engine
+from generators.backends.local_model import Local
 from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Backend, EngineName, Usage
 from generators.backends.replicas import Replicas, devices_of
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from engine.store.artifact import Artifact
     from generators.backends.server.settings import ServerSettings
     from generators.backends.vllm.engine import VllmEngine
-
-ENGINES = {
-    "vllm": "generators.backends.vllm.engine:VllmEngine",
-    "transformers": "generators.backends.transformers_engine:TransformersEngine",
-}
 
 
 def open_backend(
@@ -137,8 +132,7 @@ def open_engine(
     """
     if apart:
         return WatchedEngine(engine, model, say, devices, **options)
-    module, _, name = ENGINES.get(engine, engine).partition(":")
-    return getattr(importlib.import_module(module), name)(model, **options)
+    return load_engine(engine, model, **options)
 
 
 def report_usage(job: Job, usage: Usage) -> None:

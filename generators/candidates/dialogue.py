@@ -13,7 +13,7 @@ from engine.stage.job import Job, Part
 from engine.store.digest import digest_json
 from engine.store.schema import DATASETS, row_id
 from generators.backends.in_flight import in_flight
-from generators.backends.local import Local
+from generators.backends.local_model import Local
 from generators.backends.open import open_backend, open_model, open_server
 from generators.backends.protocol import Backend, Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from generators.backends import json_answers
-from generators.backends.local import Local
+from generators.backends.local_model import Local
 from generators.backends.protocol import Answer, Backend, Failure
 from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected
 from generators.rules.sandbox import Outcome, run_all

@@ -19,9 +19,8 @@ import pyarrow as pa
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from engine.store.parquet import read_parquet
 from engine.store.schema import DATASETS, messages_digest, row_id
-from generators.backends.local import Local
+from generators.backends.local_model import Local
 from generators.backends.open import open_backend
 from generators.backends.protocol import Backend, Sampling
 from generators.drafts.drafts import Made, Rejected
@@ -178,9 +177,8 @@ def _summarize(job: Job, stage: Instructions, count: int, world: World, made: in
     reasons: Counter[str] = Counter()
     spent: Counter[str] = Counter()
     drafts = [row["metadata"] for row in world.made]
-    for name in job.store.list("artifacts", job.artifact, "rejected"):
-        with job.store.fs.open(job.store.path("artifacts", job.artifact, "rejected", name), "rb") as file:
-            table = read_parquet(file, ["reason", "metadata"])
+    for name in sorted(job.writer.rejected_parts()):
+        table = job.writer.read_rejected(name, ["reason", "metadata"])
         reasons.update(table["reason"].to_pylist())
         drafts += map(json.loads, table["metadata"].to_pylist())
     for one in drafts:

@@ -56,12 +56,10 @@ class Judge(Stage):
     def _check(cls, value: dict[str, str]) -> dict[str, str]:
         if not value:
             return value
-        import polars as pl
-
-        from generators.rules.columns import COLUMNS, score
+        from generators.rules.answer_columns import check_expressions
 
         try:
-            score(value, pl.DataFrame(schema=COLUMNS))
+            check_expressions(value)
         except UserError as error:
             raise ValueError(str(error)) from None
         return value

@@ -13,7 +13,7 @@ from engine.store.schema import row_id
 from generators.backends.open import open_backend
 from generators.backends.protocol import Sampling
 from generators.judge import model_judge
-from generators.rules.columns import readable, score
+from generators.rules.answer_columns import readable, score
 from generators.rules.verify import verify
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ last thing the user said), `length` (tokens) and `finish_reason` ("stop" where t
 was cut). Or it checks an answer against something known and gives 1 or 0:
 
     right:   {kind: number}                        # both end in the same number: $1,234.50, 1/2, 25 %  (`numbers.py`)
-    solved:  {kind: mathematics}                   # both end in the same expression, tuple, set ...  (`mathematics.py`)
+    solved:  {kind: mathematics}                   # both end in the same expression, tuple, set ...  (`equality.py`)
     spelled: {kind: exact}                         # the whole answer is the reference, but for case and white space
     marked:  {kind: regex, pattern: "Answer: (?P<answer>.+)"}    # what the group `answer` holds is the reference
     works:   {kind: tests, timeout: 5}             # the reference is code that raises if the answer's code is wrong
@@ -36,7 +36,7 @@ class _Check(BaseModel):
         return True
 
 
-class Number(_Check):
+class NumberRule(_Check):
     """The last number of the answer (or the marked one) is the reference's."""
 
     kind: Literal["number"]
@@ -45,20 +45,20 @@ class Number(_Check):
     )
 
 
-class Mathematics(_Check):
+class MathematicsRule(_Check):
     """The final answer equals the reference's: a number, an expression, a tuple, an interval, a set, words."""
 
     kind: Literal["mathematics"]
 
 
-class Exact(_Check):
+class ExactRule(_Check):
     """The whole answer is the reference; runs of white space count as one space."""
 
     kind: Literal["exact"]
     ignore_case: bool = True
 
 
-class Regex(_Check):
+class RegexRule(_Check):
     """The pattern is found in the answer. If it has a group `answer`, the last find's has to be the reference."""
 
     kind: Literal["regex"]
@@ -79,7 +79,7 @@ class Regex(_Check):
         return "answer" in re.compile(self.pattern).groupindex
 
 
-class Tests(_Check):
+class TestsRule(_Check):
     """The answer's Python passes the reference's, run after it in the sandbox (`sandbox.py`): the standard library alone,
     no network, no other process, an empty folder, limits on time, memory and disk.
     """
@@ -89,7 +89,7 @@ class Tests(_Check):
     memory_mb: int = Field(default=512, ge=64)
 
 
-class Refusal(_Check):
+class RefusalRule(_Check):
     """Whether the answer declines, told by how its first 300 characters are worded: English, and no judge of tone."""
 
     kind: Literal["refusal"]
@@ -108,15 +108,15 @@ def _tag(value: Any) -> str | None:
     return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
 
 
-Check = Number | Mathematics | Exact | Regex | Tests | Refusal
+Check = NumberRule | MathematicsRule | ExactRule | RegexRule | TestsRule | RefusalRule
 Rule = Annotated[
     Annotated[str, Tag("expression")]
-    | Annotated[Number, Tag("number")]
-    | Annotated[Mathematics, Tag("mathematics")]
-    | Annotated[Exact, Tag("exact")]
-    | Annotated[Regex, Tag("regex")]
-    | Annotated[Tests, Tag("tests")]
-    | Annotated[Refusal, Tag("refusal")],
+    | Annotated[NumberRule, Tag("number")]
+    | Annotated[MathematicsRule, Tag("mathematics")]
+    | Annotated[ExactRule, Tag("exact")]
+    | Annotated[RegexRule, Tag("regex")]
+    | Annotated[TestsRule, Tag("tests")]
+    | Annotated[RefusalRule, Tag("refusal")],
     Discriminator(
         _tag,
         custom_error_type="rule",
@@ -130,4 +130,4 @@ Verifier = Literal["code", "mathematics", "json"]
 
 def version(rules: Iterable[Rule]) -> dict[str, int]:
     """For the identity of a stage with these rules: how answers are compared, where one of them does so."""
-    return {"equality": EQUALITY} if any(isinstance(rule, Number | Mathematics) for rule in rules) else {}
+    return {"equality": EQUALITY} if any(isinstance(rule, NumberRule | MathematicsRule) for rule in rules) else {}

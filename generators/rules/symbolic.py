@@ -1,4 +1,4 @@
-r"""Whether two LaTeX expressions are equal, by math-verify and SymPy: a process of its own, which `mathematics.py` starts.
+r"""Whether two LaTeX expressions are equal, by math-verify and SymPy: a process of its own, which `equality.py` starts.
 
 It reads pairs, one JSON array a line, and answers each with a line, 1 or 0. math-verify's own limit on time is an alarm signal,
 which neither threads nor SymPy's arithmetic in C heed. Here a timer of CPU time ends the whole process, whatever it is in.
@@ -21,7 +21,7 @@ from sympy.core.relational import Relational
 
 MEMORY = 1 << 30
 PRECISION = 50  # digits to which numbers are compared that no simplification settles
-# Units are not left out: 3 m and 3 cm differ. `mathematics.py` says when one may be missing.
+# Units are not left out: 3 m and 3 cm differ. `equality.py` says when one may be missing.
 READING = LatexExtractionConfig(
     boxed_match_priority=-1,
     normalization_config=NormalizationConfig(

@@ -13,9 +13,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from engine.errors import UserError
-from generators.rules import mathematics, numbers
-from generators.rules.columns import score
-from generators.rules.rule import Check, Exact, Mathematics, Number, Refusal, Regex, Rule, Tests, Verifier
+from generators.rules import equality, numbers
+from generators.rules.answer_columns import score
+from generators.rules.rule import (
+    Check,
+    ExactRule,
+    MathematicsRule,
+    NumberRule,
+    RefusalRule,
+    RegexRule,
+    Rule,
+    TestsRule,
+    Verifier,
+)
 from generators.rules.sandbox import Limits, Unsafe, run, run_all
 
 BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -51,7 +61,7 @@ def measure(rule: Rule, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
     def value(completion: str, reference: str | None) -> float:
         return float(reference is not None and check(rule, completion, reference))
 
-    if not isinstance(rule, Tests):
+    if not isinstance(rule, TestsRule):
         return np.array([value(*pair) for pair in zip(completions, references, strict=True)], np.float64)
     with ThreadPoolExecutor(4) as pool:
         return np.array(list(pool.map(value, completions, references)), np.float64)
@@ -64,17 +74,17 @@ def check(rule: Check, completion: str, reference: str) -> bool:
         UserError: the reference is none that this rule can read; this machine can't hold a program back.
     """
     match rule:
-        case Number():
+        case NumberRule():
             return numbers.agrees(completion, reference, rule.tolerance)
-        case Mathematics():
-            return mathematics.is_right(completion, reference)
-        case Exact():
+        case MathematicsRule():
+            return equality.is_right(completion, reference)
+        case ExactRule():
             return _plain(completion, rule.ignore_case) == _plain(reference, rule.ignore_case)
-        case Regex():
+        case RegexRule():
             return _matches(rule, completion, reference)
-        case Tests():
+        case TestsRule():
             return passes([code_of(completion), reference], rule.timeout, rule.memory_mb)
-        case Refusal():
+        case RefusalRule():
             return _declines(rule, completion, reference)
 
 
@@ -96,7 +106,7 @@ def _expression(expression: str, rows: pl.DataFrame, name: str) -> NDArray[np.fl
     return values
 
 
-def _matches(rule: Regex, completion: str, reference: str) -> bool:
+def _matches(rule: RegexRule, completion: str, reference: str) -> bool:
     found = list(re.finditer(rule.pattern, completion, re.IGNORECASE if rule.ignore_case else 0))
     if not rule.compares:
         return bool(found)
@@ -104,7 +114,7 @@ def _matches(rule: Regex, completion: str, reference: str) -> bool:
     return last is not None and _plain(last, rule.ignore_case) == _plain(reference, rule.ignore_case)
 
 
-def _declines(rule: Refusal, completion: str, reference: str) -> bool:
+def _declines(rule: RefusalRule, completion: str, reference: str) -> bool:
     wanted = reference.strip().lower() if rule.expect == "reference" else rule.expect
     if wanted not in ("refuse", "answer"):
         raise UserError(f"a refusal is expected by the reference `refuse` or `answer`, found `{reference}`.")
@@ -151,7 +161,7 @@ def _code(answers: Sequence[str], references: Sequence[str | None]) -> list[floa
 
 def _mathematics(answers: Sequence[str], references: Sequence[str | None]) -> list[float | None]:
     return [
-        float(mathematics.is_right(answer, reference)) if reference else None
+        float(equality.is_right(answer, reference)) if reference else None
         for answer, reference in zip(answers, references, strict=True)
     ]
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from labeling.argilla.dataset_status import DatasetStatus
     from labeling.argilla.server import LocalServer
 
-app = typer.Typer(help="The Argilla server of this machine: real server, real UI, loopback only.", no_args_is_help=True)
+app = typer.Typer(
+    help="The Argilla server of this machine: real server, real UI, loopback only.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 Home = Annotated[Path | None, typer.Option("--home", help="Its folder [$FLYWHEEL_HOME/argilla].")]
 
 

@@ -59,9 +59,9 @@ class Passages:
         words_of = [words(text) for text in self.texts]
         self.too_short = sum(len(w) < min_words for w in words_of)
         looked_for = [(row, w) for row, w in enumerate(words_of) if len(w) >= min_words]
-        self.exact = PassageIndex.make([(row, min(ngram, len(w))) for row, w in looked_for], self.texts)
+        self.exact = NgramIndex.make([(row, min(ngram, len(w))) for row, w in looked_for], self.texts)
         shingled = [(row, min(SHINGLE, len(w))) for row, w in looked_for] if near is not None else []
-        self.shingles = PassageIndex.make(shingled, self.texts)
+        self.shingles = NgramIndex.make(shingled, self.texts)
         self.shingle_counts = {row: len({tuple(w[i : i + SHINGLE]) for i in range(max(len(w) - SHINGLE + 1, 1))})
                                for row, w in looked_for} if near is not None else {}  # fmt: skip
 
@@ -106,7 +106,7 @@ class Passages:
 
 
 @dataclass(frozen=True)
-class PassageIndex:
+class NgramIndex:
     """Hashes of passages of several widths, open-addressed behind a bitmap; each with the rows and places it stands at.
 
     Attributes:
@@ -125,7 +125,7 @@ class PassageIndex:
     places: Array
 
     @staticmethod
-    def make(chosen: list[tuple[int, int]], texts: list[str]) -> PassageIndex:
+    def make(chosen: list[tuple[int, int]], texts: list[str]) -> NgramIndex:
         """Index all passages of the chosen (row, width)."""
         column = texts_of(pa.array([texts[row] for row, _ in chosen], pa.large_string()))
         width = np.array([w for _, w in chosen], np.int64)
@@ -140,7 +140,7 @@ class PassageIndex:
         bits = np.zeros(size * BITS_A_KEY // 2 // 8, np.uint8)
         _fill(known, keys, entries, bits)
         rows = np.array([row for row, _ in chosen], np.int64)
-        return PassageIndex(np.unique(width), keys, entries, bits, begins, rows[owner[order]], place[order])
+        return NgramIndex(np.unique(width), keys, entries, bits, begins, rows[owner[order]], place[order])
 
     def owners(self, entry: int) -> tuple[Array, Array]:
         """The rows an entry stands in, and where in each."""

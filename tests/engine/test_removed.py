@@ -13,10 +13,10 @@ from engine.stage.job import Job
 from engine.stage.stage import Stage, port
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from engine.view.artifact import print_artifact
 from engine.view.removed import examples, largest_clusters
 from engine.view.report.distributions import funnel, histograms
 from engine.view.report.page import write_report
+from engine.view.show import print_artifact
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.execution.progress import Bars
-from engine.view.artifact import print_artifact
+from engine.view.show import print_artifact
 
 ROW = {
     "id": "a" * 32, "parents": [], "prompt_id": "b" * 32, "prompt": [{"role": "user", "content": "Why [bold]?"}],

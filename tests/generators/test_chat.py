@@ -8,7 +8,8 @@ from typing import Any
 from typer.testing import CliRunner
 
 from engine.store.store import Store
-from generators.chat import app, load, side_by_side
+from generators.chat.command import app
+from generators.chat.conversation import load, side_by_side
 
 
 def test_two_models_answer_every_question(tiny: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.training import tiny_chat
 from tests.training.tiny_chat import assistant, user
-from training.models.answers import Answer, encode
+from training.models.answers import EncodedAnswer, encode
 from training.models.logprobs import token_logprobs
 
 
@@ -41,7 +41,7 @@ def preferences(pairs: int = 240, flip: Callable[[int], bool] = lambda i: False)
     return rows
 
 
-def answers_of(rows: list[dict[str, Any]]) -> list[Answer]:
+def answers_of(rows: list[dict[str, Any]]) -> list[EncodedAnswer]:
     tokens = tiny_chat.tokenizer()
     return [encode(tokens, row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.logprobs import token_logprobs
 
 
@@ -34,18 +34,18 @@ class Surprise:
         return self.nats / (math.log(2) * max(self.size, 1))
 
 
-def windows(ids: Sequence[int], start: int | None, context: int) -> list[Answer]:
+def windows(ids: Sequence[int], start: int | None, context: int) -> list[EncodedAnswer]:
     """A text as (what is seen, what is scored), each at most a context long. Without a start token, the first token is
     only seen."""
     seen = [start] if start is not None else list(ids[:1])
     rest = list(ids) if start is not None else list(ids[1:])
     whole = [*seen, *rest]
-    parts: list[Answer] = []
+    parts: list[EncodedAnswer] = []
     at = len(seen)
     while at < len(whole):
         before = whole[max(0, at - (context // 2 if at > len(seen) else at)) : at]
         until = min(len(whole), at + context - len(before))
-        parts.append(Answer(before, whole[at:until]))
+        parts.append(EncodedAnswer(before, whole[at:until]))
         at = until
     return parts
 

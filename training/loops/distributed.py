@@ -29,7 +29,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.stage.job import Job
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.padding import chunks
 
 Strategy = Literal["replicate", "shard"]
@@ -51,7 +51,7 @@ def share(indices: list[int]) -> list[int]:
     return indices[rank() * size : (rank() + 1) * size]
 
 
-def turns(answers: Sequence[Answer]) -> list[tuple[list[int], float]]:
+def turns(answers: Sequence[EncodedAnswer]) -> list[tuple[list[int], float]]:
     """This process's share of these answers, in batches, each with what it counts.
 
     Every pass through a split model is a joint one, so all processes have as many batches: one that has no answers left

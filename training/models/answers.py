@@ -13,7 +13,7 @@ TOKENS = 16_384  # of a batch of answers, padding included
 
 
 @dataclass(frozen=True)
-class Answer:
+class EncodedAnswer:
     """Token ids of a prompt (rendered, with the header of the assistant's turn) and of an answer to it."""
 
     prompt: list[int]
@@ -36,13 +36,13 @@ def end_id(tokenizer: Any, where: str) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def encode(tokenizer: Any, prompt: Sequence[Message], completion: Sequence[Message]) -> Answer:
+def encode(tokenizer: Any, prompt: Sequence[Message], completion: Sequence[Message]) -> EncodedAnswer:
     """Tokenise a written answer as a sampled one looks: the prompt's ids, the answer's, and the end of the turn."""
     *before, last = completion
     return encode_all(tokenizer, [*prompt, *before], [last["content"]])[0]
 
 
-def encode_all(tokenizer: Any, prompt: Sequence[Message], texts: Sequence[str]) -> list[Answer]:
+def encode_all(tokenizer: Any, prompt: Sequence[Message], texts: Sequence[str]) -> list[EncodedAnswer]:
     """`encode` of several answers to one prompt, which is rendered once."""
     ids, end = encode_prompt(tokenizer, prompt), end_id(tokenizer, "this model")
-    return [Answer(ids, [*tokenizer.encode(text, add_special_tokens=False), end]) for text in texts]
+    return [EncodedAnswer(ids, [*tokenizer.encode(text, add_special_tokens=False), end]) for text in texts]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.padding import PaddedBatch, chunks, pad
 
 
@@ -57,7 +57,7 @@ def forward(model: Any, batch: PaddedBatch, entropy: bool = False, hidden: bool 
     return Forward(logprobs_BK.gather(1, place_BR), entropy_BR, hidden_BRD)
 
 
-def token_logprobs(model: Any, answers: Sequence[Answer]) -> list[Tensor]:
+def token_logprobs(model: Any, answers: Sequence[EncodedAnswer]) -> list[Tensor]:
     """Log-probabilities of each answer's response tokens, without gradients, on the CPU, in the order given."""
     device = next(model.parameters()).device
     by_answer: list[Any] = [None] * len(answers)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.models.answers import TOKENS, Answer
+from training.models.answers import TOKENS, EncodedAnswer
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PaddedBatch:
         return steps_R[None] < self.response_B[:, None]
 
 
-def pad(answers: Sequence[Answer], device: Any = "cpu", pad_id: int = 0) -> PaddedBatch:
+def pad(answers: Sequence[EncodedAnswer], device: Any = "cpu", pad_id: int = 0) -> PaddedBatch:
     """One batch, as long as its longest answer. Which id pads is of no consequence."""
     longest = max(map(len, answers))
     rows = [[*a.prompt, *a.response, *[pad_id] * (longest - len(a))] for a in answers]
@@ -53,7 +53,7 @@ def pad(answers: Sequence[Answer], device: Any = "cpu", pad_id: int = 0) -> Padd
     )
 
 
-def chunks(answers: Sequence[Answer], tokens: int = TOKENS, slack: int = 512) -> Iterator[list[int]]:
+def chunks(answers: Sequence[EncodedAnswer], tokens: int = TOKENS, slack: int = 512) -> Iterator[list[int]]:
     """Indices of all answers, cut into batches of at most this many padded tokens, similar lengths together.
 
     Args:

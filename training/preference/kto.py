@@ -13,7 +13,7 @@ from trl.trainer.kto_trainer import KTOTrainer
 from engine.errors import UserError
 from engine.seeds import shuffled
 from training.loops.trl import arguments, train
-from training.models.answers import Answer, encode
+from training.models.answers import EncodedAnswer, encode
 from training.models.load import load_model, load_reference, save_trained
 from training.models.lora import peft_config
 from training.preference.pairs import Pair, load
@@ -88,7 +88,7 @@ class Marked:
     """An answer and whether it is good."""
 
     prompt_id: str
-    answer: Answer
+    answer: EncodedAnswer
     good: bool
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.seeds import generator
-from training.models.answers import Answer, encode
+from training.models.answers import EncodedAnswer, encode
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -27,8 +27,8 @@ class Pair:
     """
 
     prompt_id: str
-    chosen: Answer
-    rejected: Answer
+    chosen: EncodedAnswer
+    rejected: EncodedAnswer
     margin: float = 0.0
     agreement: float = 1.0
     weight: float = 1.0
@@ -36,7 +36,7 @@ class Pair:
     shown_first: int = 0
 
     @property
-    def answers(self) -> tuple[Answer, Answer]:
+    def answers(self) -> tuple[EncodedAnswer, EncodedAnswer]:
         return self.chosen, self.rejected
 
 

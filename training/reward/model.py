@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification
 
 from engine.errors import UserError
 from generators.text.prompts import load_tokenizer
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.padding import PaddedBatch, chunks, pad
 
 FACTS = "flywheel_reward"
@@ -90,7 +90,7 @@ class RewardModel:
             facts["scale"] = self.scale_K.tolist()
         return {**facts, "objectives": dict(self.objectives)} if self.objectives else facts
 
-    def by_objective(self, answers: Sequence[Answer]) -> Tensor:
+    def by_objective(self, answers: Sequence[EncodedAnswer]) -> Tensor:
         """Centred and scaled scores_BOH, on the CPU, in the order of the answers.
 
         Raises:
@@ -109,7 +109,7 @@ class RewardModel:
         objectives = max(len(self.objectives), 1)
         return scores_BK.reshape(len(answers), objectives, len(self.mean_K) // objectives)
 
-    def heads(self, answers: Sequence[Answer]) -> Tensor:
+    def heads(self, answers: Sequence[EncodedAnswer]) -> Tensor:
         """The ensemble's scores_BH, on the CPU: of each head, the weighted sum over objectives.
 
         Raises:
@@ -120,7 +120,7 @@ class RewardModel:
             return scores_BOH[:, 0]
         return torch.einsum("boh,o->bh", scores_BOH, torch.tensor(list(self.objectives.values())))
 
-    def score(self, answers: Sequence[Answer], pessimism: float = 0.0) -> Tensor:
+    def score(self, answers: Sequence[EncodedAnswer], pessimism: float = 0.0) -> Tensor:
         """One score_B for each answer: the mean over the heads, less `pessimism` times their standard deviation."""
         scores_BH = self.heads(answers)
         mean_B = scores_BH.mean(1)

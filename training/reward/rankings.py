@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.errors import UserError
 from engine.seeds import generator
-from training.models.answers import Answer, encode_all
+from training.models.answers import EncodedAnswer, encode_all
 from training.preference.pairs import Pair
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Ranked:
     """
 
     prompt_id: str
-    answers: list[Answer]
+    answers: list[EncodedAnswer]
     ranks: list[int]
     weight: float = 1.0
     shown: tuple[int, ...] = ()

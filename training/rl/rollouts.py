@@ -13,7 +13,7 @@ from engine.errors import UserError
 from engine.seeds import shuffled
 from engine.stage.job import Job
 from generators.text.prompts import encode_prompt, prompt_of
-from training.models.answers import Answer, Message
+from training.models.answers import EncodedAnswer, Message
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Rollout:
         return self.finish_reason == "stop"
 
     @property
-    def answer(self) -> Answer:
-        return Answer(self.question.token_ids, self.token_ids)
+    def answer(self) -> EncodedAnswer:
+        return EncodedAnswer(self.question.token_ids, self.token_ids)
 
 
 def load_questions(job: Job, tokenizer: Any, port: str = "prompts") -> list[Question]:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from generators.rules.columns import COLUMNS
+from generators.rules.answer_columns import COLUMNS
 from generators.rules.rule import Rule
 from generators.rules.verify import measure
 from generators.text.prompts import encode_prompt
-from training.models.answers import Answer, encode, end_id
+from training.models.answers import EncodedAnswer, encode, end_id
 from training.reward.model import RewardModel
 from training.rl.rollouts import Rollout
 
@@ -66,7 +66,7 @@ class Scorer:
         total = sum((self.weights.get(name, 1.0) * values for name, values in parts.items()), np.zeros(len(rollouts)))
         return total, {**{name: float(values.mean()) for name, values in parts.items()}, **extra}
 
-    def read(self, rollout: Rollout) -> Answer:
+    def read(self, rollout: Rollout) -> EncodedAnswer:
         """The rollout as the reward model was trained to read it: closed by the end of the turn, where the score is."""
         assert self.reward is not None
         tokenizer: Any = self.reward.tokenizer
@@ -74,7 +74,7 @@ class Scorer:
             return encode(tokenizer, rollout.question.messages, [{"role": "assistant", "content": rollout.text}])
         end = end_id(tokenizer, "the reward model")
         ids = rollout.token_ids
-        return Answer(rollout.question.token_ids, ids if ids and ids[-1] == end else [*ids, end])
+        return EncodedAnswer(rollout.question.token_ids, ids if ids and ids[-1] == end else [*ids, end])
 
 
 def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import traceback
 from typing import Any
 
 from engine.errors import FlywheelError
-from generators.backends.open import open_engine
+from generators.backends.engines import load_engine
 from generators.backends.process.shared_weights import read_weights
 from generators.backends.process.spawn import die_with_parent
 
@@ -22,7 +22,7 @@ def serve(pipe: Any, memory: int) -> None:
     """Load what the first message names, then take weights and answer batches until the parent is gone."""
     spec = pipe.recv()
     try:
-        engine: Any = open_engine(spec["engine"], spec["model"], apart=False, **spec["options"])
+        engine: Any = load_engine(spec["engine"], spec["model"], **spec["options"])
     except FlywheelError as error:
         pipe.send(("refused", error))
         return

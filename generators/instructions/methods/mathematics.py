@@ -16,7 +16,7 @@ from pydantic import Field
 from generators.drafts.drafts import Draft, Execution, Made, Rejected, ask, assistant, user, whole
 from generators.instructions.method import Method, World
 from generators.instructions.methods.code import BLOCK
-from generators.rules.mathematics import equal, final_answer
+from generators.rules.equality import equal, final_answer
 from generators.rules.sandbox import Limits
 
 PRINTED = 1e-9  # relative error of what a program prints: 0.1 + 0.2 is 0.30000000000000004

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from engine.errors import UserError
 from generators.backends import json_answers
-from generators.backends.local import Local
+from generators.backends.local_model import Local
 from generators.backends.protocol import Answer, Failure, Sampling
 from generators.backends.vllm.engine import VllmEngine
 from generators.candidates.stage import Candidates

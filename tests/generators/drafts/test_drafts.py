@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine import seeds
-from generators.backends.local import Local
+from generators.backends.local_model import Local
 from generators.backends.protocol import Failure, Sampling
 from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected, user
 from generators.drafts.lockstep import carry

@@ -382,7 +382,7 @@ def test_constitutional(make: Any, given: Any) -> None:
 
 
 def test_magpie_asks_with_the_template_alone(given: Any, build: Any, monkeypatch: Any, tiny: Any) -> None:
-    from generators.backends.local import Local
+    from generators.backends.local_model import Local
     from generators.backends.protocol import Completion
     from generators.text.prompts import load_tokenizer
 

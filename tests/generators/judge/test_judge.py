@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from engine.errors import UserError
 from generators.judge.stage import Judge
-from generators.rules.columns import COLUMNS, score
+from generators.rules.answer_columns import COLUMNS, score
 
 ANSWERS = [
     ("Paris.", "Paris", 3),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from generators.rules.mathematics import is_right
+from generators.rules.equality import is_right
 from generators.rules.numbers import agrees, final, parse
 
 WRITTEN = [

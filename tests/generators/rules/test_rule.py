@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from engine.errors import UserError
 from generators.instructions.stage import Instructions
 from generators.judge.stage import Judge
-from generators.rules.columns import COLUMNS
+from generators.rules.answer_columns import COLUMNS
 from generators.rules.rule import Rule
 from generators.rules.verify import code_of, measure, passes
 from training.evaluate.stage import Evaluate

@@ -5,16 +5,20 @@ import torch
 
 from tests.training import tiny_chat
 from tests.training.tiny_chat import one_thread
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.logprobs import forward, token_logprobs
 from training.models.padding import chunks, pad
 
 __all__ = ["one_thread"]  # applies to every test here
 
-ANSWERS = [Answer([5, 6, 7], [8, 9, 1]), Answer([5], [6]), Answer([4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 1])]
+ANSWERS = [
+    EncodedAnswer([5, 6, 7], [8, 9, 1]),
+    EncodedAnswer([5], [6]),
+    EncodedAnswer([4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 1]),
+]
 
 
-def alone(model: torch.nn.Module, answer: Answer) -> list[float]:
+def alone(model: torch.nn.Module, answer: EncodedAnswer) -> list[float]:
     ids = [*answer.prompt, *answer.response]
     logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     return [logits[t - 1, ids[t]].item() for t in range(len(answer.prompt), len(ids))]
@@ -45,7 +49,7 @@ def test_padding_changes_nothing_and_entropy_and_hidden_stand_where_the_token_is
 
 
 def test_chunks_hold_every_answer_once_and_no_more_tokens_than_asked() -> None:
-    many = [Answer([1] * (i % 7 + 1), [1] * (i % 5 + 1)) for i in range(50)]
+    many = [EncodedAnswer([1] * (i % 7 + 1), [1] * (i % 5 + 1)) for i in range(50)]
     found = list(chunks(many, tokens=40))
     assert sorted(i for chunk in found for i in chunk) == list(range(50))
     assert all(len(chunk) * max(len(many[i]) for i in chunk) <= 40 for chunk in found)
@@ -53,8 +57,8 @@ def test_chunks_hold_every_answer_once_and_no_more_tokens_than_asked() -> None:
 
 
 def test_chunks_of_mixed_lengths_hold_little_padding() -> None:
-    mixed = [Answer([1] * 9, [1] * (1 + i % 60)) for i in range(240)]
+    mixed = [EncodedAnswer([1] * 9, [1] * (1 + i % 60)) for i in range(240)]
     for chunk in chunks(mixed):
         real, padded = sum(len(mixed[i]) for i in chunk), len(chunk) * max(len(mixed[i]) for i in chunk)
         assert padded - real <= max(512, padded / 8)
-    assert len(list(chunks([Answer([1] * 9, [1] * 30)] * 240))) == 1  # nothing to gain: one pass
+    assert len(list(chunks([EncodedAnswer([1] * 9, [1] * 30)] * 240))) == 1  # nothing to gain: one pass

@@ -17,7 +17,7 @@ from tests.training import killed, tiny_chat
 from tests.training.curves import losses
 from tests.training.preference_rows import answers_of, by_hand, preferences
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.logprobs import token_logprobs
 from training.preference.dpo_stage import Dpo
 
@@ -90,7 +90,9 @@ def test_losses_without_a_reference_are_their_papers(policy: Artifact, given: Gi
     logps = token_logprobs(model, answers_of(rows))
     chosen, rejected = logps[0::2], logps[1::2]
     if loss == "orpo":
-        whole = [Answer([*a.prompt, *a.response][:1], [*a.prompt, *a.response][1:]) for a in answers_of(rows)[0::2]]
+        whole = [
+            EncodedAnswer([*a.prompt, *a.response][:1], [*a.prompt, *a.response][1:]) for a in answers_of(rows)[0::2]
+        ]
         nll = -float(torch.cat(token_logprobs(model, whole)).mean())
     else:
         nll = -float(torch.cat(chosen).mean())

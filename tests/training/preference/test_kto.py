@@ -16,7 +16,7 @@ from tests.training import tiny_chat
 from tests.training.curves import losses
 from tests.training.preference_rows import preferences
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.logprobs import token_logprobs
 from training.preference.kto import Marked, rotated
 from training.preference.kto_stage import Kto
@@ -38,7 +38,7 @@ def other(store: Store, tmp_path: Path) -> Artifact:
 
 
 def test_every_answer_is_set_against_another_prompts() -> None:
-    marked = [Marked(str(i), Answer([i], [10 + i]), i % 2 == 0) for i in range(5)]
+    marked = [Marked(str(i), EncodedAnswer([i], [10 + i]), i % 2 == 0) for i in range(5)]
     rows = rotated(marked, 2)
     assert [r["completion_ids"] for r in rows] == [[10], [11], [12], [13], [14]]
     assert [r["KL_completion_ids"] for r in rows] == [[11], [10], [13], [12], [10]]  # the last batch holds one
@@ -63,10 +63,10 @@ def test_the_first_loss_is_equation_7(policy: Artifact, other: Artifact, given: 
         for side in ("chosen", "rejected")
     ]
     encoded = [encoded[i] for i in shuffled(range(len(encoded)), 0, "marked")]
-    mismatched = [Answer(a.prompt, encoded[i - 1][0].response) for i, (a, _) in enumerate(encoded)]
+    mismatched = [EncodedAnswer(a.prompt, encoded[i - 1][0].response) for i, (a, _) in enumerate(encoded)]
     ours, theirs = (AutoModelForCausalLM.from_pretrained(a.path).eval() for a in (policy, other))
 
-    def ratios(answers: list[Answer]) -> list[float]:
+    def ratios(answers: list[EncodedAnswer]) -> list[float]:
         pair = zip(token_logprobs(ours, answers), token_logprobs(theirs, answers), strict=True)
         return [float((a - b).sum()) for a, b in pair]
 
@@ -104,7 +104,7 @@ def test_it_learns_from_verdicts_alone(policy: Artifact, given: Given, build: Bu
         logp = token_logprobs(
             model,
             [
-                Answer([2, 5 + i, 1, 3], [tiny_chat.tokenizer().convert_tokens_to_ids(c), 1])
+                EncodedAnswer([2, 5 + i, 1, 3], [tiny_chat.tokenizer().convert_tokens_to_ids(c), 1])
                 for c in colours
                 for i in range(3)
             ],

@@ -19,7 +19,7 @@ from generators.text.prompts import encode_prompt
 from tests.training import tiny_chat
 from tests.training.curves import curve
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.logprobs import token_logprobs
 
 __all__ = ["one_thread"]  # applies to every test here
@@ -67,7 +67,7 @@ def distribution(folder: Path, end: bool = False) -> np.ndarray:
 
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     prompt = encode_prompt(tiny_chat.tokenizer(), PROMPT)
-    answers = [Answer(prompt, [*[IDS[i] for i in outcome], *([1] if end else [])]) for outcome in OUTCOMES]
+    answers = [EncodedAnswer(prompt, [*[IDS[i] for i in outcome], *([1] if end else [])]) for outcome in OUTCOMES]
     return np.array([float(t.double().sum()) for t in token_logprobs(model, answers)])
 
 

@@ -17,7 +17,7 @@ from engine.store.store import Store
 from tests.training import killed, tiny_chat
 from tests.training.preference_rows import answers_of, preferences
 from tests.training.tiny_chat import assistant, one_thread, user
-from training.models.answers import Answer, encode
+from training.models.answers import EncodedAnswer, encode
 from training.models.padding import pad
 from training.reward.fit import start_heads
 from training.reward.losses import pair_loss, ranking_loss
@@ -35,7 +35,7 @@ def policy(store: Store, tmp_path: Path) -> Artifact:
     return tiny_chat.artifact(store, tiny_chat.save(tmp_path / "policy"))
 
 
-def load_scores(folder: Path, answers: list[Answer]) -> torch.Tensor:
+def load_scores(folder: Path, answers: list[EncodedAnswer]) -> torch.Tensor:
     return RewardModel.load(str(folder)).score(answers)
 
 
@@ -115,12 +115,12 @@ def test_padding_changes_no_score_and_the_end_token_is_what_is_read(tmp_path: Pa
     config = tiny_chat.policy().config
     config.num_labels = 1
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    short, long = Answer([5, 6], [7, 1]), Answer([5, 6, 7, 8, 9], [10, 11, 12, 13, 1])
+    short, long = EncodedAnswer([5, 6], [7, 1]), EncodedAnswer([5, 6, 7, 8, 9], [10, 11, 12, 13, 1])
     alone = read_heads(model, pad([short])).item()
     for pad_id in (0, 1, 17):
         assert read_heads(model, pad([short, long], pad_id=pad_id))[0].item() == pytest.approx(alone, abs=1e-6)
     # and it depends on the end token: without it, the score is another one
-    assert abs(read_heads(model, pad([Answer([5, 6], [7])])).item() - alone) > 1e-3
+    assert abs(read_heads(model, pad([EncodedAnswer([5, 6], [7])])).item() - alone) > 1e-3
     # the same number that transformers finds where the pad token differs from the end token
     model.config.pad_token_id = 0
     padded = pad([short, long], pad_id=0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from tests.training import tiny_chat
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.logprobs import forward
 from training.models.padding import pad
 from training.rl.critic import Critic
 
-ANSWERS = [Answer([5, 6], [7, 8, 1]), Answer([5], [9, 1])]
+ANSWERS = [EncodedAnswer([5, 6], [7, 8, 1]), EncodedAnswer([5], [9, 1])]
 
 
 def test_critics_start_at_zero_and_read_where_the_token_is_chosen() -> None:

@@ -19,7 +19,7 @@ from engine.store.store import Store
 from tests.training import killed, tiny_chat
 from tests.training.curves import curve
 from tests.training.tiny_chat import PROMPTS, one_thread
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.logprobs import token_logprobs
 from training.rl.grpo_stage import Grpo
 
@@ -44,14 +44,14 @@ def kept(made: Artifact, iteration: int = 0) -> list[dict[str, Any]]:
     return pq.read_table(made.path / "rollouts" / f"{iteration:05d}.parquet").to_pylist()
 
 
-def answers_of(rows: list[dict[str, Any]]) -> list[Answer]:
+def answers_of(rows: list[dict[str, Any]]) -> list[EncodedAnswer]:
     from generators.text.prompts import encode_prompt
 
     tokenizer = tiny_chat.tokenizer()
-    return [Answer(encode_prompt(tokenizer, tiny_chat.user(r["prompt"])), r["token_ids"]) for r in rows]
+    return [EncodedAnswer(encode_prompt(tokenizer, tiny_chat.user(r["prompt"])), r["token_ids"]) for r in rows]
 
 
-def gradient_norm(weights: np.ndarray, answers: list[Answer]) -> float:
+def gradient_norm(weights: np.ndarray, answers: list[EncodedAnswer]) -> float:
     """Of sum_i weights_i sum_t log pi(y_it), one answer at a time."""
     model = tiny_chat.policy()
     for weight, answer in zip(weights, answers, strict=True):

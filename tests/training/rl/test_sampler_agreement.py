@@ -17,7 +17,7 @@ from generators.backends.protocol import Sampling
 from generators.backends.vllm.engine import VllmEngine
 from tests.training import tiny_chat
 from tests.training.tiny_chat import one_thread
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.logprobs import token_logprobs
 from training.models.lora import peft_config
 from training.models.lora_settings import Lora
@@ -62,7 +62,7 @@ def worst_gap(folder: Path, tied: bool, lora: bool, swaps: int, seed: int = 0) -
     prompts = [[2, 5 + i, 6, 1, 3] for i in range(8)]
     random = torch.Generator().manual_seed(seed)
     apart, off, moved = 0.0, 0.0, 0.0
-    last: tuple[list[Answer], list[torch.Tensor]] = ([], [])
+    last: tuple[list[EncodedAnswer], list[torch.Tensor]] = ([], [])
     with VllmEngine(str(folder), dtype="float32", max_model_len=64, kv_cache_gib=1) as engine:
         for swap in range(swaps):
             with torch.no_grad():
@@ -72,7 +72,7 @@ def worst_gap(folder: Path, tied: bool, lora: bool, swaps: int, seed: int = 0) -
             engine.load_weights(weights(policy))
             seeds = [100 * swap + i for i in range(8)]
             found = engine.generate(prompts, Sampling(max_tokens=8), seeds)
-            answers = [Answer(p, c.token_ids) for p, c in zip(prompts, found, strict=True)]
+            answers = [EncodedAnswer(p, c.token_ids) for p, c in zip(prompts, found, strict=True)]
             ours, exact = token_logprobs(policy, answers), token_logprobs(copy.deepcopy(policy).double(), answers)
             for mine, truth, c in zip(ours, exact, found, strict=True):
                 assert c.logprobs is not None
@@ -106,7 +106,7 @@ def test_merged_tensors_answer_as_the_adapter_does_and_leave_the_base_as_it_was(
         merged = tiny_chat.policy()
         missing = merged.load_state_dict(dict(weights(policy)), strict=False)
     assert not missing.unexpected_keys and set(missing.missing_keys) <= {"lm_head.weight"}
-    answers = [Answer([2, 5, 6, 1, 3], [7, 8, 9, 1])]
+    answers = [EncodedAnswer([2, 5, 6, 1, 3], [7, 8, 9, 1])]
     assert torch.allclose(token_logprobs(merged, answers)[0], token_logprobs(policy, answers)[0], atol=1e-5)
     with policy.disable_adapter():
         assert torch.equal(token_logprobs(policy, answers)[0], token_logprobs(tiny_chat.policy(), answers)[0])

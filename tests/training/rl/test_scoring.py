@@ -9,7 +9,7 @@ from engine.errors import UserError
 from generators.rules.verify import measure
 from tests.training import tiny_chat
 from tests.training.tiny_chat import user
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.reward.model import RewardModel
 from training.rl.rollouts import Question, Rollout
 from training.rl.scoring import Scorer, frame
@@ -26,7 +26,7 @@ def test_an_answer_that_was_cut_is_scored_with_its_turn_closed() -> None:
         Rollout(question(), [7, 8], "blue green", "length"),
         Rollout(question(), [7, 8, 1], "blue green", "stop"),
     )
-    assert scorer.read(cut) == scorer.read(ended) == Answer([2, 5, 1, 3], [7, 8, 1])
+    assert scorer.read(cut) == scorer.read(ended) == EncodedAnswer([2, 5, 1, 3], [7, 8, 1])
     # another tokenizer reads the text: the same here, since it is the same tokenizer
     assert Scorer(reward, {}, {}, same_tokens=False).read(Rollout(question(), [7], "blue", "stop")).response[-1] == 1
 

@@ -20,7 +20,7 @@ from tests.training import tiny_chat
 from tests.training.tiny_chat import assistant, one_thread, reward_model, user
 from training.evaluate.perplexity import surprise, windows
 from training.evaluate.stage import Evaluate
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.reward.model import RewardModel
 
 __all__ = ["one_thread"]  # applies to every test here
@@ -65,7 +65,7 @@ def test_stored_answers_are_scored_by_whatever_reward_model_is_given(
         made = build(Evaluate, {"candidates": {"sft": stored}, "reward": artifact}, checks={"blue": {"kind": "exact"}})
         verdicts = made.to_polars()
         model = RewardModel.load(artifact.location)
-        expected = model.score([Answer(row["prompt_token_ids"], row["token_ids"]) for row in rows]).tolist()
+        expected = model.score([EncodedAnswer(row["prompt_token_ids"], row["token_ids"]) for row in rows]).tolist()
         found = {
             (s, n): v for s, n, v in verdicts.filter(metric="reward").select("subject", "sample", "value").iter_rows()
         }
@@ -84,7 +84,7 @@ def test_the_best_of_n_stands_beside_its_model(store: Store, given: Given, build
     assert list(table) == ["sft", "sft best of 4"]
     assert table["sft best of 4"]["kl_bound"] == pytest.approx(math.log(4) - 3 / 4) and table["sft"]["kl_bound"] is None
     scores = RewardModel.load(reward.location).score(
-        [Answer(row["prompt_token_ids"], row["token_ids"]) for row in rows]
+        [EncodedAnswer(row["prompt_token_ids"], row["token_ids"]) for row in rows]
     )
     best = scores.reshape(-1, 4).max(1).values
     assert table["sft best of 4"]["reward"] == pytest.approx(best.mean().item(), abs=1e-5)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.logprobs import Forward
 from training.rl import advantages, kl
 from training.rl.rollouts import Rollout
@@ -45,7 +45,7 @@ class Experience:
         scale: root mean square of the returns, the unit of the value loss.
     """
 
-    answers: list[Answer]
+    answers: list[EncodedAnswer]
     mask_BR: Tensor
     logprobs_BR: Tensor
     reference_BR: Tensor

@@ -11,7 +11,7 @@ import torch
 
 from tests.training import tiny_chat
 from tests.training.tiny_chat import one_thread
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.models.logprobs import forward
 from training.models.padding import pad
 from training.rl.critic import Critic
@@ -28,7 +28,7 @@ def test_the_score_lands_on_the_last_token_of_each_answer() -> None:
     assert found.flatten().tolist() == pytest.approx([-0.1, -0.2, 9.7, 19.6, 0.0, 0.0])
 
 
-ANSWERS = [Answer([5, 6], [7, 8, 1]), Answer([5], [9, 1])]
+ANSWERS = [EncodedAnswer([5, 6], [7, 8, 1]), EncodedAnswer([5], [9, 1])]
 
 
 def experience() -> Experience:

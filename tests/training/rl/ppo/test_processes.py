@@ -26,7 +26,7 @@ from tests.training import killed, tiny_chat
 from tests.training.processes import alone
 from tests.training.tiny_chat import PROMPTS, one_thread
 from training.loops.distributed import turns
-from training.models.answers import Answer
+from training.models.answers import EncodedAnswer
 from training.rl.ppo.stage import Ppo
 
 __all__ = ["alone", "one_thread"]  # apply to every test here
@@ -177,7 +177,7 @@ def test_what_goes_wrong_in_one_process_ends_them_all(
 
 def test_all_processes_have_as_many_turns_and_every_answer_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for lengths in ([5], [3, 1], [1, 2, 3, 9_000, 9_000, 9_000, 9_001], [1] * 7, [16_000] * 4 + [1]):
-        answers = [Answer([1], [2] * length) for length in lengths]
+        answers = [EncodedAnswer([1], [2] * length) for length in lengths]
         monkeypatch.setattr("training.loops.distributed.world", lambda: 3)
         mine = list[list[tuple[list[int], float]]]()
         for number in range(3):
@@ -194,7 +194,7 @@ def test_a_turn_that_counts_nothing_changes_nothing(
 ) -> None:
     plain = train(tmp_path / "plain", inputs)[0]
 
-    def longer(answers: list[Answer]) -> list[tuple[list[int], float]]:
+    def longer(answers: list[EncodedAnswer]) -> list[tuple[list[int], float]]:
         return [*turns(answers), ([0], 0.0)]
 
     monkeypatch.setattr("training.loops.distributed.turns", longer)

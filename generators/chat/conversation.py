@@ -1,4 +1,4 @@
-"""`flywheel chat MODEL`: talk to a model in the terminal; two side by side with `--versus`."""
+"""A conversation with one model or two, in the terminal."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from transformers import AutoModelForCausalLM, TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
-from engine.errors import FlywheelError
+from engine.errors import UserError
 from engine.store.store import Store
 from generators.backends import adapters
 from generators.text.prompts import decode, encode_prompt, load_tokenizer
-
-app = typer.Typer(add_completion=False)
 
 
 @dataclass
@@ -86,26 +83,18 @@ def load(name: str, store: Store) -> Talker:
     return Talker(name, load_tokenizer(location), model.eval())
 
 
-@app.command()
-def chat(
-    model: Annotated[str, typer.Argument(help="An artifact (quickstart/ppo), a folder, or hub:NAME.")],
-    versus: Annotated[str | None, typer.Option(help="A second model that gets the same questions.")] = None,
-    store: Annotated[str | None, typer.Option(help="Folder or URL of artifacts [.flywheel].")] = None,
-    temperature: Annotated[float, typer.Option(min=0)] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Talk to a model. An empty line, Ctrl-D or Ctrl-C ends it; `/new` forgets what was said."""
+def converse(names: list[str], store: str | None, temperature: float, max_tokens: int, seed: int) -> None:
+    """Ask who sits at the terminal, and have every model answer, until an empty line, Ctrl-D or Ctrl-C.
+
+    Raises:
+        FlywheelError: a model is not there or can't be loaded.
+    """
     talkers: list[Talker] = []
-    for name in (model, versus):
+    for name in names:
         try:
-            talkers += [load(name, Store(store))] if name else []
-        except FlywheelError as error:
-            print(f"flywheel: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
+            talkers.append(load(name, Store(store)))
         except (OSError, ValueError) as error:
-            print(f"flywheel: {name} can't be loaded: {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
+            raise UserError(f"{name} can't be loaded: {error}") from error
     torch.manual_seed(seed)
     while True:
         try:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generators.rules import mathematics
-from generators.rules.mathematics import Solver, equal, final_answer
+from generators.rules import equality
+from generators.rules.equality import Solver, equal, final_answer
 from generators.rules.verify import verify
 
 
@@ -177,7 +177,7 @@ def test_a_fork_has_no_part_in_the_process() -> None:
     assert equal("x+1", "1+x")  # it runs
     child = os.fork()
     if not child:
-        os._exit(int(mathematics.SOLVER._process is not None))
+        os._exit(int(equality.SOLVER._process is not None))
     assert os.waitpid(child, 0)[1] == 0
     assert equal("x+2", "2+x")
 

@@ -50,3 +50,12 @@ def score(rules: dict[str, str], frame: pl.DataFrame) -> pl.DataFrame:
             value = value.new_from_index(0, len(frame))
         columns.append(value.cast(pl.Float64).alias(metric))
     return pl.DataFrame(columns)
+
+
+def check_expressions(rules: dict[str, str]) -> None:
+    """Bind and type-check rules without an answer.
+
+    Raises:
+        UserError: as for `score`.
+    """
+    score(rules, pl.DataFrame(schema=COLUMNS))

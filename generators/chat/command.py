@@ -1,0 +1,31 @@
+"""`flywheel chat MODEL`: talk to a model in the terminal; two side by side with `--versus`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from engine.errors import FlywheelError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="An artifact (quickstart/ppo), a folder, or hub:NAME.")],
+    versus: Annotated[str | None, typer.Option(help="A second model that gets the same questions.")] = None,
+    store: Annotated[str | None, typer.Option(help="Folder or URL of artifacts [.flywheel].")] = None,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Talk to a model. An empty line, Ctrl-D or Ctrl-C ends it; `/new` forgets what was said."""
+    from generators.chat.conversation import converse  # loads torch, which the help has no need of
+
+    try:
+        converse([model, *([versus] if versus else [])], store, temperature, max_tokens, seed)
+    except FlywheelError as error:
+        print(f"flywheel: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
