@@ -10,7 +10,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 class RoomCommands(TyperGroup):
     """The commands here, and those that rooms bring (entry points `flywheel.commands`), imported when they are asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *sorted(_room_commands())]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         entry = _room_commands().get(cmd_name)
         return typer.main.get_command(entry.load()) if entry else super().get_command(ctx, cmd_name)
 
@@ -35,7 +34,7 @@ class RoomCommands(TyperGroup):
 class SwitchedCommand(TyperCommand):
     """A command on a recipe. Its help also tells the options that stages declare (`Stage.switches`)."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         from engine.stage.stage import kinds, load
 
         super().format_options(ctx, formatter)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 
@@ -26,6 +27,8 @@ def derive(*parts: str | int) -> int:
 
 def generator(*parts: str | int) -> np.random.Generator:
     """A NumPy generator (PCG64) for these parts."""
+    import numpy as np  # configurations import this file for `derive` alone
+
     return np.random.Generator(np.random.PCG64(derive(*parts)))
 
 

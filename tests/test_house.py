@@ -52,8 +52,9 @@ def imports_of(file: Path, known: set[str]) -> set[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            # A name is a file of that folder, or stands in the module itself.
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(names & known or {node.module})
         for child in ast.iter_child_nodes(node):
             visit(child)
 
