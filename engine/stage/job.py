@@ -145,6 +145,10 @@ class Job:
             {"event": "commit", "part": name, "rows": len(kept), "rejected": 0 if rejected is None else len(rejected)}
         )
 
+    def reject(self, name: str, rejected: pa.Table) -> None:
+        """Keep rows that did not make it where nothing is committed beside them: what a model was not trained on."""
+        self.writer.put_rejected(name, rejected)
+
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """A partition of this job that was committed."""
         return self.writer.read_part(name, columns)

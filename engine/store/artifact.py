@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from engine.store.digest import digest_file
 from engine.store.parquet import open_parquet, read_parquet
 from engine.store.schema import DATASETS
+from engine.store.whole_file import whole_file
 
 if TYPE_CHECKING:
     import datasets
@@ -99,10 +100,8 @@ class Artifact:
             target = copy / name
             if target.exists() and digest_file(target) == entry["sha256"]:
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(target.name + ".partial")
-            self.store.fs.get_file(self.store.path("artifacts", self.id, name), str(partial))
-            partial.replace(target)
+            with whole_file(target) as partial:
+                self.store.fs.get_file(self.store.path("artifacts", self.id, name), str(partial))
         return copy
 
     @property

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.store.whole_file import whole_file
 from labeling.argilla import server as local_server
 from labeling.argilla.connection import Connection, ServerRefusal, unless
 from labeling.argilla.questions import (
@@ -151,11 +152,8 @@ class Argilla(Connection):
             known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
             fresh = {name: secrets.token_urlsafe(12) for name in missing if name not in known}
             if fresh:
-                aside = path.with_name(f".{path.name}.new")
-                descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                with os.fdopen(descriptor, "w") as file:
-                    json.dump(known | fresh, file, indent=1)
-                aside.replace(path)
+                with whole_file(path, private=True) as partial:
+                    partial.write_text(json.dumps(known | fresh, indent=1))
         return known | fresh
 
     # --- datasets ---------------------------------------------------------------------------------

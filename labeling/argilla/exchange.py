@@ -15,6 +15,7 @@ from typing import Any, cast
 from engine import seeds
 from engine.errors import UserError, nearest
 from engine.store.schema import messages_digest, row_id
+from engine.store.whole_file import whole_file
 from labeling.argilla.client import Argilla
 from labeling.argilla.dataset_status import dataset_names, dataset_statuses
 from labeling.argilla.task import PushCount, RankingRecord, RankingTask
@@ -128,8 +129,6 @@ def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> 
                 "inserted_at": response.inserted_at.isoformat(), "updated_at": response.updated_at.isoformat(),
             }  # fmt: skip
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(to.name + ".partial")
-    partial.write_text("".join(sorted(lines)), "utf-8")
-    partial.replace(to)
+    with whole_file(to) as partial:
+        partial.write_text("".join(sorted(lines)), "utf-8")
     return len(lines)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.store.whole_file import whole_file
 from pipelines.dedup.near import Sets
 from pipelines.texts.shingles import Array
 
@@ -36,12 +37,11 @@ class Decision:
         return made
 
     def save(self, file: Path) -> None:
-        partial = file.with_suffix(".partial.npz")
         facts = json.dumps({"facts": self.facts, "fixed": self.fixed})
         places: dict[str, Any] = {} if self.sets is None else self.sets.places()
         made: dict[str, Any] = {"kept_by": self.kept_by, "near": self.near, "likeness": self.likeness}
-        np.savez(partial, facts=np.array(facts), **made, **places)
-        partial.replace(file)
+        with whole_file(file) as partial, partial.open("wb") as opened:
+            np.savez(opened, facts=np.array(facts), **made, **places)
 
     @staticmethod
     def load(file: Path) -> Decision:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from engine.stage.job import Job, part_name
 from engine.store.schema import row_id
+from engine.store.whole_file import whole_file
 from pipelines.kernels.pieces import lines, repeats, windows
 from pipelines.kernels.word_hashes import U64, make_room
 from pipelines.texts.documents import Documents
@@ -64,9 +65,8 @@ def remove_repeats(job: Job, unit: str, passage: int, min_words: int, order: Arr
     file = job.scratch / "repeats.npy"
     if not file.exists():
         found = _find(job, cutter, order, memory)
-        partial = file.with_suffix(".partial.npy")
-        np.save(partial, found)
-        partial.replace(file)
+        with whole_file(file) as partial, partial.open("wb") as opened:
+            np.save(opened, found)
     _write(job, cutter, np.load(file, mmap_mode="r"))
 
 

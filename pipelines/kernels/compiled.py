@@ -19,13 +19,14 @@ import functools
 import hashlib
 import importlib
 import os
-import uuid
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from engine.store.whole_file import whole_file
 
 SOURCES = Path(__file__).parent
 OK = (0, -2)  # numba's codes for a value and for None
@@ -114,10 +115,8 @@ def _code(module: str, name: str, kinds: str, args: tuple[Any, ...]) -> bytes:
     code = _compile(module, name, args)
     for file in files:
         with contextlib.suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(f"{uuid.uuid4().hex}.partial")
-            partial.write_bytes(hashlib.sha256(code).hexdigest().encode() + b"\n" + code)
-            partial.replace(file)
+            with whole_file(file, shared=True) as partial:
+                partial.write_bytes(hashlib.sha256(code).hexdigest().encode() + b"\n" + code)
             break
     return code
 

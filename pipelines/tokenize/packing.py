@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.store.schema import row_id
+from engine.store.whole_file import whole_file
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.shingles import Array
 from pipelines.tokenize.shards import write_shard
@@ -35,9 +36,8 @@ class PackingState:
         return PackingState(known["documents"], known["splits"])
 
     def save(self, file: Path) -> None:
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text(json.dumps({"documents": self.documents, "splits": self.splits}))
-        partial.replace(file)
+        with whole_file(file) as partial:
+            partial.write_text(json.dumps({"documents": self.documents, "splits": self.splits}))
 
 
 class Packer:

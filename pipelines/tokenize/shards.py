@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from engine import seeds
 from engine.errors import UserError
+from engine.store.whole_file import whole_file
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,11 +38,8 @@ def write_shard(
         "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens_BT.reshape(-1)), block),
         "starts": pa.array(starts, pa.list_(pa.int32())),
     })  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with pa.ipc.new_file(str(partial), batch.schema) as writer:
+    with whole_file(path) as partial, pa.ipc.new_file(str(partial), batch.schema) as writer:
         writer.write_batch(batch)
-    partial.replace(path)
 
 
 class Shards:

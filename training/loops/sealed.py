@@ -10,6 +10,8 @@ from pathlib import Path
 
 import xxhash
 
+from engine.store.whole_file import whole_file
+
 SEAL = "sealed.json"
 
 
@@ -20,9 +22,8 @@ def seal(checkpoint: Path) -> None:
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
         digests[file.relative_to(checkpoint).as_posix()] = _digest(file)
-    partial = checkpoint / (SEAL + ".partial")
-    partial.write_text(json.dumps(digests))
-    partial.replace(checkpoint / SEAL)
+    with whole_file(checkpoint / SEAL) as partial:
+        partial.write_text(json.dumps(digests))
 
 
 def is_whole(checkpoint: Path) -> bool:

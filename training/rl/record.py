@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from engine.stage.job import Job
 from engine.store.parquet import encode, read_parquet
+from engine.store.whole_file import whole_file
 from training.rl.rollouts import Rollout
 
 
@@ -26,11 +27,8 @@ def keep(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarr
             "score": pa.array(scores, pa.float64()),
         }
     )
-    folder = job.output / "rollouts"
-    folder.mkdir(exist_ok=True)
-    partial = job.scratch / "rollouts.partial"
-    partial.write_bytes(encode(table))
-    partial.replace(folder / f"{iteration:05d}.parquet")
+    with whole_file(job.output / "rollouts" / f"{iteration:05d}.parquet") as partial:
+        partial.write_bytes(encode(table))
 
 
 def consumed(job: Job) -> tuple[str, int]:

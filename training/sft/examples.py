@@ -16,7 +16,6 @@ import pyarrow as pa
 from trl.chat_template_utils import is_chat_template_stop_token_trained
 
 from engine.errors import UserError
-from engine.store.parquet import encode
 from training.sft.chat_template import ChatTemplate, Unlearnable
 
 if TYPE_CHECKING:
@@ -133,9 +132,7 @@ def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[
             reasons.update(str(row["reason"]) for row in rejected)
             if rejected:
                 first = first or str(rejected[0]["detail"])
-                folder = job.output / "rejected"
-                folder.mkdir(exist_ok=True)
-                (folder / f"{index:05d}.parquet").write_bytes(encode(pa.Table.from_pylist(rejected)))
+                job.reject(f"{index:05d}", pa.Table.from_pylist(rejected))
     told = ", ".join(sorted(reasons))
     if not kept:
         raise UserError(

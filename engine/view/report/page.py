@@ -20,6 +20,7 @@ from engine.errors import UserError
 from engine.stage.drawing import Curves, Gains, Intervals
 from engine.store.artifact import Artifact
 from engine.store.store import Store
+from engine.store.whole_file import whole_file
 from engine.view.removed import examples, largest_clusters
 from engine.view.report import charts, distributions
 from engine.view.report.flow import Stop, colours, flow_svg, stops_of
@@ -81,10 +82,8 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         quote=quote,
         json=lambda value: json.dumps(value, ensure_ascii=False, default=str),  # pyright: ignore
     )
-    partial = to.with_name(to.name + ".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(to)
+    with whole_file(to) as partial:
+        partial.write_text(page, encoding="utf-8")
     return to
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 
 from engine.errors import UserError
+from engine.store.whole_file import whole_file
 from labeling.argilla.server import environment
 
 OWNER = "owner"
@@ -281,8 +282,5 @@ def _private_folder(path: Path) -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    aside.replace(path)
+    with whole_file(path, private=True, shared=True) as partial:
+        partial.write_text(text)
