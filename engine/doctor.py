@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.stage.stage import Device
-from engine.store.store import default_url
+from engine.store.files import default_url
 
 
 def examine() -> list[dict[str, Any]]:

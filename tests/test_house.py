@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -41,24 +42,15 @@ def module_of(file: Path) -> str:
 
 
 def imports_of(file: Path, known: set[str]) -> set[str]:
-    """The modules of ours that a file imports, wherever in it, but for what only the type checker reads."""
+    """The modules of ours that a file imports, wherever in it: at the top, inside a function, for the type checker alone."""
     found: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for other in node.orelse:
-                visit(other)
-            return
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             # A name is a file of that folder, or stands in the module itself.
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found.update(names & known or {node.module})
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(file.read_text()))
     return found & known
 
 
@@ -97,6 +89,19 @@ def test_a_circle_is_seen() -> None:
 def test_no_file_imports_itself_by_way_of_others() -> None:
     sources = {module_of(file): file for file in files(*ROOMS)}
     assert circles({name: imports_of(file, set(sources)) for name, file in sources.items()}) == []
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_the_work_that_a_stage_names_takes_that_stage(kind: str) -> None:
+    module, _, name = STAGES[kind].partition(":")
+    stage = getattr(import_module(module), name)
+    module, _, name = stage.work.partition(":")
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+    work = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    assert [ast.unparse(argument.annotation) for argument in work.args.args if argument.annotation] == [
+        stage.__name__,
+        "Job",
+    ]
 
 
 def test_a_file_name_means_one_thing() -> None:

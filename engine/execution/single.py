@@ -64,6 +64,6 @@ def export_artifact(artifact: Artifact, to: str) -> str:
         target = f"{root.rstrip('/')}/{name}"
         fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         fs.pipe_file(target, artifact.read_file(name))
-    told = card(artifact.store, artifact.id, artifact.manifest)
+    told = card(Store(artifact.store.url), artifact.id, artifact.manifest)
     fs.pipe_file(f"{root.rstrip('/')}/{CARD}", told.encode())
     return to

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -98,6 +99,9 @@ class Stage(BaseModel):
     version: ClassVar[int] = 1
     # A stage that draws random numbers carries the run's seed in its identity; one that does not, does not.
     random: ClassVar[bool] = False
+    # Where the work is done, as `module:function`, called with the stage and the job. It is imported when the stage runs, so that
+    # a configuration costs nothing; and the work can import its configuration, which a circle would not allow.
+    work: ClassVar[str] = ""
     # For the report: which part of the work this is (stages of a phase have one colour), whether it takes rows away (the
     # funnel), and what to draw of the result.
     phase: ClassVar[str] = ""
@@ -112,7 +116,9 @@ class Stage(BaseModel):
     )
 
     def run(self, job: Job) -> None:
-        raise NotImplementedError
+        """Do the work. A stage with its work in the same file overrides this instead of naming `work`."""
+        module, _, name = self.work.partition(":")
+        getattr(import_module(module), name)(self, job)
 
     def sources(self, base: str) -> dict[str, str]:
         """Digests of files outside the store that this stage reads, by a name that survives moving them.

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.store.digest import digest_file
+from engine.store.files import StoreFiles
 from engine.store.parquet import open_parquet, read_parquet
 from engine.store.schema import DATASETS
 from engine.store.whole_file import whole_file
@@ -23,8 +24,6 @@ from engine.store.whole_file import whole_file
 if TYPE_CHECKING:
     import datasets
     import polars as pl
-
-    from engine.store.store import Store
 
 MANIFEST = "manifest.json"
 
@@ -42,7 +41,7 @@ def _cell(value: Any, width: int = 200) -> str:
 class Artifact:
     """A finished artifact. `id` is its folder's name, `manifest` what was recorded when it was finished."""
 
-    store: Store
+    store: StoreFiles
     id: str
     manifest: dict[str, Any]
 
@@ -195,3 +194,9 @@ class Artifact:
     def _open(self, name: str) -> Generator[Any]:
         with self.store.fs.open(self.store.path("artifacts", self.id, name), "rb") as file:
             yield file
+
+
+def read_artifact(store: StoreFiles, artifact: str) -> Artifact | None:
+    """The finished artifact in this folder, or None: no manifest, no artifact."""
+    manifest = store.read_json("artifacts", artifact, MANIFEST)
+    return Artifact(store, artifact, manifest) if manifest else None

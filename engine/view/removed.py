@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from engine.store.artifact import Artifact
+from engine.store.artifact import Artifact, read_artifact
 from engine.view.lineage import rows_by_id
 
 POINTERS = {"kept_id": "kept", "touched": "evaluation row"}
@@ -65,7 +65,9 @@ def _example(row: dict[str, Any], others: dict[str, dict[str, Any]]) -> Rejected
 def _find(artifact: Artifact, ids: set[str]) -> dict[str, dict[str, Any]]:
     """Rows by id, in this artifact and in what it was made from."""
     found: dict[str, dict[str, Any]] = {}
-    above = [artifact.store.get(e["artifact"]) for given in artifact.manifest["inputs"].values() for e in given]
+    above = [
+        read_artifact(artifact.store, e["artifact"]) for given in artifact.manifest["inputs"].values() for e in given
+    ]
     for source in [artifact, *above]:
         if source is not None and ids - found.keys():
             found |= rows_by_id(source, ids - found.keys())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,10 +17,8 @@ from generators.backends.local_model import Local
 from generators.backends.open import open_backend, open_model, open_server
 from generators.backends.protocol import Backend, Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
+from generators.candidates.dialogue_stage import Dialogue
 from generators.text.prompts import Message, between
-
-if TYPE_CHECKING:
-    from generators.candidates.dialogue_stage import Dialogue
 
 
 def converse(stage: Dialogue, job: Job) -> None:

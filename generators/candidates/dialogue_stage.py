@@ -9,16 +9,13 @@ The user is played by a model, too: it sees the conversation with the roles exch
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 PLAY = (
     "You play a person who talks with an assistant. Write the person's next message and nothing else: react to what the "
@@ -36,6 +33,7 @@ class Dialogue(Stage):
     }
     gives = "Candidate"
     phase = "generation"
+    work = "generators.candidates.dialogue:converse"
     random = True
 
     turns: int = Field(3, ge=1, description="Answers of the model in one conversation.")
@@ -64,8 +62,3 @@ class Dialogue(Stage):
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.n * rows["prompts"]
-
-    def run(self, job: Job) -> None:
-        from generators.candidates.dialogue import converse
-
-        converse(self, job)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -13,9 +12,7 @@ from engine import seeds
 from engine.errors import UserError, nearest
 from engine.stage.job import Job
 from engine.store.schema import DATASETS, row_id
-
-if TYPE_CHECKING:
-    from generators.candidates.select_stage import Select
+from generators.candidates.select_stage import Select
 
 KEPT = "kept"
 

@@ -10,14 +10,11 @@ Verdicts come from wherever: a reward model (`score`), a rule or a judge (`judge
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from engine.stage.stage import Stage, port
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Select(Stage):
@@ -26,6 +23,7 @@ class Select(Stage):
     takes = {"candidates": port("Candidate", many=True), "verdicts": port("Verdict", many=True)}
     gives = "Candidate"
     phase = "generation"
+    work = "generators.candidates.select:select"
     random = True
 
     metric: str | None = Field(None, description="What to go by; may be left out if there is one metric only.")
@@ -53,8 +51,3 @@ class Select(Stage):
         if self.beta is None:  # nothing is drawn
             identity.pop("seed")
         return identity
-
-    def run(self, job: Job) -> None:
-        from generators.candidates.select import select
-
-        select(self, job)

@@ -11,16 +11,13 @@ that is its.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 # Options of an engine that say where it runs: they are no part of what is made.
 HARDWARE = {
@@ -42,6 +39,7 @@ class Candidates(Stage):
     }
     gives = "Candidate"
     phase = "generation"
+    work = "generators.candidates.work:sample"
     random = True
     version = 2
 
@@ -95,8 +93,3 @@ class Candidates(Stage):
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return None if self.distinct else self.n * rows["prompts"]
-
-    def run(self, job: Job) -> None:
-        from generators.candidates.work import sample
-
-        sample(self, job)

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,10 +19,8 @@ from generators.backends.in_flight import in_flight
 from generators.backends.open import open_model, open_server, report_usage
 from generators.backends.protocol import Answer, Backend, Failure, Sampling, Usage
 from generators.candidates.dealing import COUNTED, PartitionAnswers, Share, read_prompts, repeated_ids, totals
+from generators.candidates.stage import Candidates
 from generators.text.prompts import Message
-
-if TYPE_CHECKING:
-    from generators.candidates.stage import Candidates
 
 
 def sample(stage: Candidates, job: Job) -> None:

@@ -15,7 +15,7 @@ No record meets the same cell of the grid twice before it has met all, and all c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,9 +24,6 @@ from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
 from generators.corpus.styles import REPHRASED, Style
 
-if TYPE_CHECKING:
-    from engine.stage.job import Job
-
 
 class Corpus(Stage):
     """Make documents from records and templates, written out by a model if there is one."""
@@ -34,6 +31,7 @@ class Corpus(Stage):
     takes = {"records": port("Document", many=True), "model": port("Model", optional=True)}
     gives = "Document"
     phase = "generation"
+    work = "generators.corpus.work:make"
     random = True
 
     documents: int = Field(ge=1, description="How many documents to make.")
@@ -78,8 +76,3 @@ class Corpus(Stage):
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.documents
-
-    def run(self, job: Job) -> None:
-        from generators.corpus.work import make
-
-        make(self, job)

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,11 +18,9 @@ from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
 from generators.backends.open import open_backend
 from generators.backends.protocol import Answer, Failure, Sampling
+from generators.corpus.stage import Corpus
 from generators.corpus.styles import REPHRASED
 from generators.text.templates import Template, Unrenderable, compiled, template, variables
-
-if TYPE_CHECKING:
-    from generators.corpus.stage import Corpus
 
 PREAMBLE = re.compile(r"^(sure|certainly|of course)?\W*here('s| is| are)\b[^\n:]{0,120}:\s+", re.I)
 ATTEMPTS = 8  # draws for one document before it is given up

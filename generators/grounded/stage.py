@@ -7,16 +7,13 @@ fine-tuning gives: `judge` takes both. The model is told to cite passages as [1]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Grounded(Stage):
@@ -29,6 +26,7 @@ class Grounded(Stage):
     }
     gives = "Candidate"
     phase = "generation"
+    work = "generators.grounded.work:answer"
     random = True
 
     k: int = Field(4, ge=1, description="Passages shown with a question.")
@@ -55,8 +53,3 @@ class Grounded(Stage):
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.n * rows["prompts"]
-
-    def run(self, job: Job) -> None:
-        from generators.grounded.work import answer
-
-        answer(self, job)

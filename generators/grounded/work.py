@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,10 +15,8 @@ from generators.backends.open import open_backend
 from generators.backends.protocol import Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
 from generators.grounded.retrieval import Passage, open_index
+from generators.grounded.stage import Grounded
 from generators.text.templates import template
-
-if TYPE_CHECKING:
-    from generators.grounded.stage import Grounded
 
 CITED = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
 # Beside a Candidate's columns: passages as `document:character`, in the order shown; those cited; citations of passages

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from engine import seeds
 from generators.backends.protocol import Sampling
@@ -100,15 +100,3 @@ class Method(BaseModel):
     def round(self, world: World) -> int | None:
         """The most drafts that may not see each other's results; None if it does not matter."""
         return None
-
-
-class Novelty(BaseModel):
-    """How unlike everything that is there a row must be. Exact copies (of the words) are never new."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rouge_l: float | None = Field(
-        0.7, gt=0, le=1, description="A row this like an earlier one (ROUGE-L F1) is not new."
-    )
-    jaccard: float | None = Field(None, gt=0, le=1, description="The same for the share of word n-grams in common.")
-    n: int = Field(3, ge=1, description="Words of an n-gram.")

@@ -12,7 +12,7 @@ from collections import Counter
 
 import numpy as np
 
-from generators.instructions.method import Novelty
+from generators.instructions.novelty_rule import Novelty
 
 WORD = re.compile(r"\w+")
 

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -25,12 +25,11 @@ from generators.backends.open import open_backend
 from generators.backends.protocol import Backend, Sampling
 from generators.drafts.drafts import Made, Rejected
 from generators.drafts.lockstep import carry
-from generators.instructions.method import Method, Novelty, Seed, World
+from generators.instructions.method import Method, Seed, World
 from generators.instructions.novelty import EarlierTexts
+from generators.instructions.novelty_rule import Novelty
+from generators.instructions.stage import Instructions
 from generators.text.prompts import prompt_of
-
-if TYPE_CHECKING:
-    from generators.instructions.stage import Instructions
 
 LEAST_YIELD = 0.1  # a round is not made larger than the rows that are missing at this share of drafts kept
 

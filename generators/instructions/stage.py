@@ -11,14 +11,13 @@ new is kept, until the number asked for is there.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
-from generators.instructions.method import Novelty
 from generators.instructions.methods.backtranslation import Backtranslation
 from generators.instructions.methods.code import Code
 from generators.instructions.methods.constitutional import Constitutional
@@ -29,10 +28,8 @@ from generators.instructions.methods.multi_turn import MultiTurn
 from generators.instructions.methods.personas import Personas
 from generators.instructions.methods.self_instruct import SelfInstruct
 from generators.instructions.methods.tool_calls import ToolCalls
+from generators.instructions.novelty_rule import Novelty
 from generators.rules.rule import EQUALITY
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 AnyMethod = Annotated[
     SelfInstruct | EvolInstruct | Magpie | Personas | Backtranslation | MultiTurn | ToolCalls | Code | Mathematics
@@ -55,6 +52,7 @@ class Instructions(Stage):
     }
     gives = "Conversation"
     phase = "generation"
+    work = "generators.instructions.work:make"
     random = True
 
     questions: list[str] = Field([], description="Jinja; what the user says. Sees the record's metadata and `text`.")
@@ -130,8 +128,3 @@ class Instructions(Stage):
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.count if self.method else None
-
-    def run(self, job: Job) -> None:
-        from generators.instructions.work import make
-
-        make(self, job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,10 +13,8 @@ from engine.errors import UserError
 from engine.stage.job import Job
 from engine.store.schema import DATASETS, messages_digest, row_id
 from generators.instructions.rounds import synthesize
+from generators.instructions.stage import Instructions
 from generators.text.templates import Template, Unrenderable, compiled, variables
-
-if TYPE_CHECKING:
-    from generators.instructions.stage import Instructions
 
 
 def make(stage: Instructions, job: Job) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,9 +10,6 @@ from engine.errors import UserError
 from engine.stage.stage import Stage, port
 from generators.backends.server.settings import ServerSettings
 from generators.rules.rule import EQUALITY, Verifier
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Judge(Stage):
@@ -31,6 +28,7 @@ class Judge(Stage):
     }
     gives = "Verdict"
     phase = "generation"
+    work = "generators.judge.work:judge"
     random = True
 
     rules: dict[str, str] = Field({}, description="Metric -> expression.")
@@ -87,8 +85,3 @@ class Judge(Stage):
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         model = self.pairwise or self.rubric
         return None if model else (len(self.rules) + len(self.verifiers)) * rows["candidates"]
-
-    def run(self, job: Job) -> None:
-        from generators.judge.work import judge
-
-        judge(self, job)

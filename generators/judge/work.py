@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -13,11 +12,9 @@ from engine.store.schema import row_id
 from generators.backends.open import open_backend
 from generators.backends.protocol import Sampling
 from generators.judge import model_judge
+from generators.judge.stage import Judge
 from generators.rules.answer_columns import readable, score
 from generators.rules.verify import verify
-
-if TYPE_CHECKING:
-    from generators.judge.stage import Judge
 
 
 def judge(stage: Judge, job: Job) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from engine.stage.stage import Stage, port
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Ask(Stage):
@@ -29,6 +26,7 @@ class Ask(Stage):
     }
     gives = "Candidate"
     phase = "people"
+    work = "labeling.ask.work:pick"
     random = True
 
     prompts: int = Field(ge=1, description="How many prompts to ask about.")
@@ -39,8 +37,3 @@ class Ask(Stage):
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return min(self.prompts * self.answers, rows.get("candidates", 0))
-
-    def run(self, job: Job) -> None:
-        from labeling.ask.work import pick
-
-        pick(self, job)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +19,10 @@ from engine import seeds
 from engine.errors import UserError
 from engine.stage.job import Job, part_name
 from labeling.ask.information import choose, information
+from labeling.ask.stage import Ask
 from labeling.preferences.ballots import Gold, count_votes, read_ballots, to_judgements
 from labeling.utilities import reliability
 from labeling.utilities.bradley_terry import Floats
-
-if TYPE_CHECKING:
-    from labeling.ask.stage import Ask
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.stage.stage import NotIdentity, Stage, Switch, port
 from labeling.argilla.task import Asked
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class ScriptedSettings(BaseModel):
@@ -39,6 +36,7 @@ class Label(Stage):
     takes = {"candidates": port("Candidate", many=True), "verdicts": port("Verdict", optional=True)}
     gives = "Ranking"
     phase = "people"
+    work = "labeling.label.work:collect_rankings"
     switches = {"people": Switch("People rank in the Argilla UI, not scripted annotators.", {"scripted": "null"})}
     random = True
 
@@ -91,8 +89,3 @@ class Label(Stage):
         if self.suggest and self.asked == "rating":
             raise ValueError("`suggest` goes with rankings and pairs; ratings can't be suggested")
         return self
-
-    def run(self, job: Job) -> None:
-        from labeling.label.work import collect_rankings
-
-        collect_rankings(self, job)

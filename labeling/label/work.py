@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,9 +22,7 @@ from labeling.argilla.oversight import RecordJudgement, agreement_over_time, tab
 from labeling.argilla.task import Dataset, RankingResponse, RankingTask
 from labeling.label.presentation import Presentation, attention_checks, presentations
 from labeling.label.scripted import ScriptedAnnotator, annotate, annotators_of, username_of
-
-if TYPE_CHECKING:
-    from labeling.label.stage import Label, ScriptedSettings
+from labeling.label.stage import Label, ScriptedSettings
 
 LOOK_AGAIN = 5.0  # seconds between looks at how far people are
 

@@ -6,14 +6,9 @@ judge's share, its agreement with people and its biases either way; or alone, fo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
 from engine.stage.stage import Stage, port
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class AiFeedback(Stage):
@@ -26,13 +21,9 @@ class AiFeedback(Stage):
     takes = {"candidates": port("Candidate", many=True), "verdicts": port("Verdict", many=True)}
     gives = "Ranking"
     phase = "people"
+    work = "labeling.preferences.judge_as_annotator:rank_by_verdicts"
 
     metrics: tuple[str, ...] = Field(
         ("pairwise",), min_length=1, description="The verdicts' metrics; several that rate an answer are added up."
     )
     annotator: str | None = Field(None, description="The judge's name; what the verdicts say if not given.")
-
-    def run(self, job: Job) -> None:
-        from labeling.preferences.judge_as_annotator import rank_by_verdicts
-
-        rank_by_verdicts(self, job)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from engine.errors import UserError
 from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
-
-if TYPE_CHECKING:
-    from labeling.preferences.ai_feedback_stage import AiFeedback
+from labeling.preferences.ai_feedback_stage import AiFeedback
 
 Row = dict[str, Any]
 

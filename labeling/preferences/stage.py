@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from engine.stage.stage import Stage, port
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 Kind = Literal["person", "scripted", "judge"]
 
@@ -33,6 +30,7 @@ class Preferences(Stage):
     }
     gives = "Preference"
     phase = "people"
+    work = "labeling.preferences.work:to_pairs"
 
     pairs: Literal["all", "best_worst", "adjacent"] = Field("all", description="Which pairs of a prompt's answers.")
     min_agreement: float = Field(
@@ -57,8 +55,3 @@ class Preferences(Stage):
     min_attention: float | None = Field(
         None, ge=0, le=1, description="Set aside annotators who rank less than this share above planted answers."
     )
-
-    def run(self, job: Job) -> None:
-        from labeling.preferences.work import to_pairs
-
-        to_pairs(self, job)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,10 +31,8 @@ from labeling.preferences.ballots import (
     to_judgements,
 )
 from labeling.preferences.report import attention, report
+from labeling.preferences.stage import Preferences
 from labeling.utilities import reliability
-
-if TYPE_CHECKING:
-    from labeling.preferences.stage import Preferences
 
 # The reliability of a gold key: at this one, an answer worth one log-odd more is preferred 20 times out of 21.
 GOLD_RELIABILITY = 3.0

@@ -8,14 +8,11 @@ latter by itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from engine.stage.stage import NotIdentity, Port, Stage, port
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 ROWS = ("Document", "Prompt", "Conversation", "Preference")
 Ngram = Annotated[int, Field(ge=1, description="Words in a row that make an overlap.")]
@@ -34,6 +31,7 @@ class Decontaminate(Stage):
         "against": port(*ROWS, many=True),
     }
     phase: ClassVar[str] = "curation"
+    work: ClassVar[str] = "pipelines.decontaminate.work:decontaminate"
     narrows: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
@@ -45,11 +43,6 @@ class Decontaminate(Stage):
         """The kind of the training rows."""
         kinds = given.get("documents") or ["Document"]
         return kinds[0]
-
-    def run(self, job: Job) -> None:
-        from pipelines.decontaminate.work import decontaminate
-
-        decontaminate(self, job)
 
 
 class Contamination(Stage):
@@ -64,6 +57,7 @@ class Contamination(Stage):
     }
     gives: ClassVar[str] = "Verdict"
     phase: ClassVar[str] = "curation"
+    work: ClassVar[str] = "pipelines.decontaminate.work:contamination"
     version: ClassVar[int] = 2
 
     ngram: Ngram = 13
@@ -72,8 +66,3 @@ class Contamination(Stage):
     max_touched: Annotated[float, NotIdentity] = Field(
         1.0, ge=0, le=1, description="Share of the evaluation rows that may be touched before the stage fails."
     )
-
-    def run(self, job: Job) -> None:
-        from pipelines.decontaminate.work import contamination
-
-        contamination(self, job)

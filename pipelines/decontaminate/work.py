@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,9 +15,7 @@ from engine.stage.job import Job, Part
 from engine.store.artifact import Artifact
 from engine.store.schema import row_id
 from pipelines.decontaminate.overlap import Passages, Touch
-
-if TYPE_CHECKING:
-    from pipelines.decontaminate.stage import Contamination, Decontaminate
+from pipelines.decontaminate.stage import Contamination, Decontaminate
 
 EXAMPLES = 20
 

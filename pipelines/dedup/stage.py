@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from engine.stage.stage import NotIdentity, Port, Stage, port
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Dedup(Stage):
@@ -31,6 +28,7 @@ class Dedup(Stage):
     }
     gives: ClassVar[str] = "Document"
     phase: ClassVar[str] = "curation"
+    work: ClassVar[str] = "pipelines.dedup.work:deduplicate"
     narrows: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
@@ -88,8 +86,3 @@ class Dedup(Stage):
         if not folder.is_dir():
             return {"model": f"hub:{self.model}"}
         return {f"model/{f.name}": digest_file(f) for f in sorted(folder.iterdir()) if f.is_file()}
-
-    def run(self, job: Job) -> None:
-        from pipelines.dedup.work import deduplicate
-
-        deduplicate(self, job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,10 @@ from pipelines.dedup.decision import Decision
 from pipelines.dedup.minhash import choose_banding
 from pipelines.dedup.near import CandidateDocuments, Sets, buckets, components, same
 from pipelines.dedup.signatures import Signatures, digests
+from pipelines.dedup.stage import Dedup
 from pipelines.texts.columns import column, numbers, strings
 from pipelines.texts.documents import Documents, trim
 from pipelines.texts.shingles import Array, shared_runs, texts_of
-
-if TYPE_CHECKING:
-    from pipelines.dedup.stage import Dedup
 
 # Signatures of a pair at the threshold agree in fewer places than this many standard deviations below what is expected
 # once in a million pairs; such a pair is not worth reading.

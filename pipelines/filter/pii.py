@@ -10,14 +10,13 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import phonenumbers
 import polars as pl
 
-if TYPE_CHECKING:
-    from pipelines.filter.stage import PersonalData
+from pipelines.filter.stage import PersonalData
 
 # In this order: later kinds leave alone what an earlier one spans.
 KINDS: tuple[PersonalData, ...] = ("key", "email", "iban", "card", "ip", "phone")

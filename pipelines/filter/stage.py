@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,9 +10,6 @@ from engine.errors import UserError, nearest
 from engine.stage.stage import Port, Stage, port
 from pipelines.filter.heuristics import SETS, Rule
 from pipelines.filter.language_codes import LANGUAGES
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 PersonalData = Literal["key", "email", "iban", "card", "ip", "phone"]
 Action = Literal["remove", "mask", "count"]
@@ -34,6 +31,7 @@ class Filter(Stage):
     }
     gives: ClassVar[str] = "Document"
     phase: ClassVar[str] = "curation"
+    work: ClassVar[str] = "pipelines.filter.work:sift"
     narrows: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
@@ -129,8 +127,3 @@ class Filter(Stage):
             if low is not None or high is not None:
                 rules.append(Rule(name, statistic).bounded(low, high))
         return rules
-
-    def run(self, job: Job) -> None:
-        from pipelines.filter.work import sift
-
-        sift(self, job)

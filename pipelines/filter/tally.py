@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipelines.filter.histograms import Histograms
-
-if TYPE_CHECKING:
-    from pipelines.filter.stage import Filter
+from pipelines.filter.stage import Filter
 
 
 @dataclass

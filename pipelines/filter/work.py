@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -18,11 +18,9 @@ from pipelines.filter.heuristics import LINE_SETS, Rule, clean_lines
 from pipelines.filter.language import identify
 from pipelines.filter.pii import find, mask, may_hold
 from pipelines.filter.quality import Classifier, train
+from pipelines.filter.stage import Filter
 from pipelines.filter.statistics import STATISTICS, SUBSTRINGS, measure
 from pipelines.filter.tally import Removals, Tally
-
-if TYPE_CHECKING:
-    from pipelines.filter.stage import Filter
 
 SCORES = ("language_score", "quality")  # columns that a row gets where the stage asks for them
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from engine.errors import UserError, nearest
 from engine.stage.stage import Port, Stage, port
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Mix(Stage):
@@ -24,6 +21,7 @@ class Mix(Stage):
     takes: ClassVar[dict[str, Port]] = {"documents": port("Document", many=True, labelled=True)}
     gives: ClassVar[str] = "Document"
     phase: ClassVar[str] = "curation"
+    work: ClassVar[str] = "pipelines.mix.work:mix"
     narrows: ClassVar[bool] = True
     random: ClassVar[bool] = True
 
@@ -89,8 +87,3 @@ class Mix(Stage):
         else:
             scale = float(self.size)
         return {label: min(room[label], weight * scale) for label, weight in weights.items()}
-
-    def run(self, job: Job) -> None:
-        from pipelines.mix.work import mix
-
-        mix(self, job)

@@ -6,7 +6,6 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +14,9 @@ import xxhash
 
 from engine.stage.job import Job, part_name
 from engine.store.schema import row_id
+from pipelines.mix.stage import Mix
 from pipelines.texts.columns import numbers
 from pipelines.texts.shingles import Array
-
-if TYPE_CHECKING:
-    from pipelines.mix.stage import Mix
 
 PART_ROWS = 10_000
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from engine.stage.stage import NotIdentity, Port, Stage
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 Format = Literal[
     "auto", "text", "markdown", "html", "pdf", "code", "jsonl", "json", "csv", "parquet", "arrow", "python"
@@ -27,6 +24,7 @@ class Read(Stage):
     takes: ClassVar[dict[str, Port]] = {}
     gives: ClassVar[str] = "Document"
     phase: ClassVar[str] = "curation"
+    work: ClassVar[str] = "pipelines.read.work:read"
     narrows: ClassVar[bool] = True
 
     paths: Annotated[list[str], NotIdentity] = Field(
@@ -78,8 +76,3 @@ class Read(Stage):
 
         # Order is part of the result, so it is part of the identity.
         return {file.name: f"{i}:{file.digest()}" for i, file in enumerate(find(self.paths, base, self.exclude))}
-
-    def run(self, job: Job) -> None:
-        from pipelines.read.work import read
-
-        read(self, job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import jinja2.meta
@@ -15,9 +15,7 @@ from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
 from pipelines.read.formats import Bad, Options, Text, parse
 from pipelines.read.sources import FORMATS, SourceFile, find
-
-if TYPE_CHECKING:
-    from pipelines.read.stage import Read
+from pipelines.read.stage import Read
 
 PART_ROWS = 10_000
 PART_BYTES = 32 << 20

@@ -13,7 +13,7 @@ first, where they leave the least room, and what is left over of each block is f
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,9 +21,6 @@ from engine.errors import UserError
 from engine.stage.stage import Device, NotIdentity, Port, Stage, port
 from engine.store.digest import digest_file
 from pipelines.tokenize.special_tokens import SPECIAL
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Tokenize(Stage):
@@ -35,6 +32,7 @@ class Tokenize(Stage):
     }
     gives: ClassVar[str] = "TokenBlock"
     phase: ClassVar[str] = "curation"
+    work: ClassVar[str] = "pipelines.tokenize.work:tokenize"
 
     tokenizer: Annotated[str | None, NotIdentity] = Field(
         None,
@@ -68,8 +66,3 @@ class Tokenize(Stage):
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         trains = self.tokenizer is None and not given.get("tokenizer")
         return {"block": self.block, "summary": {"vocab_size": self.vocab_size} if trains else {}}
-
-    def run(self, job: Job) -> None:
-        from pipelines.tokenize.work import tokenize
-
-        tokenize(self, job)

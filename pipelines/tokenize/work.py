@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,8 @@ from pipelines.texts.shingles import Array, texts_of
 from pipelines.tokenize.bpe import train_bpe
 from pipelines.tokenize.encoder import Encoder
 from pipelines.tokenize.packing import Packer, PackingState
+from pipelines.tokenize.stage import Tokenize
 from pipelines.tokenize.tokenizer_files import load, save
-
-if TYPE_CHECKING:
-    from pipelines.tokenize.stage import Tokenize
 
 PART_ROWS = 2_000
 

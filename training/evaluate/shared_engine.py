@@ -8,13 +8,13 @@ from generators.backends.open import open_engine
 from generators.backends.protocol import Sampling
 from generators.backends.vllm.model_files import end_ids
 from generators.text.prompts import decode, load_tokenizer
+from training.evaluate.stage import Evaluate
 from training.rl.rollouts import Question, Rollout, load_questions
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
     from engine.store.artifact import Artifact
     from generators.backends.vllm.engine import VllmEngine
-    from training.evaluate.stage import Evaluate
 
 
 class SharedEngine:

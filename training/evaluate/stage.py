@@ -20,7 +20,7 @@ the next.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -29,9 +29,6 @@ from engine.stage.drawing import Intervals
 from engine.stage.stage import Audit, NotIdentity, Stage, port
 from generators.rules.rule import Rule, version
 from training.evaluate import gate, metrics
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Evaluate(Stage):
@@ -46,6 +43,7 @@ class Evaluate(Stage):
     }
     gives = "Verdict"
     phase = "training"
+    work = "training.evaluate.work:evaluate"
     drawings = (Intervals("gold_win_rate", "gold preference against the reference, 95 % interval"),)
     random = True
 
@@ -114,8 +112,3 @@ class Evaluate(Stage):
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return None
-
-    def run(self, job: Job) -> None:
-        from training.evaluate.work import evaluate
-
-        evaluate(self, job)

@@ -17,6 +17,7 @@ from generators.text.prompts import prompt_of
 from training.evaluate import gate, metrics
 from training.evaluate.perplexity import surprise
 from training.evaluate.shared_engine import SharedEngine
+from training.evaluate.stage import Evaluate
 from training.evaluate.table import as_text, side_by_side, tabulate
 from training.models.load import load_model, quiet
 from training.models.logprobs import token_logprobs
@@ -28,7 +29,6 @@ from training.rl.stored import load_rollouts, score_rollouts
 if TYPE_CHECKING:
     from engine.stage.job import Job
     from engine.store.artifact import Artifact
-    from training.evaluate.stage import Evaluate
 
 
 @dataclass(frozen=True)

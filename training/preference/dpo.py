@@ -12,13 +12,13 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from training.loops.trl import arguments, train
 from training.models.load import load_model, load_reference, save_trained
 from training.models.lora import peft_config
+from training.preference.dpo_stage import Dpo
 from training.preference.pairs import load
 from training.preference.report import report
 from training.preference.token_ids import on_token_ids
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from training.preference.dpo_stage import Dpo
     from training.preference.pairs import Pair
 
 

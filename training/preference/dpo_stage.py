@@ -11,7 +11,7 @@ without its adapter is the reference, and there is one copy of the weights.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,9 +20,6 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 Loss = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
@@ -42,6 +39,7 @@ class Dpo(Stage):
     }
     gives = "Model"
     phase = "training"
+    work = "training.preference.dpo:train_on_pairs"
     drawings = (Curves(("loss", "rewards/accuracies", "rewards/margins")),)
     random = True
     version = 2
@@ -93,8 +91,3 @@ class Dpo(Stage):
         return memory.forecast_fine_tuning(
             given["policy"][0], device, self.lora, self.max_length, self.batch, size, rows=2, references=references
         )
-
-    def run(self, job: Job) -> None:
-        from training.preference.dpo import train_on_pairs
-
-        train_on_pairs(self, job)

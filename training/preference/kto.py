@@ -16,13 +16,13 @@ from training.loops.trl import arguments, train
 from training.models.answers import EncodedAnswer, encode
 from training.models.load import load_model, load_reference, save_trained
 from training.models.lora import peft_config
+from training.preference.kto_stage import Kto
 from training.preference.pairs import Pair, load
 from training.preference.report import report
 from training.preference.token_ids import on_token_ids
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from training.preference.kto_stage import Kto
 
 
 def train_on_marks(stage: Kto, job: Job) -> None:

@@ -10,7 +10,7 @@ The reference is always handed to TRL as a model of its own, for the reason give
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -19,9 +19,6 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Kto(Stage):
@@ -36,6 +33,7 @@ class Kto(Stage):
     }
     gives = "Model"
     phase = "training"
+    work = "training.preference.kto:train_on_marks"
     drawings = (Curves(("loss", "kl", "rewards/margins")),)
     random = True
 
@@ -64,8 +62,3 @@ class Kto(Stage):
         return memory.forecast_fine_tuning(
             given["policy"][0], device, self.lora, self.max_length, self.batch, references=int(not self.lora)
         )
-
-    def run(self, job: Job) -> None:
-        from training.preference.kto import train_on_marks
-
-        train_on_marks(self, job)

@@ -7,15 +7,13 @@ arXiv:2502.16982, eq. 4), so that one learning rate serves both.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from training.pretrain.patches import muon_in_float32
-
-if TYPE_CHECKING:
-    from training.pretrain.stage import OptimizerName
+from training.pretrain.stage import OptimizerName
 
 
 def build(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,9 +13,6 @@ from training.loops.schedule import ScheduleName
 from training.loops.tracking_settings import ReportTo
 from training.pretrain.size import Family, Size
 
-if TYPE_CHECKING:
-    from engine.stage.job import Job
-
 OptimizerName = Literal["adamw", "muon"]
 
 
@@ -25,6 +22,7 @@ class Pretrain(Stage):
     takes = {"tokens": port("TokenBlock")}
     gives = "Model"
     phase = "training"
+    work = "training.pretrain.work:pretrain"
     drawings = (Curves(("loss", "validation_bpb")),)
     random = True
 
@@ -97,8 +95,3 @@ class Pretrain(Stage):
             count if self.sharding == "shard" else 1,
         )  # fmt: skip
         return {"config": config, "needs": needs}
-
-    def run(self, job: Job) -> None:
-        from training.pretrain.work import pretrain
-
-        pretrain(self, job)

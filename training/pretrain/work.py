@@ -47,11 +47,11 @@ from training.pretrain.llama import IGNORE, decoder_config, initial_model, to_tr
 from training.pretrain.measure import bits_per_byte, complete, cross_entropy
 from training.pretrain.optim import build, has_bfloat16_units
 from training.pretrain.size import learning_rate
+from training.pretrain.stage import Pretrain
 from training.pretrain.tokenizer import check_tokenizer, load_tokenizer, token_bytes
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from training.pretrain.stage import Pretrain
 
 
 def pretrain(stage: Pretrain, job: Job) -> None:

@@ -18,11 +18,11 @@ from generators.text.prompts import Message
 from training.models.answers import encode
 from training.models.load import quiet
 from training.reward.benchmark_file import contents
+from training.reward.benchmark_stage import RewardBench
 from training.reward.model import RewardModel
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from training.reward.benchmark_stage import RewardBench
 
 Line = dict[str, float | int | None]
 SECTIONS = {

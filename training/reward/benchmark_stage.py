@@ -17,15 +17,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from engine.stage.stage import NotIdentity, Stage, port
 from training.reward.benchmark_file import contents
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class RewardBench(Stage):
@@ -34,6 +31,7 @@ class RewardBench(Stage):
     takes = {"rewards": port("RewardModel", many=True, labelled=True)}
     gives = "Verdict"
     phase = "training"
+    work = "training.reward.benchmark:benchmark"
     random = True  # the resampling of intervals
 
     file: Annotated[str, NotIdentity] = Field(
@@ -42,8 +40,3 @@ class RewardBench(Stage):
 
     def sources(self, base: str) -> dict[str, str]:
         return {Path(self.file).name: hashlib.sha256(contents(Path(base) / self.file)).hexdigest()}
-
-    def run(self, job: Job) -> None:
-        from training.reward.benchmark import benchmark
-
-        benchmark(self, job)

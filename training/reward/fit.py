@@ -28,11 +28,11 @@ from training.reward.losses import pair_loss, ranking_loss
 from training.reward.model import FACTS, RewardModel
 from training.reward.rankings import Ranked
 from training.reward.report import report
+from training.reward.reward_stage import Reward
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
     from training.models.lora_settings import Lora
-    from training.reward.reward_stage import Reward
 
 
 def train_reward(stage: Reward, job: Job) -> None:

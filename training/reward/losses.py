@@ -17,11 +17,11 @@ from torch.nn.functional import logsigmoid
 from training.models.padding import pad
 from training.reward.list_loss import nll
 from training.reward.model import read_heads
+from training.reward.reward_stage import Reward
 
 if TYPE_CHECKING:
     from training.preference.pairs import Pair
     from training.reward.rankings import Ranked
-    from training.reward.reward_stage import Reward
 
 
 def pair_loss(stage: Reward, model: Any, batch: Sequence[Pair], bootstrap_PK: np.ndarray) -> tuple[Tensor, float]:

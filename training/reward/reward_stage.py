@@ -14,7 +14,7 @@ the reward is the weighted sum of what they say, each in the units of `normalise
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,9 +23,6 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Reward(Stage):
@@ -38,6 +35,7 @@ class Reward(Stage):
     }
     gives = "RewardModel"
     phase = "training"
+    work = "training.reward.fit:train_reward"
     drawings = (Curves(("loss", "accuracy")),)
     random = True
 
@@ -80,8 +78,3 @@ class Reward(Stage):
             given["model"][0], device, self.lora, self.max_length, self.batch,
             rows=2, methods=("full", "lora"),
         )  # fmt: skip
-
-    def run(self, job: Job) -> None:
-        from training.reward.fit import train_reward
-
-        train_reward(self, job)

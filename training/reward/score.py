@@ -10,10 +10,10 @@ import torch
 from engine.store.schema import DATASETS, row_id
 from training.models.answers import encode
 from training.reward.model import RewardModel
+from training.reward.score_stage import Score
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from training.reward.score_stage import Score
 
 
 def score(stage: Score, job: Job) -> None:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
 from engine.stage.stage import Stage, port
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Score(Stage):
@@ -18,6 +13,7 @@ class Score(Stage):
     takes = {"candidates": port("Candidate", many=True), "reward": port("RewardModel")}
     gives = "Verdict"
     phase = "training"
+    work = "training.reward.score:score"
 
     metric: str = Field("reward", description="What to call the measurement.")
     pessimism: float = Field(0.0, ge=0, description="Standard deviations over an ensemble's heads taken off its mean.")
@@ -25,8 +21,3 @@ class Score(Stage):
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return rows["candidates"]
-
-    def run(self, job: Job) -> None:
-        from training.reward.score import score
-
-        score(self, job)

@@ -6,7 +6,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import numpy as np
@@ -20,13 +20,11 @@ from training.loops.trl import arguments, train
 from training.models.load import is_adapter, load_model, save
 from training.models.logprobs import token_logprobs
 from training.models.lora import peft_config
+from training.rl.grpo_stage import Grpo
 from training.rl.record import consumed, keep, warn_of_sameness
 from training.rl.rollouts import Question, Rollout, check_room, draw, load_questions
 from training.rl.sampler import Sampler, start_engine
 from training.rl.scoring import Scorer, make_scorer
-
-if TYPE_CHECKING:
-    from training.rl.grpo_stage import Grpo
 
 
 def optimise(stage: Grpo, job: Job) -> None:

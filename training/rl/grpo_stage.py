@@ -19,7 +19,7 @@ as it was); TRL would load what the policy's configuration names as its origin.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,9 +29,6 @@ from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
 from training.rl.drawings import DRAWINGS
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 Method = Literal["grpo", "dr_grpo", "dapo", "rloo"]
 METHODS: dict[Method, dict[str, Any]] = {
@@ -53,6 +50,7 @@ class Grpo(Stage):
     }
     gives = "Model"
     phase = "training"
+    work = "training.rl.grpo:optimise"
     drawings = DRAWINGS
     random = True
     version = 2
@@ -120,8 +118,3 @@ class Grpo(Stage):
             given["policy"][0], device.less(self.gpu_share), self.lora, 2 * self.max_tokens, size,
             self.micro_batch or size, references=int(not self.lora) + len(given.get("reward", [])),
         )  # fmt: skip
-
-    def run(self, job: Job) -> None:
-        from training.rl.grpo import optimise
-
-        optimise(self, job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,9 +12,6 @@ from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
 
-if TYPE_CHECKING:
-    from engine.stage.job import Job
-
 
 class Sft(Stage):
     """Fine-tune a model on conversations; the loss counts assistant turns only."""
@@ -22,6 +19,7 @@ class Sft(Stage):
     takes = {"model": port("Model", "Adapter"), "conversations": port("Conversation", many=True)}
     gives = "Model"
     phase = "training"
+    work = "training.sft.work:fine_tune"
     drawings = (Curves(("loss", "entropy")),)
     random = True
     version = 2
@@ -64,8 +62,3 @@ class Sft(Stage):
         return memory.forecast_fine_tuning(
             given["model"][0], device, self.lora, self.max_length, self.batch, self.at_once
         )
-
-    def run(self, job: Job) -> None:
-        from training.sft.work import fine_tune
-
-        fine_tune(self, job)

@@ -14,10 +14,10 @@ from training.models.load import load_model, save_trained
 from training.models.lora import peft_config, quantization
 from training.sft.document_attention import attend_by_document
 from training.sft.examples import prepare, row_ids, teach_to_end
+from training.sft.stage import Sft
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
-    from training.sft.stage import Sft
 
 
 def fine_tune(stage: Sft, job: Job) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,14 +29,12 @@ from training.models.padding import pad
 from training.rl.critic import Critic
 from training.rl.guard import Watch
 from training.rl.ppo.loss import Experience, describe, experience, loss
+from training.rl.ppo.stage import Ppo
 from training.rl.ppo.state import restore
 from training.rl.record import consumed, keep, warn_of_sameness
 from training.rl.rollouts import Question, Rollout, check_room, draw, load_questions
 from training.rl.sampler import Sampler, start_engine
 from training.rl.scoring import Scorer, make_scorer
-
-if TYPE_CHECKING:
-    from training.rl.ppo.stage import Ppo
 
 
 def train(stage: Ppo, job: Job) -> None:

@@ -25,7 +25,7 @@ The formulas are in `training.rl.ppo.loss`, the iterations in `training.rl.ppo.l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,9 +37,6 @@ from training.models.answers import TOKENS
 from training.models.lora_settings import Lora
 from training.rl.drawings import DRAWINGS
 from training.rl.guard_settings import GuardConfig
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 
 class Ppo(Stage):
@@ -54,6 +51,7 @@ class Ppo(Stage):
     }
     gives = "Model"
     phase = "training"
+    work = "training.rl.ppo.loop:train"
     drawings = DRAWINGS
     random = True
     version = 3
@@ -137,8 +135,3 @@ class Ppo(Stage):
             given["policy"][0], device.less(self.gpu_share), self.lora, length, at_once,
             references=beside, processes=split,
         )  # fmt: skip
-
-    def run(self, job: Job) -> None:
-        from training.rl.ppo.loop import train
-
-        train(self, job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,9 +14,7 @@ from training.loops import snapshot
 from training.loops.checkpoint import Checkpoints
 from training.loops.distributed import rank
 from training.rl import kl
-
-if TYPE_CHECKING:
-    from training.rl.ppo.stage import Ppo
+from training.rl.ppo.stage import Ppo
 
 
 @dataclass
