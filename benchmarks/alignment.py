@@ -44,8 +44,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
     import torch
 
     from tests.training import tiny_chat
-    from tests.training.test_dpo import by_hand
-    from tests.training.test_reward import preferences
+    from tests.training.preference_rows import by_hand, preferences
     from training.reward.list_loss import nll
     from training.rl import advantages as gae
     from training.rl import kl
@@ -123,7 +122,7 @@ def closed_forms(bench: Bench, quick: bool) -> list[Claim]:
 
 def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
     """PPO and GRPO on 64 outcomes, beside best-of-n at the same KL."""
-    from tests.training import test_optimum as toy
+    from tests.training.preference import test_optimum as toy
     from training.rl.kl import best_of_n as best_of_n_kl
 
     beta, iterations = 0.3, 10 if quick else 120
@@ -171,7 +170,7 @@ def optimum_online(bench: Bench, quick: bool) -> list[Claim]:
 
 
 def optimum_dpo(bench: Bench, quick: bool) -> list[Claim]:
-    from tests.training import test_optimum as toy
+    from tests.training.preference import test_optimum as toy
 
     epochs = 20 if quick else 800
     _, distance, start = toy.dpo_on_every_preference(bench.store, bench.run, bench.table, bench.folder, epochs)

@@ -35,8 +35,9 @@ from engine.stage.stage import Stage
 from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS
 from engine.store.store import Store
+from generators.backends.local import Local
 from generators.backends.process.watched import WatchedEngine
-from generators.backends.protocol import Backend, Completion, Local, Sampling
+from generators.backends.protocol import Backend, Completion, Sampling
 from generators.candidates.stage import Candidates
 from generators.text.prompts import encode_prompt, load_tokenizer
 
@@ -96,7 +97,7 @@ def candidates(
     store: Store, model: Artifact, prompts: Artifact, backend: Backend, **config: Any
 ) -> tuple[Artifact, float]:
     """The stage with a backend that is loaded already; its artifact, and the seconds it took."""
-    with patch("generators.candidates.stage.open_model", lambda *a, **k: backend):  # pyright: ignore
+    with patch("generators.candidates.work.open_model", lambda *a, **k: backend):  # pyright: ignore
         started = time.perf_counter()
         made = carry_out(
             store,
@@ -219,7 +220,8 @@ def overhead(store: Store, model: Artifact, rows: int) -> dict[str, Any]:
 def faults(folder: Path, count: int) -> dict[str, Any]:
     """A server that fails 30 % of attempts, against the same server without faults."""
     from generators.backends.protocol import Answer
-    from generators.backends.server.chat_completions import Server, ServerBackend
+    from generators.backends.server.chat_completions import ServerBackend
+    from generators.backends.server.settings import ServerSettings
     from tests.generators.faulty_server import FaultyServer, said
 
     asked = [[{"role": "user", "content": f"question {i}"}] for i in range(count)]
@@ -227,7 +229,7 @@ def faults(folder: Path, count: int) -> dict[str, Any]:
     for name, share in (("clean", 0.0), ("faulty", 0.3)):
         with FaultyServer(share=share, capacity=32, seconds=0.2) as server:
             backend = ServerBackend(
-                Server.model_validate({"model": "m", "url": server.url, "timeout_s": 20, "attempts": 20}),
+                ServerSettings.model_validate({"model": "m", "url": server.url, "timeout_s": 20, "attempts": 20}),
                 folder / f"{name}.sqlite",
             )
             started = time.perf_counter()
@@ -245,20 +247,20 @@ def faults(folder: Path, count: int) -> dict[str, Any]:
 
 def guided(model: Artifact, rows: int) -> dict[str, Any]:
     """Rows of a random-weight model that parse and follow a nested schema; and what a schema without any row gives."""
-    from generators.backends import json_answers as structured
+    from generators.backends import json_answers
     from generators.backends.protocol import Answer
-    from tests.generators.test_structured import SCHEMA
+    from tests.generators.backends.nested_schema import SCHEMA
 
     backend = Local(WatchedEngine("vllm", model.location, dtype="float32"), load_tokenizer(model.location))
     asked = [[{"role": "user", "content": f"Make record {i}."}] for i in range(rows)]
-    answers, repaired = structured.complete(backend, asked, Sampling(max_tokens=256), list(range(rows)), SCHEMA)
+    answers, repaired = json_answers.complete(backend, asked, Sampling(max_tokens=256), list(range(rows)), SCHEMA)
     impossible = {"type": "integer", "minimum": 5, "maximum": 3}
     try:
-        told = str(structured.complete(backend, asked[:1], Sampling(), [0], impossible)[0])
+        told = str(json_answers.complete(backend, asked[:1], Sampling(), [0], impossible)[0])
     except UserError as error:
         told = f"UserError: {error}"
     backend.close()
-    valid = sum(isinstance(a, Answer) and structured.problem(a.text, SCHEMA) is None for a in answers)
+    valid = sum(isinstance(a, Answer) and json_answers.problem(a.text, SCHEMA) is None for a in answers)
     return {"rows": rows, "valid": valid, "repaired": len(repaired), "impossible": told[:200]}
 
 

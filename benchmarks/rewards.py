@@ -130,7 +130,7 @@ def linear(features_LID: Floats, ranks_LI: NDArray[np.int64], weight_L: Floats) 
     """A linear reward by the `reward` stage's own loss (Plackett-Luce, weighted), at its optimum."""
     import torch
 
-    from training.reward import list_loss as plackett_luce
+    from training.reward import list_loss
 
     x = torch.tensor(features_LID)
     ranks, weight = torch.tensor(ranks_LI), torch.tensor(weight_L)
@@ -139,7 +139,7 @@ def linear(features_LID: Floats, ranks_LI: NDArray[np.int64], weight_L: Floats) 
 
     def closure() -> Any:
         optimizer.zero_grad()
-        loss = (weight * plackett_luce.nll((x @ w_D)[..., None], ranks)[:, 0]).sum() / weight.sum()
+        loss = (weight * list_loss.nll((x @ w_D)[..., None], ranks)[:, 0]).sum() / weight.sum()
         loss = loss + 1e-3 * w_D.square().sum()
         loss.backward()
         return loss

@@ -39,7 +39,8 @@ from engine.stage.job import Job
 from engine.stage.stage import Stage
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from training.pretrain.stage import Pretrain, Run
+from training.pretrain.stage import Pretrain
+from training.pretrain.work import Pretraining
 
 DATA = Path(os.environ.get("FLYWHEEL_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
 PUBLISHED = 1.88  # nanoGPT's README, validation loss of the CPU recipe
@@ -182,11 +183,13 @@ def shakespeare(artifact: Artifact, data: np.ndarray, vocabulary: int, steps: in
     return result
 
 
-def started(stage: Pretrain, artifact: Artifact, store: Store) -> Run:
-    return Run(stage, Job(store, f"run-{time.monotonic_ns()}", "Model", {"tokens": {"t": artifact}}, stage.seed or 0))
+def started(stage: Pretrain, artifact: Artifact, store: Store) -> Pretraining:
+    return Pretraining(
+        stage, Job(store, f"run-{time.monotonic_ns()}", "Model", {"tokens": {"t": artifact}}, stage.seed or 0)
+    )
 
 
-def throughput(run: Run, rounds: int) -> dict[str, Any]:
+def throughput(run: Pretraining, rounds: int) -> dict[str, Any]:
     """Tokens a second of CPU on one thread: the fastest of some steps of each, taken in turns; and what reading costs."""
     from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
     from transformers import Trainer as HuggingFaceTrainer

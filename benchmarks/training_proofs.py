@@ -35,7 +35,8 @@ from engine.store.store import Store
 from generators.text.prompts import encode_prompt
 from tests.training import killed, tiny
 from training.hardware import memory
-from training.pretrain.stage import Pretrain, Run
+from training.pretrain.stage import Pretrain
+from training.pretrain.work import Pretraining
 from training.sft.stage import Sft
 
 AnyStage = TypeVar("AnyStage", bound=Stage)
@@ -86,7 +87,8 @@ class Tokens(Stage):
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
         from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
-        from training.loops.trl import save
+        from training.models.load import save
+        from training.pretrain.llama import decoder_config
         from training.pretrain.size import Size
 
         raw: Any = Tokenizer(models.BPE())
@@ -104,7 +106,7 @@ class Tokens(Stage):
         set_seed(0)
         size = Size(depth=self.depth, width=self.width, heads=self.width // 32)
         end: Any = tokenizer.eos_token_id
-        model = AutoModelForCausalLM.from_config(size.config("llama", len(tokenizer), self.context, end, end))
+        model = AutoModelForCausalLM.from_config(decoder_config(size, "llama", len(tokenizer), self.context, end, end))
         save(job, model, tokenizer)
 
 
@@ -138,7 +140,7 @@ def cut_in_other_ways(store: Store) -> Claims:
     found: list[tuple[float, float]] = []
     for micro in (4, 1):
         stage = configured(Pretrain, **SMALL, micro_batch=micro, clip=1e9)
-        run = Run(stage, Job(store, f"micro{micro}", "Model", {"tokens": {"t": blocks}}, 1))
+        run = Pretraining(stage, Job(store, f"micro{micro}", "Model", {"tokens": {"t": blocks}}, 1))
         loss, norm = run._step(0)  # pyright: ignore[reportPrivateUsage]
         found.append((float(loss), float(norm)))
     accumulated = max(apart(a, b) for a, b in zip(*found, strict=True))
@@ -281,7 +283,7 @@ def adapters(store: Store, folder: Path, serve: bool) -> tuple[dict[str, Any], C
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from training.loops.trl import load_model
+    from training.models.load import load_model
 
     countries = {
         "France": "Paris",
@@ -407,7 +409,7 @@ def bad_input(store: Store) -> Claims:
 
     def nan() -> None:
         stage = configured(Pretrain, **SMALL)
-        run = Run(stage, Job(store, "nan", "Model", {"tokens": {"t": blocks}}, 1))
+        run = Pretraining(stage, Job(store, "nan", "Model", {"tokens": {"t": blocks}}, 1))
         run.model.model.norm.weight.data.fill_(math.nan)
         run.train()
 

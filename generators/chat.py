@@ -8,10 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+from transformers import AutoModelForCausalLM, TextStreamer
+from transformers.utils.logging import disable_progress_bar
 
 from engine.errors import FlywheelError
 from engine.store.store import Store
+from generators.backends import adapters
+from generators.text.prompts import decode, encode_prompt, load_tokenizer
 
 app = typer.Typer(add_completion=False)
 
@@ -33,10 +41,6 @@ class Talker:
         Args:
             show: gets the answer piece by piece, as it comes.
         """
-        import torch
-        from transformers import TextStreamer
-
-        from generators.text.prompts import decode, encode_prompt
 
         class Pieces(TextStreamer):
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
@@ -67,12 +71,6 @@ def load(name: str, store: Store) -> Talker:
     Raises:
         FlywheelError: there is none of this name. OSError, ValueError: it can't be loaded.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    from generators.backends import adapters
-    from generators.text.prompts import load_tokenizer
-
     disable_progress_bar()
     location = name.removeprefix("hub:")
     if not name.startswith("hub:") and not Path(name).is_dir():
@@ -98,8 +96,6 @@ def chat(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Talk to a model. An empty line, Ctrl-D or Ctrl-C ends it; `/new` forgets what was said."""
-    import torch
-
     talkers: list[Talker] = []
     for name in (model, versus):
         try:
@@ -138,10 +134,6 @@ def one_by_one(talkers: list[Talker], question: str, temperature: float, max_tok
 
 def side_by_side(talkers: list[Talker], question: str, temperature: float, max_tokens: int) -> None:
     """Two columns that fill as the answers come."""
-    from rich.live import Live
-    from rich.table import Table
-    from rich.text import Text
-
     said = [""] * len(talkers)
 
     def columns() -> Table:

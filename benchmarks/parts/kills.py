@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def kills(bench: Bench, method: str, quick: bool) -> list[Claim]:
     """SIGKILL again and again, each time continued, against a run that was left alone."""
     from tests.training import tiny_chat
-    from tests.training.test_reward import preferences
+    from tests.training.preference_rows import preferences
     from tests.training.tiny_chat import PROMPTS
 
     count = 2 if quick else 10
@@ -113,9 +113,9 @@ def forge() -> None:
     import trl.trainer.dpo_trainer  # pyright: ignore[reportUnusedImport]
     import trl.trainer.grpo_trainer  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-    import generators.backends.vllm.engine as backend
+    from generators.backends.vllm.options import ENVIRONMENT
 
-    for name, value in backend.ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import vllm  # noqa: F401  # pyright: ignore
 

@@ -19,7 +19,7 @@ def model(store: Store, folder: Path, tokenizer: Any, width: int, layers: int, c
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from training.loops.trl import quiet
+    from training.models.load import quiet
 
     quiet()
     torch.manual_seed(0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
-from engine.store.store import Store
+
+if TYPE_CHECKING:
+    from engine.store.store import Store
 
 CONFIG = "adapter_config.json"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the sizes vLLM lays adapters out in

@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
 from engine.errors import StageFailed
 from generators.backends.protocol import Completion, Sampling
+from generators.backends.vllm.model_files import end_ids, model_config
 
 
 class TransformersEngine:
@@ -35,11 +40,6 @@ class TransformersEngine:
         batch: int = 64,
         adapter: str | None = None,
     ) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        from generators.backends.vllm.engine import end_ids, model_config
-
         config = model_config(model)
         self.ends = end_ids(model)
         self.batch = batch
@@ -47,14 +47,14 @@ class TransformersEngine:
         limit = int(getattr(config, "max_position_embeddings", 0) or 2**20)
         self.max_model_len = min(limit, max_model_len or limit)
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+            weights: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         except (ValueError, RuntimeError, OSError) as error:
             raise StageFailed(f"transformers can't load {model}: {error}") from error
         if adapter:
-            from peft import PeftModel
+            from peft import PeftModel  # seconds, for adapters alone
 
-            loaded = PeftModel.from_pretrained(loaded, adapter)
-        self._model: Any = loaded.to(self.device).eval()
+            weights = PeftModel.from_pretrained(weights, adapter)
+        self._model: Any = weights.to(self.device).eval()
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
         """One completion a prompt, each from its own seed.
@@ -71,8 +71,6 @@ class TransformersEngine:
         return made
 
     def _batch(self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
-        import torch
-
         longest, ends = max(map(len, prompts)), {*self.ends, *sampling.stop_token_ids}
         ids_BT = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=self.device)
         mask_BT = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device)
@@ -122,7 +120,7 @@ class TransformersEngine:
         self._model = None
 
 
-def processed(logits_BV: Any, sampling: Sampling) -> Any:
+def processed(logits_BV: Tensor, sampling: Sampling) -> Tensor:
     """Log-probabilities after temperature, top-k and top-p; what is cut off gets -inf."""
     if sampling.temperature > 0:
         logits_BV = logits_BV / sampling.temperature

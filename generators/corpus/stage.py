@@ -15,36 +15,17 @@ No record meets the same cell of the grid twice before it has met all, and all c
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import json
-import math
-import re
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from engine import seeds
-from engine.errors import UserError
-from engine.stage.job import Job, part_name
 from engine.stage.stage import Stage, port
-from engine.store.schema import DATASETS, row_id
-from generators.backends.protocol import Engine, Failure, Sampling, open_backend
-from generators.backends.server.chat_completions import Server
-from generators.drafts.drafts import template
-from generators.text.templates import Template, Unrenderable, checked, compiled, variables
+from generators.backends.protocol import EngineName
+from generators.backends.server.settings import ServerSettings
+from generators.corpus.styles import REPHRASED, Style
 
-Style = Literal[
-    "textbook", "story", "wiki", "dialogue", "wrap_easy", "wrap_medium", "wrap_hard", "wrap_qa", "nemotron_wikipedia",
-    "nemotron_diverse_qa", "nemotron_distill", "nemotron_extract", "nemotron_list",
-]  # fmt: skip
-REPHRASED = ("wrap_", "nemotron_")  # styles that say what the record says: no audience, no persona, and nothing cut off
-PREAMBLE = re.compile(r"^(sure|certainly|of course)?\W*here('s| is| are)\b[^\n:]{0,120}:\s+", re.I)
-ATTEMPTS = 8  # draws for one document before it is given up
-Draw = Callable[[int, int], dict[str, Any]]  # number of the document, number of the attempt -> what to ask or say
-WITHOUT_MODEL = 5_000  # documents a partition when nothing is generated
+if TYPE_CHECKING:
+    from engine.stage.job import Job
 
 
 class Corpus(Stage):
@@ -65,13 +46,19 @@ class Corpus(Stage):
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(512, ge=1, description="Longest document a model writes, in tokens.")
-    engine: Engine = Field("vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere.")
-    server: Server | None = Field(None, description="An OpenAI-compatible server that writes instead of a model.")
+    engine: EngineName = Field(
+        "vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere."
+    )
+    server: ServerSettings | None = Field(
+        None, description="An OpenAI-compatible server that writes instead of a model."
+    )
     partition: int = Field(256, ge=1, description="Documents a partition, with a model.")
 
     @field_validator("templates")
     @classmethod
     def _compile(cls, value: list[str]) -> list[str]:
+        from generators.text.templates import checked
+
         return checked(value, "templates") if value else value
 
     @model_validator(mode="after")
@@ -89,165 +76,10 @@ class Corpus(Stage):
         dropped = ("templates", "separator", "records") if self.styles else ("styles", "audiences", "personas")
         return {name: value for name, value in identity.items() if name not in dropped}
 
-    def grid(self) -> list[tuple[str, str | None, str | None]]:
-        """The cells: style, audience, persona."""
-        cells = list[tuple[str, str | None, str | None]]()
-        for style in dict.fromkeys(self.styles):
-            plain = style.startswith(REPHRASED)
-            audiences, personas = ([None] if plain else own or [None] for own in (self.audiences, self.personas))
-            cells += [(style, audience, persona) for audience, persona in itertools.product(audiences, personas)]
-        return cells
-
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.documents
 
     def run(self, job: Job) -> None:
-        records = [row for a in job.all("records") for row in a.to_table(["id", "text", "metadata"]).to_pylist()]
-        if len(records) < self.records:
-            raise UserError(f"`records: {self.records}` for each document, but only {len(records)} records came in.")
-        if self.styles:
-            if not (job.maybe("model") or self.server):
-                raise UserError(
-                    "`styles` are what a model writes: give it a model (`from: {model: ...}`) or a `server:`."
-                )
-            return self._written(job, self._styled(job, records))
-        templates = compiled(self.templates, "templates")
-        values = [variables(row) for row in records]
-        known = {name for row in values for name in row}
-        for one in templates:
-            one.require(known)
-        ids = [row["id"] for row in records]
+        from generators.corpus.work import make
 
-        def draw(number: int, attempt: int) -> dict[str, Any]:
-            generator = seeds.generator(job.seed, "corpus", number, attempt)
-            chosen = generator.choice(len(records), self.records, replace=False)
-            styles = [templates[i] for i in generator.integers(len(templates), size=self.records)]
-            text = self.separator.join(
-                style.render(values[i]) for style, i in zip(styles, chosen.tolist(), strict=True)
-            )
-            return {"text": text, "parents": [ids[i] for i in chosen.tolist()], "templates": styles}
-
-        if job.maybe("model") or self.server:
-            self._written(job, draw)
-        else:
-            self._rendered(job, draw)
-
-    def _styled(self, job: Job, records: list[dict[str, Any]]) -> Draw:
-        """Document i: records and cells in orders of the seed's, each record with another cell in every lap."""
-        cells = seeds.shuffled(self.grid(), job.seed, "corpus", "cells")
-        order = seeds.shuffled(range(len(records)), job.seed, "corpus", "records")
-        # Cells follow each other; one is skipped whenever every record would meet the same ones again.
-        period = len(cells) // math.gcd(len(cells), len(records))
-
-        def draw(number: int, attempt: int) -> dict[str, Any]:
-            lap, place = divmod(number, len(records))
-            row = records[order[place]]
-            style, audience, persona = cells[(number + lap // period) % len(cells)]
-            used = template(f"corpus/{style}")
-            facts = {name: value for name, value in variables(row).items() if name != "text"}
-            text = row["text"] or "\n".join(f"{name}: {value}" for name, value in facts.items())
-            asked = used.render({"text": text, "audience": audience, "persona": persona})
-            cell = {"style": style, "audience": audience, "persona": persona}
-            return {"text": asked, "parents": [row["id"]], "templates": [used], "cell": cell}
-
-        return draw
-
-    def _rendered(self, job: Job, draw: Draw) -> None:
-        delivered = 0
-        for name, numbers, is_done in self._partitions(job, WITHOUT_MODEL):
-            if not is_done:
-                kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
-                for number in numbers:
-                    reason = ""
-                    for attempt in range(ATTEMPTS):
-                        try:
-                            made = draw(number, attempt)
-                        except Unrenderable as error:
-                            reason = str(error)
-                            continue
-                        if made["text"].strip():
-                            kept.append(_document(number, made["text"], made, {}))
-                            break
-                    else:
-                        rejected.append(_rejected(number, "empty" if not reason else "unrenderable", reason))
-                commit(job, name, kept, rejected)
-            delivered += len(numbers)
-            job.progress(delivered, self.documents, "documents")
-
-    def _partitions(self, job: Job, size: int) -> Iterator[tuple[str, range, bool]]:
-        done = job.committed()
-        for index, start in enumerate(range(0, self.documents, size)):
-            numbers = range(start, min(start + size, self.documents))
-            name = part_name(index, map(str, numbers))
-            yield name, numbers, name in done
-
-    def _written(self, job: Job, draw: Draw) -> None:
-        sampling = Sampling(self.temperature, self.top_p, max_tokens=self.max_tokens, logprobs=False)
-        backend, model = open_backend(job, self.server, self.engine, dtype="auto")
-        facts = {"model": model, "temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
-        with contextlib.closing(backend):
-            for name, numbers, is_done in self._partitions(job, self.partition):
-                if not is_done:
-                    kept, last = dict[int, dict[str, Any]](), dict[int, Failure]()
-                    # What came out empty is drawn anew, so that the number asked for is the number delivered.
-                    for attempt in range(ATTEMPTS):
-                        asked = list[tuple[int, dict[str, Any]]]()
-                        for number in (n for n in numbers if n not in kept):
-                            try:
-                                asked.append((number, draw(number, attempt)))
-                            except Unrenderable as error:
-                                last[number] = Failure("unrenderable", str(error))
-                        own = [job.derive("corpus", number, attempt, "sample") for number, _ in asked]
-                        prompts = [[{"role": "user", "content": made["text"]}] for _, made in asked]
-                        for (number, made), seed, answer in zip(
-                            asked, own, backend.complete(prompts, sampling, own), strict=True
-                        ):
-                            if isinstance(answer, Failure):
-                                last[number] = answer
-                            elif (
-                                "cell" in made
-                                and answer.finish_reason == "length"
-                                and made["cell"]["style"].startswith(REPHRASED)
-                            ):
-                                last[number] = Failure(
-                                    "cut_off", f"not all of it was said in {answer.tokens_out} tokens"
-                                )
-                            elif text := PREAMBLE.sub("", answer.text) if "cell" in made else answer.text:
-                                kept[number] = _document(number, text, made, {**facts, "seed": seed})
-                            else:
-                                last[number] = Failure("empty", "the model wrote nothing")
-                    rejected = [_rejected(n, last[n].reason, last[n].detail) for n in numbers if n not in kept]
-                    commit(job, name, [kept[n] for n in numbers if n in kept], rejected)
-                job.progress(numbers[-1] + 1, self.documents, "documents")
-
-
-def _document(number: int, text: str, made: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    styles: list[Template] = made["templates"]
-    metadata = {"templates": sorted({style.digest for style in styles}), **facts, **made.get("cell", {})}
-    return {
-        "id": row_id("Document", "corpus", number, text, *made["parents"]),
-        "parents": made["parents"],
-        "text": text,
-        "source": "corpus",
-        "offset": number,
-        "metadata": json.dumps(metadata, sort_keys=True),
-    }
-
-
-def _rejected(number: int, reason: str, detail: str) -> dict[str, Any]:
-    return {
-        "id": row_id("Document", "corpus", number),
-        "offset": number,
-        "reason": reason,
-        "detail": detail,
-        "failed": True,
-    }
-
-
-def commit(job: Job, name: str, kept: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> None:
-    """Commit rows as this job's kind."""
-    job.commit(
-        name,
-        pa.Table.from_pylist(kept, DATASETS[job.gives]),
-        pa.Table.from_pylist(rejected) if rejected else None,
-    )
+        make(self, job)

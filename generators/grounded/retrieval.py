@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import bm25s
 import numpy as np
 
 from engine.errors import UserError
@@ -35,12 +36,10 @@ class Passage:
     text: str
 
 
-class Index:
+class PassageIndex:
     """Passages and their BM25 weights (k1 = 1.2, b = 0.75, Lucene's inverse document frequency)."""
 
     def __init__(self, folder: Path) -> None:
-        import bm25s
-
         self.passages = [Passage(**json.loads(line)) for line in (folder / "passages.jsonl").open(encoding="utf-8")]
         self._weights: Any = bm25s.BM25.load(str(folder / "bm25"), mmap=True)
 
@@ -71,7 +70,7 @@ def passages_of(document: str, text: str, size: int, overlap: int) -> list[Passa
     return found
 
 
-def open_index(job: Job, port: str, size: int, overlap: int) -> Index:
+def open_index(job: Job, port: str, size: int, overlap: int) -> PassageIndex:
     """The index over the documents of a port, built if it is not there.
 
     Raises:
@@ -92,13 +91,11 @@ def open_index(job: Job, port: str, size: int, overlap: int) -> Index:
             raise UserError("there is nothing to retrieve from: no document has any text.")
         build(cut, partial)
         partial.rename(folder)
-    return Index(folder)
+    return PassageIndex(folder)
 
 
 def build(passages: Sequence[Passage], folder: Path) -> None:
     """Write an index of these passages."""
-    import bm25s
-
     vocabulary: dict[str, int] = {}
     ids = [[vocabulary.setdefault(word, len(vocabulary)) for word in words(passage.text)] for passage in passages]
     weights = bm25s.BM25(k1=1.2, b=0.75, method="lucene")

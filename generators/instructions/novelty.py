@@ -11,21 +11,10 @@ from array import array
 from collections import Counter
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+
+from generators.instructions.method import Novelty
 
 WORD = re.compile(r"\w+")
-
-
-class Novelty(BaseModel):
-    """How unlike everything that is there a row must be. Exact copies (of the words) are never new."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rouge_l: float | None = Field(
-        0.7, gt=0, le=1, description="A row this like an earlier one (ROUGE-L F1) is not new."
-    )
-    jaccard: float | None = Field(None, gt=0, le=1, description="The same for the share of word n-grams in common.")
-    n: int = Field(3, ge=1, description="Words of an n-gram.")
 
 
 def words(text: str) -> list[str]:
@@ -49,7 +38,7 @@ def common_subsequence(a: list[str], b: list[str]) -> int:
     return len(a) - row.bit_count()
 
 
-class Known:
+class EarlierTexts:
     """The texts that are there, by number, and an index that finds those that share words with a new one."""
 
     def __init__(self, rule: Novelty) -> None:

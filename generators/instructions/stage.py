@@ -4,27 +4,21 @@ Without `method`, questions and answers are templates over a record's metadata; 
 record's split is its rank by a digest of its id among all records that came in, so the counts are exact, and stages
 that take different splits of the same records never share one, whatever their seeds, templates and numbers.
 
-With `method`, a model makes them; each method is a file in `generators/methods/`, and `synthesis.py` is the loop that
-they share: what is new is kept, until the number asked for is there.
+With `method`, a model makes them; each method is a file in `methods/`, and `rounds.py` is the loop that they share: what is
+new is kept, until the number asked for is there.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from engine import seeds
-from engine.errors import UserError
-from engine.stage.job import Job
 from engine.stage.stage import Stage, port
-from engine.store.schema import DATASETS, messages_digest, row_id
-from generators.backends.protocol import Engine
-from generators.backends.server.chat_completions import Server
+from generators.backends.protocol import EngineName
+from generators.backends.server.settings import ServerSettings
+from generators.instructions.method import Novelty
 from generators.instructions.methods.backtranslation import Backtranslation
 from generators.instructions.methods.code import Code
 from generators.instructions.methods.constitutional import Constitutional
@@ -35,12 +29,12 @@ from generators.instructions.methods.multi_turn import MultiTurn
 from generators.instructions.methods.personas import Personas
 from generators.instructions.methods.self_instruct import SelfInstruct
 from generators.instructions.methods.tool_calls import ToolCalls
-from generators.instructions.novelty import Novelty
-from generators.instructions.rounds import synthesize
 from generators.rules.rule import EQUALITY
-from generators.text.templates import Template, Unrenderable, checked, compiled, variables
 
-Method = Annotated[
+if TYPE_CHECKING:
+    from engine.stage.job import Job
+
+AnyMethod = Annotated[
     SelfInstruct | EvolInstruct | Magpie | Personas | Backtranslation | MultiTurn | ToolCalls | Code | Mathematics
     | Constitutional,
     Field(discriminator="name"),
@@ -71,7 +65,7 @@ class Instructions(Stage):
     split: dict[str, float] = Field({"all": 1.0}, description="Share of the records in each split; they add up to 1.")
     take: str | None = Field(None, description="The split to make conversations of; all records if left out.")
 
-    method: Method | None = Field(
+    method: AnyMethod | None = Field(
         None, description="Have a model make them: `{name: self_instruct}`, and its settings."
     )
     count: int | None = Field(None, ge=1, description="Conversations to deliver; where inputs end, all they give.")
@@ -84,17 +78,23 @@ class Instructions(Stage):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(1024, ge=1, description="Longest thing the model says in one step, in tokens.")
     partition: int = Field(128, ge=1, description="Most drafts in one round: one batch of the engine, one file.")
-    engine: Engine = Field("vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere.")
-    server: Server | None = Field(None, description="An OpenAI-compatible server instead of a model.")
+    engine: EngineName = Field(
+        "vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere."
+    )
+    server: ServerSettings | None = Field(None, description="An OpenAI-compatible server instead of a model.")
 
     @field_validator("questions", "answers")
     @classmethod
     def _compile(cls, value: list[str], info: Any) -> list[str]:
+        from generators.text.templates import checked
+
         return checked(value, info.field_name) if value else value
 
     @field_validator("reference", "system")
     @classmethod
     def _compile_one(cls, value: str | None, info: Any) -> str | None:
+        from generators.text.templates import checked
+
         return checked([value], info.field_name)[0] if value is not None else None
 
     @model_validator(mode="after")
@@ -132,88 +132,6 @@ class Instructions(Stage):
         return self.count if self.method else None
 
     def run(self, job: Job) -> None:
-        if self.method is not None:
-            return synthesize(job, self.method, self)
-        if not job.all("records"):
-            raise UserError("templates need records to render: `from: {records: ...}`.")
-        records = list[tuple[str, dict[str, Any]]]()
-        for artifact in job.all("records"):
-            for row in artifact.to_table(["id", "text", "metadata"]).to_pylist():
-                records.append((row["id"], variables(row)))
-        templates = {
-            "question": compiled(self.questions, "questions"),
-            "answer": compiled(self.answers, "answers"),
-            "reference": compiled([self.reference] if self.reference is not None else [], "reference"),
-            "system": compiled([self.system] if self.system is not None else [], "system"),
-        }
-        known = {name for _, values in records for name in values}
-        for template in (one for group in templates.values() for one in group):
-            template.require(known)
-        split = assign([record for record, _ in records], self.split)
-        wanted = {record for record, name in split.items() if self.take in (None, name)}
-        if not wanted:
-            raise UserError(f"`take: {self.take}` is empty: {len(split)} records, split {self.split}.")
+        from generators.instructions.work import make
 
-        for part in job.parts("records"):
-            kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
-            for row in part.table.select(["id", "text", "metadata"]).to_pylist():
-                if row["id"] in wanted:
-                    made, bad = self._conversations(job, row["id"], variables(row), templates, split[row["id"]])
-                    kept += made
-                    rejected += bad
-            part.commit(
-                pa.Table.from_pylist(kept, DATASETS["Conversation"]),
-                pa.Table.from_pylist(rejected) if rejected else None,
-            )
-        job.summary(records=len(wanted), split={name: list(split.values()).count(name) for name in self.split})
-
-    def _conversations(
-        self, job: Job, record: str, values: dict[str, Any], templates: dict[str, list[Template]], split: str
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        questions, answers = templates["question"], templates["answer"]
-        pairs = [(q, a) for q in questions for a in (answers or [None])]
-        drawn = seeds.shuffled(pairs, job.seed, "instructions", record)[: self.per_record]
-        kept, rejected = dict[str, dict[str, Any]](), list[dict[str, Any]]()
-        for question, answer in drawn:
-            roles = [("system", one) for one in templates["system"]] + [("user", question)]
-            roles += [("assistant", answer)] if answer else []
-            failure = {"id": row_id("Conversation", record, question.digest, answer.digest if answer else None),
-                       "parents": [record], "failed": True}  # fmt: skip
-            try:
-                messages = [{"role": role, "content": template.render(values)} for role, template in roles]
-                reference = [template.render(values) for template in templates["reference"]]
-            except Unrenderable as error:
-                rejected.append({**failure, "reason": "unrenderable", "detail": str(error)})
-                continue
-            if empty := [m["role"] for m in messages if not m["content"]]:
-                rejected.append({**failure, "reason": "empty", "detail": f"the {empty[0]}'s turn is empty"})
-                continue
-            row = row_id("Conversation", messages_digest(messages), record)
-            if row in kept:
-                rejected.append({**failure, "reason": "duplicate", "detail": "two pairs of templates say the same",
-                                 "failed": False})  # fmt: skip
-                continue
-            used = [question.digest, *([answer.digest] if answer else [])]
-            kept[row] = {
-                "id": row,
-                "parents": [record],
-                "messages": messages,
-                "reference": reference[0] if reference else None,
-                "metadata": json.dumps({"split": split, "templates": used}),
-            }
-        return list(kept.values()), rejected
-
-
-def assign(ids: Sequence[str], split: dict[str, float]) -> dict[str, str]:
-    """Assign each id to one split: rank by a digest of the id, cut at the cumulative shares, rounded.
-
-    The digest knows no seed: two stages with seeds of their own agree on who is in which split.
-    """
-    ranked = sorted(set(ids), key=lambda one: (seeds.derive("split", one), one))
-    assigned, start, share = dict[str, str](), 0, 0.0
-    for name, part in split.items():
-        share += part
-        end = round(share * len(ranked))
-        assigned.update(dict.fromkeys(ranked[start:end], name))
-        start = end
-    return assigned
+        make(self, job)

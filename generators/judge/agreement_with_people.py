@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Item:
+class PairVerdict:
     """One person and the judge on one pair; verdicts are 1 (the first answer wins), 0 (tie), -1.
 
     Attributes:
@@ -38,14 +38,14 @@ class Item:
 
 def items(
     rankings: Iterable[Mapping[str, Any]], judged: Mapping[tuple[str, str], float], lengths: Mapping[str, int]
-) -> list[Item]:
+) -> list[PairVerdict]:
     """What people (annotators that are no judges) ranked and the judge compared.
 
     Args:
         rankings: Ranking rows.
         judged: (answer, other answer) -> the judge's value of the first: above 0.5 it wins, below it loses.
     """
-    found = list[Item]()
+    verdicts = list[PairVerdict]()
     for row in rankings:
         if row["annotator_kind"] == "judge":
             continue
@@ -54,16 +54,16 @@ def items(
             value = judged.get((one, other))
             if value is None:
                 continue
-            found.append(
-                Item(
+            verdicts.append(
+                PairVerdict(
                     row["prompt_id"], (one, other), _sign(value - 0.5), _sign(its_rank - rank),
                     _sign(lengths[one] - lengths[other]),
                 )
             )  # fmt: skip
-    return found
+    return verdicts
 
 
-def calibrate(found: Sequence[Item], seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
+def calibrate(found: Sequence[PairVerdict], seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
     """Agreement, kappa and length bias, each with its interval; and how far people agree among themselves."""
     if not found:
         return {"items": 0}
@@ -107,7 +107,7 @@ def prefers_longer(verdict: Ints, longer: Ints) -> float:
     return float((verdict == longer)[decided].mean()) if decided.any() else float("nan")
 
 
-def among_people(found: Sequence[Item]) -> float:
+def among_people(found: Sequence[PairVerdict]) -> float:
     """The share of pairs of people that say the same of the same pair of answers; NaN if no two saw one."""
     by_pair: dict[tuple[str, str], list[int]] = {}
     for item in found:

@@ -17,12 +17,11 @@ from typing import Any
 import pyarrow as pa
 
 from engine.stage.job import Job, part_name
-from engine.store.parquet import read_parquet
 from engine.store.schema import DATASETS, row_id
-from generators.backends import json_answers as structured
+from generators.backends import json_answers
 from generators.backends.protocol import Answer, Backend, Failure, Sampling
-from generators.drafts.drafts import template
-from generators.judge import agreement_with_people as calibration
+from generators.judge import agreement_with_people
+from generators.text.templates import template
 
 ASPECTS = {
     "helpfulness": "it does what was asked, usefully and completely",
@@ -78,7 +77,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgeQuestion:
     """One thing to ask the judge.
 
     Attributes:
@@ -108,11 +107,11 @@ def groups(job: Job, prompts: int, tag: str) -> list[tuple[str, list[list[dict[s
 
 
 def ask(
-    backend: Backend, questions: Sequence[Question], sampling: Sampling, schema: dict[str, Any]
+    backend: Backend, questions: Sequence[JudgeQuestion], sampling: Sampling, schema: dict[str, Any]
 ) -> list[dict[str, Any] | Failure]:
     """What the judge says to each question, as JSON that follows the schema."""
     conversations = [[{"role": "user", "content": question.text}] for question in questions]
-    answers, _ = structured.complete(backend, conversations, sampling, [q.seed for q in questions], schema)
+    answers, _ = json_answers.complete(backend, conversations, sampling, [q.seed for q in questions], schema)
     return [json.loads(answer.text) if isinstance(answer, Answer) else answer for answer in answers]
 
 
@@ -125,7 +124,7 @@ def compare(job: Job, backend: Backend, judge: str, sampling: Sampling, comparis
     asked = template("graded" if comparison.graded else "pairwise")
     for name, chunk in groups(job, partition, "pairwise"):
         pairs = [pair for group in chunk for pair in comparison.pairs(group)]
-        questions = list[Question]()
+        questions = list[JudgeQuestion]()
         for one, other in pairs:
             criteria = comparison.by(job, one["id"], other["id"])
             for first, second in ((one, other), (other, one)):
@@ -134,7 +133,7 @@ def compare(job: Job, backend: Backend, judge: str, sampling: Sampling, comparis
                     "first": first["completion"][-1]["content"], "second": second["completion"][-1]["content"],
                 })  # fmt: skip
                 ids = (first["id"], second["id"])
-                questions.append(Question(ids, text, job.derive("judge", *ids)))
+                questions.append(JudgeQuestion(ids, text, job.derive("judge", *ids)))
         said = ask(backend, questions, sampling, GRADE if comparison.graded else WINNER)
         kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
         for (one, other), forth, back in zip(pairs, said[::2], said[1::2], strict=True):
@@ -162,7 +161,7 @@ def verdict(shown_first: str, shown_second: str) -> float:
 
 
 def report(job: Job, against: str | None) -> dict[str, Any]:
-    """What the verdicts come to: position bias, win rates, and where people ranked the same answers, calibration.
+    """What the verdicts come to: position bias, win rates, and where people ranked the same answers, agreement_with_people.
 
     `order_decided` is the share of pairs in which the same place won in both orders, `first_preferred` that of the
     first place: 0 is none, 1 is a judge that always takes the first.
@@ -177,9 +176,7 @@ def report(job: Job, against: str | None) -> dict[str, Any]:
     won: dict[str, dict[str, list[float]]] = {}
     compared, scored = dict[tuple[str, str], float](), dict[str, dict[str, float]]()
     for name in sorted(job.committed()):
-        with job.store.fs.open(job.store.path("artifacts", job.artifact, "data", f"{name}.parquet"), "rb") as file:
-            rows = read_parquet(file, ["subject", "model", "metric", "value", "text"]).to_pylist()
-        for row in rows:
+        for row in job.read_part(name, ["subject", "model", "metric", "value", "text"]).to_pylist():
             if row["metric"] != "pairwise":
                 scored.setdefault(row["metric"], {})[row["subject"]] = row["value"]
                 continue
@@ -195,14 +192,14 @@ def report(job: Job, against: str | None) -> dict[str, Any]:
     if pairs:
         facts |= {"order_decided": same / pairs, "first_preferred": first / pairs}
         if len(won) > 1 or against:
-            facts["win_rates"] = calibration.win_rates(won, job.seed)
+            facts["win_rates"] = agreement_with_people.win_rates(won, job.seed)
     rankings = [row for artifact in job.all("rankings") for row in artifact.to_table().to_pylist()]
     if rankings:
         judged = {"pairwise": compared} if compared else dict[str, dict[tuple[str, str], float]]()
         for metric, values in scored.items():
             judged[metric] = _by_difference(rankings, values)
         facts["calibration"] = {
-            metric: calibration.calibrate(calibration.items(rankings, values, lengths), job.seed)
+            metric: agreement_with_people.calibrate(agreement_with_people.items(rankings, values, lengths), job.seed)
             for metric, values in judged.items()
         }
     return facts
@@ -236,7 +233,7 @@ def rate(job: Job, backend: Backend, judge: str, sampling: Sampling, aspects: di
     for name, chunk in groups(job, partition, "rubric"):
         rows = [row for group in chunk for row in group]
         questions = [
-            Question(
+            JudgeQuestion(
                 (row["id"],),
                 asked.render({**row, "aspects": aspects, "completion": row["completion"][-1]["content"]}),
                 job.derive("judge", row["id"]),

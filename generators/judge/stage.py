@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from engine.errors import UserError, nearest
-from engine.stage.job import Job
+from engine.errors import UserError
 from engine.stage.stage import Stage, port
-from engine.store.schema import row_id
-from generators.backends.protocol import Sampling, open_backend
-from generators.backends.server.chat_completions import Server
-from generators.judge import model_judge as ai_feedback
-from generators.rules.columns import COLUMNS, readable, score
+from generators.backends.server.settings import ServerSettings
 from generators.rules.rule import EQUALITY, Verifier
-from generators.rules.verify import verify
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
 
 
 class Judge(Stage):
@@ -52,11 +47,19 @@ class Judge(Stage):
     temperature: float = Field(0.0, ge=0, le=10)
     max_tokens: int = Field(128, ge=1, description="Longest verdict, in tokens.")
     partition: int = Field(32, ge=1, description="Prompts a partition, with a model.")
-    server: Server | None = Field(None, description="An OpenAI-compatible server that judges instead of a model.")
+    server: ServerSettings | None = Field(
+        None, description="An OpenAI-compatible server that judges instead of a model."
+    )
 
     @field_validator("rules")
     @classmethod
     def _check(cls, value: dict[str, str]) -> dict[str, str]:
+        if not value:
+            return value
+        import polars as pl
+
+        from generators.rules.columns import COLUMNS, score
+
         try:
             score(value, pl.DataFrame(schema=COLUMNS))
         except UserError as error:
@@ -88,55 +91,6 @@ class Judge(Stage):
         return None if model else (len(self.rules) + len(self.verifiers)) * rows["candidates"]
 
     def run(self, job: Job) -> None:
-        if self.rules or self.verifiers:
-            self._by_rules(job)
-        if not (self.pairwise or self.rubric):
-            return
-        backend, name = open_backend(job, self.server, dtype="auto")
-        sampling = Sampling(self.temperature, max_tokens=self.max_tokens, logprobs=False)
-        with contextlib.closing(backend):
-            if self.pairwise:
-                if self.against is not None:
-                    self._check_against(job, self.against)
-                how = ai_feedback.Comparison(self.criteria, self.principles, self.graded, self.against)
-                ai_feedback.compare(job, backend, name, sampling, how, self.partition)
-            if self.rubric:
-                aspects = ai_feedback.ASPECTS if self.rubric is True else self.rubric
-                ai_feedback.rate(job, backend, name, sampling, aspects, self.partition)
-        job.summary(**ai_feedback.report(job, self.against))
+        from generators.judge.work import judge
 
-    def _check_against(self, job: Job, model: str) -> None:
-        models = {
-            name for artifact in job.all("candidates") for name in artifact.to_table(["model"])["model"].to_pylist()
-        }
-        if model not in models:
-            raise UserError(
-                f"`against: {model}` made none of the candidates.{nearest(model, models)} Models: {', '.join(sorted(models))}."
-            )
-
-    def _by_rules(self, job: Job) -> None:
-        for part in job.parts("candidates"):
-            frame = pl.DataFrame(part.table)
-            seen = readable(frame)
-            said, known = (seen[name].to_list() for name in ("completion", "reference"))
-            measured = [
-                pl.Series(kind, verify(kind, [text or "" for text in said], known), pl.Float64)
-                for kind in self.verifiers
-            ]
-            scores = pl.concat(
-                [frame.select("id", "model"), score(self.rules, seen), pl.DataFrame(measured)], how="horizontal"
-            )
-            verdicts = (
-                scores.rename({"id": "subject"})
-                .unpivot(on=[*self.rules, *self.verifiers], index=["subject", "model"], variable_name="metric")
-                .drop_nulls("value")
-            )
-            ids = [
-                row_id("Verdict", "rules", s, m, self.rules.get(m, "verifier"))
-                for s, m in verdicts["subject", "metric"].iter_rows()
-            ]
-            part.commit(
-                verdicts.with_columns(
-                    pl.Series("id", ids, pl.String), pl.concat_list("subject").alias("parents")
-                ).to_arrow()
-            )
+        judge(self, job)

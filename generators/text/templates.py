@@ -1,4 +1,4 @@
-"""Jinja templates of a recipe: sandboxed, strict about undefined names, without randomness of their own."""
+"""Jinja templates, a recipe's and those in generators/templates/: sandboxed, strict about undefined names, without randomness."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -106,3 +107,10 @@ def variables(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a template sees of a Document: the keys of its metadata, and `text`."""
     metadata = json.loads(row["metadata"]) if row.get("metadata") else {}
     return {**metadata, "text": row["text"]}
+
+
+@cache
+def template(name: str) -> Template:
+    """A template that comes with Flywheel, by its path below generators/templates/, without the suffix."""
+    file = files("generators").joinpath("templates", *f"{name}.jinja".split("/"))
+    return Template(file.read_text(encoding="utf-8"), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,14 @@ def wide(tiny_wide: Path) -> Iterator[Any]:
 
     with VllmEngine(str(tiny_wide), kv_cache_gib=1) as engine:
         yield engine
+
+
+@pytest.fixture
+def among_namesakes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder whose contents have the names of our packages and of the standard library's modules."""
+    folder = tmp_path_factory.mktemp("namesakes")
+    for name in ("engine/__init__.py", "generators/__init__.py", "tokenize.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("raise SystemExit('a process of ours imported what merely lies here')")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)  # an empty entry is the working folder

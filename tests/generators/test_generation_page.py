@@ -15,7 +15,7 @@ from engine.stage.stage import load
 from generators.rules.sandbox import Limits, run
 from generators.rules.verify import verify
 from tests.generators.faulty_server import FaultyServer
-from tests.generators.test_methods import SelfInstructing
+from tests.generators.instructions.self_instructing import SelfInstructing
 from tests.test_docs import blocks, commands
 
 PAGE = "docs/generation.md"

@@ -19,11 +19,11 @@ from typing import Any
 from engine.execution.worker import carry_out
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from generators.backends.vllm.engine import ENVIRONMENT
+from generators.backends.vllm.options import ENVIRONMENT
 from tests.training import tiny_chat
 
-IMPORTED = ["torch", "transformers", "peft", "trl", "trl.trainer.sft_trainer", "training.pretrain.stage", "training.sft.stage",
-            "training.reward.reward_stage", "training.preference.dpo_stage", "training.rl.ppo.loop", "training.loops.trl"]  # fmt: skip
+IMPORTED = ["torch", "transformers", "peft", "trl", "trl.trainer.sft_trainer", "training.pretrain.work", "training.sft.work",
+            "training.reward.fit", "training.preference.dpo", "training.rl.ppo.loop", "training.loops.trl"]  # fmt: skip
 VLLM = ["vllm.entrypoints.llm"]
 _forked_from: tuple[int | None, set[str]] = (None, set())  # a process, and what it has imported
 

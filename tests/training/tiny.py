@@ -17,6 +17,35 @@ from engine.store.store import Store
 
 SPECIAL = ["<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 TEXT = "The capital of France is Paris. The capital of Japan is Tokyo. What is the capital of Peru? It is Lima. "
+PRETRAIN: dict[str, Any] = {
+    "size": {"depth": 2, "width": 32, "heads": 2},
+    "batch": 4,
+    "steps": 12,
+    "lr": 0.01,
+    "seed": 1,
+    "dtype": "float32",
+}
+CITIES = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Italy": "Rome", "Cuba": "Havana", "Egypt": "Cairo"}
+SFT: dict[str, Any] = {"lr": 0.01, "batch": 4, "steps": 8, "seed": 3}
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+CONVERSATIONS = [
+    {
+        "id": f"{i:032x}",
+        "parents": [],
+        "messages": [
+            *([turn("system", "Be brief.")] if i % 2 else []),
+            turn("user", f"What is the capital of {country}?"),
+            turn("assistant", f"{city}."),
+            *([turn("user", "Sure?"), turn("assistant", "Yes.")] if i % 3 == 0 else []),
+        ],
+    }
+    for i, (country, city) in enumerate(CITIES.items())
+]
 
 
 def tokenizer(size: int = 300) -> Any:
@@ -98,13 +127,19 @@ class Base(Stage):
     def run(self, job: Any) -> None:
         from transformers import AutoModelForCausalLM, set_seed
 
-        from training.loops.trl import save
+        from training.models.load import save
+        from training.pretrain.llama import decoder_config
         from training.pretrain.size import Size
 
         made = tokenizer()
         set_seed(0)
-        config = Size(depth=self.depth, width=self.width, heads=2).config(
-            "llama", len(made), self.context, made.eos_token_id, made.pad_token_id
+        config = decoder_config(
+            Size(depth=self.depth, width=self.width, heads=2),
+            "llama",
+            len(made),
+            self.context,
+            made.eos_token_id,
+            made.pad_token_id,
         )
         save(job, AutoModelForCausalLM.from_config(config), made)
 

@@ -98,3 +98,18 @@ PROMPTS = [
     {"id": f"prompt{i}", "prompt": user(f"what colour the {word} ?"), "reference": "blue"}
     for i, word in enumerate(["cat", "dog", "number", "animal", "good", "bad", "one", "two"])
 ]
+
+
+def reward_model(store: Store, folder: Path, seed: int) -> Artifact:
+    """A reward model of one head, its weights drawn from this seed."""
+    from transformers import AutoModelForSequenceClassification
+
+    from training.reward.fit import start_heads
+
+    config = policy(seed).config
+    config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(config)
+    start_heads(model, seed, zero=False)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return artifact(store, folder, "RewardModel")

@@ -59,8 +59,8 @@ class Condition:
         except ZeroDivisionError:
             raise UserError(f"`fail_if: {self.text}` divides by 0.") from None
 
-    def told(self, table: Table) -> str:
-        """The numbers that it is about."""
+    def values_in(self, table: Table) -> str:
+        """The numbers that it is about, in words."""
         return ", ".join(
             f"{model}.{metric} = {table[model].get(metric):.4g}" for model, metric in dict.fromkeys(self.names)
         )
@@ -79,10 +79,10 @@ def parse(text: str, models: Sequence[str] | None, metrics: Sequence[str]) -> Co
 
     def name(match: re.Match[str]) -> str:
         model, metric = match["quoted"] or match["plain"], match["metric"]
-        for what, found, known in (("model", model, models), ("metric", metric, metrics)):
-            if known is not None and found not in known:
+        for what, word, known in (("model", model, models), ("metric", metric, metrics)):
+            if known is not None and word not in known:
                 raise UserError(
-                    f"`fail_if: {text}`: there is no {what} `{found}`.{nearest(found, known)} Known: {', '.join(known)}."
+                    f"`fail_if: {text}`: there is no {what} `{word}`.{nearest(word, known)} Known: {', '.join(known)}."
                 )
         if (model, metric) not in names:
             names.append((model, metric))

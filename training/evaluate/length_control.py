@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engine.errors import UserError
-from engine.seeds import generator
 from engine.statistics.bootstrap import Interval
+from training.evaluate import resampling
 
 Floats = NDArray[np.float64]
 
@@ -63,17 +63,14 @@ class Controlled:
         terms fitted to each draw; what all models share (`gamma`, the mean of `phi`) is held."""
         y_X, gamma_X = self.preference_MX[model], self.gamma_X
         prompts = len(y_X)
-        draws_RX = generator("length control", *seed).multinomial(
-            prompts, np.full(prompts, 1 / prompts), size=resamples
-        )
+        draws_RX = resampling.counts(prompts, resamples, "length control", *seed)
         judged_RX = draws_RX * np.isfinite(y_X)
         design_XQ = np.stack([np.ones(prompts), self.longer_MX[model], gamma_X], axis=1)
         start_Q = np.array([self.theta_M[model], self.phi_M[model], self.psi_M[model]])
         centre_Q = np.array([0.0, self.phi_M.mean(), 1.0])
         terms_RQ = newton(np.tile(start_Q, (resamples, 1)), design_XQ, judged_RX, np.nan_to_num(y_X), centre_Q)
         rate_R = (draws_RX * _sigmoid(terms_RQ[:, :1] + terms_RQ[:, 2:] * gamma_X)).sum(1) / prompts
-        low, high = np.quantile(rate_R, [0.025, 0.975])
-        return Interval(float(self.win_rate_M[model]), float(low), float(high))
+        return resampling.interval(self.win_rate_M[model], rate_R)
 
 
 def newton(terms_NQ: Floats, design_XQ: Floats, weight_NX: Floats, y_NX: Floats, centre_Q: Floats) -> Floats:

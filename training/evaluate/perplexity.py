@@ -40,14 +40,14 @@ def windows(ids: Sequence[int], start: int | None, context: int) -> list[Answer]
     seen = [start] if start is not None else list(ids[:1])
     rest = list(ids) if start is not None else list(ids[1:])
     whole = [*seen, *rest]
-    found: list[Answer] = []
+    parts: list[Answer] = []
     at = len(seen)
     while at < len(whole):
         before = whole[max(0, at - (context // 2 if at > len(seen) else at)) : at]
         until = min(len(whole), at + context - len(before))
-        found.append(Answer(before, whole[at:until]))
+        parts.append(Answer(before, whole[at:until]))
         at = until
-    return found
+    return parts
 
 
 def surprise(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[Surprise]:
@@ -57,8 +57,8 @@ def surprise(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[Surprise]
     encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     parts = [windows(ids, start, context) for ids in encoded]
     logprobs = iter(token_logprobs(model, [part for text in parts for part in text]))
-    found: list[Surprise] = []
+    costs: list[Surprise] = []
     for text, own in zip(texts, parts, strict=True):
         nats = [-float(next(logprobs).double().sum()) for _ in own]
-        found.append(Surprise(sum(nats), sum(len(part.response) for part in own), len(text.encode())))
-    return found
+        costs.append(Surprise(sum(nats), sum(len(part.response) for part in own), len(text.encode())))
+    return costs

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.seeds import generator
 from engine.statistics.bootstrap import Interval
-from training.evaluate import win_rate
+from training.evaluate import resampling, win_rate
 from training.evaluate.win_rate import Utilities
 
 Floats = NDArray[np.float64]
@@ -64,12 +63,9 @@ def strengths(wins_RMM: Floats, steps: int = 100) -> Floats:
     return s_RM[0] if single else s_RM
 
 
-def table(utilities: Sequence[Utilities], *seed: str | int, resamples: int = 500) -> list[Interval]:
+def intervals(utilities: Sequence[Utilities], *seed: str | int, resamples: int = 500) -> list[Interval]:
     """Each model's strength in log-odds over the mean of the models, with its interval."""
     shares_XMM = meetings(utilities)
-    prompts = len(shares_XMM)
-    point_M = strengths(shares_XMM.sum(0))
-    draws_RX = generator("bradley-terry", *seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    draws_RX = resampling.counts(len(shares_XMM), resamples, "bradley-terry", *seed)
     drawn_RM = strengths(np.einsum("rx,xij->rij", draws_RX.astype(np.float64), shares_XMM))
-    low_M, high_M = np.quantile(drawn_RM, [0.025, 0.975], axis=0)
-    return [Interval(float(p), float(lo), float(hi)) for p, lo, hi in zip(point_M, low_M, high_M, strict=True)]
+    return [resampling.interval(*one) for one in zip(strengths(shares_XMM.sum(0)), drawn_RM.T, strict=True)]

@@ -10,20 +10,11 @@ import polars as pl
 
 from engine.statistics import bootstrap
 from engine.statistics.bootstrap import Interval
-from training.evaluate import length_control, win_rate
-from training.evaluate import strengths as bradley_terry
+from training.evaluate import length_control, strengths, win_rate
+from training.evaluate.metrics import MEASURED
 from training.rl import kl
 
 Line = dict[str, float | int | None]
-
-# What is measured of each answer, beside the checks.
-MEASURED = ("reward", "kl", "length")
-
-
-def columns(checks: Sequence[str]) -> list[str]:
-    """Every metric that a table may hold, without the ends of intervals."""
-    rates = ("gold_win_rate", "length_controlled_win_rate", "bradley_terry")
-    return [*checks, *rates, *MEASURED, "kl_bound", "bits_per_byte", "perplexity", "n"]
 
 
 def tabulate(
@@ -45,10 +36,9 @@ def tabulate(
     lengths = {model: by_subject(rows, model, "length") for model in models}
     controlled = length_controlled(utilities, lengths, reference, seed)
     same = [model for model in models if utilities[model] and set(utilities[model]) == set(utilities[models[0]])]
-    strengths: dict[str, Interval] = {}
+    scale: dict[str, Interval] = {}
     if len(same) > 1:
-        found = bradley_terry.table([utilities[model] for model in same], seed)
-        strengths = dict(zip(same, found, strict=True))
+        scale = dict(zip(same, strengths.intervals([utilities[model] for model in same], seed), strict=True))
     table: dict[str, Line] = {}
     for model in models:
         own = rows.filter(model=model)
@@ -66,8 +56,8 @@ def tabulate(
             line |= {"gold_win_rate": None, "gold_win_rate_low": None, "gold_win_rate_high": None}
         if controlled:
             line |= spread("length_controlled_win_rate", controlled[model])
-        if strengths:
-            line |= spread("bradley_terry", strengths.get(model))
+        if scale:
+            line |= spread("bradley_terry", scale.get(model))
         for metric in MEASURED:
             means = [float(np.mean(values)) for values in by_subject(rows, model, metric).values()]
             line[metric] = float(np.mean(means)) if means else None
@@ -93,14 +83,14 @@ def length_controlled(
     if not others:
         return {}
     rates = {model: win_rate.by_prompt(utilities[model], utilities[reference]) for model in others}
-    found = length_control.fit(
+    controlled = length_control.fit(
         [[rates[model][prompt] for prompt in prompts] for model in others],
         [[float(np.mean(lengths[model][prompt])) for prompt in prompts] for model in others],
         [float(np.mean(lengths[reference][prompt])) for prompt in prompts],
     )
     return {
         **dict.fromkeys(utilities, Interval(0.5, 0.5, 0.5)),
-        **{model: found.interval(i, seed) for i, model in enumerate(others)},
+        **{model: controlled.interval(i, seed) for i, model in enumerate(others)},
     }
 
 
@@ -118,20 +108,20 @@ def text_metrics(own: pl.DataFrame, seed: int) -> Line:
     return {**spread("bits_per_byte", bootstrap.statistic(texts, bits, seed)), "perplexity": perplexity}
 
 
-def spread(name: str, found: Interval | None) -> Line:
+def spread(name: str, interval: Interval | None) -> Line:
     """An estimate and the ends of its interval, as columns."""
-    if found is None:
+    if interval is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def by_subject(rows: pl.DataFrame, model: str, metric: str) -> dict[str, list[float]]:
     """Prompt -> the values of a model's answers to it, in the order of the samples."""
     picked = rows.filter(model=model, metric=metric).sort("subject", "sample")
-    found: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     for subject, value in picked.select("subject", "value").iter_rows():
-        found.setdefault(subject, []).append(value)
-    return found
+        values.setdefault(subject, []).append(value)
+    return values
 
 
 def side_by_side(

@@ -6,15 +6,12 @@ products in the same type on the same device, here and now.
 
 from __future__ import annotations
 
+import resource
 import time
-from typing import TYPE_CHECKING
 
-from training.hardware.memory import matrix_weights
+import torch
 
-if TYPE_CHECKING:
-    import torch
-
-    from training.hardware.memory import Shape
+from training.hardware.memory import Shape, matrix_weights
 
 
 def by_token(config: Shape, length: int) -> float:
@@ -27,8 +24,6 @@ def by_token(config: Shape, length: int) -> float:
 
 def measured_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
     """FLOP/s of the fastest of some products of square matrices."""
-    import torch
-
     gpu = device.type == "cuda"
     size = 8192 if gpu else 1024
     generator = torch.Generator(device).manual_seed(0)  # the training's own random state stays as it is
@@ -48,9 +43,5 @@ def measured_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) ->
 def peak_memory(device: torch.device) -> int:
     """Bytes: most that torch has held on this GPU, or most that this process has held."""
     if device.type == "cuda":
-        import torch
-
         return torch.cuda.max_memory_allocated(device)
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,7 +1,7 @@
-"""What training will need in memory, before it is tried: weights, gradients, optimizer, activations, cached keys and values.
+"""What training will need in memory, before it is tried: weights, gradients, optimizer, activations.
 
 Counts follow from the model's config. Activations are those that `training.pretrain.llama` keeps for its backward pass (checked
-against what autograd really keeps, in `tests/training/test_memory.py`); fine-tuning through TRL recomputes them layer by
+against what autograd really keeps, in `tests/training/hardware/test_memory.py`); fine-tuning through TRL recomputes them layer by
 layer on a GPU. Allocators and kernels need some on top: `HEADROOM`.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.stage.stage import Device
-    from training.models.lora import Lora
+    from training.models.lora_settings import Lora
 
 Method = Literal["full", "lora", "qlora"]
 HEADROOM = 0.9  # the share of a device's memory that can be planned with
@@ -164,12 +164,6 @@ class FineTuning:
                     found.append(Fit(method, at_once, batch // at_once, need))
                     break
         return found
-
-
-def kv_cache(config: Shape, sequences: int, length: int, number_bytes: int = 2) -> int:
-    """Bytes of the keys and values of so many sequences of this length, when text is generated."""
-    width = config.num_key_value_heads * config.head_dim
-    return 2 * config.num_hidden_layers * width * number_bytes * sequences * length
 
 
 # -- in words, for `flywheel plan` ---------------------------------------------------------------------------------------

@@ -1,32 +1,32 @@
 """Checkpoints that can be trusted: written aside and renamed when whole, checked before they are used.
 
     checkpoints/step-00000100/state.safetensors   weights, optimizer, random states
-                              checkpoint.json     step, score, digest of the state; written last
+                              checkpoint.json     step, score, what else there is to know
+                              sealed.json         digests of both (`training.loops.sealed`)
 
-A kill at any moment leaves either the new checkpoint or the one before. One whose bytes differ from its digest is passed
+A kill at any moment leaves either the new checkpoint or the one before. One whose bytes differ from its digests is passed
 over, so a torn disk costs a few steps, not the run.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import xxhash
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from engine.errors import StageFailed
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from training.loops.distributed import split_like
+from training.loops.sealed import is_whole, seal
 
 STATE, RECORD = "state.safetensors", "checkpoint.json"
 
@@ -95,10 +95,10 @@ class Checkpoints:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole. Newer ones that are not are removed."""
         for folder in reversed(self._folders()):
-            try:
-                return self._read(folder)
-            except (OSError, ValueError, KeyError):
-                shutil.rmtree(folder)
+            if is_whole(folder):
+                record = json.loads((folder / RECORD).read_text())
+                return Checkpoint(record["step"], load_file(folder / STATE), record["facts"], record["score"])
+            shutil.rmtree(folder)
         return None
 
     def _folders(self) -> list[Path]:
@@ -113,35 +113,21 @@ class Checkpoints:
             self._error = OSError(str(error))
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        from safetensors.torch import save_file
-
         target = self.folder / f"step-{checkpoint.step:08d}"
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             save_file(checkpoint.tensors, partial / STATE)
-            record: dict[str, Any] = {"step": checkpoint.step, "score": checkpoint.score, "facts": checkpoint.facts}
-            record["digest"] = _digest(partial / STATE, record)
+            record = {"step": checkpoint.step, "score": checkpoint.score, "facts": checkpoint.facts}
             (partial / RECORD).write_text(json.dumps(record))
-            for file in (partial / STATE, partial / RECORD):
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+            seal(partial)
             shutil.rmtree(target, ignore_errors=True)
             partial.replace(target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         self._prune()
-
-    def _read(self, folder: Path) -> Checkpoint:
-        from safetensors.torch import load_file
-
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
-        digest = record.pop("digest")
-        if _digest(folder / STATE, record) != digest:
-            raise ValueError(f"{folder} does not match its digest")
-        return Checkpoint(record["step"], load_file(folder / STATE), record["facts"], record["score"])
 
     def _prune(self) -> None:
         folders = self._folders()
@@ -154,15 +140,6 @@ class Checkpoints:
                 shutil.rmtree(folder)
 
 
-def _digest(state: Path, record: dict[str, Any]) -> str:
-    """XXH3-128 of the state's bytes and of what is recorded beside it."""
-    digest = xxhash.xxh3_128(json.dumps(record, sort_keys=True).encode())
-    with state.open("rb") as handle:
-        while block := handle.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 # -- what goes in --------------------------------------------------------------------------------------------------------
 
 
@@ -170,8 +147,6 @@ def optimizer_tensors(
     parameters: Iterable[tuple[str, Tensor]], optimizers: list[torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
     """The state of the optimizers by parameter name: `optimizer.<name>.<entry>`."""
-    import torch
-
     found: dict[str, Tensor] = {}
     for name, parameter in parameters:
         for optimizer in optimizers:
@@ -184,8 +159,6 @@ def restore_optimizers(
     tensors: dict[str, Tensor], parameters: Iterable[tuple[str, Tensor]], optimizers: list[torch.optim.Optimizer]
 ) -> None:
     """Put back what `optimizer_tensors` took."""
-    from training.loops.distributed import split_like
-
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -206,8 +179,6 @@ def restore_optimizers(
 
 def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The random states of torch (tensors), NumPy and Python (JSON)."""
-    import torch
-
     tensors = {"random.torch": torch.get_rng_state()}
     for index in range(torch.cuda.device_count()):
         tensors[f"random.cuda.{index}"] = torch.cuda.get_rng_state(index)
@@ -220,8 +191,6 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore_random_state(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    import torch
-
     torch.set_rng_state(tensors["random.torch"])
     for index in range(torch.cuda.device_count()):
         if f"random.cuda.{index}" in tensors:

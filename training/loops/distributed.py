@@ -24,9 +24,13 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.stage.job import Job
-from training.models.answers import Answer, chunks
+from training.models.answers import Answer
+from training.models.padding import chunks
 
 Strategy = Literal["replicate", "shard"]
 T = TypeVar("T")
@@ -78,8 +82,8 @@ def processes(
     """Within this, the calling process is rank 0 of `count`; each other one does `work(job)`. Gives the job to work on.
 
     Args:
-        work: a module-level function, or a method of what can be pickled.
-        imports: what takes long to import; done once for all the others.
+        work: what can be pickled: a module's function, with or without arguments (`functools.partial`).
+        imports: modules that take long to import, that of `work` among them; done once for all the others.
     """
     silent = Silent(**{field.name: getattr(job, field.name) for field in fields(job)})
     silent.emit = _silent
@@ -101,7 +105,7 @@ def processes(
         place: int = free.getsockname()[1]
     # Forked from a process that has imported what is needed and done nothing else: one import for all of them.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", *imports, work.__module__])
+    context.set_forkserver_preload(["torch", *imports])
     others: list[Any] = []
     for number in range(1, count):
         other = context.Process(target=_other, args=(number, count, place, work, silent), daemon=True)
@@ -155,18 +159,15 @@ def from_lead(make: Callable[[], T]) -> T:
     """What rank 0 makes, in all processes. They wait for it."""
     if world() == 1:
         return make()
-    told: list[Any] = [make() if rank() == 0 else None]
-    dist.broadcast_object_list(told, src=0, group=_patient)
-    return told[0]
+    made: list[Any] = [make() if rank() == 0 else None]
+    dist.broadcast_object_list(made, src=0, group=_patient)
+    return made[0]
 
 
 def spread(model: nn.Module, strategy: Strategy) -> None:
     """Make a model that is the same in all processes ready for them to share."""
     if world() == 1 or strategy == "replicate":
         return
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
     # A warning of writing into such a view, which nobody does.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world(),))
@@ -218,8 +219,6 @@ def wait_for_all() -> None:
 
 
 def is_split(tensor: Tensor) -> bool:
-    from torch.distributed.tensor import DTensor
-
     return isinstance(tensor, DTensor)
 
 
@@ -232,20 +231,18 @@ def split_like(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, split as another one is."""
     if not is_split(like) or value.shape != like.shape:
         return value.to(like.device) if value.shape == like.shape else value
-    from torch.distributed.tensor import distribute_tensor
-
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors to be written by rank 0; all must ask, the others get none. Those that were split are put together one by
     one, on the CPU."""
-    found: dict[str, Tensor] = {}
+    together: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         one = whole(tensor)
         if rank() == 0:
-            found[name] = one.cpu() if is_split(tensor) else one
-    return found
+            together[name] = one.cpu() if is_split(tensor) else one
+    return together
 
 
 def put_together(model: nn.Module, load: Callable[[], nn.Module]) -> nn.Module:

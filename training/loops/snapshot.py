@@ -6,13 +6,14 @@ Orders and seeds are derived from the step, so there is nothing else the next st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from training.loops.checkpoint import Checkpoint, Checkpoints, optimizer_tensors, restore_optimizers
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
+from training.loops.distributed import gathered, split_like
 
 
 def take(
@@ -24,8 +25,6 @@ def take(
 ) -> Checkpoint:
     """The state after this many steps; frozen parameters are left out. All processes must ask, rank 0's is the one to
     keep."""
-    from training.loops.distributed import gathered
-
     parameters = _parameters(modules)
     tensors = gathered({**parameters, **optimizer_tensors(parameters.items(), [optimizer])})
     return Checkpoint(step, tensors, facts or {}, score)
@@ -42,10 +41,6 @@ def restore(checkpoints: Checkpoints, modules: Mapping[str, nn.Module], optimize
 
 def put(checkpoint: Checkpoint, modules: Mapping[str, nn.Module]) -> None:
     """Set the parameters alone."""
-    import torch
-
-    from training.loops.distributed import split_like
-
     with torch.no_grad():
         for name, parameter in _parameters(modules).items():
             parameter.copy_(split_like(checkpoint.tensors[name], parameter))

@@ -10,20 +10,14 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
-from engine.stage.stage import NotIdentity
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
+    from training.loops.tracking_settings import Tracker
 
-Tracker = Literal["none", "tensorboard", "trackio", "wandb"]
-ReportTo = Annotated[
-    Tracker, NotIdentity, Field(description="Show the curves there as well; `tensorboard` writes into ./runs.")
-]
 PROJECT = "flywheel"
 Log = Callable[[dict[str, float], int], Any]
 

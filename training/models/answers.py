@@ -1,26 +1,15 @@
-"""Prompts with answers as token ids, and batches of them.
-
-Shapes: B answers, T tokens of the longest prompt and answer, R tokens of the longest answer.
-
-Batches are padded on the right and need no attention mask: a causal model's real tokens never see what follows them,
-so padding can't change a result, and positions count from 0 in every row.
-"""
+"""Prompts with answers as token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.errors import UserError
+from generators.text.prompts import Message, encode_prompt
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Message = dict[str, str]
-
-
-TOKENS = 16_384  # of a batch, padding included
+TOKENS = 16_384  # of a batch of answers, padding included
 
 
 @dataclass(frozen=True)
@@ -32,68 +21,6 @@ class Answer:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Answers padded on the right.
-
-    Attributes:
-        ids_BT: prompt and response, then padding.
-        prompt_B, response_B: their lengths in tokens, each at least 1.
-    """
-
-    ids_BT: Tensor
-    prompt_B: Tensor
-    response_B: Tensor
-
-    @property
-    def length_B(self) -> Tensor:
-        return self.prompt_B + self.response_B
-
-    @property
-    def mask_BR(self) -> Tensor:
-        """True on response tokens, of which each row's stand from column 0 on."""
-        import torch
-
-        steps_R = torch.arange(int(self.response_B.max()), device=self.ids_BT.device)
-        return steps_R[None] < self.response_B[:, None]
-
-
-def pad(answers: Sequence[Answer], device: Any = "cpu", pad_id: int = 0) -> Batch:
-    """One batch, as long as its longest answer. Which id pads is of no consequence."""
-    import torch
-
-    longest = max(map(len, answers))
-    rows = [[*a.prompt, *a.response, *[pad_id] * (longest - len(a))] for a in answers]
-    return Batch(
-        torch.tensor(rows, device=device),
-        torch.tensor([len(a.prompt) for a in answers], device=device),
-        torch.tensor([len(a.response) for a in answers], device=device),
-    )
-
-
-def chunks(answers: Sequence[Answer], tokens: int = TOKENS, slack: int = 512) -> Iterator[list[int]]:
-    """Indices of all answers, cut into batches of at most this many padded tokens, similar lengths together.
-
-    Args:
-        slack: padding that a batch may hold (or an eighth of its tokens, if that is more). Another pass over a tiny model
-            costs as much as a few hundred tokens.
-    """
-    order = sorted(range(len(answers)), key=lambda i: (len(answers[i]), i))
-    chunk: list[int] = []
-    real = 0
-    for i in order:
-        longest = len(answers[i])
-        if chunk and (
-            (len(chunk) + 1) * longest > tokens or len(chunk) * longest - real > max(slack, (real + longest) // 8)
-        ):
-            yield chunk
-            chunk, real = [], 0
-        chunk.append(i)
-        real += longest
-    if chunk:
-        yield chunk
 
 
 def end_id(tokenizer: Any, where: str) -> int:
@@ -117,7 +44,5 @@ def encode(tokenizer: Any, prompt: Sequence[Message], completion: Sequence[Messa
 
 def encode_all(tokenizer: Any, prompt: Sequence[Message], texts: Sequence[str]) -> list[Answer]:
     """`encode` of several answers to one prompt, which is rendered once."""
-    from generators.text.prompts import encode_prompt
-
     ids, end = encode_prompt(tokenizer, prompt), end_id(tokenizer, "this model")
     return [Answer(ids, [*tokenizer.encode(text, add_special_tokens=False), end]) for text in texts]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from training.models.answers import Answer, Batch, chunks, pad
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from training.models.answers import Answer
+from training.models.padding import PaddedBatch, chunks, pad
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,8 @@ class Forward:
     hidden_BRD: Tensor | None
 
 
-def forward(model: Any, batch: Batch, entropy: bool = False, hidden: bool = False) -> Forward:
+def forward(model: Any, batch: PaddedBatch, entropy: bool = False, hidden: bool = False) -> Forward:
     """Run a causal model over a batch; only positions from the shortest prompt's end on reach the output head."""
-    import torch
-
     length = batch.ids_BT.shape[1]
     first = int(batch.prompt_B.min())
     # Position t predicts token t+1; the last position predicts nothing.
@@ -60,14 +59,12 @@ def forward(model: Any, batch: Batch, entropy: bool = False, hidden: bool = Fals
 
 def token_logprobs(model: Any, answers: Sequence[Answer]) -> list[Tensor]:
     """Log-probabilities of each answer's response tokens, without gradients, on the CPU, in the order given."""
-    import torch
-
     device = next(model.parameters()).device
-    found: list[Any] = [None] * len(answers)
+    by_answer: list[Any] = [None] * len(answers)
     with torch.no_grad():
         for chunk in chunks(answers):
             batch = pad([answers[i] for i in chunk], device)
             logprobs_BR = forward(model, batch).logprobs_BR.cpu()
             for row, i in enumerate(chunk):
-                found[i] = logprobs_BR[row, : len(answers[i].response)].clone()
-    return found
+                by_answer[i] = logprobs_BR[row, : len(answers[i].response)].clone()
+    return by_answer

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.seeds import generator
-from engine.stage.job import Job
 from training.models.answers import Answer, encode
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ def load(job: Job, port: str, tokenizer: Any, max_length: int, held_out: float) 
     Raises:
         UserError: a number is not finite, or no pair is left.
     """
-    given = [(label, row) for label, a in job.inputs.get(port, {}).items() for row in a.to_table().to_pylist()]
+    rows = [(label, row) for label, a in job.inputs.get(port, {}).items() for row in a.to_table().to_pylist()]
     dropped = {"equal answers": 0, "empty": 0, "too long": 0}
     pairs: list[tuple[Pair, str | None]] = []
-    for source, row in given:
+    for source, row in rows:
         margin, agreement = row.get("margin") or 0.0, row.get("agreement")
         weight = row.get("weight")
         numbers = {"margin": margin, "agreement": agreement or 0.0, "weight": weight or 0.0}
@@ -83,16 +85,16 @@ def load(job: Job, port: str, tokenizer: Any, max_length: int, held_out: float) 
     left_out = {reason: count for reason, count in dropped.items() if count}
     job.summary(pairs=len(pairs), left_out=left_out)
     if left_out:
-        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        job.say(f"{sum(left_out.values())} of {len(given)} preferences say nothing and are left out: {told}.")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        job.say(f"{sum(left_out.values())} of {len(rows)} preferences say nothing and are left out: {reasons}.")
     if not pairs:
         raise UserError(
-            f"none of the {len(given)} preferences can be trained on ({left_out}). Expected rows with `prompt`, `chosen` "
+            f"none of the {len(rows)} preferences can be trained on ({left_out}). Expected rows with `prompt`, `chosen` "
             f"and `rejected` that differ and are at most {max_length} tokens long (`max_length`)."
         )
     if not any(split == "validation" for _, split in pairs):
-        named = {pair.prompt_id for pair, _ in pairs}
-        out = {name for name in named if generator("validation", name).random() < held_out}
+        prompts = {pair.prompt_id for pair, _ in pairs}
+        out = {name for name in prompts if generator("validation", name).random() < held_out}
         pairs = [(pair, "validation" if pair.prompt_id in out else "train") for pair, _ in pairs]
     training = [pair for pair, split in pairs if split != "validation"]
     if not training:

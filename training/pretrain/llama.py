@@ -4,7 +4,7 @@ names, two to three times their speed in a small model's training loop.
 Shapes: B blocks, T tokens, D width, H query heads, K key and value heads, E head width, F inner width of the MLP,
 V vocabulary, N = B*T.
 
-What is gained over transformers' forward, each of it proved equal in `tests/training/test_llama.py`:
+What is gained over transformers' forward, each of it proved equal in `tests/training/pretrain/test_llama.py`:
 - one product for queries, keys and values, one for the two halves of the MLP;
 - fused RMSNorm, and a rotary embedding that keeps nothing but its angles for the backward pass;
 - the loss is taken in slices of rows, and the gradient of the logits with it, so that the N x V logits never exist.
@@ -19,13 +19,34 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from training.pretrain.size import Family, Size
+
 IGNORE = -100  # a target with this value is not scored
 # Elements of a slice of logits: 8 MiB in float32, about a core's share of cache; a GPU needs large products instead.
 LOGITS_AT_ONCE, LOGITS_AT_ONCE_GPU = 1 << 21, 1 << 28
+
+
+def decoder_config(size: Size, family: Family, vocabulary: int, context: int, eos: int, pad: int) -> PretrainedConfig:
+    """The transformers config of a decoder of this size.
+
+    Raises:
+        UserError: widths don't divide.
+    """
+    settings: dict[str, Any] = {
+        **size.settings(vocabulary),
+        "max_position_embeddings": context,
+        "rope_parameters": {"rope_type": "default", "rope_theta": size.rope_theta},
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": None,
+        "eos_token_id": eos,
+        "pad_token_id": pad,
+    }
+    return LlamaConfig(**settings) if family == "llama" else Qwen3Config(**settings)
 
 
 class RMSNorm(nn.Module):
@@ -217,6 +238,13 @@ def initial_model(config: PretrainedConfig, seed: int, dtype: torch.dtype) -> Ll
                 std /= math.sqrt(2 * config.num_hidden_layers)
             parameter.normal_(0.0, std, generator=generator)
     return model
+
+
+def to_transformers(weights: dict[str, torch.Tensor], config: PretrainedConfig) -> Any:
+    """These weights in transformers' class, in float32."""
+    twin = AutoModelForCausalLM.from_config(config)
+    twin.load_state_dict(weights)
+    return twin
 
 
 def head_width(config: PretrainedConfig) -> int:

@@ -31,25 +31,6 @@ class Size(BaseModel):
     tied: bool = Field(default=True, description="The output layer is the embedding table.")
     rope_theta: float = Field(default=10_000.0, gt=0)
 
-    def config(self, family: Family, vocabulary: int, context: int, eos: int, pad: int) -> PretrainedConfig:
-        """The transformers config.
-
-        Raises:
-            UserError: widths don't divide.
-        """
-        from transformers import LlamaConfig, Qwen3Config
-
-        settings: dict[str, Any] = {
-            **self.settings(vocabulary),
-            "max_position_embeddings": context,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "rms_norm_eps": 1e-6,
-            "bos_token_id": None,
-            "eos_token_id": eos,
-            "pad_token_id": pad,
-        }
-        return LlamaConfig(**settings) if family == "llama" else Qwen3Config(**settings)
-
     def settings(self, vocabulary: int) -> dict[str, Any]:
         """What of the config is the shape, by transformers' names.
 

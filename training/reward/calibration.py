@@ -62,11 +62,11 @@ def ece_interval(difference: Floats, clusters: Sequence[str], *seed: str | int, 
     is 0 where the estimate is no more than 95 % of perfectly calibrated models would show on as many pairs (consistency
     resampling; Bröcker and Smith 2007, "Increasing the reliability of reliability diagrams").
     """
-    found = bootstrap.statistic(clusters, lambda rows: ece(difference[rows]), "ece", *seed, resamples=resamples)
-    half = (found.high - found.low) / 2
+    resampled = bootstrap.statistic(clusters, lambda rows: ece(difference[rows]), "ece", *seed, resamples=resamples)
+    half = (resampled.high - resampled.low) / 2
     by_chance = np.quantile(calibrated_ece(difference, "ece", *seed, resamples=resamples), 0.95)
-    low = 0.0 if found.value <= by_chance else max(found.value - half, 0.0)
-    return Interval(found.value, low, found.value + half)
+    low = 0.0 if resampled.value <= by_chance else max(resampled.value - half, 0.0)
+    return Interval(resampled.value, low, resampled.value + half)
 
 
 def calibrated_ece(difference: Floats, *seed: str | int, resamples: int = 500) -> Floats:

@@ -13,10 +13,8 @@ Shapes: L lists, I items of the longest list, K heads.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 def nll(scores_LIK: Tensor, ranks_LI: Tensor) -> Tensor:
@@ -28,8 +26,6 @@ def nll(scores_LIK: Tensor, ranks_LI: Tensor) -> Tensor:
     Args:
         ranks_LI: 1 is best, equal ranks are ties, 0 is not ranked (or padding).
     """
-    import torch
-
     ranked_LI = ranks_LI > 0
     # rival_LIJ: j is still there when i is chosen
     rival_LIJ = ranked_LI[:, :, None] & ranked_LI[:, None, :] & (ranks_LI[:, None, :] >= ranks_LI[:, :, None])

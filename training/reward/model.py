@@ -13,25 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
 
 from engine.errors import UserError
-from training.models.answers import Answer, Batch, chunks, pad
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from generators.text.prompts import load_tokenizer
+from training.models.answers import Answer
+from training.models.padding import PaddedBatch, chunks, pad
 
 FACTS = "flywheel_reward"
 
 
-def read_heads(model: Any, batch: Batch) -> Tensor:
+def read_heads(model: Any, batch: PaddedBatch) -> Tensor:
     """Raw scores_BK at the last token of each answer.
 
     transformers looks for the last token that differs from the pad token, which is one too early when the pad token is
     the end token. Here lengths are known.
     """
-    import torch
-
     hidden_BTD = model.base_model(input_ids=batch.ids_BT).last_hidden_state
     rows_B = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
     return model.score(hidden_BTD[rows_B, batch.length_B - 1])
@@ -62,11 +63,6 @@ class RewardModel:
         Raises:
             UserError: it is not a reward model over a decoder.
         """
-        import torch
-        from transformers import AutoModelForSequenceClassification
-
-        from generators.text.prompts import load_tokenizer
-
         try:
             model = AutoModelForSequenceClassification.from_pretrained(location, dtype=torch.float32)
         except (OSError, ValueError) as error:
@@ -100,8 +96,6 @@ class RewardModel:
         Raises:
             UserError: a score is not a finite number.
         """
-        import torch
-
         scores_BK = torch.empty(len(answers), len(self.mean_K))
         with torch.no_grad():
             for chunk in chunks(answers):
@@ -121,8 +115,6 @@ class RewardModel:
         Raises:
             UserError: a score is not a finite number.
         """
-        import torch
-
         scores_BOH = self.by_objective(answers)
         if not self.objectives:
             return scores_BOH[:, 0]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.errors import UserError
 from engine.seeds import generator
-from engine.stage.job import Job
-from engine.store.artifact import Artifact
 from training.models.answers import Answer, encode_all
 from training.preference.pairs import Pair
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
+    from engine.store.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,19 @@ class Ranked:
 
     def pairs(self) -> list[Pair]:
         """Every two answers of which one was ranked above the other."""
-        found: list[Pair] = []
+        ordered: list[Pair] = []
         for i, j in itertools.permutations(range(len(self.answers)), 2):
             if 0 < self.ranks[i] < self.ranks[j]:
                 shown = np.sign(self.shown[j] - self.shown[i]) if self.shown and min(self.shown) >= 0 else 0
                 pair = Pair(
                     self.prompt_id, self.answers[i], self.answers[j], weight=self.weight, shown_first=int(shown)
                 )
-                found.append(pair)
-        return found
+                ordered.append(pair)
+        return ordered
 
 
 def reliability_in(artifacts: Sequence[Artifact]) -> dict[str, float]:
-    """Annotator -> weight, as `preferences` artifacts made of their rankings tell it: 1 is the typical annotator, 0 one
+    """Annotator -> weight, as `preferences` artifacts made of their rankings have it: 1 is the typical annotator, 0 one
     who ranks at random, or upside down.
 
     Raises:
@@ -55,8 +57,8 @@ def reliability_in(artifacts: Sequence[Artifact]) -> dict[str, float]:
     """
     weights: dict[str, float] = {}
     for artifact in artifacts:
-        told: dict[str, dict[str, Any]] = artifact.manifest["summary"].get("annotators", {})
-        if not any("reliability" in facts for facts in told.values()):
+        annotators: dict[str, dict[str, Any]] = artifact.manifest["summary"].get("annotators", {})
+        if not any("reliability" in facts for facts in annotators.values()):
             raise UserError(
                 f"a reward model learns from `preferences` (pairs) or from `rankings` (whole lists). With both, the "
                 f"preferences are to say how reliable each annotator is, and {artifact.id} does not: expected one "
@@ -65,7 +67,7 @@ def reliability_in(artifacts: Sequence[Artifact]) -> dict[str, float]:
         # Whom the preferences stage did not count is not counted here.
         weights |= {
             name: 0.0 if facts.get("unreliable") else max(float(facts.get("reliability", 0.0)), 0.0)
-            for name, facts in told.items()
+            for name, facts in annotators.items()
         }
     return weights
 

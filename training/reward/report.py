@@ -9,21 +9,23 @@ Shapes: P pairs, B = 2P answers (chosen and rejected in turn), O objectives, H h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.seeds import generator
-from engine.stage.job import Job
 from engine.statistics import bootstrap
 from engine.statistics.bootstrap import Interval
 from training.preference.pairs import Pair
 from training.reward import calibration
 from training.reward.model import RewardModel
 
+if TYPE_CHECKING:
+    from engine.stage.job import Job
+
 
 def report(job: Job, reward: RewardModel, training: list[Pair], validation: list[Pair]) -> np.ndarray:
-    """Measure the model, put what was found into the summary, and return the calibrated temperature_O of each objective."""
+    """Measure the model, put what came out into the summary, and return the calibrated temperature_O of each objective."""
     names = list(reward.objectives) or [""]
     if not validation:
         job.say("No pair is held out, so the accuracy of this reward model is unknown.")
@@ -31,7 +33,7 @@ def report(job: Job, reward: RewardModel, training: list[Pair], validation: list
     scores_POH = reward.by_objective([pair.chosen for pair in validation]).double().numpy()
     other_POH = reward.by_objective([pair.rejected for pair in validation]).double().numpy()
     temperatures: list[float] = []
-    found: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
     for o, name in enumerate(names):
         rows = [p for p, pair in enumerate(validation) if not name or pair.source == name]
         taught = [pair for pair in training if not name or pair.source == name]
@@ -45,10 +47,10 @@ def report(job: Job, reward: RewardModel, training: list[Pair], validation: list
         if scores_POH.shape[2] > 1:
             both = np.concatenate([scores_POH[rows, o], other_POH[rows, o]])
             facts["disagreement"] = float(both.std(1).mean())
-        found[name] = {key: round_off(value) for key, value in facts.items()}
+        measured[name] = {key: round_off(value) for key, value in facts.items()}
         tell(job, name, facts, scores_POH[rows, o])
     job.summary(training_mean=[round_off(float(m)) for m in reward.mean_K])
-    job.summary(**found.get("", {"objectives": found}))
+    job.summary(**measured.get("", {"objectives": measured}))
     tell_position(job, training, validation, reward)
     return np.array(temperatures)
 
@@ -126,8 +128,8 @@ def tell_position(job: Job, training: list[Pair], validation: list[Pair], reward
         )
 
 
-def spread(name: str, found: Interval) -> dict[str, float]:
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+def spread(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def won(difference: np.ndarray) -> np.ndarray:
@@ -135,8 +137,8 @@ def won(difference: np.ndarray) -> np.ndarray:
     return (np.sign(difference) + 1) / 2
 
 
-def length_difference(measured: Sequence[Pair]) -> np.ndarray:
-    return np.array([len(pair.chosen.response) - len(pair.rejected.response) for pair in measured], dtype=np.float64)
+def length_difference(pairs: Sequence[Pair]) -> np.ndarray:
+    return np.array([len(pair.chosen.response) - len(pair.rejected.response) for pair in pairs], dtype=np.float64)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

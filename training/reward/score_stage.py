@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 from pydantic import Field
 
-from engine.stage.job import Job
 from engine.stage.stage import Stage, port
-from engine.store.schema import DATASETS, row_id
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
 
 
 class Score(Stage):
@@ -27,30 +27,6 @@ class Score(Stage):
         return rows["candidates"]
 
     def run(self, job: Job) -> None:
-        import torch
+        from training.reward.score import score
 
-        from training.models.answers import encode
-        from training.reward.model import RewardModel
-
-        artifact = job.input("reward")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        reward = RewardModel.load(artifact.location, device)
-        limit = int(getattr(reward.model.config, "max_position_embeddings", 0) or 2**20)
-        for part in job.parts("candidates", rows=self.partition):
-            kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
-            rows = part.table.select(["id", "prompt", "completion", "model"]).to_pylist()
-            answers = [encode(reward.tokenizer, row["prompt"], row["completion"]) for row in rows]
-            fits = [i for i, answer in enumerate(answers) if len(answer) <= limit]
-            scores = dict(zip(fits, reward.score([answers[i] for i in fits], self.pessimism).tolist(), strict=True))
-            for i, row in enumerate(rows):
-                one = {"id": row_id("Verdict", artifact.key, self.metric, row["id"]), "parents": [row["id"]]}
-                if i in scores:
-                    told = {"subject": row["id"], "model": row["model"], "metric": self.metric}
-                    kept.append({**one, **told, "value": scores[i], "text": None})
-                else:
-                    detail = f"{len(answers[i])} tokens, the reward model reads {limit}"
-                    rejected.append({**one, "reason": "too_long", "detail": detail, "failed": True})
-            part.commit(
-                pa.Table.from_pylist(kept, DATASETS["Verdict"]), pa.Table.from_pylist(rejected) if rejected else None
-            )
-        job.summary(reward=artifact.id)
+        score(self, job)

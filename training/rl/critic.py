@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.models.answers import Batch
+from training.models.padding import PaddedBatch
 
 
 class Critic(nn.Module):
@@ -30,7 +30,7 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, batch: Batch, policy_hidden_BRD: Tensor | None) -> Tensor:
+    def forward(self, batch: PaddedBatch, policy_hidden_BRD: Tensor | None) -> Tensor:
         """values_BR; columns past a row's response hold no meaning."""
         hidden_BRD = policy_hidden_BRD
         if self.backbone is not None:

@@ -16,9 +16,10 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from training.loops.trl import arguments, load_model, save, train
+from training.loops.trl import arguments, train
+from training.models.load import is_adapter, load_model, save
 from training.models.logprobs import token_logprobs
-from training.models.lora import is_adapter
+from training.models.lora import peft_config
 from training.rl.record import consumed, keep, warn_of_sameness
 from training.rl.rollouts import Question, Rollout, check_room, draw, load_questions
 from training.rl.sampler import Sampler, start_engine
@@ -84,7 +85,7 @@ def optimise(stage: Grpo, job: Job) -> None:
         args=args,
         train_dataset=datasets.Dataset.from_dict({"prompt": [str(i) for i in drawn]}),
         processing_class=tokenizer,
-        peft_config=stage.lora.config() if stage.lora else None,
+        peft_config=peft_config(stage.lora) if stage.lora else None,
         rollout_func=hooks.sample,
     )
     policy.config._name_or_path = origin

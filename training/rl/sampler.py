@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -19,16 +19,19 @@ from torch import Tensor
 
 from engine.errors import StageFailed
 from engine.stage.job import Job
-from generators.backends.process.watched import WatchedEngine
+from generators.backends.open import open_engine
 from generators.backends.protocol import Completion, Failure, Sampling
 from generators.backends.replicas import gpus
-from generators.backends.vllm.engine import VllmEngine
 from generators.text.prompts import decode_all
 from training.loops.distributed import from_lead, is_split, rank, wait_for_all, whole, world
-from training.models.lora import base_of, is_adapter
+from training.models.load import base_of, is_adapter
 from training.rl.rollouts import Question, Rollout
 
-Engine = VllmEngine | WatchedEngine
+if TYPE_CHECKING:
+    from generators.backends.process.watched import WatchedEngine
+    from generators.backends.vllm.engine import VllmEngine
+
+    Engine = VllmEngine | WatchedEngine
 
 
 def start_engine(
@@ -43,11 +46,11 @@ def start_engine(
     folder = base_of(location, job) if is_adapter(location) else location
     options: dict[str, Any] = {"dtype": "float32", "max_model_len": longest, "kv_cache_gib": 1}
     if world() == 1 and not apart:
-        return VllmEngine(folder, **options, gpu_memory_utilization=gpu_share)
+        return open_engine("vllm", folder, apart=False, **options, gpu_memory_utilization=gpu_share)
     seen = gpus()
     spare = len(seen) > world()
-    return WatchedEngine(
-        "vllm", folder, job.say, (seen[-1] if spare else seen[0]) if seen else None,
+    return open_engine(
+        "vllm", folder, say=job.say, devices=(seen[-1] if spare else seen[0]) if seen else None,
         **options, gpu_memory_utilization=0.9 if spare else gpu_share,
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import AttentionInterface
 
 NAME = "flywheel_documents"
 
@@ -47,7 +48,5 @@ def by_document(
 
 def attend_by_document(model: Any) -> None:
     """Have a transformers model do so. It makes no mask for a function that it has none registered for."""
-    from transformers import AttentionInterface
-
     AttentionInterface.register(NAME, by_document)
     model.set_attn_implementation(NAME)

@@ -1,40 +1,19 @@
-"""Supervised fine-tuning: from a base model and conversations to an assistant, with TRL's SFTTrainer.
-
-Conversations are rendered and masked here, so that what is learnt can be looked at before anything is: only what the
-assistant says is scored, its end-of-turn token included, since a model that never learns that token never stops.
-"""
+"""`sft`: from a base model and conversations to an assistant, with TRL's SFTTrainer."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pyarrow as pa
 from pydantic import Field, model_validator
 
-from engine.errors import UserError
 from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
-from engine.store.parquet import encode
 from training.hardware import memory
-from training.loops.tracking import ReportTo
-from training.models.lora import Lora, quantization, say_cost, trainable_share
-from training.sft.chat_template import ChatTemplate, Unlearnable
+from training.loops.tracking_settings import ReportTo
+from training.models.lora_settings import Lora, output_kind
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from engine.stage.job import Job
-
-TEMPLATE = Path(__file__).parent / "chat_template.jinja"
-END = "<|end|>"
-IGNORE = -100
-EXAMPLE = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
-ROLES = ("system", "user", "assistant")
-DIM, PLAIN = "\x1b[2m", "\x1b[22m"
 
 
 class Sft(Stage):
@@ -73,243 +52,20 @@ class Sft(Stage):
             raise ValueError(f"`micro_batch` ({self.micro_batch}) must divide `batch` ({self.batch})")
         return self
 
+    @property
+    def at_once(self) -> int:
+        """Conversations (packed: sequences) in memory at once, on each device."""
+        return self.micro_batch or (1 if self.packing else self.batch)
+
     def output(self, given: dict[str, list[str]]) -> str:
-        return "Adapter" if self.lora and not self.lora.merge else "Model"
+        return output_kind(self.lora)
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
-        size = self.micro_batch or (1 if self.packing else self.batch)
-        return memory.forecast_fine_tuning(given["model"][0], device, self.lora, self.max_length, self.batch, size)
+        return memory.forecast_fine_tuning(
+            given["model"][0], device, self.lora, self.max_length, self.batch, self.at_once
+        )
 
     def run(self, job: Job) -> None:
-        import datasets
-        from trl.trainer.sft_config import SFTConfig
-        from trl.trainer.sft_trainer import SFTTrainer
+        from training.sft.work import fine_tune
 
-        from training.loops.trl import arguments, load_model, save, train
-        from training.sft.document_attention import attend_by_document
-
-        source = job.input("model")
-        quantized = quantization() if self.lora and self.lora.quantize else None
-        model, tokenizer = load_model(source.location, job, quantized)
-        teach_to_end(model, tokenizer)
-        length = min(self.max_length, getattr(model.config, "max_position_embeddings", self.max_length))
-        examples, conversations, learnt = prepare(job, tokenizer, length)
-        if self.packing:
-            attend_by_document(model)
-        size = self.micro_batch or (1 if self.packing else self.batch)
-        args = arguments(
-            job,
-            SFTConfig,
-            num_train_epochs=self.epochs,
-            max_steps=self.steps or -1,
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=self.batch // size,
-            max_length=length,
-            packing=self.packing,
-            learning_rate=self.lr or (2e-4 if self.lora else 2e-5),
-            lr_scheduler_type=self.schedule,
-            warmup_steps=self.warmup,
-            weight_decay=self.weight_decay,
-            max_grad_norm=self.clip,
-            neftune_noise_alpha=self.neftune,
-            save_steps=self.checkpoint_every,
-        )
-        trainer = SFTTrainer(
-            model=model,
-            args=args,
-            processing_class=tokenizer,
-            train_dataset=datasets.Dataset.from_file(str(examples)),
-            peft_config=self.lora.config() if self.lora else None,
-        )
-        share = trainable_share(trainer.model)
-        train(trainer, job, lambda batch: row_ids(examples, batch), self.report_to)
-        if self.lora:
-            say_cost(job, trainer.model, size, length)
-        trained = cast(Any, trainer.accelerator.unwrap_model(cast(Any, trainer.model)))
-        if self.lora and self.lora.merge:
-            trained = trained.merge_and_unload()
-        save(job, trained, tokenizer, source.id if self.lora and not self.lora.merge else "")
-        job.summary(
-            conversations=conversations,
-            learnt_tokens=learnt,
-            trainable_share=share,
-            steps=trainer.state.global_step,
-        )
-
-
-@dataclass(frozen=True)
-class Example:
-    """A conversation as the model sees it. `labels` is `input_ids` where a token is learnt and `IGNORE` elsewhere."""
-
-    id: str
-    input_ids: list[int]
-    labels: list[int]
-
-    @property
-    def learnt(self) -> int:
-        return sum(label != IGNORE for label in self.labels)
-
-
-def teach_to_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make the token that ends a turn of the chat template the one that ends generation, in model and tokenizer.
-
-    A tokenizer without a chat template is given the project's, and `<|end|>`.
-
-    Raises:
-        UserError: there is no template and no `<|end|>`, or a model could not learn from the template where to stop.
-    """
-    from trl.chat_template_utils import is_chat_template_stop_token_trained
-
-    if tokenizer.chat_template is None:
-        vocabulary = tokenizer.get_vocab()
-        missing = [token for token in (END, *(f"<|{role}|>" for role in ROLES)) if token not in vocabulary]
-        if missing:
-            raise UserError(
-                f"the model's tokenizer has no chat template, and no {' '.join(missing)} to use the project's with. "
-                "Make the tokenizer with the `tokenize` stage, or start from a model with a chat template."
-            )
-        tokenizer.chat_template = TEMPLATE.read_text()
-        tokenizer.eos_token = END
-        end = cast(int, tokenizer.eos_token_id)
-        model.config.eos_token_id = end
-        model.generation_config.eos_token_id = end
-        model.generation_config._from_model_config = False
-    template = ChatTemplate(tokenizer)
-    if template.marked and not is_chat_template_stop_token_trained(tokenizer):
-        raise UserError(
-            "the model's chat template leaves the token that ends a turn outside {% generation %}: the model would "
-            "never learn to stop. Move it inside in chat_template.jinja."
-        )
-    if not template.marked and not template.end:
-        raise UserError(
-            "the model's chat template writes no token of the tokenizer after what the assistant says: the model would "
-            "never learn to stop. Let chat_template.jinja end a turn with one, such as `eos_token`."
-        )
-    if template.end and template.end != tokenizer.eos_token:
-        tokenizer.eos_token = template.end
-        end = cast(int, tokenizer.eos_token_id)
-        model.config.eos_token_id = end
-        known = model.generation_config.eos_token_id
-        others = cast(list[int], known) if isinstance(known, list) else [] if known is None else [cast(int, known)]
-        model.generation_config.eos_token_id = [end, *(i for i in others if i != end)]
-        model.generation_config._from_model_config = False
-
-
-def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[Path, int, int]:
-    """Render and mask all conversations, show the first, and set aside those from which nothing would be learnt.
-
-    Returns:
-        an Arrow file of `id`, `input_ids` and `labels`, in the order of the inputs and memory-mapped when it is trained
-        on; how many rows it has, and how many tokens are learnt.
-
-    Raises:
-        UserError: no row is left.
-    """
-    template = ChatTemplate(tokenizer)
-    reasons: Counter[str] = Counter()
-    kept = cut = learnt = 0
-    shown: list[str] = []
-    first = ""
-    file = job.scratch / "examples.arrow"
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, EXAMPLE) as writer:
-        for index, rows in enumerate(_batches(job)):
-            examples: list[Example] = []
-            rejected: list[dict[str, Any]] = []
-            for row in rows:
-                fault = _fault(row["messages"], template.control)
-                example = None
-                if not fault:
-                    try:
-                        example = render(template, row["id"], row["messages"])
-                    except Unlearnable as error:
-                        fault = error.reason, error.detail
-                if example and len(example.input_ids) > length:
-                    cut += 1
-                    example = Example(example.id, example.input_ids[:length], example.labels[:length])
-                    if not example.learnt:
-                        fault = "too_long", f"the first answer begins after {length} tokens (`max_length`)"
-                if example and not fault and not example.learnt:
-                    fault = "empty_answer", "the assistant says nothing that could be learnt"
-                if fault:
-                    rejected.append({**row, "reason": fault[0], "detail": fault[1], "failed": False})
-                elif example:
-                    examples.append(example)
-            writer.write_table(to_table(examples))
-            shown += [show(tokenizer, example) for example in examples[: 3 - len(shown)]]
-            kept, learnt = kept + len(examples), learnt + sum(example.learnt for example in examples)
-            reasons.update(str(row["reason"]) for row in rejected)
-            if rejected:
-                first = first or str(rejected[0]["detail"])
-                folder = job.output / "rejected"
-                folder.mkdir(exist_ok=True)
-                (folder / f"{index:05d}.parquet").write_bytes(encode(pa.Table.from_pylist(rejected)))
-    told = ", ".join(sorted(reasons))
-    if not kept:
-        raise UserError(
-            f"nothing would be learnt: of {reasons.total()} conversations none has an assistant turn that can be learnt "
-            f"within {length} tokens ({told or 'there are none'})."
-            + (f" The first: {first}." if first else " What the assistant says is what is learnt.")
-        )
-    if reasons:
-        job.say(f"{reasons.total()} of {reasons.total() + kept} conversations left out: {told}")
-    if cut:
-        job.say(f"{cut} conversations cut to {length} tokens; their last turn has no end to learn")
-    job.say("what is learnt (the rest is dimmed):")
-    for line in shown:
-        job.say(line)
-    return file, kept, learnt
-
-
-def row_ids(examples: Path, batch: list[list[int]]) -> list[str]:
-    """The ids of the rows that have these token ids."""
-    wanted = {tuple(ids) for ids in batch}
-    with pa.memory_map(str(examples)) as source:
-        batches = pa.ipc.open_stream(source)
-        rows = ((i.as_py(), ids) for part in batches for i, ids in zip(part["id"], part["input_ids"], strict=True))
-        return [name for name, ids in rows if tuple(ids.as_py()) in wanted]
-
-
-def _batches(job: Job) -> Iterator[list[dict[str, Any]]]:
-    for artifact in job.all("conversations"):
-        for batch in artifact.batches(columns=["id", "messages"], rows=1000):
-            yield batch.to_pylist()
-
-
-def _fault(messages: list[dict[str, Any]] | None, special: list[str]) -> tuple[str, str] | None:
-    """Why nothing can be learnt from this conversation, as a reason and a sentence."""
-    for message in messages or []:
-        if message["role"] not in ROLES:
-            return "unknown_role", f"role `{message['role']}`; known are {', '.join(ROLES)}"
-        if not isinstance(message["content"], str):
-            return "no_content", f"a turn of the {message['role']} has no content"
-        if found := [token for token in special if token in message["content"]]:
-            return "control_token", f"{found[0]} in a turn of the {message['role']} would be read as the end of it"
-    if not any(message["role"] == "assistant" for message in messages or []):
-        return "no_assistant_turn", "what the assistant says is what is learnt"
-    return None
-
-
-def render(template: ChatTemplate, row: str, messages: list[dict[str, str]]) -> Example:
-    """Token ids of a conversation, and the labels of its assistant turns.
-
-    Raises:
-        Unlearnable: the template refuses the conversation, or what is learnt can't be told.
-    """
-    ids, mask = template.encode(messages)
-    return Example(row, ids, [i if said else IGNORE for i, said in zip(ids, mask, strict=True)])
-
-
-def show(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
-    """The conversation on one line, with what is not learnt dimmed."""
-    parts: list[str] = []
-    start = 0
-    for at in range(1, len(example.labels) + 1):
-        if at == len(example.labels) or (example.labels[at] == IGNORE) != (example.labels[start] == IGNORE):
-            text = cast(str, tokenizer.decode(example.input_ids[start:at])).replace("\n", "⏎")
-            parts.append(f"{DIM}{text}{PLAIN}" if example.labels[start] == IGNORE else text)
-            start = at
-    return "".join(parts)
-
-
-def to_table(examples: list[Example]) -> pa.Table:
-    return pa.Table.from_pylist([vars(example) for example in examples], EXAMPLE)
+        fine_tune(self, job)

@@ -126,5 +126,5 @@ def burn_fuses(folder: str) -> None:
 
 if FOLDER in os.environ:
     watch(os.environ[FOLDER])
-    if "generators.backends.process.watched" in sys.orig_argv:
+    if "generators.backends.process.child" in sys.orig_argv:
         burn_fuses(os.environ[FOLDER])

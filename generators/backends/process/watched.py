@@ -10,25 +10,19 @@ New weights are laid into memory that both processes see; an engine that is star
 from __future__ import annotations
 
 import contextlib
-import importlib
-import mmap
 import multiprocessing.connection
 import os
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import FlywheelError, StageFailed
-from generators.backends.protocol import Completion, Failure, Sampling, TokenEngine
+from generators.backends.process.shared_weights import SharedTensor, shared_memory, write_weights
+from generators.backends.process.spawn import environment, python, spawn
+from generators.backends.protocol import Completion, Failure, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +38,7 @@ class WatchedEngine:
     """A `TokenEngine` in a child process, started when it is first needed and again when it dies.
 
     Args:
-        backend: "vllm", "transformers" or the `module:Class` of another.
+        engine: "vllm", "transformers" or the `module:Class` of another.
         model: as for the engine itself.
         say: told about deaths, in one line each.
         devices: the GPUs it may see, as CUDA_VISIBLE_DEVICES takes them; None: all.
@@ -53,13 +47,13 @@ class WatchedEngine:
 
     def __init__(
         self,
-        backend: str,
+        engine: str,
         model: str,
         say: Callable[[str], None] = lambda text: None,
         devices: str | None = None,
         **options: Any,
     ) -> None:
-        self._spec = {"backend": backend, "model": model, "options": options}
+        self._spec = {"engine": engine, "model": model, "options": options}
         self._say = say
         self._devices = devices
         self._lock = threading.RLock()  # one batch at a time
@@ -67,8 +61,8 @@ class WatchedEngine:
         self._pipe: multiprocessing.connection.Connection[Any, Any] | None = None
         self._max_model_len = 0
         self._memory = shared_memory()
-        self._placed: list[Placed] = []  # new weights in it, if any
-        self._taken = False  # by the engine that runs now
+        self._weights: list[SharedTensor] = []  # new weights in it, if any
+        self._has_weights = False  # the engine that runs now
         self.deaths = 0
 
     @property
@@ -95,7 +89,7 @@ class WatchedEngine:
             StageFailed: the engine refuses them.
         """
         with self._lock:
-            self._placed, self._taken = place(self._memory, named), False
+            self._weights, self._has_weights = write_weights(self._memory, named), False
             for attempt in (1, 2):
                 try:
                     return self._start()
@@ -189,19 +183,19 @@ class WatchedEngine:
     def _start(self) -> None:
         if not self._child:
             self._load()
-            self._taken = False
-        if self._placed and not self._taken:
-            self._exchange(("load_weights", self._placed))
-            self._taken = True
+            self._has_weights = False
+        if self._weights and not self._has_weights:
+            self._exchange(("load_weights", self._weights))
+            self._has_weights = True
 
     def _load(self) -> None:
         for attempt in (1, 2):
             ours, theirs = socket.socketpair()
             handles = [theirs.fileno(), self._memory.fileno()]
             self._child = spawn(
-                [sys.executable, "-m", "generators.backends.process.watched", *map(str, handles), str(os.getpid())],
+                python("generators.backends.process.child", *map(str, handles), str(os.getpid())),
                 pass_fds=handles,
-                env={**alone(os.environ), "PYTHONPATH": import_path(), **seen(self._devices)},
+                env=environment(self._devices),
             )
             theirs.close()
             self._pipe = multiprocessing.connection.Connection(ours.detach())
@@ -235,7 +229,7 @@ class WatchedEngine:
     def close(self) -> None:
         """End the child."""
         self._stop()
-        self._placed = []
+        self._weights = []
         self._memory.truncate(0)
 
     def __enter__(self) -> WatchedEngine:
@@ -243,144 +237,3 @@ class WatchedEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-_spawner = ThreadPoolExecutor(1, "spawner")
-
-
-def spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """A child from a thread that lives as long as this process: "die with the parent" means with the thread (prctl(2))."""
-    return _spawner.submit(subprocess.Popen[bytes], command, **options).result()
-
-
-def alone(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without what torchrun and accelerate leave there: an engine would take itself for one of the training processes."""
-    prefixes = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
-    return {name: value for name, value in environment.items() if not name.startswith(prefixes)}
-
-
-def seen(devices: str | None) -> dict[str, str]:
-    return {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
-
-
-def import_path() -> str:
-    """What the child needs on its path to import this very package."""
-    here = str(Path(__file__).resolve().parents[3])
-    known = os.environ.get("PYTHONPATH", "")
-    return here if not known else known if here in known.split(os.pathsep) else f"{here}{os.pathsep}{known}"
-
-
-ENGINES = {
-    "vllm": "generators.backends.vllm.engine:VllmEngine",
-    "transformers": "generators.backends.transformers_engine:TransformersEngine",
-}
-
-
-def load_engine(backend: str, model: str, options: dict[str, Any]) -> TokenEngine:
-    """The token engine of this name, or of this `module:Class`, in this process."""
-    module, _, name = ENGINES.get(backend, backend).partition(":")
-    return getattr(importlib.import_module(module), name)(model, **options)
-
-
-# -- weights -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where a tensor lies in shared memory."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-
-
-def shared_memory() -> IO[bytes]:
-    """A file without a name, in memory where the system can do that (unlike /dev/shm, containers don't cap it)."""
-    return os.fdopen(os.memfd_create("weights"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile()
-
-
-def place(memory: IO[bytes], named: Iterable[tuple[str, Tensor]]) -> list[Placed]:
-    """Write tensors into the file, one after the other."""
-    import torch
-
-    placed: list[Placed] = []
-    memory.seek(0)
-    for name, tensor in named:
-        offset = -(-memory.tell() // 64) * 64
-        memory.seek(offset)
-        flat = tensor.detach().cpu().contiguous().flatten()
-        memory.write(flat.view(torch.uint8).numpy().data)
-        placed.append(Placed(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset))
-    memory.flush()
-    return placed
-
-
-def placed_tensors(memory: int, placed: Sequence[Placed]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors as they lie there, not copied. They change with the file.
-
-    Args:
-        memory: the file's descriptor.
-    """
-    import torch
-
-    seen = mmap.mmap(memory, 0)
-    for one in placed:
-        dtype: torch.dtype = getattr(torch, one.dtype)
-        count = torch.Size(one.shape).numel()
-        flat = (
-            torch.frombuffer(seen, dtype=dtype, count=count, offset=one.offset)
-            if count
-            else torch.empty(0, dtype=dtype)
-        )
-        yield one.name, flat.view(one.shape)
-
-
-# -- the child -----------------------------------------------------------------------------------------------------------
-
-
-def serve(pipe: Any, memory: int) -> None:
-    """Load what the first message names, then take weights and answer batches until the parent is gone."""
-    spec = pipe.recv()
-    engine: Any
-    try:
-        engine = load_engine(spec["backend"], spec["model"], spec["options"])
-    except FlywheelError as error:
-        pipe.send(("refused", error))
-        return
-    pipe.send(("done", engine.max_model_len))
-    while True:
-        try:
-            kind, *given = pipe.recv()
-        except EOFError:
-            return
-        try:
-            if kind == "load_weights":
-                pipe.send(("done", engine.load_weights(placed_tensors(memory, *given))))
-            else:
-                pipe.send(("done", list(engine.generate(*given))))
-        except FlywheelError as error:
-            pipe.send(("refused", error))
-            return
-        except Exception as error:  # what is left in the engine after this can't be trusted: say so and go
-            traceback.print_exc()
-            pipe.send(("died", f"{type(error).__name__}: {error}"))
-            return
-
-
-def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
-    """Have the kernel signal this process when its parent ends, even by SIGKILL (Linux; elsewhere EOF does it)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, int(by))  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os.kill(os.getpid(), by)
-
-
-if __name__ == "__main__":
-    die_with_parent(int(sys.argv[3]))
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        serve(multiprocessing.connection.Connection(int(sys.argv[1])), int(sys.argv[2]))
-    sys.stderr.flush()
-    os._exit(0)  # engines leave threads behind that would hold the process

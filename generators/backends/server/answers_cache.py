@@ -15,7 +15,7 @@ from pathlib import Path
 from generators.backends.protocol import Answer
 
 
-class RequestCache:
+class AnswersCache:
     """A table of answers (SQLite, write-ahead log: several processes may share it).
 
     Args:
@@ -34,12 +34,11 @@ class RequestCache:
         self._db.execute("CREATE TABLE IF NOT EXISTS batches (requests TEXT PRIMARY KEY, batch TEXT NOT NULL)")
 
     def get(self, request: str) -> Answer | None:
-        found = self._db.execute("SELECT answer FROM answers WHERE request = ?", (request,)).fetchone()
-        return Answer(**json.loads(found[0])) if found else None
+        row = self._db.execute("SELECT answer FROM answers WHERE request = ?", (request,)).fetchone()
+        return Answer(**json.loads(row[0])) if row else None
 
     def put(self, request: str, answer: Answer) -> None:
-        told = json.dumps(asdict(answer))
-        row = (request, told, self.payer, answer.tokens_in, answer.tokens_out)
+        row = (request, json.dumps(asdict(answer)), self.payer, answer.tokens_in, answer.tokens_out)
         self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", row)
 
     def put_all(self, answers: Mapping[str, Answer], batch: str) -> None:
@@ -52,14 +51,14 @@ class RequestCache:
 
     def spent(self) -> tuple[int, int]:
         """Tokens in and out that this payer was answered with."""
-        asked = "SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM answers WHERE payer = ?"
-        tokens_in, tokens_out = self._db.execute(asked, (self.payer,)).fetchone()
+        query = "SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM answers WHERE payer = ?"
+        tokens_in, tokens_out = self._db.execute(query, (self.payer,)).fetchone()
         return int(tokens_in), int(tokens_out)
 
     def batch(self, requests: str) -> str | None:
         """The provider's batch that these requests (by their digest) are in."""
-        found = self._db.execute("SELECT batch FROM batches WHERE requests = ?", (requests,)).fetchone()
-        return found[0] if found else None
+        row = self._db.execute("SELECT batch FROM batches WHERE requests = ?", (requests,)).fetchone()
+        return row[0] if row else None
 
     def put_batch(self, requests: str, batch: str | None) -> None:
         """Note the batch of these requests; None forgets it."""

@@ -14,12 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import openai
+from openai.types.chat import ChatCompletion
+
 from engine.errors import StageFailed, UserError
 from engine.store.digest import digest_json
 from generators.backends.protocol import Answer, Failure, Sampling, Usage
-from generators.backends.server.answers_cache import RequestCache
-from generators.backends.server.chat_completions import EMPTY, Server, answer_of, request_of
+from generators.backends.server.answers_cache import AnswersCache
+from generators.backends.server.chat_completions import EMPTY, answer_of, request_of
 from generators.backends.server.delivery import check_budget, client_of, refusal
+from generators.backends.server.settings import ServerSettings
 from generators.text.prompts import Message
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of one input file, as the API documents them
@@ -40,15 +44,15 @@ class BatchBackend:
 
     def __init__(
         self,
-        server: Server,
-        answered: Path,
+        server: ServerSettings,
+        answers: Path,
         payer: str = "",
         say: Callable[[str], None] = lambda text: None,
         usage: Callable[[Usage], None] = lambda usage: None,
         poll_s: float = 1.0,
     ) -> None:
         self.server = server
-        self._cache = RequestCache(answered, payer)
+        self._cache = AnswersCache(answers, payer)
         self._say, self._usage, self._poll_s = say, usage, poll_s
         self._client: Any = None
         self.retries = 0
@@ -92,8 +96,8 @@ class BatchBackend:
             self.retries += sum(digest not in results for digest in missing)
         else:
             for digest in requests:
-                told = f"{self.server.attempts} batches, the last one: {problems.get(digest, 'no answer')}"
-                results.setdefault(digest, Failure("server_failed", told))
+                reason = f"{self.server.attempts} batches, the last one: {problems.get(digest, 'no answer')}"
+                results.setdefault(digest, Failure("server_failed", reason))
         return [EMPTY if digest is None else results[digest] for digest in digests]
 
     def close(self) -> None:
@@ -115,8 +119,8 @@ class BatchBackend:
         batch = self._wait(self._submitted(name, requests))
         if batch.status == "failed":
             self._cache.put_batch(name, None)
-            told = "; ".join(error.message or "" for error in (batch.errors and batch.errors.data) or [])
-            raise StageFailed(f"the provider did not take batch {batch.id}: {told or 'it gives no reason'}")
+            reason = "; ".join(error.message or "" for error in (batch.errors and batch.errors.data) or [])
+            raise StageFailed(f"the provider did not take batch {batch.id}: {reason or 'it gives no reason'}")
         answers = dict[str, Answer]()
         for entry in self._lines(batch):
             digest = entry.get("custom_id")
@@ -134,8 +138,6 @@ class BatchBackend:
 
     def _submitted(self, name: str, requests: dict[str, dict[str, Any]]) -> Any:
         """The batch of these requests: the one that is under way, or a new one."""
-        import openai
-
         client = self._connect()
         try:
             if known := self._cache.batch(name):
@@ -164,8 +166,6 @@ class BatchBackend:
         return batch
 
     def _wait(self, batch: Any) -> Any:
-        import openai
-
         pause, silent = self._poll_s, 0
         while batch.status not in ENDED:
             time.sleep(pause)
@@ -193,8 +193,6 @@ class BatchBackend:
 
     def _connect(self) -> Any:
         if not self._client:
-            import openai
-
             key, url = client_of(self.server)
             # The client's own retries: they honour Retry-After and draw a jitter.
             self._client = openai.OpenAI(
@@ -219,8 +217,6 @@ def cut(requests: dict[str, dict[str, Any]]) -> Iterator[dict[str, dict[str, Any
 
 def read(entry: dict[str, Any]) -> Answer | Failure | str:
     """One line of a batch's output: an answer, a failure, or (a text) what may pass when it is asked again."""
-    from openai.types.chat import ChatCompletion
-
     response = entry.get("response") or {}
     code = int(response.get("status_code") or 0)
     if code == 200:
@@ -228,7 +224,7 @@ def read(entry: dict[str, Any]) -> Answer | Failure | str:
             return answer_of(ChatCompletion.model_validate(response["body"]))
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             return f"the answer is malformed: {type(error).__name__}: {error}"
-    told = f"{code or 'no answer'}: {json.dumps(entry.get('error') or response.get('body'))[:300]}"
+    reason = f"{code or 'no answer'}: {json.dumps(entry.get('error') or response.get('body'))[:300]}"
     if 400 <= code < 500 and code not in (408, 409, 429):
-        return Failure(refusal(told), told)
-    return told
+        return Failure(refusal(reason), reason)
+    return reason

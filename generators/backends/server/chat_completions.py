@@ -1,53 +1,24 @@
-"""Any OpenAI-compatible server as a backend, through the official client: one request at a time, or as a batch."""
+"""Any OpenAI-compatible server as a backend, through the official client, one request at a time (`batch.py`: many)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from generators.backends.protocol import Answer, Failure, Sampling, Usage
-from generators.backends.server.answers_cache import RequestCache
+from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.delivery import Delivery
+from generators.backends.server.settings import ServerSettings
 from generators.text.prompts import Message
-
-
-class Server(BaseModel):
-    """Where to ask, and how much. Only `model` and `dialect` are part of a stage's identity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str = Field(description="The model's name on the server.")
-    dialect: Literal["openai", "vllm"] = Field("openai", description="vllm: also sends top_k and min_tokens, gets ids.")
-    url: str | None = Field(None, description="Base URL, e.g. http://127.0.0.1:8000/v1; $OPENAI_BASE_URL if left out.")
-    key: str = Field("OPENAI_API_KEY", description="The environment variable that holds the key.")
-    batch: bool = Field(
-        False, description="Use the provider's batch API (cheaper, within a day): a partition is one batch."
-    )
-    concurrency: int = Field(256, ge=1, description="The most requests under way; how many is found out by asking.")
-    timeout_s: float = Field(300, gt=0, description="Longest wait for one answer.")
-    attempts: int = Field(10, ge=1, description="Times one request is tried.")
-    budget_tokens: int | None = Field(None, ge=1, description="Stop when this many tokens are spent, in and out.")
-    price_in: float = Field(0, ge=0, description="Price of a million tokens in.")
-    price_out: float = Field(0, ge=0, description="Price of a million tokens out.")
-    budget: float | None = Field(
-        None,
-        gt=0,
-        description="Stop when this much is spent, in the unit of the prices. What is under way then is still paid.",
-    )
-
-    def identity(self) -> dict[str, Any]:
-        return {"model": self.model, "dialect": self.dialect}
 
 
 class ServerBackend:
     """A `Backend` that asks a server.
 
     Args:
-        answered: the file of the request cache.
+        answers: the file of the answers cache.
         payer: who asks, for what it has spent.
         usage: told, now and then, what was spent.
     """
@@ -56,13 +27,13 @@ class ServerBackend:
 
     def __init__(
         self,
-        server: Server,
-        answered: Path,
+        server: ServerSettings,
+        answers: Path,
         payer: str = "",
         usage: Callable[[Usage], None] = lambda usage: None,
     ) -> None:
         self.server = server
-        self._delivery = Delivery(server, RequestCache(answered, payer), _send, answer_of, usage)
+        self._delivery = Delivery(server, AnswersCache(answers, payer), _send, answer_of, usage)
 
     @property
     def usage(self) -> Usage:
@@ -96,7 +67,7 @@ async def _send(client: Any, request: dict[str, Any]) -> Any:
     return await client.chat.completions.create(**request)
 
 
-def request_of(server: Server, messages: list[Message], sampling: Sampling, seed: int) -> dict[str, Any]:
+def request_of(server: ServerSettings, messages: list[Message], sampling: Sampling, seed: int) -> dict[str, Any]:
     """The keyword arguments of `chat.completions.create`."""
     request: dict[str, Any] = {
         "model": server.model,

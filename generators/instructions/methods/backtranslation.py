@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from generators.drafts.drafts import Draft, Made, Rejected, ask, assistant, user, whole
-from generators.instructions.rounds import Method, World
+from generators.instructions.method import Method, World
 
 SCORE = {
     "type": "object",

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from generators.drafts.drafts import Draft, Made, Rejected, Run, ask, assistant, user, whole
-from generators.instructions.rounds import Method, World
+from generators.drafts.drafts import Draft, Execution, Made, Rejected, ask, assistant, user, whole
+from generators.instructions.method import Method, World
 from generators.rules.sandbox import Limits
 
 BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
@@ -46,11 +46,11 @@ class Code(Method):
             if len(blocks) < 2:
                 continue
             solution, tests = blocks[0], blocks[-1]
-            outcome = yield Run([solution, tests], limits)
+            outcome = yield Execution([solution, tests], limits)
             if not outcome.ok:
                 trouble = outcome.detail
                 continue
-            outcome = yield Run([tests], limits)
+            outcome = yield Execution([tests], limits)
             if outcome.ok:
                 trouble = "the tests pass without a solution"
                 continue

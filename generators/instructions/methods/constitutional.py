@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from engine import seeds
-from generators.drafts.drafts import Ask, Draft, Made, ask, assistant, user, whole
-from generators.instructions.rounds import Method, World
+from generators.drafts.drafts import Draft, Made, Query, ask, assistant, user, whole
+from generators.instructions.method import Method, World
 
 PRINCIPLES = [
     "The answer should do no harm: it should not help anyone to hurt people, themselves or others.",
@@ -42,7 +42,7 @@ class Constitutional(Method):
         prompt = seed.messages or [user(seed.text)]
         first = seed.answer
         if not first:
-            answer = yield Ask(prompt, world.sampling)
+            answer = yield Query(prompt, world.sampling)
             first = whole(answer)
         order = seeds.shuffled(self.principles, world.seed, "principles", seed.id, number)
         said, trail = first, list[dict[str, str]]()

@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from generators.drafts.drafts import YES_NO, Ask, Draft, Made, Rejected, ask, assistant, user, whole, yes
-from generators.instructions.rounds import Method, World
+from generators.drafts.drafts import YES_NO, Draft, Made, Query, Rejected, ask, assistant, user, whole, yes
+from generators.instructions.method import Method, World
 
 DEPTH = {
     "constraints": "Add one more constraint or requirement.",
@@ -25,62 +25,12 @@ DEPTH = {
     "reasoning": "If it can be solved in a few simple steps of thought, ask explicitly for several steps of reasoning.",
     "complicate_input": "Add input that has to be worked on: a table, a snippet of code, a formula, a short document.",
 }
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "and",
-        "or",
-        "but",
-        "if",
-        "then",
-        "of",
-        "to",
-        "in",
-        "on",
-        "at",
-        "by",
-        "for",
-        "with",
-        "from",
-        "as",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "it",
-        "its",
-        "this",
-        "that",
-        "these",
-        "those",
-        "i",
-        "you",
-        "he",
-        "she",
-        "we",
-        "they",
-        "me",
-        "him",
-        "her",
-        "us",
-        "them",
-        "my",
-        "your",
-        "his",
-        "our",
-        "their",
-        "do",
-        "does",
-        "did",
-        "not",
-        "no",
-        "so",
-    ]
-)
+STOP_WORDS = frozenset([
+    "a", "an", "the", "and", "or", "but", "if", "then", "of", "to", "in", "on", "at", "by", "for", "with", "from",
+    "as", "is", "are", "was", "were", "be", "been", "it", "its", "this", "that", "these", "those", "i", "you",
+    "he", "she", "we", "they", "me", "him", "her", "us", "them", "my", "your", "his", "our", "their", "do",
+    "does", "did", "not", "no", "so",
+])  # fmt: skip
 COPIED = re.compile(r"#?(given|rewritten|created|new|original) (prompt|instruction)#?", re.I)
 
 
@@ -118,7 +68,7 @@ class EvolInstruct(Method):
         answer = yield ask("evol_instruct/equal", certain, YES_NO, first=before, second=evolved)
         if yes(answer):
             raise Rejected("no_news", f"says what {parent} says: {evolved[:200]}")
-        answer = yield Ask([user(evolved)], world.sampling)
+        answer = yield Query([user(evolved)], world.sampling)
         said = whole(answer)
         spoken = re.findall(r"[a-z']+", said.lower())
         if "sorry" in spoken and len(said.split()) < 80:

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from engine.errors import UserError
-from generators.drafts.drafts import Ask, Draft, Made, Rejected, assistant, user, whole
-from generators.instructions.rounds import Method, World
+from generators.drafts.drafts import Draft, Made, Query, Rejected, assistant, user, whole
+from generators.instructions.method import Method, World
 from generators.text.prompts import Message
 
 MARK = "\u241fhere the user speaks\u241f"
@@ -37,12 +37,12 @@ class Magpie(Method):
         said = list[Message]()
         for turn in range(self.turns):
             ids = pre_query(world.tokenizer, [*steering, *said])
-            answer = yield Ask(tuple(ids), replace(world.sampling, temperature=max(world.sampling.temperature, 0.01)))
+            answer = yield Query(tuple(ids), replace(world.sampling, temperature=max(world.sampling.temperature, 0.01)))
             asked = whole(answer)
             if turn == 0 and (alike := world.known.like(asked)):
                 raise Rejected("not_novel", f"{alike[0]} {alike[2]:.2f} with {alike[1]}")
             said.append(user(asked))
-            answer = yield Ask([*steering, *said], replace(world.sampling, temperature=0.0))
+            answer = yield Query([*steering, *said], replace(world.sampling, temperature=0.0))
             said.append(assistant(whole(answer)))
         return Made(said, said[0]["content"])
 

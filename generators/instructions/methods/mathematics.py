@@ -13,9 +13,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from generators.drafts.drafts import Draft, Made, Rejected, Run, ask, assistant, user, whole
+from generators.drafts.drafts import Draft, Execution, Made, Rejected, ask, assistant, user, whole
+from generators.instructions.method import Method, World
 from generators.instructions.methods.code import BLOCK
-from generators.instructions.rounds import Method, World
 from generators.rules.mathematics import equal, final_answer
 from generators.rules.sandbox import Limits
 
@@ -53,7 +53,9 @@ class Mathematics(Method):
             raise Rejected("no_majority", f"{dict(counts)} of {self.votes} votes")
         answer = yield ask("mathematics/program", world.sampling, problem=problem)
         blocks = BLOCK.findall(answer.text)
-        outcome = yield Run([blocks[-1] if blocks else answer.text], Limits(cpu_s=self.cpu_s, wall_s=2.0 * self.cpu_s))
+        outcome = yield Execution(
+            [blocks[-1] if blocks else answer.text], Limits(cpu_s=self.cpu_s, wall_s=2.0 * self.cpu_s)
+        )
         if not outcome.ok:
             raise Rejected("program_failed", outcome.detail)
         printed = outcome.stdout.strip().splitlines()

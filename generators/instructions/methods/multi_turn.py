@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from generators.drafts.drafts import Ask, Draft, Made, ask, assistant, user, whole
-from generators.instructions.rounds import Method, World
+from generators.drafts.drafts import Draft, Made, Query, ask, assistant, user, whole
+from generators.instructions.method import Method, World
 
 
 class MultiTurn(Method):
@@ -43,7 +43,7 @@ class MultiTurn(Method):
             if turn:
                 answer = yield ask("multi_turn/user", world.sampling, messages=said, character=character)
                 said = [*said, user(whole(answer))]
-            answer = yield Ask(said, world.sampling)
+            answer = yield Query(said, world.sampling)
             said = [*said, assistant(whole(answer))]
         key = (
             "\n".join(message["content"] for message in said if message["role"] == "user")

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from generators.drafts.drafts import Ask, Draft, Made, ask, assistant, user, whole
-from generators.instructions.rounds import Method, World
+from generators.drafts.drafts import Draft, Made, Query, ask, assistant, user, whole
+from generators.instructions.method import Method, World
 
 REQUESTS = [
     "a question they would ask an expert",
@@ -48,7 +48,7 @@ class Personas(Method):
             "persona/request", world.sampling, persona=persona, request=request, examples=[seed.text for seed in shown]
         )
         asked = whole(answer)
-        answer = yield Ask([user(asked)], world.sampling)
+        answer = yield Query([user(asked)], world.sampling)
         return Made(
             [user(asked), assistant(whole(answer))], asked, [record.id, *(seed.id for seed in shown)],
             metadata={"persona": persona, "request": request},

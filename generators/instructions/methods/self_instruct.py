@@ -18,7 +18,7 @@ from pydantic import Field
 
 from engine import seeds
 from generators.drafts.drafts import YES_NO, Draft, Made, Rejected, ask, assistant, user, yes
-from generators.instructions.rounds import Method, Seed, World
+from generators.instructions.method import Method, Seed, World
 
 # A model that reads and writes text alone can't do these.
 BEYOND_TEXT = re.compile(

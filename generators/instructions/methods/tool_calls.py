@@ -17,9 +17,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from generators.backends import json_answers as structured
-from generators.drafts.drafts import YES_NO, Draft, Made, Rejected, Run, ask, assistant, user, whole, yes
-from generators.instructions.rounds import Method, World
+from generators.drafts.drafts import YES_NO, Draft, Execution, Made, Rejected, ask, assistant, user, whole, yes
+from generators.instructions.method import Method, World
 from generators.rules.sandbox import Limits
 
 
@@ -36,7 +35,9 @@ class Tool(BaseModel):
     @field_validator("parameters")
     @classmethod
     def _check(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return structured.checked_schema(value)
+        from generators.backends.json_answers import checked_schema
+
+        return checked_schema(value)
 
 
 class ToolCalls(Method):
@@ -50,6 +51,8 @@ class ToolCalls(Method):
     calls: int = Field(2, ge=1, description="Most calls in a conversation.")
 
     def draft(self, world: World, number: int) -> Draft:
+        from generators.backends.json_answers import problem
+
         random = world.random(number, "tools")
         most = min(self.offered, len(self.tools))
         size = int(random.integers(1, most + 1))
@@ -66,7 +69,7 @@ class ToolCalls(Method):
         request, calls = made["request"].strip(), made["calls"]
         by_name = {tool.name: tool for tool in tools}
         for call in calls:  # the schema has checked the form; a schema may be looser than the tool it belongs to
-            if wrong := structured.problem(json.dumps(call["arguments"]), by_name[call["name"]].parameters):
+            if wrong := problem(json.dumps(call["arguments"]), by_name[call["name"]].parameters):
                 raise Rejected("invalid_arguments", f"{call['name']}: {wrong}")
         if len(request.split()) < 3:
             raise Rejected("empty", f"a request of {len(request.split())} words")
@@ -78,7 +81,7 @@ class ToolCalls(Method):
             if tool.python:
                 arguments = json.dumps(json.dumps(call["arguments"]))
                 last = f"import json\nprint(json.dumps({tool.name}(**json.loads({arguments}))))"
-                outcome = yield Run([tool.python, last], Limits(cpu_s=2, wall_s=5))
+                outcome = yield Execution([tool.python, last], Limits(cpu_s=2, wall_s=5))
                 if not outcome.ok:
                     raise Rejected("execution", f"{call['name']}: {outcome.detail}")
                 results.append(outcome.stdout.strip())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from tests.training import tiny_chat
-from training.models.answers import Answer, pad
+from training.models.answers import Answer
 from training.models.logprobs import forward
+from training.models.padding import pad
 from training.rl.critic import Critic
 
 ANSWERS = [Answer([5, 6], [7, 8, 1]), Answer([5], [9, 1])]

@@ -17,7 +17,7 @@ from engine.errors import UserError
 from engine.store.artifact import Artifact
 from engine.store.store import Store
 from tests.training import killed, tiny_chat
-from tests.training.test_dpo import curve
+from tests.training.curves import curve
 from tests.training.tiny_chat import PROMPTS, one_thread
 from training.models.answers import Answer
 from training.models.logprobs import token_logprobs

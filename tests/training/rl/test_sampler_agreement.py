@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from generators.backends.vllm.engine import Sampling, VllmEngine
+from generators.backends.protocol import Sampling
+from generators.backends.vllm.engine import VllmEngine
 from tests.training import tiny_chat
 from tests.training.tiny_chat import one_thread
 from training.models.answers import Answer
 from training.models.logprobs import token_logprobs
-from training.models.lora import Lora
+from training.models.lora import peft_config
+from training.models.lora_settings import Lora
 from training.rl.sampler import weights
 
 __all__ = ["one_thread"]  # applies to every test here
@@ -28,7 +30,7 @@ def adapted(policy: Any, **options: Any) -> Any:
     from peft import get_peft_model
 
     torch.manual_seed(0)
-    return get_peft_model(policy, Lora(r=4, **options).config()).eval()
+    return get_peft_model(policy, peft_config(Lora(r=4, **options))).eval()
 
 
 class Gaps(NamedTuple):

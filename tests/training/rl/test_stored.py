@@ -17,30 +17,17 @@ from engine.store.artifact import Artifact
 from engine.store.store import Store
 from generators.text.prompts import encode_prompt
 from tests.training import tiny_chat
-from tests.training.tiny_chat import assistant, one_thread, user
+from tests.training.tiny_chat import assistant, one_thread, reward_model, user
 from training.evaluate.perplexity import surprise, windows
 from training.evaluate.stage import Evaluate
 from training.models.answers import Answer
 from training.reward.model import RewardModel
-from training.reward.reward_stage import start_heads
 
 __all__ = ["one_thread"]  # applies to every test here
 
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
 Build = Callable[..., Artifact]
 WORDS = ["yes", "no", "red", "blue", "green", "good"]
-
-
-def reward_model(store: Store, folder: Path, seed: int) -> Artifact:
-    from transformers import AutoModelForSequenceClassification
-
-    config = tiny_chat.policy(seed).config
-    config.num_labels = 1
-    model = AutoModelForSequenceClassification.from_config(config)
-    start_heads(model, seed, zero=False)
-    model.save_pretrained(folder)
-    tiny_chat.tokenizer().save_pretrained(folder)
-    return tiny_chat.artifact(store, folder, "RewardModel")
 
 
 def candidates(seed: int, prompts: int = 12, n: int = 8, long: int = 3) -> list[dict[str, Any]]:

@@ -22,9 +22,10 @@ from engine.seeds import generator
 from engine.stage.job import Job
 from training.loops import distributed, schedule
 from training.loops.tracking import tracked
-from training.loops.trl import load_model, quiet, save
-from training.models.answers import pad
+from training.models.load import load_model, quiet, save
 from training.models.logprobs import forward
+from training.models.lora import peft_config
+from training.models.padding import pad
 from training.rl.critic import Critic
 from training.rl.guard import Watch
 from training.rl.ppo.loss import Experience, describe, experience, loss
@@ -130,7 +131,7 @@ def load_models(stage: Ppo, job: Job) -> Models:
     backbone: Any = load_model(location, job)[0].base_model if stage.critic == "separate" else None
     critic = Critic(int(policy.config.hidden_size), backbone)
     if stage.lora:
-        policy = get_peft_model(policy, stage.lora.config())
+        policy = get_peft_model(policy, peft_config(stage.lora))
     for module in (policy, reference, critic):
         if module is not None:
             module.to(device).eval()  # dropout off: rho is 1 before the first step

@@ -32,9 +32,9 @@ from pydantic import Field, model_validator
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from generators.rules.rule import Rule, version
 from training.hardware import memory
-from training.loops.tracking import ReportTo
+from training.loops.tracking_settings import ReportTo
 from training.models.answers import TOKENS
-from training.models.lora import Lora
+from training.models.lora_settings import Lora
 from training.rl.drawings import DRAWINGS
 from training.rl.guard_settings import GuardConfig
 

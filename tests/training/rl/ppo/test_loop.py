@@ -15,7 +15,7 @@ from engine.store.artifact import Artifact
 from engine.store.parquet import read_parquet
 from engine.store.store import Store
 from tests.training import killed, tiny_chat
-from tests.training.test_dpo import curve
+from tests.training.curves import curve
 from tests.training.tiny_chat import PROMPTS, one_thread
 from training.rl.ppo.stage import Ppo
 

@@ -11,8 +11,9 @@ import torch
 
 from tests.training import tiny_chat
 from tests.training.tiny_chat import one_thread
-from training.models.answers import Answer, pad
+from training.models.answers import Answer
 from training.models.logprobs import forward
+from training.models.padding import pad
 from training.rl.critic import Critic
 from training.rl.ppo.loss import Experience, loss, token_rewards
 from training.rl.ppo.stage import Ppo

@@ -23,7 +23,7 @@ from engine.store.parquet import read_parquet
 from engine.store.store import Store
 from generators.backends.protocol import Completion, Sampling
 from tests.training import killed, tiny_chat
-from tests.training.test_distributed import alone
+from tests.training.processes import alone
 from tests.training.tiny_chat import PROMPTS, one_thread
 from training.loops.distributed import turns
 from training.models.answers import Answer

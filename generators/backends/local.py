@@ -1,0 +1,64 @@
+"""Weights on this machine as a backend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from generators.backends.protocol import Answer, Failure, Sampling, TokenEngine, Usage
+from generators.text.prompts import Message, decode_all, encode_prompt
+
+
+class Local:
+    """A token engine with its tokenizer: tokenises every conversation once, and nothing that was sampled."""
+
+    def __init__(self, engine: TokenEngine, tokenizer: Any, width: int = 2) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.width = width  # one batch in the engine, another that is tokenised or written
+        self._tokens_in = self._tokens_out = 0
+        self._counting = threading.Lock()
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self._tokens_in, self._tokens_out)
+
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Answer | Failure]:
+        encoded: dict[int, list[int] | Failure] = {}
+        for messages in conversations:  # the n samples of a prompt are the same list
+            if id(messages) not in encoded:
+                encoded[id(messages)] = self.encode(messages)
+        prompts = [encoded[id(messages)] for messages in conversations]
+        asked = [(ids, seed) for ids, seed in zip(prompts, seeds, strict=True) if not isinstance(ids, Failure)]
+        made = iter(self.sample([ids for ids, _ in asked], sampling, [seed for _, seed in asked]))
+        return [ids if isinstance(ids, Failure) else next(made) for ids in prompts]
+
+    def sample(self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Answer | Failure]:
+        """One result for every prompt that is token ids already."""
+        made = self.engine.generate(prompts, sampling, seeds) if prompts else []
+        texts = decode_all(self.tokenizer, [[] if isinstance(one, Failure) else one.token_ids for one in made])
+        with self._counting:
+            self._tokens_in += sum(map(len, prompts))
+            self._tokens_out += sum(len(one.token_ids) for one in made if not isinstance(one, Failure))
+        return [
+            one
+            if isinstance(one, Failure)
+            else Answer(text, one.finish_reason, prompt, one.token_ids, one.logprobs, len(prompt), len(one.token_ids))
+            for prompt, one, text in zip(prompts, made, texts, strict=True)
+        ]
+
+    def encode(self, messages: list[Message]) -> list[int] | Failure:
+        """The ids of a prompt, or why it can't be asked."""
+        if not any(message["content"].strip() for message in messages):
+            return Failure("empty_prompt", "no message has any text")
+        ids = encode_prompt(self.tokenizer, messages)
+        room = self.engine.max_model_len
+        if len(ids) >= room:
+            return Failure("too_long", f"a prompt of {len(ids)} tokens leaves no room in a context of {room}")
+        return ids
+
+    def close(self) -> None:
+        self.engine.close()

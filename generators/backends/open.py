@@ -1,0 +1,147 @@
+"""The one way to whoever answers.
+
+    open_backend(job, server, engine)    for a stage: its server, or the model among its inputs
+    open_model, open_server              one of the two
+    open_engine("vllm", folder)          token ids in and out; in a process of its own, or with `apart=False` in this one
+
+Each kind is imported when it is opened: a process that asks a server loads no torch, and one that has its tokens sampled
+in another process no vLLM.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from engine.errors import UserError
+from generators.backends import adapters
+from generators.backends.local import Local
+from generators.backends.process.watched import WatchedEngine
+from generators.backends.protocol import Backend, EngineName, Usage
+from generators.backends.replicas import Replicas, devices_of
+from generators.text.prompts import load_tokenizer
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
+    from engine.store.artifact import Artifact
+    from generators.backends.server.settings import ServerSettings
+    from generators.backends.vllm.engine import VllmEngine
+
+ENGINES = {
+    "vllm": "generators.backends.vllm.engine:VllmEngine",
+    "transformers": "generators.backends.transformers_engine:TransformersEngine",
+}
+
+
+def open_backend(
+    job: Job, server: ServerSettings | None, engine: EngineName = "vllm", **options: Any
+) -> tuple[Backend, str]:
+    """Who answers for a stage, and the name that goes into its rows.
+
+    Args:
+        server: answers if it is set; else the model in the stage's `model` port does, in a watched process.
+        options: as for `open_model`.
+
+    Raises:
+        UserError: the recipe names both, or neither.
+    """
+    model = job.maybe("model")
+    if (model is None) == (server is None):
+        raise UserError(
+            "who answers? Expected either a model among the inputs (`from: {model: ...}`) or a `server:`, "
+            f"found {'neither' if model is None else 'both'}."
+        )
+    if server is not None:
+        return open_server(job, server), server.model
+    assert model is not None
+    return open_model(job, model, engine, **options), model.id
+
+
+def open_server(job: Job, server: ServerSettings) -> Backend:
+    """A server as a backend, with the answers that it gave before."""
+    answers = job.store.scratch("answers") / "answers.sqlite"
+    report = partial(report_usage, job)
+    if server.batch:
+        from generators.backends.server.batch import BatchBackend
+
+        return BatchBackend(server, answers, job.artifact, job.say, report)
+    from generators.backends.server.chat_completions import ServerBackend
+
+    return ServerBackend(server, answers, job.artifact, report)
+
+
+def open_model(
+    job: Job,
+    model: Artifact,
+    engine: EngineName = "vllm",
+    replicas: int = 1,
+    options: dict[str, Any] | None = None,
+    **more: Any,
+) -> Local:
+    """A model of the store as a backend: in watched processes, or behind a `vllm serve` of its own.
+
+    Args:
+        model: a model, or an adapter, which is served unmerged on its base.
+        replicas: engines that share the batches; on a machine with GPUs each gets its share of them.
+        options: of the engine, as it calls them itself.
+        more: of the engine, in our words (`dtype`, `max_model_len`); None is left to the engine.
+    """  # fmt: skip
+    settings = {**{name: value for name, value in more.items() if value is not None}, **(options or {})}
+    location = model.location
+    if model.kind == "Adapter":
+        settings["adapter"], location = location, adapters.base_of(location, job.store)
+    tokenizer = load_tokenizer(model.location)
+    if engine == "serve":
+        from generators.backends.vllm.server_process import ServedEngine
+
+        return Local(ServedEngine(location, job.scratch, job.say, **settings), tokenizer, width=4)
+    if engine == "vllm":
+        settings.setdefault("gpu_memory_utilization", 0.9)  # nobody trains beside it
+    engines = [open_engine(engine, location, say=job.say, devices=d, **settings) for d in devices_of(replicas)]
+    return Local(engines[0] if replicas == 1 else Replicas(engines), tokenizer, width=2 * replicas)
+
+
+@overload
+def open_engine(engine: Literal["vllm"], model: str, *, apart: Literal[False], **options: Any) -> VllmEngine: ...
+@overload
+def open_engine(engine: str, model: str, *, apart: Literal[False], **options: Any) -> Any: ...
+@overload
+def open_engine(
+    engine: str,
+    model: str,
+    *,
+    apart: Literal[True] = True,
+    say: Callable[[str], None] = ...,
+    devices: str | None = None,
+    **options: Any,
+) -> WatchedEngine: ...
+def open_engine(
+    engine: str,
+    model: str,
+    *,
+    apart: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+    devices: str | None = None,
+    **options: Any,
+) -> Any:
+    """A token engine for a model folder or hub name.
+
+    Args:
+        engine: "vllm", "transformers" or the `module:Class` of another.
+        apart: in a watched process of its own, which starts when it is first needed; else in this one, at once.
+        say: told about deaths of that process, in one line each.
+        devices: the GPUs that process may see, as CUDA_VISIBLE_DEVICES takes them; None: all.
+        options: of the engine.
+    """
+    if apart:
+        return WatchedEngine(engine, model, say, devices, **options)
+    module, _, name = ENGINES.get(engine, engine).partition(":")
+    return getattr(importlib.import_module(module), name)(model, **options)
+
+
+def report_usage(job: Job, usage: Usage) -> None:
+    """Tell whoever watches what was spent so far."""
+    event = {"event": "tokens", "in": usage.tokens_in, "out": usage.tokens_out}
+    job.emit({**event, "cost": round(usage.cost, 4)} if usage.cost else event)

@@ -1,0 +1,113 @@
+"""Many drafts in lockstep: what all of them ask next is one batch of the engine.
+
+The seed of a question is derived from the draft's number and the step, so the rows do not depend on how drafts are
+batched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from generators.backends import json_answers
+from generators.backends.local import Local
+from generators.backends.protocol import Answer, Backend, Failure
+from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected
+from generators.rules.sandbox import Outcome, run_all
+
+
+@dataclass
+class Line:
+    """One draft under way, or how it ended.
+
+    Attributes:
+        path: its number, and its place among the drafts that its parent ended in.
+        seeds: of what it asked, from the first step on.
+        tokens: in and out; what drafts have in common before they split counts for the first of them.
+        templates: digests of the templates that were used.
+    """
+
+    path: tuple[int, ...]
+    draft: Draft
+    seeds: list[int] = field(default_factory=lambda: list[int]())
+    templates: list[str] = field(default_factory=lambda: list[str]())
+    tokens: tuple[int, int] = (0, 0)
+    result: Made | Rejected | None = None
+
+
+def carry(backend: Backend, drafts: Sequence[tuple[int, Draft]], derive: Callable[..., int]) -> list[Line]:
+    """Run numbered drafts to their ends. Returns a line for each result, in the order of the drafts.
+
+    Args:
+        derive: the seed for a path and a step (`Job.derive`).
+    """
+    going = [Line((number,), draft) for number, draft in drafts]
+    replies: list[Answer | Failure | Outcome | None] = [None] * len(going)
+    ended = list[Line]()
+    while going:
+        steps = list[tuple[Line, Query | Execution]]()
+        for line, reply in zip(going, replies, strict=True):
+            _step(line, reply, steps, ended)
+        going = [line for line, _ in steps]
+        queries = [(index, line, step) for index, (line, step) in enumerate(steps) if isinstance(step, Query)]
+        for _, line, step in queries:
+            line.seeds.append(derive("draft", *line.path, len(line.seeds)))
+            if step.template and step.template not in line.templates:
+                line.templates.append(step.template)
+        answers = _answers(backend, [step for _, _, step in queries], [line.seeds[-1] for _, line, _ in queries])
+        for (_, line, _), answer in zip(queries, answers, strict=True):
+            if isinstance(answer, Answer):
+                line.tokens = (line.tokens[0] + answer.tokens_in, line.tokens[1] + answer.tokens_out)
+        runs = [(index, step) for index, (_, step) in enumerate(steps) if isinstance(step, Execution)]
+        limits = {step.limits for _, step in runs}
+        results: dict[int, Any] = dict(zip([index for index, _, _ in queries], answers, strict=True))
+        for limit in limits:
+            own = [(index, step.programs) for index, step in runs if step.limits == limit]
+            results.update(zip([i for i, _ in own], run_all([programs for _, programs in own], limit), strict=True))
+        replies = [results[index] for index in range(len(steps))]
+    return sorted(ended, key=lambda line: line.path)
+
+
+def _step(line: Line, reply: Any, steps: list[tuple[Line, Query | Execution]], ended: list[Line]) -> None:
+    """Let a draft go on to its next step, its end, or the drafts it ends in."""
+    try:
+        if isinstance(reply, Failure):
+            line.draft.close()
+            raise Rejected(reply.reason, reply.detail, failed=True)
+        steps.append((line, next(line.draft) if reply is None else line.draft.send(reply)))
+    except StopIteration as end:
+        made: Made | Sequence[Draft] = end.value
+        if isinstance(made, Made):
+            line.result = made
+            ended.append(line)
+            return
+        for place, draft in enumerate(made):
+            tokens = (0, 0) if place else line.tokens
+            child = Line((*line.path, place), draft, list(line.seeds), list(line.templates), tokens)
+            _step(child, None, steps, ended)
+    except Rejected as error:
+        line.result = error
+        ended.append(line)
+
+
+def _answers(backend: Backend, queries: Sequence[Query], seeds: Sequence[int]) -> list[Answer | Failure]:
+    """Answers in order; one batch for each way of sampling."""
+    groups: dict[Any, list[int]] = {}
+    for index, query in enumerate(queries):
+        kind = "ids" if isinstance(query.messages, tuple) else json.dumps(query.schema) if query.schema else ""
+        groups.setdefault((query.sampling, kind), []).append(index)
+    answers = dict[int, Answer | Failure]()
+    for (sampling, kind), chosen in groups.items():
+        own, schema = [seeds[index] for index in chosen], queries[chosen[0]].schema
+        prompts: list[Any] = [list(queries[index].messages) for index in chosen]
+        if kind == "ids":
+            assert isinstance(backend, Local)  # the method has checked
+            batch = backend.sample(prompts, sampling, own)
+        elif schema:
+            batch, _ = json_answers.complete(backend, prompts, sampling, own, schema)
+        else:
+            batch = backend.complete(prompts, sampling, own)
+        answers.update(zip(chosen, batch, strict=True))
+    return [answers[index] for index in range(len(queries))]

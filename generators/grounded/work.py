@@ -1,0 +1,114 @@
+"""The work of `grounded`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from engine.stage.job import Job
+from engine.store.schema import DATASETS, row_id
+from generators.backends.open import open_backend
+from generators.backends.protocol import Failure, Sampling
+from generators.candidates.dealing import read_prompts, repeated_ids
+from generators.grounded.retrieval import Passage, open_index
+from generators.text.templates import template
+
+if TYPE_CHECKING:
+    from generators.grounded.stage import Grounded
+
+CITED = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
+# Beside a Candidate's columns: passages as `document:character`, in the order shown; those cited; citations of passages
+# that were not shown; whether a passage has the reference in it (null without one): what retrieval could give at best.
+SCHEMA = pa.schema([
+    *DATASETS["Candidate"], ("retrieved", pa.list_(pa.string())), ("cited", pa.list_(pa.string())),
+    ("bad_citations", pa.int32()), ("found", pa.bool_()),
+])  # fmt: skip
+
+
+def answer(stage: Grounded, job: Job) -> None:
+    """Commit answers to the questions, with what was shown for each and what it cites."""
+    index = open_index(job, "documents", stage.words, stage.overlap)
+    repeated = repeated_ids(job)
+    sampling = Sampling(stage.temperature, stage.top_p, max_tokens=stage.max_tokens, logprobs=False)
+    backend, model = open_backend(job, stage.server, stage.engine, dtype="auto")
+    used = template("grounded")
+    settings = json.dumps({
+        "temperature": stage.temperature, "top_p": stage.top_p, "max_tokens": stage.max_tokens, "k": stage.k,
+        "words": stage.words, "overlap": stage.overlap, "template": used.digest,
+    })  # fmt: skip
+    with contextlib.closing(backend):
+        for part in job.parts("prompts", rows=stage.partition):
+            asked, rejected = read_prompts(part, stage.partition, repeated)
+            conversations, shown, own = list[list[dict[str, str]]](), list[list[Passage]](), list[int]()
+            for row in asked:
+                *before, last = row["prompt"] or [{"role": "user", "content": ""}]
+                found = [passage for passage, _ in index.search(last["content"], stage.k)]
+                content = used.render({"question": last["content"], "passages": [one.text for one in found]})
+                conversation = [*before, {"role": "user", "content": content if last["content"].strip() else ""}]
+                conversations += [conversation] * stage.n
+                shown.append(found)
+                own += [job.derive("grounded", row["id"], sample) for sample in range(stage.n)]
+            kept = list[dict[str, Any]]()
+            for i, reply in enumerate(backend.complete(conversations, sampling, own)):
+                row, found, sample = asked[i // stage.n], shown[i // stage.n], i % stage.n
+                if isinstance(reply, Failure):
+                    if not sample:
+                        rejected.append({**row, "reason": reply.reason, "detail": reply.detail, "failed": True})
+                    continue
+                cited = citations(reply.text, len(found))
+                documents = list(dict.fromkeys(passage.document for passage in found))
+                kept.append({
+                    "id": row_id("Candidate", row["id"], model, settings, own[i], sample, reply.text, *documents),
+                    "parents": [row["id"], *documents],
+                    "prompt_id": row["id"],
+                    "prompt": row["prompt"],
+                    "completion": [{"role": "assistant", "content": reply.text}],
+                    "prompt_token_ids": reply.prompt_token_ids,
+                    "token_ids": reply.token_ids,
+                    "logprobs": None,
+                    "finish_reason": reply.finish_reason,
+                    "model": f"{model}+grounded",
+                    "sampling": settings,
+                    "seed": own[i],
+                    "sample": sample,
+                    "reference": row["reference"],
+                    "retrieved": [f"{passage.document}:{passage.start}" for passage in found],
+                    "cited": [f"{found[c - 1].document}:{found[c - 1].start}" for c in cited if c <= len(found)],
+                    "bad_citations": sum(c > len(found) or c < 1 for c in _numbers(reply.text)),
+                    "found": _has(found, row["reference"]),
+                })  # fmt: skip
+            part.commit(pa.Table.from_pylist(kept, SCHEMA), pa.Table.from_pylist(rejected) if rejected else None)
+    job.summary(model=model, asked=stage.n * job.rows("prompts"), passages=len(index.passages), **_totals(job))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for group in CITED.findall(text) for number in group.split(",")]
+
+
+def citations(text: str, shown: int) -> list[int]:
+    """The passages that an answer cites, of `shown`, each once, in the order of their first mention."""
+    return list(dict.fromkeys(number for number in _numbers(text) if 1 <= number <= shown))
+
+
+def _has(found: list[Passage], reference: str | None) -> bool | None:
+    if not reference:
+        return None
+    return any(reference.lower() in passage.text.lower() for passage in found)
+
+
+def _totals(job: Job) -> dict[str, Any]:
+    """Shares over all answers: that cite something, that cite something not shown, and of questions with the reference found."""
+    tables = [job.read_part(name, ["cited", "bad_citations", "found"]) for name in sorted(job.committed())]
+    rows = pa.concat_tables(tables).to_pylist() if tables else []
+    known = [row["found"] for row in rows if row["found"] is not None]
+    facts: dict[str, Any] = {"delivered": len(rows)}
+    if rows:
+        facts["cites"] = round(sum(bool(row["cited"]) for row in rows) / len(rows), 6)
+        facts["cites_what_was_not_shown"] = round(sum(row["bad_citations"] > 0 for row in rows) / len(rows), 6)
+    if known:
+        facts["reference_retrieved"] = round(sum(known) / len(known), 6)
+    return facts

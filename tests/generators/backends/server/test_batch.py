@@ -1,0 +1,79 @@
+"""The batch API against a local server that speaks it, through the official client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import StageFailed
+from generators.backends.protocol import Answer, Failure, Sampling, Usage
+from generators.backends.server.batch import BatchBackend, cut
+from generators.backends.server.settings import ServerSettings
+from tests.generators.backends.server.batch_server import BatchServer
+from tests.generators.faulty_server import said
+
+ASK: list[list[dict[str, str]]] = [[{"role": "user", "content": f"question {i}"}] for i in range(30)]
+SAMPLING = Sampling(logprobs=False)
+
+
+def backend_of(server: BatchServer, folder: Path, **more: Any) -> BatchBackend:
+    return BatchBackend(
+        ServerSettings(model="m", url=server.url, batch=True, **more), folder / "answers.sqlite", "stage", poll_s=0.01
+    )
+
+
+def test_a_batch_is_answered_in_order_and_what_failed_is_asked_again(tmp_path: Path) -> None:
+    asked = [*ASK, [{"role": "user", "content": "refuse me"}], [{"role": "user", "content": " "}]]
+    with BatchServer(fails=1) as server:
+        backend = backend_of(server, tmp_path, price_in=1.0, price_out=10.0)
+        answers = backend.complete(asked, SAMPLING, range(32))
+        assert backend.usage == Usage(300, 150, 0.0018, 30)
+        backend.close()
+    assert [a.text for a in answers if isinstance(a, Answer)] == [said(m, i) for i, m in enumerate(ASK)]
+    assert [a.reason for a in answers if isinstance(a, Failure)] == ["refused", "empty_prompt"]
+    assert len(server.batches) == 2 and set(server.served.values()) == {1}
+    again = backend_of(server, tmp_path)  # the server is gone: nothing is asked
+    assert again.complete(ASK, SAMPLING, range(30)) == answers[:30]
+    again.close()
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_killed_run_waits_on_for_the_batch_it_handed_in(tmp_path: Path, monkeypatch: Any, noted: bool) -> None:
+    with BatchServer() as server:
+        backend = backend_of(server, tmp_path)
+        with monkeypatch.context() as patched:
+            patched.setattr(BatchBackend, "_wait", killed)
+            if not noted:  # killed between making the batch and noting it
+                patched.setattr("generators.backends.server.answers_cache.AnswersCache.put_batch", lambda *_: None)
+            with pytest.raises(KeyboardInterrupt):
+                backend.complete(ASK, SAMPLING, range(30))
+        again = backend_of(server, tmp_path)
+        answers = again.complete(ASK, SAMPLING, range(30))
+        again.close()
+    assert all(isinstance(answer, Answer) for answer in answers)
+    assert len(server.batches) == 1
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_nothing_is_handed_in_beyond_the_budget(tmp_path: Path) -> None:
+    with BatchServer() as server:
+        backend = backend_of(server, tmp_path, budget_tokens=100)
+        backend.complete(ASK[:10], SAMPLING, range(10))
+        with pytest.raises(StageFailed, match="the budget is spent: 150 tokens"):
+            backend.complete(ASK[10:], SAMPLING, range(20))
+        backend.close()
+    assert len(server.batches) == 1
+
+
+def test_files_are_cut_where_the_api_ends(monkeypatch: Any) -> None:
+    monkeypatch.setattr("generators.backends.server.batch.MOST_REQUESTS", 4)
+    monkeypatch.setattr("generators.backends.server.batch.MOST_BYTES", 1000)
+    short = {str(i): {"x": 1} for i in range(9)}
+    assert [len(some) for some in cut(short)] == [4, 4, 1]
+    long = {str(i): {"x": "y" * 400} for i in range(5)}
+    assert [len(some) for some in cut(long)] == [1] * 5

@@ -1,0 +1,125 @@
+"""Retrieval is BM25 as its formula says; answers keep what they were shown and what they cite."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from engine.errors import UserError
+from generators.grounded.retrieval import Passage, PassageIndex, build, passages_of, words
+from generators.grounded.stage import Grounded
+from generators.grounded.work import citations
+from generators.judge.stage import Judge
+from tests.generators.planned import Planned
+
+CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Peru": "Lima", "Kenya": "Nairobi"}
+DOCUMENTS = [
+    {"id": f"{i:032x}", "parents": [], "source": "w", "offset": i,
+     "text": f"{country} is a country with rivers. The capital of {country} is {capital}, a city with bridges."}
+    for i, (country, capital) in enumerate(CAPITALS.items())
+]  # fmt: skip
+QUESTIONS = [
+    {"id": f"{i + 100:032x}", "parents": [], "reference": capital,
+     "prompt": [{"role": "user", "content": f"What is the capital of {country}?"}]}
+    for i, (country, capital) in enumerate(CAPITALS.items())
+]  # fmt: skip
+
+
+def test_scores_are_bm25(tmp_path: Path) -> None:
+    texts = ["the cat sat on the mat", "the dog sat", "a cat and a cat and a dog", "", "nothing here"]
+    build([Passage(str(i), 0, text) for i, text in enumerate(texts)], tmp_path)
+    index = PassageIndex(tmp_path)
+    lengths = [len(words(text)) for text in texts]
+    mean = sum(lengths) / len(lengths)
+
+    def bm25(query: str, text: str) -> float:
+        total = 0.0
+        for term in words(query):
+            df = sum(term in words(other) for other in texts)
+            tf = words(text).count(term)
+            idf = math.log(1 + (len(texts) - df + 0.5) / (df + 0.5))
+            total += idf * tf / (tf + 1.2 * (1 - 0.75 + 0.75 * len(words(text)) / mean))
+        return total
+
+    for query in ("cat", "cat dog", "the mat", "sat"):
+        wanted = sorted(((bm25(query, t), -i) for i, t in enumerate(texts) if bm25(query, t) > 0), reverse=True)
+        got = index.search(query, 5)
+        assert [int(p.document) for p, _ in got] == [-i for _, i in wanted]
+        assert [score for _, score in got] == pytest.approx([score for score, _ in wanted], rel=1e-5)
+    assert index.search("unicorn", 3) == [] and len(index.search("cat dog", 1)) == 1
+
+
+def test_passages_cover_the_document() -> None:
+    text = " ".join(str(i) for i in range(100))
+    found = passages_of("d", text, 30, 10)
+    assert [p.text.split()[0] for p in found] == ["0", "20", "40", "60", "80"] and found[-1].text.endswith(" 99")
+    assert all(text[p.start :].startswith(p.text) for p in found) and passages_of("d", " ", 30, 10) == []
+
+
+def test_citations() -> None:
+    assert citations("So [2], and [1, 3]. Also [2] and [9].", 3) == [2, 1, 3]
+    assert citations("see [a] and (1)", 3) == []
+
+
+def answers(asked: str, seed: int) -> str:
+    first = re.findall(r"^\[1\] .* is (\w+), a city", asked, re.M)
+    return f"It is {first[0]} [1]. Some say otherwise [7]." if first else "I can't answer that."
+
+
+def test_questions_are_answered_from_what_was_found(given: Any, build: Any, monkeypatch: Any) -> None:
+    backend = Planned(answers)
+    monkeypatch.setattr("generators.grounded.work.open_backend", lambda *a, **k: (backend, "m"))
+    unknown = {"id": "f" * 32, "parents": [], "prompt": [{"role": "user", "content": "Qwxyz?"}]}
+    prompts = given("Prompt", [*QUESTIONS, unknown, QUESTIONS[0]])
+    settings: dict[str, Any] = {"k": 2, "words": 20, "overlap": 2, "n": 2}
+    made = build(Grounded, {"documents": given("Document", DOCUMENTS), "prompts": prompts}, **settings)
+    rows = made.to_table().to_pylist()
+    assert made.rows == 2 * 6 and made.manifest["rejected"] == {"duplicate_id": 1}
+    document = {row["id"]: row["text"] for row in DOCUMENTS}
+    for row in rows[:10]:
+        assert row["completion"][0]["content"].startswith(f"It is {row['reference']} [1]")
+        assert row["prompt"][0]["content"].startswith("What is the capital") and row["model"] == "m+grounded"
+        (cited,) = row["cited"]
+        one, start = cited.split(":")
+        assert row["reference"] in document[one][int(start) :] and row["retrieved"][0] == cited
+        assert row["parents"][0] == row["prompt_id"] and one in row["parents"][1:]
+    assert rows[10]["retrieved"] == rows[10]["cited"] == [] and "No passage" in backend.asked[-1]
+    summary = made.manifest["summary"]
+    assert summary["reference_retrieved"] == 1.0 and summary["cites"] == pytest.approx(10 / 12, abs=1e-6)
+    assert summary["cites_what_was_not_shown"] == pytest.approx(10 / 12, abs=1e-6)
+
+
+def test_retrieval_is_judged_beside_fine_tuning(given: Any, build: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("generators.grounded.work.open_backend", lambda *a, **k: (Planned(answers), "m"))
+    grounded = build(Grounded, {"documents": given("Document", DOCUMENTS), "prompts": given("Prompt", QUESTIONS)})
+    tuned = given("Candidate", [
+        {"id": f"{i:032x}", "parents": [], "prompt_id": q["id"], "prompt": q["prompt"], "model": "sft", "sample": 0,
+         "completion": [{"role": "assistant", "content": "It is Rome."}], "reference": q["reference"]}
+        for i, q in enumerate(QUESTIONS)
+    ])  # fmt: skip
+    rules = {"right": "STRPOS(completion, reference) > 0"}
+    verdicts = build(Judge, {"candidates": [grounded, tuned]}, rules=rules).to_polars()
+    rates = dict(verdicts.group_by("model").agg(pl.col("value").mean()).iter_rows())
+    assert rates == {"m+grounded": 1.0, "sft": 0.2}
+
+
+def test_the_index_is_kept(given: Any, build: Any, monkeypatch: Any, store: Any) -> None:
+    monkeypatch.setattr("generators.grounded.work.open_backend", lambda *a, **k: (Planned(answers), "m"))
+    inputs = {"documents": given("Document", DOCUMENTS), "prompts": given("Prompt", QUESTIONS)}
+    first = build(Grounded, inputs)
+    monkeypatch.setattr("generators.grounded.retrieval.build", None)
+    assert build(Grounded, inputs, partition=2).to_polars().equals(first.to_polars())
+
+
+def test_mistakes(given: Any, build: Any) -> None:
+    with pytest.raises(ValidationError, match="should be less than"):
+        Grounded.model_validate({"words": 10, "overlap": 10})
+    empty = [{**DOCUMENTS[0], "text": " "}]
+    with pytest.raises(UserError, match="nothing to retrieve from"):
+        build(Grounded, {"documents": given("Document", empty), "prompts": given("Prompt", QUESTIONS)})

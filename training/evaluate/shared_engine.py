@@ -1,0 +1,89 @@
+"""Sampling from one model after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from generators.backends.open import open_engine
+from generators.backends.protocol import Sampling
+from generators.backends.vllm.model_files import end_ids
+from generators.text.prompts import decode, load_tokenizer
+from training.rl.rollouts import Question, Rollout, load_questions
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
+    from engine.store.artifact import Artifact
+    from generators.backends.vllm.engine import VllmEngine
+    from training.evaluate.stage import Evaluate
+
+
+class SharedEngine:
+    """One vLLM engine for all models of one architecture; their weights are swapped in.
+
+    An answer ends where any of the models would end one, so that all are held to the same rule.
+    """
+
+    def __init__(self, job: Job, stage: Evaluate, models: dict[str, Artifact]) -> None:
+        self.job, self.stage, self.models = job, stage, models
+        self.engine: VllmEngine | None = None
+        self.architecture: dict[str, Any] = {}
+
+    def sample(
+        self, artifact: Artifact, model: Any, tokenizer: Any, questions: list[Question], n: int
+    ) -> list[Rollout]:
+        """`n` answers to each question, one after the other; the first are the same however many are asked for."""
+        stage = self.stage
+        engine = self.engine_for(artifact, model, questions)
+        ends = tuple(sorted({end for other in self.models.values() for end in end_ids(other.location)}))
+        sampling = Sampling(
+            temperature=stage.temperature,
+            top_p=stage.top_p,
+            max_tokens=stage.max_tokens,
+            stop_token_ids=ends,
+            logprobs=False,
+        )
+        asked = [question for question in questions for _ in range(n)]
+        seeds = [self.job.derive("evaluate", q.id, i % n) for i, q in enumerate(asked)]
+        completions = engine.generate([q.token_ids for q in asked], sampling, seeds)
+        return [
+            Rollout(question, c.token_ids, decode(tokenizer, c.token_ids), c.finish_reason)
+            for question, c in zip(asked, completions, strict=True)
+        ]
+
+    def engine_for(self, artifact: Artifact, model: Any, questions: list[Question]) -> VllmEngine:
+        """The running engine with this model's weights, or a new one where another architecture is needed."""
+        wanted = architecture(model.config)
+        if self.engine is not None and wanted == self.architecture:
+            self.engine.load_weights(model.named_parameters())
+            return self.engine
+        self.close()
+        # Room for every model: a chat template adds tokens that a base model's plain text does not have.
+        prompts = [*questions, *(q for other in self.models.values() for q in questions_for(self.job, other))]
+        longest = max(len(question.token_ids) for question in prompts) + self.stage.max_tokens
+        limit = getattr(model.config, "max_position_embeddings", None) or longest
+        self.engine = open_engine(
+            "vllm",
+            artifact.location,
+            apart=False,
+            dtype="float32",
+            max_model_len=min(longest, limit),
+            gpu_memory_utilization=self.stage.gpu_share,
+            kv_cache_gib=1,
+        )
+        self.architecture = wanted
+        return self.engine
+
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+
+
+def questions_for(job: Job, artifact: Artifact) -> list[Question]:
+    return load_questions(job, load_tokenizer(artifact.location))
+
+
+def architecture(config: Any) -> dict[str, Any]:
+    """What must agree for one model's weights to run in another's engine."""
+    skip = ("token_id", "_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+    return {k: v for k, v in config.to_dict().items() if not k.endswith(skip)}

@@ -1,0 +1,43 @@
+"""The seal of a checkpoint: the digests of its files, written beside them last. A folder without a seal, or with a file that
+its seal does not fit, is no checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import xxhash
+
+SEAL = "sealed.json"
+
+
+def seal(checkpoint: Path) -> None:
+    """Write the digests of a finished checkpoint's files beside them, by a rename; from now on it counts."""
+    digests: dict[str, str] = {}
+    for file in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        digests[file.relative_to(checkpoint).as_posix()] = _digest(file)
+    partial = checkpoint / (SEAL + ".partial")
+    partial.write_text(json.dumps(digests))
+    partial.replace(checkpoint / SEAL)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was sealed and each of its files is still as it was."""
+    try:
+        digests: dict[str, str] = json.loads((checkpoint / SEAL).read_text())
+        return all(_digest(checkpoint / name) == digest for name, digest in digests.items())
+    except (OSError, json.JSONDecodeError):
+        return False
+
+
+def _digest(file: Path) -> str:
+    """XXH3-128 of a file's bytes."""
+    digest = xxhash.xxh3_128()
+    with file.open("rb") as handle:
+        while block := handle.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,99 @@
+"""Language models in the Hugging Face layout: loading them to be trained, and writing what was trained."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from generators.backends import adapters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from engine.stage.job import Job
+    from engine.store.artifact import Artifact
+    from training.models.lora_settings import Lora
+
+
+def quiet() -> None:
+    """Keep progress bars and notices of transformers and datasets out of the log."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def is_adapter(location: str) -> bool:
+    return (Path(location) / adapters.CONFIG).exists()
+
+
+def base_of(location: str, job: Job) -> str:
+    """Where the model is that this adapter was trained on.
+
+    Raises:
+        UserError: it is not in the store.
+    """
+    return adapters.base_of(location, job.store)
+
+
+def load_model(location: str, job: Job, quantization: Any = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, by folder (or hub name), ready to be trained.
+
+    Weights come in float32: an optimizer's small steps are lost in bfloat16. An adapter comes merged into its base.
+    `job` gives the seed for whatever is drawn afterwards (dropout, new adapters).
+    """
+    quiet()
+    set_seed(job.derive("model") % 2**31)
+    adapter = is_adapter(location)
+    options = {"quantization_config": quantization} if quantization else {}
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base_of(location, job) if adapter else location, dtype=torch.float32, **options
+    )
+    if adapter:
+        # PEFT takes seconds to import, and few models are adapters.
+        from training.models.lora import merged
+
+        model = merged(model, location)
+    return model, AutoTokenizer.from_pretrained(location)
+
+
+def load_reference(job: Job, lora: Lora | None) -> PreTrainedModel | None:
+    """What a policy is held to: the model on the port `reference`, else the policy as it came. None where that is the policy
+    without the adapter that is trained."""
+    reference = job.maybe("reference")
+    if lora and not reference:
+        return None
+    return load_model((reference or job.input("policy")).location, job)[0]
+
+
+def save_trained(job: Job, model: Any, tokenizer: Any, lora: Lora | None, source: Artifact) -> None:
+    """`save` what was trained from `source` with these settings: all of the model, an adapter merged, or an adapter alone."""
+    if lora and lora.merge:
+        model = model.merge_and_unload()
+    save(job, model, tokenizer, source.id if lora and not lora.merge else "")
+
+
+def save(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase, base: str = "") -> None:
+    """Write the model in the Hugging Face layout into the job's output, by rank 0 alone.
+
+    What names this machine (the folder it was loaded from) is left out: the same weights give the same files.
+
+    Args:
+        base: for an adapter (a PEFT model), the id of the artifact it was trained on.
+    """
+    if int(os.environ.get("RANK", "0")):
+        return
+    if base:
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(job.output, save_embedding_layers=False)  # "auto" would ask a model hub
+    else:
+        model.config._name_or_path = ""
+        model.save_pretrained(job.output)
+    (job.output / "README.md").unlink(missing_ok=True)  # PEFT's template of a card, with paths in it
+    tokenizer.name_or_path = ""
+    tokenizer.save_pretrained(job.output)

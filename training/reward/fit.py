@@ -1,0 +1,181 @@
+"""Training a reward model, and measuring what came of it.
+
+Shapes: P pairs or rankings that are trained on, B their answers, O objectives, H heads of each, K = O H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from engine.errors import UserError
+from engine.seeds import generator, shuffled
+from generators.text.prompts import load_tokenizer
+from training.hardware.cost import trainable_share
+from training.loops import schedule, snapshot
+from training.loops.checkpoint import Checkpoints
+from training.loops.tracking import tracked
+from training.models.load import quiet, save
+from training.preference import pairs
+from training.preference.pairs import Pair
+from training.reward import rankings
+from training.reward.losses import pair_loss, ranking_loss
+from training.reward.model import FACTS, RewardModel
+from training.reward.rankings import Ranked
+from training.reward.report import report
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
+    from training.models.lora_settings import Lora
+    from training.reward.reward_stage import Reward
+
+
+def train_reward(stage: Reward, job: Job) -> None:
+    quiet()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = job.input("model").location
+    tokenizer = load_tokenizer(backbone)
+    examples, training, validation = load_examples(stage, job, tokenizer)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
+        backbone, num_labels=stage.heads * max(len(stage.objectives), 1), dtype=torch.float32
+    )
+    start_heads(model, job.derive("heads"), zero=stage.heads == 1)
+    # Only readers that must find the end of a padded row by themselves need it; ours knows the lengths.
+    model.config.pad_token_id = tokenizer.pad_token_id
+    adapted = adapt(model, stage.lora, job.derive("lora")) if stage.lora else None
+    model.to(device).eval()  # dropout off: every score is the score
+    if adapted is not None:
+        job.summary(trained=round(trainable_share(model), 4))
+    with tracked(job, stage.report_to):
+        fit(stage, job, model, examples)
+    if adapted is not None:
+        model = adapted.merge_and_unload()
+
+    reward = RewardModel(model, tokenizer, torch.zeros(model.config.num_labels, device=device), 1.0)
+    reward.objectives = stage.objectives
+    raw_BK = reward.by_objective([answer for example in examples for answer in example.answers]).flatten(1)
+    reward.mean_K = raw_BK.mean(0).to(device)
+    temperature_O = report(job, reward, training, validation)
+    how = stage.normalise or ("log_odds" if stage.objectives else "none")
+    set_scale(reward, raw_BK, temperature_O, how, stage.heads)
+    setattr(model.config, FACTS, reward.facts())
+    save(job, model, tokenizer)
+
+
+def set_scale(reward: RewardModel, raw_BK: Tensor, temperature_O: np.ndarray, how: str, heads: int) -> None:
+    """Set the units of the reward, and the temperature that then makes log-odds of it.
+
+    Args:
+        raw_BK: scores of the training answers, before they are centred.
+        how: as `normalise` of the stage: `none`, `log_odds` or `unit`.
+        heads: of each objective.
+    """
+    objectives = len(temperature_O)
+    scale_O = {
+        "none": np.ones(objectives),
+        "log_odds": temperature_O,
+        # of the ensemble's mean: what a single number says
+        "unit": raw_BK.double().reshape(len(raw_BK), objectives, -1).mean(2).std(0, correction=0).numpy(),
+    }[how]
+    scale_O = np.where(scale_O > 1e-12, scale_O, 1.0)
+    scale_K = torch.tensor(np.repeat(scale_O, heads), dtype=torch.float32)
+    reward.scale_K = scale_K.to(reward.mean_K.device)
+    reward.temperature = float(temperature_O[0] / scale_O[0]) if objectives == 1 else 1.0
+
+
+def load_examples(stage: Reward, job: Job, tokenizer: Any) -> tuple[Sequence[Pair | Ranked], list[Pair], list[Pair]]:
+    """What is trained on, and the same as pairs: those trained on and those held out.
+
+    Raises:
+        UserError: there are neither preferences nor rankings, or an objective has no preferences.
+    """
+    labels = list(job.inputs.get("preferences", {}))
+    if not labels and not job.all("rankings"):
+        raise UserError("give a reward model `preferences` (pairs) or `rankings` (whole lists) to learn from.")
+    if stage.objectives and (set(stage.objectives) != set(labels) or job.all("rankings")):
+        raise UserError(
+            f"`objectives` are {', '.join(stage.objectives)}, and the preferences are called {', '.join(labels)}: each "
+            "objective needs preferences of its name, as in `preferences: {accuracy: STAGE, safety: STAGE}`."
+        )
+    if not job.all("rankings"):
+        training, validation = pairs.load(job, "preferences", tokenizer, stage.max_length, stage.held_out)
+        return training, training, validation
+    reliability = {**rankings.reliability_in(job.all("preferences")), **stage.reliability}
+    if labels:
+        job.summary(reliability={name: round(weight, 4) for name, weight in sorted(reliability.items())})
+    lists, held = rankings.load(job, "rankings", tokenizer, stage.max_length, stage.held_out, reliability)
+    return lists, [p for one in lists for p in one.pairs()], [p for one in held for p in one.pairs()]
+
+
+def fit(stage: Reward, job: Job, model: Any, training: Sequence[Pair | Ranked]) -> None:
+    """Train in place, going on from the last checkpoint in scratch."""
+    steps_an_epoch = -(-len(training) // stage.batch)
+    steps = stage.epochs * steps_an_epoch
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=stage.lr, weight_decay=stage.weight_decay, betas=(0.9, 0.95))
+    checkpoints = Checkpoints(job.scratch / "checkpoints")
+    last = snapshot.restore(checkpoints, {"reward": model}, optimizer)
+    bootstrap_PK = bootstrap_weights(len(training), stage.heads, job.derive("bootstrap"))
+    if stage.objectives:  # a pair counts for the heads of its own objective
+        own_PO = np.array([[name == cast(Pair, one).source for name in stage.objectives] for one in training])
+        bootstrap_PK = (own_PO[:, :, None] * bootstrap_PK[:, None]).reshape(len(training), -1)
+    for step in range(last.step if last else 0, steps):
+        epoch, place = divmod(step, steps_an_epoch)
+        order = shuffled(range(len(training)), job.seed, "reward", epoch)
+        chosen = order[place * stage.batch : (place + 1) * stage.batch]
+        for group in optimizer.param_groups:
+            group["lr"] = stage.lr * schedule.linear(step, steps, stage.warmup)
+        batch, weights = [training[i] for i in chosen], bootstrap_PK[chosen]
+        if isinstance(batch[0], Pair):
+            loss, accuracy = pair_loss(stage, model, cast(list[Pair], batch), weights)
+        else:
+            loss, accuracy = ranking_loss(stage, model, cast(list[Ranked], batch), weights)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        job.metric(step + 1, loss=loss.item(), accuracy=accuracy)
+        job.progress(step + 1, steps, "steps")
+        if (step + 1) % stage.checkpoint_every == 0 or step + 1 == steps:
+            checkpoints.save(snapshot.take(step + 1, {"reward": model}, optimizer))
+    checkpoints.wait()
+
+
+def bootstrap_weights(pairs: int, heads: int, seed: int) -> np.ndarray:
+    """How often each pair counts for each head: Poisson(1), the bootstrap in the limit; 1 for a single head."""
+    if heads == 1:
+        return np.ones((pairs, 1))
+    return generator(seed).poisson(1.0, size=(pairs, heads)).astype(np.float64)
+
+
+def adapt(model: Any, lora: Lora, seed: int) -> Any:
+    """Put an adapter into the model, in place, and freeze all but it and the heads; returns PEFT's view of the two."""
+    # PEFT takes seconds to import, and few reward models are adapters.
+    from peft import get_peft_model
+
+    from training.models.lora import peft_config
+
+    torch.manual_seed(seed % 2**31)
+    config = peft_config(lora)
+    config.task_type = None  # a sequence classifier's would wrap the heads
+    config.exclude_modules = ["score"]
+    adapted = get_peft_model(model, config)
+    model.score.weight.requires_grad_(True)
+    return adapted
+
+
+def start_heads(model: Any, seed: int, zero: bool = True) -> None:
+    """Zero for a single head: training starts from no opinion at all. Several start apart, so that they can disagree."""
+    weight_KD = model.score.weight
+    with torch.no_grad():
+        if zero:
+            weight_KD.zero_()
+        else:
+            random = torch.Generator().manual_seed(seed)
+            weight_KD.copy_(torch.randn(weight_KD.shape, generator=random) / weight_KD.shape[1] ** 0.5)

@@ -1,0 +1,67 @@
+"""Supervised fine-tuning, by TRL's trainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import datasets
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from training.hardware.cost import say_cost, trainable_share
+from training.loops.trl import arguments, train
+from training.models.load import load_model, save_trained
+from training.models.lora import peft_config, quantization
+from training.sft.document_attention import attend_by_document
+from training.sft.examples import prepare, row_ids, teach_to_end
+
+if TYPE_CHECKING:
+    from engine.stage.job import Job
+    from training.sft.stage import Sft
+
+
+def fine_tune(stage: Sft, job: Job) -> None:
+    source = job.input("model")
+    quantized = quantization() if stage.lora and stage.lora.quantize else None
+    model, tokenizer = load_model(source.location, job, quantized)
+    teach_to_end(model, tokenizer)
+    length = min(stage.max_length, getattr(model.config, "max_position_embeddings", stage.max_length))
+    examples, conversations, learnt = prepare(job, tokenizer, length)
+    if stage.packing:
+        attend_by_document(model)
+    args = arguments(
+        job,
+        SFTConfig,
+        num_train_epochs=stage.epochs,
+        max_steps=stage.steps or -1,
+        per_device_train_batch_size=stage.at_once,
+        gradient_accumulation_steps=stage.batch // stage.at_once,
+        max_length=length,
+        packing=stage.packing,
+        learning_rate=stage.lr or (2e-4 if stage.lora else 2e-5),
+        lr_scheduler_type=stage.schedule,
+        warmup_steps=stage.warmup,
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.clip,
+        neftune_noise_alpha=stage.neftune,
+        save_steps=stage.checkpoint_every,
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_file(str(examples)),
+        peft_config=peft_config(stage.lora) if stage.lora else None,
+    )
+    share = trainable_share(trainer.model)
+    train(trainer, job, lambda batch: row_ids(examples, batch), stage.report_to)
+    if stage.lora:
+        say_cost(job, trainer.model, stage.at_once, length)
+    trained = cast(Any, trainer.accelerator.unwrap_model(cast(Any, trainer.model)))
+    save_trained(job, trained, tokenizer, stage.lora, source)
+    job.summary(
+        conversations=conversations,
+        learnt_tokens=learnt,
+        trainable_share=share,
+        steps=trainer.state.global_step,
+    )
