@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.stage.job import Job, Part
     from engine.stage.stage import NotIdentity, Stage, port
     from engine.store.artifact import Artifact
+    from engine.store.schema import row_id
     from engine.store.store import open
 
 __version__ = "0.2.0"
@@ -49,11 +50,12 @@ PUBLIC = {
     "open": "engine.store.store",
     "plan": "engine.plan.plan",
     "port": "engine.stage.stage",
+    "row_id": "engine.store.schema",
     "run": "engine.execution.runner",
 }
 __all__ = [
     "Artifact", "FlywheelError", "Job", "NotIdentity", "Part", "Planned", "Recipe", "Stage", "StageFailed", "UserError",
-    "Waiting", "from_rows", "open", "plan", "port", "run",
+    "Waiting", "from_rows", "open", "plan", "port", "row_id", "run",
 ]  # fmt: skip
 
 

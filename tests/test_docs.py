@@ -48,6 +48,10 @@ def test_writing_a_recipe(tmp_path: Path) -> None:
         if "--rejected" in command:
             assert "no_drafts" in done.stdout and "DRAFT" in done.stdout
     assert (tmp_path / "out" / "README.md").exists()
+    env = {**os.environ, "FLYWHEEL_STORE": str(tmp_path / "store")}
+    program = blocks(page, "python")[0] + "\nprint(flywheel.open('notes/clean').to_table()['text'].to_pylist())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "Rows of one's own" in done.stdout, done.stderr
 
 
 def test_curating_text(tmp_path: Path) -> None:
@@ -68,3 +72,32 @@ def test_the_readme_names_every_stage_kind() -> None:
 
     readme = (ROOT / "README.md").read_text()
     assert not [kind for kind in kinds() if not kind.startswith("toy_") and f"`{kind}`" not in readme]
+
+
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "AGENTS.md",
+    "CHANGELOG.md",
+    *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+]
+PAGES += ["examples/plugin/README.md"]
+
+
+def test_what_the_pages_link_to_is_there() -> None:
+    gone = [
+        f"{page}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text())
+        if "://" not in target and not ((ROOT / page).parent / target).exists()
+    ]
+    assert not gone
+
+
+def test_every_file_that_a_stranger_looks_for_is_two_steps_from_the_readme() -> None:
+    assert "(CONTRIBUTING.md)" in (ROOT / "README.md").read_text()
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("## Where is what?")[1].split("\n## ")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 12
+    files = [target for row in rows for target in re.findall(r"\]\(([^)]+)\)", row)]
+    assert len(files) >= 11 and all((ROOT / file).exists() for file in files)

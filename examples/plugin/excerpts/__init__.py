@@ -1,0 +1,1 @@
+"""A stage kind of one's own, in a package of its own."""
