@@ -6,29 +6,18 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 waiting for people
 from __future__ import annotations
 
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from engine.errors import FlywheelError, UserError, nearest
 
 if TYPE_CHECKING:
     from engine.plan.plan import Planned
     from engine.store.store import Store
-
-
-class RoomCommands(TyperGroup):
-    """The commands here, and those that rooms bring (entry points `flywheel.commands`), imported when they are asked for."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *sorted(_room_commands())]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        entry = _room_commands().get(cmd_name)
-        return typer.main.get_command(entry.load()) if entry else super().get_command(ctx, cmd_name)
 
 
 class SwitchedCommand(TyperCommand):
@@ -43,13 +32,8 @@ class SwitchedCommand(TyperCommand):
             formatter.write_dl([(f"--{name}", text) for name, text in switches.items()])
 
 
-def _room_commands() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group="flywheel.commands")}
-
-
 app = typer.Typer(
     name="flywheel",
-    cls=RoomCommands,
     help="A synthetic-data and RLHF data engine: from raw text to an aligned assistant, as one recipe that runs.",
     no_args_is_help=True,
     add_completion=False,
@@ -321,6 +305,21 @@ def _print_json(value: Any) -> None:
     import json
 
     print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def add_command(name: str, target: str, help: str) -> None:
+    """Offer a room's command, which is imported when it is called.
+
+    Args:
+        target: `module:app`, a typer application that takes the arguments.
+    """
+
+    def hand_over(context: typer.Context) -> None:
+        module, _, attribute = target.partition(":")
+        getattr(import_module(module), attribute)(context.args, prog_name=f"flywheel {name}", standalone_mode=True)
+
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(name, help=help, context_settings=settings)(hand_over)
 
 
 def main() -> None:

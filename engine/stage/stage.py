@@ -91,7 +91,8 @@ class Audit:
 class Stage(BaseModel):
     """The configuration of one step. Subclasses add fields, set the class variables and implement `run`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Of thirty kinds a recipe uses some: each is built when it is first used.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     takes: ClassVar[dict[str, Port]] = {}
     gives: ClassVar[str] = "Document"

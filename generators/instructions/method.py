@@ -83,7 +83,7 @@ class World:
 class Method(BaseModel):
     """How instructions are made. A subclass is one procedure, in a file of its own in `methods/`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     needs: ClassVar[tuple[str, ...]] = ()  # the ports that must be given; seeds that are Documents are `records`
     weights: ClassVar[bool] = False  # needs the model on this machine, not behind a server

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Novelty(BaseModel):
     """How unlike everything that is there a row must be. Exact copies (of the words) are never new."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     rouge_l: float | None = Field(
         0.7, gt=0, le=1, description="A row this like an earlier one (ROUGE-L F1) is not new."

@@ -54,10 +54,11 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 
 def is_right(completion: str, reference: str) -> bool:
     """Whether a solution's final answer is the reference's, which may be a solution itself."""
-    box = f"\\boxed{{{reference.strip()}}}"
-    at = completion.rfind(box)
-    if at >= 0 and "\\boxed" not in completion[at + len(box) :]:
-        return True  # also what no reading of braces understands
+    for answer in (reference, reference.strip()):
+        box = f"\\boxed{{{answer}}}"
+        at = completion.rfind(box)
+        if at >= 0 and "\\boxed" not in completion[at + len(box) :]:
+            return True  # also what no reading of braces understands
     wanted = _innermost(reference)
     found = final_answer(completion)
     return bool(wanted) and found is not None and equal(found, wanted)

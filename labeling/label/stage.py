@@ -13,7 +13,7 @@ from labeling.argilla.task import Asked
 class ScriptedSettings(BaseModel):
     """A scripted annotator: reads the verdicts, with these faults. Never to be taken for a person."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str
     noise: float = Field(0.0, ge=0, description="Scale of the Gumbel noise on every utility.")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Lora(BaseModel):
     """An adapter of rank `r` on each target; its update is scaled by alpha / r (rsLoRA: alpha / sqrt(r))."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     r: int = Field(default=16, ge=1)
     alpha: float = Field(default=32, gt=0)

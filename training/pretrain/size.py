@@ -21,7 +21,7 @@ Family = Literal["llama", "qwen3"]
 class Size(BaseModel):
     """The shape of a decoder. What is left out follows from `depth`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     depth: int = Field(default=4, ge=1, description="Number of layers; sets the rest.")
     width: int | None = Field(default=None, ge=8, description="Width of the residual stream; 64 * depth if left out.")

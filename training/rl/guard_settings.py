@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class GuardConfig(BaseModel):
     """When to stop optimising against a reward model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     max_disagreement: float | None = Field(
         default=4.0,

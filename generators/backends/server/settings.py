@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class ServerSettings(BaseModel):
     """Where to ask, and how much. Only `model` and `dialect` are part of a stage's identity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     model: str = Field(description="The model's name on the server.")
     dialect: Literal["openai", "vllm"] = Field("openai", description="vllm: also sends top_k and min_tokens, gets ids.")

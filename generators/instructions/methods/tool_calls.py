@@ -25,7 +25,7 @@ from generators.rules.sandbox import Limits
 class Tool(BaseModel):
     """One tool, as servers declare functions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str = Field(pattern=r"^[A-Za-z_]\w*$")
     description: str

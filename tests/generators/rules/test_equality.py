@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from generators.rules import equality
@@ -75,6 +75,7 @@ answers = st.one_of(numbers(), radicals(), polynomials(), collections(), words)
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(answers.map(lambda answer: answer[1]), st.text(min_size=1).filter(str.strip)))
+@example(" {")
 def test_a_boxed_answer_is_right_for_itself(text: str) -> None:
     assert right(f"So it is \\boxed{{{text}}}.", text)
     if not re.search(r"[\\{}#]", text):

@@ -1,20 +1,25 @@
 """The guard against hand-made runs; the best-of-n bound against closed forms."""
 
+import io
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
 from engine.errors import UserError
+from engine.stage.drawing import Gains
 from engine.stage.stage import Stage
 from engine.store.artifact import Artifact
+from engine.view.report.charts import gains
 from training.rl import kl
 from training.rl.guard import Guard
 from training.rl.guard_settings import GuardConfig
 from training.rl.overoptimisation import Point, best, best_of_at_kl, held_out
+from training.rl.ppo.stage import Ppo
 
 
 class Optimised(Stage):
@@ -107,9 +112,10 @@ def test_best_of_n_at_equal_kl_is_the_most_that_stay_within_it() -> None:
     assert best_of_at_kl(-0.01) == 1
 
 
-def test_the_report_draws_gold_against_proxy(build: Callable[..., Artifact]) -> None:
-    from engine.view.report.page import _optimisation  # pyright: ignore[reportPrivateUsage]
-
-    drawn = _optimisation(build(Optimised, gold=True))
-    assert "gold" in drawn and "proxy" in drawn and "sqrt(KL)" in drawn
-    assert _optimisation(build(Optimised, gold=False)) == ""
+@pytest.mark.parametrize("gold", [True, False])
+def test_the_report_draws_gold_against_proxy(gold: bool, build: Callable[..., Artifact]) -> None:
+    metrics = build(Optimised, gold=gold).log("metrics.parquet")
+    assert metrics is not None
+    (drawing,) = (one for one in Ppo.drawings if isinstance(one, Gains))
+    drawn = gains(pl.read_parquet(io.BytesIO(metrics)), drawing)
+    assert all(word in drawn for word in ("gold", "proxy", "sqrt(KL)")) if gold else drawn == ""

@@ -1,0 +1,15 @@
+"""`flywheel` on the command line: the engine's commands, and what rooms bring."""
+
+from __future__ import annotations
+
+from engine.cli import add_command, main
+
+add_command(
+    "argilla",
+    "labeling.argilla.commands:app",
+    "The Argilla server of this machine: up, down, status, push, pull, backup, restore.",
+)
+add_command("chat", "generators.chat.command:app", "Talk to a model in the terminal.")
+
+if __name__ == "__main__":
+    main()
