@@ -17,8 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 import pypdfium2
-from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import detect_encoding  # uchardet, as browsers have it
+from resiliparse.extract.html2text import extract_plain_text  # pyright: ignore[reportMissingModuleSource]  # compiled
+from resiliparse.parse.encoding import detect_encoding  # uchardet, as browsers have it  # pyright: ignore[reportMissingModuleSource]
 from resiliparse.parse.html import HTMLTree
 
 from engine.errors import nearest
