@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 import yaml
 
-from engine.cli import main
 from engine.stage.stage import load
+from flywheel.command import main
 from generators.rules.sandbox import Limits, run
 from generators.rules.verify import verify
 from tests.generators.faulty_server import FaultyServer
