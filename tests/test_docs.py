@@ -23,7 +23,7 @@ def commands(page: str) -> list[list[str]]:
 
 def flywheel(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "FLYWHEEL_STORE": str(folder / "store")}
-    program = [sys.executable, "-c", "from flywheel.command import main; main()"]
+    program = [sys.executable, "-c", "from flywheel.commandline import main; main()"]
     return subprocess.run([*program, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
 

@@ -125,7 +125,7 @@ def test_a_front_door_loads_no_heavy_library(door: str) -> None:
 )
 def test_looking_at_kinds_and_plans_loads_no_heavy_library(arguments: list[str], tmp_path: Path) -> None:
     program = (
-        "import sys, flywheel.command\nfrom engine.cli import app\n"
+        "import sys, flywheel.commandline\nfrom engine.cli import app\n"
         f"app({arguments!r}, standalone_mode=False)\nprint(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import yaml
 
 from engine.stage.stage import load
-from flywheel.command import main
+from flywheel.commandline import main
 from generators.rules.sandbox import Limits, run
 from generators.rules.verify import verify
 from tests.generators.faulty_server import FaultyServer
