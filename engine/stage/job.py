@@ -30,6 +30,7 @@ import xxhash
 
 from engine import seeds
 from engine.store.artifact import Artifact
+from engine.store.schema import united
 from engine.store.store import Store
 from engine.store.writer import ArtifactWriter
 
@@ -118,11 +119,11 @@ class Job:
                 pending.append(pa.Table.from_batches([batch]))
                 size += len(batch)
                 while size >= rows:
-                    table = pa.concat_tables(pending, promote_options="default")
+                    table = pa.concat_tables(united(pending), promote_options="default")
                     yield from cut(table.slice(0, rows).combine_chunks())
                     pending, size = [table.slice(rows)], size - rows
         if size:
-            yield from cut(pa.concat_tables(pending, promote_options="default").combine_chunks())
+            yield from cut(pa.concat_tables(united(pending), promote_options="default").combine_chunks())
 
     # -- what goes out -----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from engine.stage.drawing import Drawing
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
+    from engine.stage.preflight import Preflight
 
 
 class _NotIdentity:
@@ -152,6 +153,14 @@ class Stage(BaseModel):
             facts for the stages that take the result; `needs` is a sentence that `plan` prints.
         """
         return {}
+
+    def check(self, known: Preflight) -> None:
+        """Find out before the run what would fail in it; heavy libraries are imported only where something uses them.
+
+        Raises:
+            UserError: an expression that doesn't fit the columns, a function that can't be imported, a model without a usable
+                template, a server that is not there ...
+        """
 
     def identity(self) -> dict[str, Any]:
         """The part of the configuration that changes the bytes of the result, as JSON."""

@@ -8,7 +8,8 @@ Every row has `id`, a digest of its content and origin, and `parents`, the ids o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pyarrow as pa
 import xxhash
@@ -17,6 +18,11 @@ from engine.errors import UserError
 
 Message = pa.struct([("role", pa.string()), ("content", pa.string())])
 Messages = pa.list_(Message)
+# A message that calls a tool, answers for one, or was thought about before it was said. A table has these fields where one of
+# its messages uses them. `tool_calls` is JSON: the arguments of two tools have no type in common.
+EXTRAS = ("reasoning_content", "tool_calls", "tool_call_id", "name")
+ToolMessage = pa.struct([("role", pa.string()), ("content", pa.string()), *((name, pa.string()) for name in EXTRAS)])
+ToolMessages = pa.list_(ToolMessage)
 
 
 def _rows(*fields: tuple[str, pa.DataType]) -> pa.Schema:
@@ -107,32 +113,93 @@ def row_id(kind: str, *parts: str | int | bytes | None) -> str:
     return digest.hexdigest()
 
 
-def messages_digest(messages: Iterable[dict[str, str]]) -> str:
+def messages_digest(messages: Iterable[Mapping[str, Any]]) -> str:
     """A stable text of a conversation, to be used as one part of a row's id."""
-    return json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False)
+    told: list[list[Any]] = []
+    for message in messages:
+        extras = {name: message[name] for name in EXTRAS if message.get(name) is not None}
+        told.append([message["role"], message["content"], *([extras] if extras else [])])
+    return json.dumps(told, ensure_ascii=False)
 
 
-def conform(table: pa.Table, kind: str) -> pa.Table:
+def spoken(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Stored messages as chat templates and servers take them: without what is not there, `tool_calls` as a list."""
+    said: list[dict[str, Any]] = []
+    for message in messages:
+        turn: dict[str, Any] = {"role": message["role"], "content": message["content"] or ""}
+        turn |= {name: message[name] for name in EXTRAS if message.get(name) is not None}
+        if isinstance(turn.get("tool_calls"), str):
+            turn["tool_calls"] = json.loads(turn["tool_calls"])
+        said.append(turn)
+    return said
+
+
+def stored(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The inverse of `spoken`: messages as rows hold them, `tool_calls` as JSON."""
+    held: list[dict[str, Any]] = []
+    for message in messages:
+        turn = {name: message.get(name) for name in ("role", "content", *EXTRAS)}
+        if turn["tool_calls"] is not None and not isinstance(turn["tool_calls"], str):
+            turn["tool_calls"] = json.dumps(turn["tool_calls"], ensure_ascii=False, sort_keys=True)
+        held.append({name: value for name, value in turn.items() if name not in EXTRAS or value is not None})
+    return held
+
+
+def wide(messages: Iterable[Mapping[str, Any]] | None) -> bool:
+    """Whether these messages use a field that plain ones don't have."""
+    return any(message.get(name) is not None for message in messages or [] for name in EXTRAS)
+
+
+def table(kind: str, rows: list[dict[str, Any]], extra: Iterable[tuple[str, pa.DataType]] = ()) -> pa.Table:
+    """Rows in the schema of their kind; a column of messages has the fields of `ToolMessage` where one of its rows uses them.
+
+    Args:
+        extra: columns beside those of the kind, and their types.
+    """
+    fields: list[pa.Field] = []
+    for field in [*DATASETS[kind], *(pa.field(name, form) for name, form in extra)]:
+        uses = field.type == Messages and any(wide(row.get(field.name)) for row in rows)
+        fields.append(pa.field(field.name, ToolMessages) if uses else field)
+    return pa.Table.from_pylist(rows, pa.schema(fields))
+
+
+def united(tables: list[pa.Table]) -> list[pa.Table]:
+    """Tables of one kind, made to have the same types: messages are as wide in each as in the widest."""
+    names = {f.name for t in tables for f in t.schema if f.type == ToolMessages}
+    return [_widened(t, names) for t in tables]
+
+
+def _widened(given: pa.Table, names: set[str]) -> pa.Table:
+    for at, field in enumerate(given.schema):
+        if field.name in names and field.type == Messages:
+            column = pa.array(given.column(at).to_pylist(), ToolMessages)
+            given = given.set_column(at, pa.field(field.name, ToolMessages), column)
+    return given
+
+
+def conform(given: pa.Table, kind: str) -> pa.Table:
     """Cast a table to its kind: schema columns first and in order, missing nullable columns as nulls, extras after.
 
     Raises:
         UserError: a column has a type that can't be cast, or `id` is missing.
     """
     schema = DATASETS[kind]
-    if "id" not in table.column_names:
-        raise UserError(f"a {kind} table needs an `id` column; it has {table.column_names}")
+    if "id" not in given.column_names:
+        raise UserError(f"a {kind} table needs an `id` column; it has {given.column_names}")
     columns: list[pa.ChunkedArray | pa.Array] = []
     for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pa.nulls(len(table), field.type))
+        if field.name not in given.column_names:
+            columns.append(pa.nulls(len(given), field.type))
             continue
-        column = table.column(field.name)
+        column = given.column(field.name)
         try:
-            columns.append(column if column.type == field.type else column.cast(field.type))
+            fits = column.type == field.type or (field.type == Messages and column.type == ToolMessages)
+            columns.append(column if fits else column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise UserError(
                 f"column `{field.name}` of a {kind} table has type {column.type}, expected {field.type}: {error}"
             ) from error
-    extra = [name for name in table.column_names if name not in schema.names]
-    fields = [*schema, *(table.schema.field(name) for name in extra)]
-    return pa.Table.from_arrays([*columns, *(table.column(n) for n in extra)], schema=pa.schema(fields))
+    extra = [name for name in given.column_names if name not in schema.names]
+    own = [pa.field(field.name, column.type) for field, column in zip(schema, columns, strict=True)]
+    fields = [*own, *(given.schema.field(name) for name in extra)]
+    return pa.Table.from_arrays([*columns, *(given.column(n) for n in extra)], schema=pa.schema(fields))
