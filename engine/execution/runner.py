@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from engine.errors import StageFailed, UserError, Waiting
 from engine.execution.lock import lock
-from engine.plan.inputs import External
+from engine.plan.inputs import External, Say
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import Recipe, load_recipe
 from engine.store.artifact import Artifact
@@ -76,7 +76,7 @@ def run_plan(
                 for given in stage.inputs.values():
                     for _, source in given:
                         if isinstance(source, External):
-                            source.adopt(where)
+                            source.adopt(where, _saying(view, stage))
                 with lock(where, stage.folder):
                     _work(where, stage, str(recipe.base), {"wait": wait}, view)
                 found = where.get(stage.folder)
@@ -91,6 +91,16 @@ def run_plan(
         if view:
             view.stop()
     return done
+
+
+def _saying(view: View | None, stage: Planned) -> Say:
+    """Says a line beside a stage, where somebody watches."""
+
+    def say(text: str) -> None:
+        if view:
+            view.event(stage, {"event": "say", "text": text})
+
+    return say
 
 
 def _record(store: Store, run: str, file: str, stage: Planned, order: list[str]) -> None:

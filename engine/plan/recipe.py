@@ -9,7 +9,8 @@
       dpo:    {kind: dpo, from: {policy: sft, preferences: prefs}}
 
 `from` is a stage, a list of stages, or port -> stage(s). Without port names each input goes to the only port that accepts
-its kind. An input may also be a file, a folder or `hub:NAME` (see `engine.plan.inputs`).
+its kind. An input may also be a file, a folder or `hub:NAME`, or a mapping with `path` that says how it is read (see
+`engine.plan.inputs`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import yaml
 from pydantic import ValidationError
 
 from engine.errors import UserError, nearest
+from engine.plan.inputs import parse_input
 from engine.stage.stage import Stage, load
 
 TOP = {"name": str, "description": str, "seed": int, "store": str, "stages": dict}
@@ -144,6 +146,11 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
             )
             raise fail(("stages", step.name), f"stage `{step.name}` ({step.kind}) needs `from:`; it takes {takes}.")
         for value in names_in(step.given):
+            if isinstance(value, dict):
+                try:
+                    value = parse_input(cast(dict[str, Any], value)).path
+                except UserError as error:
+                    raise fail(("stages", step.name, "from"), f"stage `{step.name}`: {error}") from None
             if not isinstance(value, str):
                 raise fail(("stages", step.name, "from"), f"`from` holds names of stages, found {value!r}.")
             if value not in steps and not is_external(value):
@@ -162,9 +169,11 @@ def is_external(name: str) -> bool:
 
 
 def names_in(given: Any) -> list[Any]:
-    """All input names in a `from`, whatever its shape."""
+    """All inputs in a `from`, whatever its shape: names, and mappings with `path` (see `engine.plan.inputs.PlainInput`)."""
     if given is None:
         return []
+    if isinstance(given, dict) and "path" in given:
+        return [given]
     if isinstance(given, dict):
         return [name for value in cast(dict[str, Any], given).values() for name in names_in(value)]
     if isinstance(given, list):

@@ -72,7 +72,7 @@ class Read(Stage):
             raise ValueError(f"Python has no text codec `{name}`; `detect` finds out which") from None
 
     def sources(self, base: str) -> dict[str, str]:
-        from pipelines.read.sources import find
+        from engine.reader.sources import find
 
         # Order is part of the result, so it is part of the identity.
         return {file.name: f"{i}:{file.digest()}" for i, file in enumerate(find(self.paths, base, self.exclude))}

@@ -11,10 +11,11 @@ import jinja2.sandbox
 import pyarrow as pa
 
 from engine.errors import UserError, nearest
+from engine.reader.text_files import Options, Text, parse
+from engine.reader.records import Bad
+from engine.reader.sources import FORMATS, SourceFile, find
 from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
-from pipelines.read.formats import Bad, Options, Text, parse
-from pipelines.read.sources import FORMATS, SourceFile, find
 from pipelines.read.stage import Read
 
 PART_ROWS = 10_000
