@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from engine.errors import StageFailed, UserError, Waiting
 from engine.execution.lock import lock
+from engine.plan.checks import check
 from engine.plan.inputs import External, Say
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import Recipe, load_recipe
@@ -65,10 +66,14 @@ def run_plan(
     record: bool = True,
 ) -> dict[str, Artifact]:
     """Plan a parsed recipe and carry it out in this store; `record` notes it as a run. As `run` else."""
-    plan = make_plan(recipe, where, only)
+    notes: list[str] = []
+    plan = make_plan(recipe, where, only, say=notes.append)
+    check(recipe, plan, where, offline=True)  # an answer may be in the cache of a server that is gone
     done: dict[str, Artifact] = {}
     if view:
         view.start(plan)
+    for note in dict.fromkeys(notes):
+        _saying(view, plan[0])(note)
     try:
         for stage in plan:
             found = where.get(stage.folder)

@@ -21,8 +21,6 @@ from engine.store.store import Store
 from engine.store.writer import ArtifactWriter
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from engine.reader.sources import SourceFile
     from engine.reader.typed_rows import Reading
 
@@ -138,25 +136,18 @@ class External:
         return self._fill(ArtifactWriter(store, self.folder), [part], findings, silent)
 
     def _fill(self, writer: ArtifactWriter, parts: Any, findings: Any, say: Say) -> Artifact:
-        from engine.reader.typed_rows import level
+        from engine.reader.typed_rows import level_parts
 
         names: list[str] = []
-        kept: list[tuple[str, pa.Schema]] = []
         for index, (good, bad) in enumerate(parts):
-            name = f"{index:05d}"
             if len(bad):
-                writer.put_rejected(name, bad)
+                writer.put_rejected(f"{index:05d}", bad)
             if len(good):
-                writer.put_part(name, good, self.kind)
-                kept.append((name, good.schema))
-                names.append(name)
+                writer.put_part(f"{index:05d}", good, self.kind)
+                names.append(f"{index:05d}")
         if not names:
             raise UserError(f"no row of {self.name} can be read as {self.kind}: {findings.first or 'there are none'}.")
-        if any(form != kept[0][1] for _, form in kept):
-            # Rows far down may have what no row before had: tool calls, say, or a split.
-            empty = [writer.read_part(name).slice(0, 0) for name in names]
-            for name in names:
-                writer.put_part(name, level([writer.read_part(name), *empty], self.kind)[0], self.kind)
+        level_parts(names, writer.read_part, lambda name, part: writer.put_part(name, part, self.kind), self.kind)
         say(f"{self.name}: {findings}")
         contents = writer.contents()
         facts = {"kind": "dataset", "rows": contents.rows, "files": contents.files}

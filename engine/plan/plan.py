@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 from engine.errors import UserError, nearest
 from engine.plan.identity import folder_of, identify, key_of
 from engine.plan.inputs import External, PlainInput, Say, parse_input, resolve, silent
-from engine.plan.recipe import Recipe, Step, load_recipe, names_in
+from engine.plan.recipe import Recipe, Step, names_in
 from engine.stage.stage import Device, Port, load
 from engine.store.artifact import Artifact
 from engine.store.store import Store
@@ -76,22 +75,6 @@ def make_plan(
             step, inputs = audit
             planned[step.name] = _plan_step(recipe, step, planned, store, before, inputs)
     return list(planned.values())
-
-
-def plan(
-    recipe: str | Path,
-    *,
-    store: str | None = None,
-    overrides: list[str] | None = None,
-    only: list[str] | None = None,
-) -> list[Planned]:
-    """What would run, in order, and what is cached: everything is checked and nothing is written. Arguments as in `flywheel.run`.
-
-    Raises:
-        UserError: the recipe is wrong.
-    """
-    loaded = load_recipe(recipe, overrides)
-    return make_plan(loaded, Store(store or loaded.store), only)
 
 
 Inputs = dict[str, list[tuple[str, Planned | External]]]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,6 +126,16 @@ def level(parts: list[pa.Table], kind: str) -> list[pa.Table]:
             part.select([*schema.DATASETS[kind].names, *(n for n in names if n not in schema.DATASETS[kind].names)])
         )
     return schema.united(whole)
+
+
+def level_parts(
+    names: list[str], read: Callable[[str], pa.Table], write: Callable[[str, pa.Table], None], kind: str
+) -> None:
+    """Make parts that are written already alike: rows far down may have what no row before had, tool calls, say, or a split."""
+    forms = [read(name).slice(0, 0) for name in names]
+    if any(form.schema != forms[0].schema for form in forms):
+        for name in names:
+            write(name, level([read(name), *forms], kind)[0])
 
 
 def sample(files: list[SourceFile], reading: Reading, rows: int = 20) -> tuple[pa.Table, Findings]:
