@@ -195,7 +195,8 @@ def lines(raw: Any, limit: int, block_size: int = 1 << 20) -> Iterator[tuple[int
     offset = size = 0
     held: list[bytes] = []
     kept = 0
-    while block := raw.read(block_size):
+    read = getattr(raw, "read1", raw.read)  # what can be unpacked of a file that is cut off, and not nothing
+    while block := read(block_size):
         pieces = bytes(block).split(b"\n")
         for index, piece in enumerate(pieces):
             size += len(piece)

@@ -184,7 +184,9 @@ def find(
 
 
 def _matches(fs: Any, path: str, root: str, folder: bool, say: Callable[[str], None]) -> dict[str, int]:
-    """The files that a glob matches, or all of a folder, with their sizes; on this machine links are followed."""
+    """The files that a glob matches, or all of a folder, with their sizes; on this machine links are followed, and what is hidden
+    is matched by a glob that says so, as in a shell.
+    """
     if "file" not in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
         found: dict[str, dict[str, Any]] = fs.glob(path, detail=True)
         return {p: int(i.get("size") or 0) for p, i in found.items() if i["type"] == "file"}
@@ -195,7 +197,8 @@ def _matches(fs: Any, path: str, root: str, folder: bool, say: Callable[[str], N
     depth = None if "**" in path else path.count("/")
     sizes: dict[str, int] = {}
     for full in _walk(root or "/", depth, frozenset(), say):
-        if not shape.match(full):
+        hidden = "/." in full[len(root) :] and "/." not in path[len(root) :]
+        if hidden or not shape.match(full):
             continue
         try:
             told = Path(full).stat()
@@ -240,7 +243,7 @@ def _data(fs: Any, root: str, files: dict[str, int], say: Callable[[str], None])
     for full, size in files.items():
         inside, name = full[len(root) :].lstrip("/"), full.rpartition("/")[2]
         listed = shards[full.rpartition("/")[0]]
-        hidden = any(part.startswith(".") for part in inside.split("/"))
+        hidden = any(part.startswith(".") for part in inside.split("/"))  # elsewhere
         unlisted = listed is not None and suffix_of(full) == ".arrow" and name not in listed  # a cache of `datasets`
         card = rows and CARDS.fullmatch(name) is not None
         if hidden or unlisted or card or name in SAVED or suffix_of(full) not in FORMATS:

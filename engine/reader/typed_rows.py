@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -180,6 +180,8 @@ def _records(files: list[SourceFile], reading: Reading) -> Iterator[Given]:
         else:
             found = _texts(file, form, reading)
         for item in found:
+            if form == "csv" and isinstance(item, Record):  # where nothing stands in a CSV there is nothing
+                item = replace(item, row={name: value or None for name, value in item.row.items()})
             yield file.name, item, split
 
 
