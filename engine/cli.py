@@ -259,7 +259,8 @@ def stage(
     from_: Annotated[list[str] | None, typer.Option("--from", help="[PORT=]ARTIFACT, file or folder.")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="Copy the result to this folder.")] = None,
     columns: Annotated[
-        list[str] | None, typer.Option("--columns", help="NAME=COLUMN: our name for a column of the files (or a template).")
+        list[str] | None,
+        typer.Option("--columns", help="NAME=COLUMN: our name for a column of the files (or a template)."),
     ] = None,
     set_: Settings = None,
     store: StoreUrl = None,

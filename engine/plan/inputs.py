@@ -217,13 +217,19 @@ def resolve(given: str | PlainInput, base: Path, accepts: tuple[str, ...], store
     if name.startswith("hub:") and models and "?" not in name and not wanted.columns:
         key = digest_json(["hub", name])
         return External(name, models[0], key, folder_of("external", key))
+    if "://" in name or name.startswith("hub:"):
+        if not datasets:
+            raise UserError(
+                f"`{name}` is no model: the stage takes {' or '.join(accepts)}, a folder with config.json or `hub:NAME`."
+            )
+        return _dataset(wanted, base, datasets, say)
     path = Path(name).expanduser()
     path = path if path.is_absolute() else base / path
     if path.is_dir() and ((path / "config.json").exists() or (path / "adapter_config.json").exists()):
         path = path.resolve()
         key = digest_json(_digests(path))
         return External(name, _model_kind(path), key, folder_of("external", key), path)
-    if not path.exists() and not any(mark in name for mark in "*?[:"):
+    if not path.exists() and not any(mark in name for mark in "*?["):
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"there is no file or folder {path}.{nearest(path.name, there)}")
     if not datasets:

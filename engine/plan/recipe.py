@@ -148,9 +148,10 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
         for value in names_in(step.given):
             if isinstance(value, dict):
                 try:
-                    value = parse_input(cast(dict[str, Any], value)).path
+                    parse_input(cast(dict[str, Any], value))
                 except UserError as error:
                     raise fail(("stages", step.name, "from"), f"stage `{step.name}`: {error}") from None
+                continue
             if not isinstance(value, str):
                 raise fail(("stages", step.name, "from"), f"`from` holds names of stages, found {value!r}.")
             if value not in steps and not is_external(value):
@@ -165,7 +166,7 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
 
 def is_external(name: str) -> bool:
     """Whether an input is a file, a folder, a URL or a hub name rather than a stage."""
-    return name.startswith(("./", "../", "/", "~", "hub:", "store:"))
+    return name.startswith(("./", "../", "/", "~", "hub:", "store:")) or "://" in name
 
 
 def names_in(given: Any) -> list[Any]:

@@ -265,12 +265,6 @@ def _ranking(columns: _Columns) -> tuple[str, Row]:
     made = {"prompt": _told(columns, _question(columns, asked)), **_own(columns, "Ranking")}
     if made.get("completions") is None and made.get("candidates") is None:
         raise Unfit("missing_column", "completions", "there are none; a Ranking has `completions` and their `ranks`")
-    counts = {
-        name: len(made[name]) for name in ("completions", "candidates", "ranks", "shown") if made.get(name) is not None
-    }
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise Unfit("bad_ranking", "ranks", f"expected one a completion, found {told}")
     return "rankings", made
 
 

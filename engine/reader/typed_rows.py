@@ -235,6 +235,8 @@ class _Reader:
                 made[name] = given[name]
                 used.add(renamed.get(name, name))
         row = self._typed(made)
+        if self.kind == "Ranking":
+            _check_ranks(row)
         if self.kind in GROUPED and row.get("prompt_id") is None:
             self._group(row)
         own = schema.row_id(self.kind, source, record.offset, json.dumps(plain(record.row), ensure_ascii=False))
@@ -280,6 +282,14 @@ class _Reader:
         self.findings.first = self.findings.first or detail
         row = {"text": bad.excerpt, "source": source, "offset": bad.offset, "reason": bad.reason, "detail": detail}
         return {"id": schema.row_id("Document", source, bad.offset, bad.reason, detail), **row, "failed": True}
+
+
+def _check_ranks(row: Row) -> None:
+    """Raises Unfit where a ranking has not one rank an answer."""
+    lists = [name for name in ("completions", "candidates", "ranks", "shown") if row.get(name) is not None]
+    if len({len(row[name]) for name in lists}) > 1:
+        told = ", ".join(f"{len(row[name])} {name}" for name in lists)
+        raise Unfit("bad_ranking", "ranks", f"expected one a completion, found {told}")
 
 
 def _cut(rows: Iterable[Row], kind: str) -> Iterator[tuple[pa.Table, pa.Table]]:

@@ -19,14 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import UserError
+from engine.plan.inputs import resolve
 from engine.store.artifact import Artifact
+from engine.store.store import Store
 
 ROWS = [{"prompt": f"Frage {i}: größer, 好, 👍?", "reference": f"00{i}"} for i in range(5)]
 
 
 def truth(artifact: Artifact) -> list[dict[str, Any]]:
     return [
-        {"prompt": row["prompt"][0]["content"], "reference": row["reference"]} for row in artifact.to_table().to_pylist()
+        {"prompt": row["prompt"][0]["content"], "reference": row["reference"]}
+        for row in artifact.to_table().to_pylist()
     ]
 
 
@@ -112,12 +115,28 @@ def test_saved_datasets(bring: Any, tmp_path: Path) -> None:
     whole = datasets.Dataset.from_list(ROWS)
     whole.save_to_disk(str(tmp_path / "one"), num_shards=2)
     assert truth(bring("one", "Prompt")) == ROWS
-    both = datasets.DatasetDict({"train": whole, "test": datasets.Dataset.from_list([{"prompt": "x", "reference": "y"}])})
+    both = datasets.DatasetDict(
+        {"train": whole, "test": datasets.Dataset.from_list([{"prompt": "x", "reference": "y"}])}
+    )
     both.save_to_disk(str(tmp_path / "two"))
     (tmp_path / "two" / "train" / "cache-1234.arrow").write_bytes(b"no data of the dataset")
     made = bring("two", "Prompt").to_table().to_pylist()
     assert [row["split"] for row in made] == ["test", *["train"] * 5]
     assert truth(bring("two", "Prompt", split="train")) == ROWS
+
+
+def test_urls_and_datasets_by_name(bring: Any, tmp_path: Path, store: Store) -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").pipe({"/box/a.jsonl": jsonl(ROWS).encode()})
+    assert truth(resolve("memory://box/a.jsonl", tmp_path, ("Prompt",), store).adopt(store)) == ROWS
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / "train.jsonl").write_text(jsonl(ROWS))
+    (tmp_path / "named" / "test.jsonl").write_text(jsonl(ROWS[:1]))
+    assert truth(resolve("hub:named?split=train", tmp_path, ("Prompt",), store).adopt(store)) == ROWS
+    rows = bring("named", "Prompt").to_table().to_pylist()
+    assert [row["split"] for row in rows] == ["test", *["train"] * 5]
+    assert "split" not in bring("named/test.jsonl", "Prompt").to_table().column_names
 
 
 def test_a_key_that_comes_late_and_a_number_among_texts_are_kept(bring: Any, tmp_path: Path) -> None:
@@ -155,10 +174,10 @@ def test_folders_links_and_what_is_no_data(bring: Any, tmp_path: Path) -> None:
         folder.mkdir(parents=True)
     (blobs / "abc").write_text(jsonl(ROWS[:2]))
     (tmp_path / "far" / "more.jsonl").write_text(jsonl(ROWS[2:]))
-    os.symlink(blobs / "abc", snapshot / "data" / "rows.jsonl")
-    os.symlink(tmp_path / "far", snapshot / "linked")
-    os.symlink(snapshot, snapshot / "data" / "loop")
-    os.symlink(tmp_path / "nowhere", snapshot / "gone.jsonl")
+    (snapshot / "data" / "rows.jsonl").symlink_to(blobs / "abc")
+    (snapshot / "linked").symlink_to(tmp_path / "far")
+    (snapshot / "data" / "loop").symlink_to(snapshot)
+    (snapshot / "gone.jsonl").symlink_to(tmp_path / "nowhere")
     os.mkfifo(snapshot / "pipe.jsonl")
     (snapshot / "README.md").write_text("---\nlicense: mit\n---\n")
     (snapshot / "dataset_info.json").write_text("{}")
