@@ -65,6 +65,8 @@ def write(folder: Path, file: Path, name: str, dtype: Dtype = "auto") -> dict[st
         UserError: the architecture, its attention, or its tokenizer has no place in GGUF.
     """
     quiet()
+    if dtype not in ("auto", *STORED):
+        raise UserError(f"weights can't be stored as `{dtype}`. Expected auto, {', '.join(STORED)}.")
     if (folder / "adapter_config.json").exists():
         raise UserError(
             "an adapter alone can't be written as GGUF. Train with `lora: {merge: true}`, and export that model."
@@ -107,8 +109,10 @@ def _layout(config: Any) -> Layout:
     biased = config.model_type != "qwen2" and (
         getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)
     )
+    purpose = (config.architectures or ["ForCausalLM"])[0]
     fault = (
         f"its architecture is `{config.model_type}`" if layout is None
+        else f"it is a `{purpose}`" if not purpose.endswith("ForCausalLM")
         else f"it sees {window} tokens at a time (`sliding_window`)" if slides
         else "its layers have biases" if biased
         else f"its activation is `{config.hidden_act}`" if config.hidden_act != "silu"
