@@ -277,12 +277,18 @@ def stage(
 def export(
     name: Name,
     to: Annotated[str, typer.Option("--to", help="A folder or fsspec URL.")],
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Of another program: `gguf`, for llama.cpp and Ollama.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of the weights in that format: f32, f16, bf16, or auto, as they are.")
+    ] = "auto",
     store: StoreUrl = None,
 ) -> None:
-    """Copy an artifact out of the store, with a card that tells where it came from."""
-    from engine.execution.single import export_artifact
+    """Copy an artifact out of the store, with a card that tells where it came from; a model also as GGUF."""
+    from engine.execution.export import export_artifact
 
-    print(export_artifact(_open(store).find(name), to))
+    print(export_artifact(_open(store).find(name), to, format_, dtype))
 
 
 @app.command()

@@ -1,20 +1,18 @@
-"""One stage without a recipe, and artifacts out of the store."""
+"""One stage without a recipe."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import yaml
 
 from engine.errors import UserError
+from engine.execution.export import export_artifact
 from engine.execution.runner import View, run_plan
 from engine.plan.recipe import build_recipe, is_external
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from engine.store.writer import CARD
-from engine.view.card import card
 
 
 def run_single(
@@ -70,20 +68,3 @@ def run_single(
     if to:
         export_artifact(artifact, str(to))
     return artifact
-
-
-def export_artifact(artifact: Artifact, to: str) -> str:
-    """Copy an artifact's files to a folder or URL, with a README.md card; data and model files as they are.
-
-    Returns:
-        where it went.
-    """
-    fs, root = fsspec.core.url_to_fs(to)  # pyright: ignore
-    fs.makedirs(root, exist_ok=True)
-    for name in artifact.files():
-        target = f"{root.rstrip('/')}/{name}"
-        fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-        fs.pipe_file(target, artifact.read_file(name))
-    told = card(Store(artifact.store.url), artifact.id, artifact.manifest)
-    fs.pipe_file(f"{root.rstrip('/')}/{CARD}", told.encode())
-    return to

@@ -69,6 +69,8 @@ def _glimpse(label: str, source: Planned | External, store: Store, say: Callable
         return replace(known, rows=None if batch is None else pa.Table.from_batches([batch]).slice(0, ROWS))
     if isinstance(source, Planned):
         return known
+    if source.importer:
+        return known  # a model only once it is imported
     if source.reading is None:
         return replace(known, model=str(source.place or source.name.removeprefix("hub:")))
     from engine.reader.typed_rows import sample

@@ -7,13 +7,16 @@ rows of a kind (`engine.reader`); models stay where they are.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from engine.errors import UserError, nearest
 from engine.plan.identity import folder_of
+from engine.plan.importers import bring_in, importer_of
 from engine.store import schema
 from engine.store.artifact import Artifact
 from engine.store.digest import digest_file, digest_json
@@ -91,8 +94,9 @@ class External:
     """An input no stage of the recipe makes: its `kind` and `key`, its `folder` in the store once adopted.
 
     Attributes:
-        place: where a model's files are.
+        place: where a model's files are, or the one file it is imported from.
         files: of a dataset, with how they are `read`.
+        importer: what makes a model of that file (`engine.plan.importers`).
     """
 
     name: str
@@ -102,6 +106,7 @@ class External:
     place: Path | None = None
     files: tuple[SourceFile, ...] = ()
     reading: Reading | None = None
+    importer: str | None = None
 
     def adopt(self, store: Store, say: Say = silent) -> Artifact:
         """Bring it into the store (once) and return it as an artifact.
@@ -115,6 +120,8 @@ class External:
         if found := store.get(self.folder):
             return found
         writer = ArtifactWriter(store, self.folder)
+        if self.importer:
+            return self._import(writer, self.importer, say)
         if self.reading is None:
             where = {"hub": self.name.removeprefix("hub:")} if self.place is None else {"external": str(self.place)}
             return self._seal(writer, {"kind": "model", "rows": 0, "files": {}, **where})
@@ -122,6 +129,21 @@ class External:
 
         findings = Findings()
         return self._fill(writer, tables(list(self.files), self.reading, findings), findings, say)
+
+    def _import(self, writer: ArtifactWriter, importer: str, say: Say) -> Artifact:
+        """Make a model of a file in another program's format, in the layout that all models here have."""
+        assert self.place is not None
+        scratch = writer.store.scratch(self.folder)
+        with TemporaryDirectory(dir=scratch) as temporary:
+            facts = bring_in(importer, self.place, Path(temporary))
+            for file in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
+                writer.put_file(file, file.relative_to(temporary).as_posix())
+        told = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "kind" and value)
+        say(f"{self.name}: a model made from {self.place.name}: {told}")
+        contents = writer.contents()
+        made = {"kind": "model", "rows": 0, "files": contents.files, "digest": contents.digest, "schema": facts["kind"]}
+        shutil.rmtree(scratch, ignore_errors=True)
+        return self._seal(writer, {**made, "summary": {k: v for k, v in facts.items() if k != "kind"}})
 
     def keep(self, store: Store, rows: Sequence[Mapping[str, Any]], reading: Reading) -> Artifact:
         """Put rows that a program brings into the store, once."""
@@ -229,6 +251,9 @@ def resolve(given: str | PlainInput, base: Path, accepts: tuple[str, ...], store
         path = path.resolve()
         key = digest_json(_digests(path))
         return External(name, _model_kind(path), key, folder_of("external", key), path)
+    if models and path.is_file() and (importer := importer_of(path)):
+        key = digest_json(["import", importer, digest_file(path)])
+        return External(name, "Model", key, folder_of("external", key), path.resolve(), importer=importer)
     if not path.exists() and not any(mark in name for mark in "*?["):
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"there is no file or folder {path}.{nearest(path.name, there)}")
