@@ -42,7 +42,7 @@ class Dpo(Stage):
     work = "training.preference.dpo:train_on_pairs"
     drawings = (Curves(("loss", "rewards/accuracies", "rewards/margins")),)
     random = True
-    version = 2
+    version = 3
 
     beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference. `orpo`: lambda.")
     loss: Loss = Field("sigmoid", description="One of TRL's losses. `ipo` and `sigmoid_norm` are divided by length.")
@@ -60,6 +60,10 @@ class Dpo(Stage):
     lr: float = Field(1e-6, gt=0)
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     max_length: int = Field(1024, ge=2, description="Longest prompt and answer, in tokens. Longer pairs are left out.")
+    reasoning: Literal["learn", "drop"] = Field(
+        "learn",
+        description="Whether a thought before an answer (`reasoning_content`, or a `<think>` block) counts as a part of it.",
+    )
     held_out: float = Field(0.0, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")

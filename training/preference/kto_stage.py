@@ -36,6 +36,7 @@ class Kto(Stage):
     work = "training.preference.kto:train_on_marks"
     drawings = (Curves(("loss", "kl", "rewards/margins")),)
     random = True
+    version = 2
 
     metric: str | None = Field(None, description="Which of the `verdicts` says whether a candidate is good.")
     above: float = Field(0.5, description="A candidate is good if the verdict is greater than this.")

@@ -38,6 +38,7 @@ class Reward(Stage):
     work = "training.reward.fit:train_reward"
     drawings = (Curves(("loss", "accuracy")),)
     random = True
+    version = 2
 
     epochs: int = Field(1, ge=1, description="Passes over the pairs. More than two overfit easily.")
     batch: int = Field(32, ge=1, description="Pairs a step.")

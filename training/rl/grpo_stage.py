@@ -53,7 +53,7 @@ class Grpo(Stage):
     work = "training.rl.grpo:optimise"
     drawings = DRAWINGS
     random = True
-    version = 2
+    version = 3
 
     method: Method = "grpo"
     iterations: int = Field(30, ge=1)

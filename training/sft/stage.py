@@ -22,7 +22,7 @@ class Sft(Stage):
     work = "training.sft.work:fine_tune"
     drawings = (Curves(("loss", "entropy")),)
     random = True
-    version = 2
+    version = 3
 
     epochs: float = Field(1.0, gt=0)
     steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of `epochs`.")
@@ -31,6 +31,11 @@ class Sft(Stage):
         None, ge=1, description="In memory at once, on each device; `batch` (packed: 1) if left out."
     )
     max_length: int = Field(1024, ge=8, description="Tokens of a conversation; what is beyond is cut off.")
+    reasoning: Literal["learn", "keep", "drop"] = Field(
+        "learn",
+        description="What becomes of a thought before an answer (`reasoning_content`, or a `<think>` block): it is learnt with "
+        "the answer; kept where the chat template puts it, and not learnt; or dropped.",
+    )
     packing: bool = Field(False, description="Put several conversations into one sequence, masked from each other.")
 
     lr: float | None = Field(None, gt=0, description="Peak learning rate; 2e-5, with LoRA 2e-4, if left out.")

@@ -16,6 +16,7 @@ from pydantic import Field
 from engine.errors import UserError
 from generators.drafts.drafts import Draft, Made, Query, Rejected, assistant, user, whole
 from generators.instructions.method import Method, World
+from generators.text.chat_template import REFUSALS, ChatTemplate
 from generators.text.prompts import Message
 
 MARK = "\u241fhere the user speaks\u241f"
@@ -53,10 +54,13 @@ def pre_query(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     Raises:
         UserError: the model has no chat template.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    template = ChatTemplate(tokenizer)
+    if template.template is None:
         raise UserError("`magpie` needs a model with a chat template: one that was trained on conversations.")
-    text = str(tokenizer.apply_chat_template([*messages, user(MARK)], tokenize=False, add_generation_prompt=False))
-    before, mark, _ = text.partition(MARK)
+    try:
+        before, mark, _ = template.render([*messages, user(MARK)]).partition(MARK)
+    except REFUSALS as error:
+        raise UserError(f"`magpie` can't begin the user's turn: this model's chat template says: {error}") from error
     if not mark:
         raise UserError(
             "`magpie` can't find the user's turn in this model's chat template, which rewrites what is said."

@@ -54,7 +54,7 @@ class Ppo(Stage):
     work = "training.rl.ppo.loop:train"
     drawings = DRAWINGS
     random = True
-    version = 3
+    version = 4
 
     iterations: int = Field(30, ge=1)
     rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
