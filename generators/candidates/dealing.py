@@ -11,7 +11,7 @@ import polars as pl
 from engine.stage.job import Job, Part
 from generators.backends.protocol import Answer, Failure
 from generators.text.prompts import prompt_of
-from generators.text.tool_calls import Malformed, calls_of, tools_of
+from generators.text.tools import Malformed, calls_of, tools_of
 
 COUNTED = ("tokens_in", "tokens_out")
 

@@ -22,9 +22,10 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
 from engine.errors import UserError
-from generators.text import thoughts, tool_calls
+from generators.text import thoughts
 from generators.text.prompts import Message
 from generators.text.thoughts import Reasoning
+from generators.text.tools import Malformed, as_text, calls_of, holds, missing, tools_of
 
 ROLES = frozenset(("system", "developer", "user", "assistant", "tool"))
 MARK, THOUGHT = "\u2042", "\u2051"  # stand for an answer and a thought in a template; no template has them
@@ -202,7 +203,7 @@ class ChatTemplate:
     @cached_property
     def arguments(self) -> str:
         """How the template takes the arguments of a call: as an `object`, as `text`, or not at all (empty)."""
-        for form, call in (("object", CALL), ("text", tool_calls.as_text([CALL])[0])):
+        for form, call in (("object", CALL), ("text", as_text([CALL])[0])):
             text = self._attempt([USER, _calling(call)], [TOOL])
             if MARK in text and TOOL["name"] in text.rpartition(USER["content"])[2]:
                 return form
@@ -216,7 +217,7 @@ class ChatTemplate:
     @cached_property
     def _call_end(self) -> str:
         """The token that ends a turn that calls a tool; empty if there is none."""
-        call = CALL if self.arguments == "object" else tool_calls.as_text([CALL])[0]
+        call = CALL if self.arguments == "object" else as_text([CALL])[0]
         closing = self._tokens(self._trailing(self._attempt([USER, _calling(call)], [TOOL]))) if self.arguments else []
         return closing[-1].strip() if closing else ""
 
@@ -430,7 +431,7 @@ class ChatTemplate:
                 "so what is learnt can't be told",
             )
         own = said[len(header) :]
-        if lost := tool_calls.missing(turn.calls, own):
+        if lost := missing(turn.calls, own):
             raise Unusable("tool_calls", f"the chat template leaves out `{lost}` of the calls in message {i}")
         if turn.calls and not closing:
             raise Unusable("tool_calls", f"the chat template ends the calls in message {i} with no token")
@@ -481,8 +482,8 @@ class ChatTemplate:
             known = ", ".join(sorted(ROLES))
             raise Unusable("unknown_role", f"role `{role}` in message {i}; the chat template knows {known}")
         try:
-            calls = tool_calls.calls_of(message)
-        except tool_calls.Malformed as error:
+            calls = calls_of(message)
+        except Malformed as error:
             raise Unusable("tool_calls", f"message {i}: {error}") from error
         if not isinstance(content, str):
             if not calls:
@@ -504,7 +505,7 @@ class ChatTemplate:
         if calls:
             if not self.arguments:
                 raise Unusable("tool_calls", f"the chat template can't render the calls in message {i}")
-            shown["tool_calls"] = calls if self.arguments == "object" else tool_calls.as_text(calls)
+            shown["tool_calls"] = calls if self.arguments == "object" else as_text(calls)
         shown |= {name: message[name] for name in ("tool_call_id", "name") if message.get(name) is not None}
         return Turn(role, said, thought, calls, shown)
 
@@ -514,8 +515,8 @@ class ChatTemplate:
 
     def _functions(self, tools: str | None) -> list[dict[str, Any]]:
         try:
-            functions = tool_calls.tools_of(tools)
-        except tool_calls.Malformed as error:
+            functions = tools_of(tools)
+        except Malformed as error:
             raise Unusable("tool_calls", str(error)) from error
         if functions and not self.takes_tools:
             raise Unusable("tool_calls", "the chat template doesn't show the model its tools")
@@ -528,13 +529,13 @@ class ChatTemplate:
         dense = _dense(text)
         for i, turn in enumerate(turns):
             if turn.role == "tool":
-                if not tool_calls.holds(text, turn.said):
+                if not holds(text, turn.said):
                     raise Unusable("tool_calls", f"the chat template leaves out message {i}, what a tool gave back")
             elif _dense(turn.said) not in dense:
                 raise Unusable(
                     "rewritten_turn", f"the chat template leaves out a part of message {i}, of the {turn.role}"
                 )
-            if lost := tool_calls.missing(turn.calls, text):
+            if lost := missing(turn.calls, text):
                 raise Unusable("tool_calls", f"the chat template leaves out `{lost}` of the calls in message {i}")
 
 

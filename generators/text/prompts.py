@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import UserError
-from engine.store.schema import EXTRAS
 
 # `role` and `content`, and what `engine.store.schema.EXTRAS` names where a message calls a tool or was thought about.
 Message = dict[str, Any]
@@ -60,6 +59,8 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[list[Message], str | None]:
 
 def said(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """Messages of a row without the fields that are not there; calls of tools stay the JSON text they are."""
+    from engine.store.schema import EXTRAS  # with pyarrow, which a configuration that names messages has no need of
+
     extras = ({name: m[name] for name in EXTRAS if m.get(name) is not None} for m in messages)
     return [
         {"role": m["role"] or "", "content": m["content"] or "", **more}

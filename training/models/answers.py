@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from generators.text.chat_template import ChatTemplate
-from generators.text.prompts import Message
-from generators.text.thoughts import Reasoning
+if TYPE_CHECKING:
+    from generators.text.chat_template import ChatTemplate
+    from generators.text.prompts import Message
+    from generators.text.thoughts import Reasoning
 
 TOKENS = 16_384  # of a batch of answers, padding included
 

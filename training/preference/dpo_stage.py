@@ -11,7 +11,7 @@ without its adapter is the reference, and there is one copy of the weights.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,9 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 Loss = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
@@ -89,6 +92,11 @@ class Dpo(Stage):
 
     def output(self, given: dict[str, list[str]]) -> str:
         return output_kind(self.lora)
+
+    def check(self, known: Preflight) -> None:
+        from training.preference.answers_check import check
+
+        check(known, "policy", self.reasoning)
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         size, references = self.micro_batch or self.batch, int(not self.lora and not self.reference_free)

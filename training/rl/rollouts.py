@@ -13,8 +13,8 @@ from engine.errors import UserError
 from engine.seeds import shuffled
 from engine.stage.job import Job
 from generators.text.chat_template import ChatTemplate, Unusable
-from generators.text.prompts import prompt_of
-from training.models.answers import EncodedAnswer, Message
+from generators.text.prompts import Message, prompt_of
+from training.models.answers import EncodedAnswer
 from training.preference.pairs import set_aside
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from engine.errors import UserError
 from generators.text.chat_template import ChatTemplate, Unusable, learning
 from generators.text.thoughts import Reasoning, apart
+from training.models.shown import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +29,6 @@ END = "<|end|>"
 IGNORE = -100
 EXAMPLE = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 TURNS = ("system", "user", "assistant")
-DIM, PLAIN = "\x1b[2m", "\x1b[22m"
 
 
 @dataclass(frozen=True)
@@ -191,14 +191,7 @@ def render(
 
 def show(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
     """The conversation on one line, with what is not learnt dimmed."""
-    parts: list[str] = []
-    start = 0
-    for at in range(1, len(example.labels) + 1):
-        if at == len(example.labels) or (example.labels[at] == IGNORE) != (example.labels[start] == IGNORE):
-            text = cast(str, tokenizer.decode(example.input_ids[start:at])).replace("\n", "⏎")
-            parts.append(f"{DIM}{text}{PLAIN}" if example.labels[start] == IGNORE else text)
-            start = at
-    return "".join(parts)
+    return shown(tokenizer, example.input_ids, [label != IGNORE for label in example.labels])
 
 
 def to_table(examples: list[Example]) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Sft(Stage):
@@ -62,6 +65,11 @@ class Sft(Stage):
 
     def output(self, given: dict[str, list[str]]) -> str:
         return output_kind(self.lora)
+
+    def check(self, known: Preflight) -> None:
+        from training.sft.conversations_check import check
+
+        check(known, self.reasoning)
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(

@@ -12,7 +12,7 @@ from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.delivery import Delivery
 from generators.backends.server.settings import ServerSettings
 from generators.text.prompts import Message
-from generators.text.tool_calls import sent, tools_of
+from generators.text.tools import sent, tools_of
 
 
 class ServerBackend:

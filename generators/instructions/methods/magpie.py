@@ -16,7 +16,6 @@ from pydantic import Field
 from engine.errors import UserError
 from generators.drafts.drafts import Draft, Made, Query, Rejected, assistant, user, whole
 from generators.instructions.method import Method, World
-from generators.text.chat_template import REFUSALS, ChatTemplate
 from generators.text.prompts import Message
 
 MARK = "\u241fhere the user speaks\u241f"
@@ -54,6 +53,8 @@ def pre_query(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     Raises:
         UserError: the model has no chat template.
     """
+    from generators.text.chat_template import REFUSALS, ChatTemplate  # with Jinja, which a configuration has no need of
+
     template = ChatTemplate(tokenizer)
     if template.template is None:
         raise UserError("`magpie` needs a model with a chat template: one that was trained on conversations.")

@@ -14,7 +14,8 @@ from engine.store.store import Store
 from generators.text.chat_template import ChatTemplate, Unusable, learning, marks_answers
 from tests.training.tiny import tokenizer
 from tests.training.tiny_chat import artifact
-from training.sft.examples import DIM, IGNORE, PLAIN, render, show, teach_to_end
+from training.models.shown import DIM, PLAIN
+from training.sft.examples import IGNORE, render, show, teach_to_end
 from training.sft.stage import Sft
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"

@@ -17,7 +17,8 @@ from tests.training import killed
 from tests.training.tiny import CONVERSATIONS as ROWS
 from tests.training.tiny import SFT as CONFIG
 from tests.training.tiny import base, tokenizer, turn
-from training.sft.examples import DIM, IGNORE, PLAIN, TEMPLATE, Example, render, show, teach_to_end, to_table
+from training.models.shown import DIM, PLAIN
+from training.sft.examples import IGNORE, TEMPLATE, Example, render, show, teach_to_end, to_table
 from training.sft.stage import Sft
 
 
