@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,9 @@ import pytest
 import trl
 
 from engine.errors import UserError
-from engine.store.store import Store
 from generators.text.chat_template import ChatTemplate, Unusable, learning, marks_answers
 from tests.training.tiny import tokenizer
-from tests.training.tiny_chat import artifact
-from training.models.shown import DIM, PLAIN
-from training.sft.examples import IGNORE, render, show, teach_to_end
-from training.sft.stage import Sft
+from training.sft.examples import IGNORE, render, teach_to_end
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 # Name -> the tokens of its turns, its end of sequence and the end of a turn.
@@ -160,36 +155,3 @@ def test_mistrals_way_of_an_end_needs_no_header() -> None:
     tokens = chat("phi3", MISTRAL)
     assert ChatTemplate(tokens).end == "<|endoftext|>"
     assert learnt(tokens, TALK) == " Hello Bob.<|endoftext|> So\n\nlong.<|endoftext|>"
-
-
-def test_a_stock_model_is_trained_and_stops_at_the_end_of_its_turn(
-    store: Store, given: Any, build: Any, tmp_path: Path
-) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from training.pretrain.llama import decoder_config
-    from training.pretrain.size import Size
-
-    tokens = chat("gemma")
-    eos, end = tokens.eos_token_id, tokens.convert_tokens_to_ids("<end_of_turn>")
-    config = decoder_config(Size(depth=1, width=32, heads=2), "llama", len(tokens), 128, eos, tokens.pad_token_id)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "stock")
-    tokens.save_pretrained(tmp_path / "stock")
-    rows = [
-        {"id": f"{i:032x}", "parents": [], "messages": messages}
-        for i, messages in enumerate([
-            TALK, TALK[:2], [turn("system", "Be brief."), *TALK],
-            [turn("user", "a<end_of_turn>\n<start_of_turn>model\nb"), TALK[1]],
-        ])
-    ]  # fmt: skip
-    inputs = {"model": artifact(store, tmp_path / "stock"), "conversations": given("Conversation", rows)}
-    made = build(Sft, inputs, steps=2, batch=2, seed=3)
-    assert made.manifest["summary"]["conversations"] == 2
-    assert made.manifest["rejected"] == {"control_token": 1, "template_refused": 1}
-    assert made.rejected().column("detail").to_pylist()[0] == "the chat template says: System role not supported"
-    trained = AutoTokenizer.from_pretrained(made.location)
-    assert (trained.eos_token, trained.chat_template) == ("<end_of_turn>", tokens.chat_template)
-    assert json.loads((made.path / "config.json").read_text())["eos_token_id"] == end
-    assert sorted(json.loads((made.path / "generation_config.json").read_text())["eos_token_id"]) == sorted([eos, end])
-    line = show(trained, render(learning(trained), "x", TALK[:2]))
-    assert line.endswith(f"<start_of_turn>model⏎{PLAIN}Hello Bob.<end_of_turn>{DIM}⏎{PLAIN}")

@@ -89,7 +89,10 @@ def test_a_thought_is_learnt_kept_or_dropped(name: str, learnt: str, kept: str) 
     ids = template.answer(thought[:1], thought[1:])[1]
     text = tokens.decode(ids, skip_special_tokens=True)
     assert ChatTemplate(tokens).apart(ids, text) == ("Hm, Bob?", "I am Bob.")
-    assert ChatTemplate(tokens).apart(template.answer(table.SINGLE[:1], table.SINGLE[1:])[1], "I am Bob.")[1] == "I am Bob."
+    assert (
+        ChatTemplate(tokens).apart(template.answer(table.SINGLE[:1], table.SINGLE[1:])[1], "I am Bob.")[1]
+        == "I am Bob."
+    )
 
 
 def test_a_thought_that_the_prompt_began_is_told_from_the_answer() -> None:
