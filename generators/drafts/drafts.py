@@ -59,6 +59,7 @@ class Made:
     Attributes:
         key: what has to be new about it: compared with everything that is there (`novelty.py`).
         metadata: facts for the row, JSON.
+        tools: definitions of the tools that the assistant may call, if there are any.
     """
 
     messages: list[Message]
@@ -66,6 +67,7 @@ class Made:
     parents: list[str] = field(default_factory=lambda: list[str]())
     reference: str | None = None
     metadata: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    tools: list[dict[str, Any]] | None = None
 
 
 class Rejected(Exception):

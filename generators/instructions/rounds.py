@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from engine.store.schema import DATASETS, messages_digest, row_id
+from engine.store.schema import messages_digest, row_id, stored, table
 from generators.backends.local_model import Local
 from generators.backends.open import open_backend
 from generators.backends.protocol import Backend, Sampling
@@ -110,7 +110,7 @@ def _rounds(
         name = f"{index:05d}-{number}-{size}"
         job.commit(
             name,
-            pa.Table.from_pylist(kept, DATASETS["Conversation"]),
+            table("Conversation", kept, [("tools", pa.string())] if any("tools" in row for row in kept) else ()),
             pa.Table.from_pylist(rejected) if rejected else None,
         )
         for row in kept:
@@ -125,10 +125,13 @@ def _row(job: Job, path: tuple[int, ...], result: Any, facts: dict[str, Any]) ->
         row = {"id": one, "parents": [], "metadata": json.dumps(facts, sort_keys=True)}
         return _refused(row, result.reason, result.detail, result.failed)
     assert isinstance(result, Made)
+    messages = stored(result.messages)
+    tools = {"tools": json.dumps(result.tools, ensure_ascii=False)} if result.tools else {}
     return {
-        "id": row_id("Conversation", messages_digest(result.messages), *result.parents, str(facts["seed"])),
+        "id": row_id("Conversation", messages_digest(messages), *result.parents, str(facts["seed"])),
         "parents": result.parents,
-        "messages": result.messages,
+        "messages": messages,
+        **tools,
         "reference": result.reference,
         "metadata": json.dumps({**facts, "key": result.key, **result.metadata}, sort_keys=True),
     }
@@ -177,9 +180,9 @@ def _summarize(job: Job, stage: Instructions, count: int, world: World, made: in
     spent: Counter[str] = Counter()
     drafts = [row["metadata"] for row in world.made]
     for name in sorted(job.writer.rejected_parts()):
-        table = job.writer.read_rejected(name, ["reason", "metadata"])
-        reasons.update(table["reason"].to_pylist())
-        drafts += map(json.loads, table["metadata"].to_pylist())
+        refused = job.writer.read_rejected(name, ["reason", "metadata"])
+        reasons.update(refused["reason"].to_pylist())
+        drafts += map(json.loads, refused["metadata"].to_pylist())
     for one in drafts:
         spent.update({which: one[which] for which in ("tokens_in", "tokens_out")})
     delivered = len(world.made)

@@ -122,6 +122,8 @@ class Instructions(Stage):
         dropped = [*SYNTHESIS, "method"] if self.method is None else TEMPLATES
         if self.server:
             identity["server"] = self.server.identity()
+        if self.method is not None:  # 2: calls of tools are messages of their own, and a thought is none of an answer
+            identity["drafts"] = 2
         if isinstance(self.method, Mathematics):  # its votes are counted by which answers are equal
             identity["equality"] = EQUALITY
         return {name: value for name, value in identity.items() if name not in dropped}

@@ -46,6 +46,7 @@ class Evaluate(Stage):
     work = "training.evaluate.work:evaluate"
     drawings = (Intervals("gold_win_rate", "gold preference against the reference, 95 % interval"),)
     random = True
+    version = 2
 
     reference: str | None = Field(
         None, description="The model that win rates and KL refer to, by its name in the recipe."

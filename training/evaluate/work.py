@@ -180,7 +180,7 @@ def answers(
     model.eval()
     rollouts: list[Rollout] = []
     if job.all("prompts"):
-        questions = load_questions(job, tokenizer)
+        questions = load_questions(job, tokenizer, rejected_as=entry.artifact.id)
         check_room(questions, stage.max_tokens, model.config)
         rollouts = engine.sample(entry.artifact, model, tokenizer, questions, stage.n * entry.best_of)
         if job.maybe("reward"):

@@ -12,12 +12,13 @@ from trl.trainer.kto_trainer import KTOTrainer
 
 from engine.errors import UserError
 from engine.seeds import shuffled
+from generators.text.chat_template import Unusable, learning
 from training.loops.trl import arguments, train
 from training.models.answers import EncodedAnswer, encode
 from training.models.load import load_model, load_reference, save_trained
 from training.models.lora import peft_config
 from training.preference.kto_stage import Kto
-from training.preference.pairs import Pair, load
+from training.preference.pairs import Pair, load, set_aside
 from training.preference.report import report
 from training.preference.token_ids import on_token_ids
 
@@ -93,7 +94,8 @@ class Marked:
 
 
 def judged(job: Job, tokenizer: Any, metric: str | None, above: float, max_length: int) -> list[Marked]:
-    """Candidates with the verdict on them; those without one or too long are counted in the summary.
+    """Candidates with the verdict on them. Those without one are counted in the summary; too long ones, and what the chat
+    template can't show the model, are rejected rows.
 
     Raises:
         UserError: there is no such metric, or several and none was named.
@@ -106,13 +108,23 @@ def judged(job: Job, tokenizer: Any, metric: str | None, above: float, max_lengt
         raise UserError(f"`metric` is {metric}; the verdicts have {', '.join(metrics) or 'none'}.")
     values = {row["subject"]: row["value"] for row in verdicts if row["metric"] == metric and row["value"] is not None}
     marked: list[Marked] = []
+    template, rejected = learning(tokenizer), list[dict[str, Any]]()
     rows = [row for artifact in job.all("candidates") for row in artifact.to_table().to_pylist()]
     for row in rows:
         if row["id"] not in values:
             continue
-        answer = encode(tokenizer, row["prompt"], row["completion"])
-        if len(answer) <= max_length:
-            marked.append(Marked(row["prompt_id"], answer, values[row["id"]] > above))
+        try:
+            answer = encode(template, row["prompt"] or [], row["completion"] or [], row.get("tools"))
+            if len(answer) > max_length:
+                raise Unusable(
+                    "too_long", f"{len(answer)} tokens with the prompt, of at most {max_length} (`max_length`)"
+                )
+        except Unusable as fault:
+            rejected.append({**row, "reason": fault.reason, "detail": fault.detail, "failed": False})
+            continue
+        marked.append(Marked(row["prompt_id"], answer, values[row["id"]] > above))
+    if left_out := set_aside(job, "candidates", rejected):
+        job.summary(candidates_left_out=left_out)
     job.summary(candidates=len(rows), candidates_used=len(marked))
     return marked
 

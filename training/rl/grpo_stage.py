@@ -19,7 +19,7 @@ as it was); TRL would load what the policy's configuration names as its origin.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,9 @@ from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
 from training.rl.drawings import DRAWINGS
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 Method = Literal["grpo", "dr_grpo", "dapo", "rloo"]
 METHODS: dict[Method, dict[str, Any]] = {
@@ -53,7 +56,7 @@ class Grpo(Stage):
     work = "training.rl.grpo:optimise"
     drawings = DRAWINGS
     random = True
-    version = 2
+    version = 3
 
     method: Method = "grpo"
     iterations: int = Field(30, ge=1)
@@ -110,6 +113,11 @@ class Grpo(Stage):
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"
+
+    def check(self, known: Preflight) -> None:
+        from training.rl.prompts_check import check
+
+        check(known)
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from engine.stage.job import Job
 from generators.rules.answer_columns import COLUMNS
 from generators.rules.rule import Rule
 from generators.rules.verify import measure
-from generators.text.prompts import encode_prompt
-from training.models.answers import EncodedAnswer, encode, end_id
+from generators.text.chat_template import ChatTemplate, Unusable, learning
+from training.models.answers import EncodedAnswer, encode
 from training.reward.model import RewardModel
 from training.rl.rollouts import Rollout
 
@@ -67,14 +68,35 @@ class Scorer:
         return total, {**{name: float(values.mean()) for name, values in parts.items()}, **extra}
 
     def read(self, rollout: Rollout) -> EncodedAnswer:
-        """The rollout as the reward model was trained to read it: closed by the end of the turn, where the score is."""
+        """The rollout as the reward model was trained to read it: closed by the end of the turn, where the score is.
+
+        Raises:
+            UserError: its chat template can't show it the prompt.
+        """
+        question, end = rollout.question, self.template.stop_ids()[-1]
+        if self.same_tokens:
+            ids = rollout.token_ids
+            return EncodedAnswer(question.token_ids, ids if ids and ids[-1] == end else [*ids, end])
+        try:
+            said = [{"role": "assistant", "content": rollout.text}]
+            return encode(self.template, question.messages, said, question.tools)
+        except Unusable as fault:
+            try:
+                prompt = self.template.prompt(question.messages, question.tools)
+            except Unusable:
+                raise UserError(
+                    f"the reward model can't be shown prompt {question.id}: {fault.detail}. Leave the prompt out."
+                ) from fault
+            # What a policy says may be a control token of another model's: this one reads it as plain text.
+            tokenizer: Any = self.template.tokenizer
+            plain = tokenizer.encode(rollout.text, add_special_tokens=False, split_special_tokens=True)
+            return EncodedAnswer(prompt, [*plain, end])
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The reward model's."""
         assert self.reward is not None
-        tokenizer: Any = self.reward.tokenizer
-        if not self.same_tokens:
-            return encode(tokenizer, rollout.question.messages, [{"role": "assistant", "content": rollout.text}])
-        end = end_id(tokenizer, "the reward model")
-        ids = rollout.token_ids
-        return EncodedAnswer(rollout.question.token_ids, ids if ids and ids[-1] == end else [*ids, end])
+        return learning(self.reward.tokenizer)
 
 
 def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
@@ -94,12 +116,10 @@ def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
 def same_tokenizer(a: Any, b: Any) -> bool:
     """Whether two tokenizers give the same ids to the same chat."""
     probe = [{"role": "user", "content": "Why is 12 + 3 = 15?\nÄ"}]
-
-    return (
-        a.get_vocab() == b.get_vocab()
-        and a.eos_token_id == b.eos_token_id
-        and encode_prompt(a, probe) == encode_prompt(b, probe)
-    )
+    if a.get_vocab() != b.get_vocab() or a.eos_token_id != b.eos_token_id:
+        return False
+    one, other = ChatTemplate(a), ChatTemplate(b)
+    return one.end == other.end and one.prompt(probe) == other.prompt(probe)
 
 
 def make_scorer(

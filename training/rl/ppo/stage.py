@@ -25,7 +25,7 @@ The formulas are in `training.rl.ppo.loss`, the iterations in `training.rl.ppo.l
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,9 @@ from training.models.answers import TOKENS
 from training.models.lora_settings import Lora
 from training.rl.drawings import DRAWINGS
 from training.rl.guard_settings import GuardConfig
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Ppo(Stage):
@@ -54,7 +57,7 @@ class Ppo(Stage):
     work = "training.rl.ppo.loop:train"
     drawings = DRAWINGS
     random = True
-    version = 3
+    version = 4
 
     iterations: int = Field(30, ge=1)
     rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
@@ -124,6 +127,11 @@ class Ppo(Stage):
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"
+
+    def check(self, known: Preflight) -> None:
+        from training.rl.prompts_check import check
+
+        check(known)
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
