@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from engine.errors import UserError
 from engine.stage.stage import Stage, port
 from generators.backends.server.settings import ServerSettings
-from generators.rules.rule import EQUALITY, Verifier
+from generators.rules.rule import EQUALITY, Rule, Verifier, sources, version
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Judge(Stage):
     """Judge candidates: by rules, by verifiers that compute, by a model that compares pairs, or by one that rates aspects.
 
-    A rule is a Polars SQL expression that gives true or false or a number.
+    A rule is a Polars SQL expression that gives true or false or a number, a check against something known (`{kind: number}`), or a
+    Python function (`{python: "rewards.py:score"}`).
 
     A rule sees `completion` (text), `reference`, `prompt` (the last thing the user said), `length` (tokens) and
     `finish_reason`. Where it is null there is no verdict. People's rankings of the same candidates calibrate the judge.
@@ -31,7 +34,7 @@ class Judge(Stage):
     work = "generators.judge.work:judge"
     random = True
 
-    rules: dict[str, str] = Field({}, description="Metric -> expression.")
+    rules: dict[str, Rule] = Field({}, description="Metric -> expression, check, or Python function.")
     verifiers: list[Verifier] = Field([], description="code: passes the tests in `reference`; mathematics: its answer.")
     pairwise: bool = Field(False, description="Have the model compare every two answers to a prompt, in both orders.")
     criteria: str = Field("", description="What the model should judge pairs by.")
@@ -48,19 +51,6 @@ class Judge(Stage):
     server: ServerSettings | None = Field(
         None, description="An OpenAI-compatible server that judges instead of a model."
     )
-
-    @field_validator("rules")
-    @classmethod
-    def _check(cls, value: dict[str, str]) -> dict[str, str]:
-        if not value:
-            return value
-        from generators.rules.answer_columns import check_expressions
-
-        try:
-            check_expressions(value)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return value
 
     @model_validator(mode="after")
     def _check_any(self) -> Judge:
@@ -80,7 +70,15 @@ class Judge(Stage):
             identity.pop("seed")
         if "mathematics" in self.verifiers:
             identity["equality"] = EQUALITY
-        return identity
+        return {**identity, **version(self.rules.values())}
+
+    def sources(self, base: str) -> dict[str, str]:
+        return sources(self.rules.values(), base)
+
+    def check(self, known: Preflight) -> None:
+        from generators.rules import reward_function
+
+        reward_function.check(self.rules.values(), known)
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         model = self.pairwise or self.rubric
