@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import yaml
 
 from engine.errors import UserError
 from engine.execution.runner import run_plan
-from engine.plan.recipe import build_recipe, is_external
+from engine.plan.recipe import build_recipe, is_external, setting
 from engine.store.artifact import Artifact
 from engine.store.store import Store
 from engine.store.writer import CARD
@@ -25,11 +24,11 @@ def run_single(kind: str, given: list[str], settings: list[str], store: str | No
     """
     where = Store(store)
     body: dict[str, Any] = {"kind": kind}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
+    for text in settings:
+        key, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"`--set {setting}`: expected FIELD=VALUE.")
-        body[key] = yaml.safe_load(value)
+            raise UserError(f"`--set {text}`: expected FIELD=VALUE.")
+        body[key] = setting(text, value)
     named: dict[str, list[str]] = {}
     unnamed: list[str] = []
     for text in given:
