@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
@@ -9,9 +10,20 @@ from pydantic import Field, model_validator
 from engine.stage.stage import Stage, port
 from generators.backends.server.settings import ServerSettings
 from generators.rules.rule import EQUALITY, Rule, Verifier, sources, version
+from generators.text import own_templates
+from generators.text.own_templates import OwnTemplates
 
 if TYPE_CHECKING:
     from engine.stage.preflight import Preflight
+    from generators.text.templates import Template
+
+ASKED = "the conversation up to the answer: messages with `role` and `content`"
+COMPARED = {
+    "prompt": ASKED,
+    "first": "the answer that is A",
+    "second": "the answer that is B",
+    "criteria": "what to judge by, and the principle drawn for this pair; may be empty",
+}
 
 
 class Judge(Stage):
@@ -33,6 +45,16 @@ class Judge(Stage):
     phase = "generation"
     work = "generators.judge.work:judge"
     random = True
+    template_variables = {
+        "pairwise": COMPARED,
+        "graded": COMPARED,
+        "rubric": {
+            "prompt": ASKED,
+            "completion": "the answer",
+            "reference": "the known right answer, or none",
+            "aspects": "name of an aspect -> what it means",
+        },
+    }
 
     rules: dict[str, Rule] = Field({}, description="Metric -> expression, check, or Python function.")
     verifiers: list[Verifier] = Field([], description="code: passes the tests in `reference`; mathematics: its answer.")
@@ -51,6 +73,7 @@ class Judge(Stage):
     server: ServerSettings | None = Field(
         None, description="An OpenAI-compatible server that judges instead of a model."
     )
+    template: OwnTemplates = {}
 
     @model_validator(mode="after")
     def _check_any(self) -> Judge:
@@ -59,25 +82,36 @@ class Judge(Stage):
         given = [name for name in ("principles", "graded", "against") if getattr(self, name)]
         if given and not self.pairwise:
             raise ValueError(f"`{given[0]}` is for pairs: it needs `pairwise: true`")
+        own_templates.check_inline(self.template, self.prompts(), self.template_variables)
         return self
+
+    def prompts(self) -> list[str]:
+        """The prompts that are sent, by name."""
+        pairs = ["graded" if self.graded else "pairwise"] if self.pairwise else []
+        return pairs + (["rubric"] if self.rubric else [])
+
+    def templates(self, base: str | Path) -> dict[str, Template]:
+        """The recipe's own templates, by prompt."""
+        return own_templates.load(self.template, self.prompts(), self.template_variables, base)
 
     def identity(self) -> dict[str, Any]:
         identity = {**super().identity(), "server": self.server.identity() if self.server else None}
-        for name in ("verifiers", "principles", "graded", "against"):
+        for name in ("verifiers", "principles", "graded", "against", "template"):
             if not identity[name]:  # so that what they were not used for keeps its key
                 identity.pop(name)
         if not (self.pairwise or self.rubric):  # rules draw nothing
             identity.pop("seed")
         if "mathematics" in self.verifiers:
             identity["equality"] = EQUALITY
-        return {**identity, **version(self.rules.values())}
+        return {**identity, **version(self.rules.values()), **own_templates.identity(self.template, self.prompts())}
 
     def sources(self, base: str) -> dict[str, str]:
-        return sources(self.rules.values(), base)
+        return {**sources(self.rules.values(), base), **own_templates.sources(self.template, self.prompts(), base)}
 
     def check(self, known: Preflight) -> None:
         from generators.rules import reward_function
 
+        self.templates(known.base)
         reward_function.check(self.rules.values(), known)
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:

@@ -24,6 +24,7 @@ def judge(stage: Judge, job: Job) -> None:
         _by_rules(stage, job)
     if not (stage.pairwise or stage.rubric):
         return
+    own = stage.templates(job.base)
     backend, name = open_backend(job, stage.server, dtype="auto")
     sampling = Sampling(stage.temperature, max_tokens=stage.max_tokens, logprobs=False)
     with contextlib.closing(backend):
@@ -31,10 +32,10 @@ def judge(stage: Judge, job: Job) -> None:
             if stage.against is not None:
                 _check_against(job, stage.against)
             how = model_judge.Comparison(stage.criteria, stage.principles, stage.graded, stage.against)
-            model_judge.compare(job, backend, name, sampling, how, stage.partition)
+            model_judge.compare(job, backend, name, sampling, how, stage.partition, own)
         if stage.rubric:
             aspects = model_judge.ASPECTS if stage.rubric is True else stage.rubric
-            model_judge.rate(job, backend, name, sampling, aspects, stage.partition)
+            model_judge.rate(job, backend, name, sampling, aspects, stage.partition, own)
     job.summary(**model_judge.report(job, stage.against))
 
 
