@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engine.errors import UserError
 from engine.execution.export import export_artifact
 from engine.execution.runner import View, run_plan
-from engine.plan.recipe import build_recipe, is_external
+from engine.plan.recipe import build_recipe, is_external, setting
 from engine.store.artifact import Artifact
 from engine.store.store import Store
 
@@ -34,11 +32,11 @@ def run_single(
     """
     where = Store(store)
     body: dict[str, Any] = {"kind": kind}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
+    for text in settings:
+        key, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"`--set {setting}`: expected FIELD=VALUE.")
-        body[key] = yaml.safe_load(value)
+            raise UserError(f"`--set {text}`: expected FIELD=VALUE.")
+        body[key] = setting(text, value)
     mapping: dict[str, str | None] = {}
     for text in columns or []:
         name, equals, column = text.partition("=")
