@@ -12,7 +12,7 @@ A request that can't be answered comes back as a `Failure` in its place: never a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -63,15 +63,26 @@ class Completion:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request has no answer: a short code (`too_long`) and the particulars."""
+    """Why a request has no answer: a short code (`too_long`) and the particulars; what it took all the same, in tokens."""
 
     reason: str
     detail: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+# How an answer ends that a server would not give, or not all of: the model refused, or a filter held it back.
+REFUSED = ("refusal", "content_filter")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer with its text. Both lists of ids are None where a server keeps them to itself."""
+    """An answer with its text. Both lists of ids are None where a server keeps them to itself.
+
+    Attributes:
+        finish_reason: as of a `Completion`, or one of `REFUSED`.
+        request: what the answer is kept under, where answers are kept.
+    """
 
     text: str
     finish_reason: str
@@ -80,6 +91,12 @@ class Answer:
     logprobs: list[float] | None
     tokens_in: int
     tokens_out: int
+    request: str | None = None
+
+    @property
+    def refused(self) -> Failure | None:
+        """The refusal as a failure, for those who can't use one; None if this is none."""
+        return Failure(self.finish_reason, self.text) if self.finish_reason in REFUSED else None
 
 
 @dataclass(frozen=True)
@@ -120,5 +137,9 @@ class Backend(Protocol):
     def complete(
         self, conversations: Sequence[list[Message]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Answer | Failure]: ...
+
+    def forget(self, answers: Iterable[Answer]) -> None:
+        """Keep these no longer, where answers are kept: they were no use, and the next run asks again."""
+        ...
 
     def close(self) -> None: ...

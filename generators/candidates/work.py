@@ -16,8 +16,8 @@ from engine.store.digest import digest_json
 from engine.store.schema import DATASETS, row_id
 from generators.backends import json_answers
 from generators.backends.in_flight import in_flight
-from generators.backends.open import open_model, open_server, report_usage
-from generators.backends.protocol import Answer, Backend, Failure, Sampling, Usage
+from generators.backends.open import open_model, open_server
+from generators.backends.protocol import Answer, Backend, Failure, Sampling
 from generators.candidates.dealing import COUNTED, PartitionAnswers, Share, read_prompts, repeated_ids, totals
 from generators.candidates.stage import Candidates
 from generators.text.prompts import Message
@@ -27,7 +27,6 @@ def sample(stage: Candidates, job: Job) -> None:
     """Commit the answers of all who answer, one after another."""
     answerers = _answerers(stage, job)
     repeated, done = repeated_ids(job), job.committed()
-    spent: dict[str, Usage] = {}
     for place, (name, open_) in enumerate(answerers):
         share = Share(name, place, range(place, stage.n, len(answerers)), stage.temperature, len(answerers))
 
@@ -43,12 +42,6 @@ def sample(stage: Candidates, job: Job) -> None:
                 table, failed = _rows(stage, batch, share)
                 rejected = batch.rejected + failed
                 job.commit(share.part(part), table, pa.Table.from_pylist(rejected) if rejected else None)
-                report_usage(job, backend.usage)
-            spent[name] = backend.usage
-    job.spent = {
-        name: {"tokens_in": u.tokens_in, "tokens_out": u.tokens_out, "cost": u.cost, "retries": u.retries}
-        for name, u in spent.items()
-    }
     job.summary(asked=stage.n * job.rows("prompts"), **totals(job))
 
 

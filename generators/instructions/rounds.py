@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import math
-import time
 from collections import Counter
 from typing import Any
 
@@ -76,7 +75,6 @@ def _rounds(
     there_are, most = method.drafts(world), math.ceil(stage.tries * count)
     facts = {"method": method.model_dump()["name"], "model": model, "temperature": stage.temperature,
              "top_p": stage.top_p, "max_tokens": stage.max_tokens}  # fmt: skip
-    tokens, began = (0, 0), time.monotonic()
     for index in itertools.count(len(finished)):
         missing = count - len(world.made)
         job.progress(len(world.made), count, "conversations", drafts=number)
@@ -95,7 +93,6 @@ def _rounds(
             spent = {"tokens_in": line.tokens[0], "tokens_out": line.tokens[1]}
             one = {"draft": line.path[0], "templates": line.templates, "seed": line.seeds[0] if line.seeds else None}
             row = _row(job, line.path, line.result, {**facts, **one, **spent})
-            tokens = tokens[0] + line.tokens[0], tokens[1] + line.tokens[1]
             if "reason" not in row and isinstance(line.result, Made):
                 alike = world.known.like(line.result.key)
                 if len(kept) == missing:
@@ -105,8 +102,6 @@ def _rounds(
                 else:
                     world.known.add(line.result.key, row["id"])
             (rejected if "reason" in row else kept).append(row)
-        rate = round(tokens[1] / (time.monotonic() - began))
-        job.emit({"event": "tokens", "in": tokens[0], "out": tokens[1], "out_per_s": rate})
         name = f"{index:05d}-{number}-{size}"
         job.commit(
             name,

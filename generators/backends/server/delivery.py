@@ -37,7 +37,7 @@ class Delivery:
     Args:
         send: one request to the client, e.g. `client.chat.completions.create(**request)`.
         read: its response as an answer; raises where it is not as the API documents it.
-        usage: told every half second what was spent.
+        usage: told every half second what was spent, and in the end.
         revive: called when a connection breaks: brings the server back, and tells how often it has died so far.
     """
 
@@ -97,6 +97,7 @@ class Delivery:
             if self._client:
                 await self._client.close()
 
+        self._usage(self.usage)
         asyncio.run_coroutine_threadsafe(end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -134,15 +135,9 @@ class Delivery:
                     raise
                 finally:
                     self._under_way.discard(digest)
-            if isinstance(result, Answer):
-                self._deaths.pop(digest, None)
-                self.cache.put(digest, result)
-                self.tokens_in += result.tokens_in
-                self.tokens_out += result.tokens_out
-                self._tell()
-                return result
             if wait is None:
-                return result
+                self._deaths.pop(digest, None)
+                return self._keep(digest, result)
             if self._deaths[digest] >= KILLS:
                 return None
             problem = result.detail
@@ -157,11 +152,11 @@ class Delivery:
         """Ask while nothing else is asked: a server that dies now dies of this."""
         assert self._pace is not None
         async with self._pace.alone():
-            result, _, died = await self._try(request, 0, seed)
+            result, wait, died = await self._try(request, 0, seed)
         if died:
             return Failure("engine_died", "the server dies on this request")
-        self._deaths.pop(digest_json(request), None)
-        again = await self._one(request, seed) if not isinstance(result, Answer) else result
+        self._deaths.pop(digest := digest_json(request), None)
+        again = await self._one(request, seed) if wait is not None else self._keep(digest, result)
         return again or Failure("engine_died", "the server dies on this request")
 
     async def _try(
@@ -236,15 +231,28 @@ class Delivery:
         finally:
             task.cancel()
 
+    def _keep(self, digest: str, result: Answer | Failure) -> Answer | Failure:
+        """Write down and count what came of a request."""
+        if isinstance(result, Answer) or result.tokens_out:
+            result = self.cache.put(digest, result)
+            self.tokens_in += result.tokens_in
+            self.tokens_out += result.tokens_out
+            self._tell()
+        return result
+
     def _check_budget(self) -> None:
         if self._ended:
             raise self._ended
         check_budget(self.server, self.tokens_in, self.tokens_out)
 
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.tokens_in, self.tokens_out, self.cost, self.retries)
+
     def _tell(self) -> None:
         if time.monotonic() - self._reported > 0.5:
             self._reported = time.monotonic()
-            self._usage(Usage(self.tokens_in, self.tokens_out, self.cost, self.retries))
+            self._usage(self.usage)
 
     def _connect(self) -> None:
         if self._client:
