@@ -15,7 +15,7 @@ No record meets the same cell of the grid twice before it has met all, and all c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,6 +23,9 @@ from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
 from generators.corpus.styles import REPHRASED, Style
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Corpus(Stage):
@@ -68,6 +71,14 @@ class Corpus(Stage):
         if (self.audiences or self.personas) and all(style.startswith(REPHRASED) for style in self.styles):
             raise ValueError("`audiences` and `personas` are for the styles textbook, story, wiki and dialogue")
         return self
+
+    def check(self, known: Preflight) -> None:
+        from generators.backends.server.reachable import check_servers
+
+        check_servers(known, self.server)
+
+    def asks(self) -> bool:
+        return self.server is not None
 
     def identity(self) -> dict[str, Any]:
         identity = {**super().identity(), "server": self.server.identity() if self.server else None}

@@ -7,13 +7,16 @@ fine-tuning gives: `judge` takes both. The model is told to cite passages as [1]
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
 from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Grounded(Stage):
@@ -47,6 +50,14 @@ class Grounded(Stage):
         if self.overlap >= self.words:
             raise ValueError(f"`overlap: {self.overlap}` should be less than `words: {self.words}`")
         return self
+
+    def check(self, known: Preflight) -> None:
+        from generators.backends.server.reachable import check_servers
+
+        check_servers(known, self.server)
+
+    def asks(self) -> bool:
+        return self.server is not None
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "server": self.server.identity() if self.server else None}

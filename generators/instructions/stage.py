@@ -11,7 +11,7 @@ new is kept, until the number asked for is there.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,6 +30,9 @@ from generators.instructions.methods.self_instruct import SelfInstruct
 from generators.instructions.methods.tool_calls import ToolCalls
 from generators.instructions.novelty_rule import Novelty
 from generators.rules.rule import EQUALITY
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 AnyMethod = Annotated[
     SelfInstruct | EvolInstruct | Magpie | Personas | Backtranslation | MultiTurn | ToolCalls | Code | Mathematics
@@ -116,6 +119,14 @@ class Instructions(Stage):
         if self.per_record > pairs:
             raise ValueError(f"`per_record: {self.per_record}` asks for more than the {pairs} pairs of templates")
         return self
+
+    def check(self, known: Preflight) -> None:
+        from generators.backends.server.reachable import check_servers
+
+        check_servers(known, self.server)
+
+    def asks(self) -> bool:
+        return self.server is not None
 
     def identity(self) -> dict[str, Any]:
         identity = super().identity()

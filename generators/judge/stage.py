@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,9 @@ from engine.errors import UserError
 from engine.stage.stage import Stage, port
 from generators.backends.server.settings import ServerSettings
 from generators.rules.rule import EQUALITY, Verifier
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Judge(Stage):
@@ -70,6 +73,15 @@ class Judge(Stage):
         if given and not self.pairwise:
             raise ValueError(f"`{given[0]}` is for pairs: it needs `pairwise: true`")
         return self
+
+    def check(self, known: Preflight) -> None:
+        from generators.backends.server.reachable import check_servers
+
+        if self.asks():
+            check_servers(known, self.server)
+
+    def asks(self) -> bool:
+        return self.server is not None and bool(self.pairwise or self.rubric)
 
     def identity(self) -> dict[str, Any]:
         identity = {**super().identity(), "server": self.server.identity() if self.server else None}

@@ -22,8 +22,8 @@ from engine.store.digest import digest_json
 from generators.backends.protocol import Answer, Failure, Sampling, Usage
 from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.chat_completions import EMPTY, answer_of, request_of
-from generators.backends.server.delivery import check_budget, client_of, refusal
-from generators.backends.server.settings import ServerSettings
+from generators.backends.server.delivery import check_budget, refusal
+from generators.backends.server.settings import ServerSettings, client_of
 from generators.text.prompts import Message
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of one input file, as the API documents them

@@ -8,7 +8,6 @@ written down as they come (`answers_cache.py`).
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from engine.store.digest import digest_json
 from generators.backends.protocol import Answer, Failure, Usage
 from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.pacing import Pace
-from generators.backends.server.settings import ServerSettings
+from generators.backends.server.settings import ServerSettings, client_of
 
 LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more
 STALLED = "no answer in time"
@@ -261,18 +260,6 @@ class Delivery:
         # One retry loop, ours: it knows the pace and the budget.
         self._client = openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=None)
         self._pace = Pace(self.server.concurrency)
-
-
-def client_of(server: ServerSettings) -> tuple[str, str | None]:
-    """The key and the base URL for the official client.
-
-    Raises:
-        UserError: there is no key, and no server that could do without.
-    """
-    key, url = os.environ.get(server.key), server.url or os.environ.get("OPENAI_BASE_URL")
-    if not key and not url:
-        raise UserError(f"no key: set ${server.key}, or `url` to a server that needs none.")
-    return key or "none", url
 
 
 def check_budget(server: ServerSettings, tokens_in: int, tokens_out: int) -> None:
