@@ -11,7 +11,7 @@ from rich.table import Table
 
 from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS
-from engine.view.removed import examples, largest_clusters
+from engine.view.removed import examples, largest_clusters, rows_seen
 from engine.view.rows import print_row, quote, shorten
 
 
@@ -55,9 +55,11 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
     console.print(facts)
     lost = sum(manifest["rejected"].values())
     if lost:
-        share = lost / max(1, lost + artifact.rows)
-        console.print(f"\n[bold]{lost:,} rows did not make it[/] ({share:.1%}, {manifest['failed']:,} of them failed):")
-        _print_removed(console, artifact, lost + artifact.rows)
+        seen = rows_seen(artifact)
+        share = f"{lost / seen:.1%} of {seen:,}, " if seen else ""
+        what = "1 row" if lost == 1 else f"{lost:,} rows"
+        console.print(f"\n[bold]{what} did not make it[/] ({share}{manifest['failed']:,} of them failed):")
+        _print_removed(console, artifact, seen)
     table = artifact.rejected() if rejected else _head(artifact, rows)
     if table is None:
         return
@@ -71,11 +73,12 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
             print_row(console, artifact.kind, row)
 
 
-def _print_removed(console: Any, artifact: Artifact, total: int) -> None:
+def _print_removed(console: Any, artifact: Artifact, seen: int | None) -> None:
     """Each reason with its count, and examples of it beside what they are held against."""
     for reason, shown in examples(artifact).items():
         count = artifact.manifest["rejected"][reason]
-        console.print(f"  {count:>9,}  [yellow]{reason}[/]  [dim]{count / total:.1%}[/]", highlight=False)
+        share = f"  [dim]{count / seen:.1%}[/]" if seen else ""
+        console.print(f"  {count:>9,}  [yellow]{reason}[/]{share}", highlight=False)
         for example in shown:
             detail = f"({example.row['detail']}) " if example.row.get("detail") else ""
             console.print(f"             {detail}{quote(example.row, 110)}", markup=False, highlight=False)

@@ -36,6 +36,7 @@ class Corpus(Stage):
     phase = "generation"
     work = "generators.corpus.work:make"
     random = True
+    version = 2
 
     documents: int = Field(ge=1, description="How many documents to make.")
     records: int = Field(1, ge=1, description="Records drawn for a document, each at most once.")

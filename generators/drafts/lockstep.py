@@ -14,7 +14,8 @@ from typing import Any
 from generators.backends import json_answers
 from generators.backends.local_model import Local
 from generators.backends.protocol import Answer, Backend, Failure
-from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected
+from generators.drafts.content import fault
+from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected, Unusable
 from generators.rules.sandbox import Outcome, run_all
 
 
@@ -47,9 +48,10 @@ def carry(backend: Backend, drafts: Sequence[tuple[int, Draft]], derive: Callabl
     replies: list[Answer | Failure | Outcome | None] = [None] * len(going)
     ended = list[Line]()
     while going:
-        steps = list[tuple[Line, Query | Execution]]()
+        steps, useless = list[tuple[Line, Query | Execution]](), list[Answer]()
         for line, reply in zip(going, replies, strict=True):
-            _step(line, reply, steps, ended)
+            _step(line, reply, steps, ended, useless)
+        backend.forget(useless)
         going = [line for line, _ in steps]
         queries = [(index, line, step) for index, (line, step) in enumerate(steps) if isinstance(step, Query)]
         for _, line, step in queries:
@@ -70,26 +72,50 @@ def carry(backend: Backend, drafts: Sequence[tuple[int, Draft]], derive: Callabl
     return sorted(ended, key=lambda line: line.path)
 
 
-def _step(line: Line, reply: Any, steps: list[tuple[Line, Query | Execution]], ended: list[Line]) -> None:
-    """Let a draft go on to its next step, its end, or the drafts it ends in."""
+def _step(
+    line: Line, reply: Any, steps: list[tuple[Line, Query | Execution]], ended: list[Line], useless: list[Answer]
+) -> None:
+    """Let a draft go on to its next step, its end, or the drafts it ends in; `useless` takes an answer that was none."""
     try:
         if isinstance(reply, Failure):
             line.draft.close()
             raise Rejected(reply.reason, reply.detail, failed=True)
-        steps.append((line, next(line.draft) if reply is None else line.draft.send(reply)))
-    except StopIteration as end:
-        made: Made | Sequence[Draft] = end.value
+        if isinstance(reply, Answer) and (refused := reply.refused):
+            line.draft.close()
+            raise Rejected(refused.reason, refused.detail)
+        try:
+            steps.append((line, next(line.draft) if reply is None else line.draft.send(reply)))
+            return
+        except StopIteration as end:
+            made: Made | Sequence[Draft] = end.value
         if isinstance(made, Made):
+            check_answers(made)
             line.result = made
             ended.append(line)
             return
         for place, draft in enumerate(made):
             tokens = (0, 0) if place else line.tokens
             child = Line((*line.path, place), draft, list(line.seeds), list(line.templates), tokens)
-            _step(child, None, steps, ended)
+            _step(child, None, steps, ended, useless)
     except Rejected as error:
+        if isinstance(error, Unusable) and isinstance(reply, Answer):
+            useless.append(reply)
         line.result = error
         ended.append(line)
+
+
+def check_answers(made: Made) -> None:
+    """Look whether every answer in a row says something, and something else than it was asked.
+
+    Raises:
+        Unusable: one does not.
+    """
+    asked = ""
+    for message in made.messages:
+        if message["role"] != "assistant":
+            asked = message["content"]
+        elif not message.get("tool_calls") and (found := fault(message["content"], asked)):
+            raise Unusable(*found)
 
 
 def _answers(backend: Backend, queries: Sequence[Query], seeds: Sequence[int]) -> list[Answer | Failure]:

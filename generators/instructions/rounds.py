@@ -24,6 +24,7 @@ from generators.backends.open import open_backend
 from generators.backends.protocol import Backend, Sampling
 from generators.drafts.drafts import Made, Rejected
 from generators.drafts.lockstep import carry
+from generators.instructions.advice import advice
 from generators.instructions.method import Method, Seed, World
 from generators.instructions.novelty import EarlierTexts
 from generators.instructions.novelty_rule import Novelty
@@ -63,7 +64,7 @@ def synthesize(stage: Instructions, job: Job, method: Method) -> None:
         if count is None:
             raise UserError("how many? This method has no end of its own: give `count`.")
         made, stopped = _rounds(stage, job, method, count, world, backend, model, finished)
-    _summarize(job, stage, count, world, made, stopped)
+    _summarize(job, stage, method, count, world, made, stopped)
 
 
 def _rounds(
@@ -117,7 +118,7 @@ def _rounds(
 def _row(job: Job, path: tuple[int, ...], result: Any, facts: dict[str, Any]) -> dict[str, Any]:
     if isinstance(result, Rejected):
         one = row_id("Conversation", job.seed, str(path), result.reason, result.detail)
-        row = {"id": one, "parents": [], "metadata": json.dumps(facts, sort_keys=True)}
+        row = {"id": one, "parents": [], "metadata": json.dumps({**facts, **result.facts}, sort_keys=True)}
         return _refused(row, result.reason, result.detail, result.failed)
     assert isinstance(result, Made)
     return {
@@ -166,8 +167,10 @@ def _remember(job: Job, world: World, name: str) -> None:
         world.known.add(world.made[-1]["metadata"]["key"], row["id"])
 
 
-def _summarize(job: Job, stage: Instructions, count: int, world: World, made: int, stopped: str) -> None:
-    """The summary; and, where rows are missing, what became of the drafts."""
+def _summarize(
+    job: Job, stage: Instructions, method: Method, count: int, world: World, made: int, stopped: str
+) -> None:
+    """The summary; and, where rows are missing, what became of the drafts and what to change."""
     reasons: Counter[str] = Counter()
     spent: Counter[str] = Counter()
     drafts = [row["metadata"] for row in world.made]
@@ -180,12 +183,18 @@ def _summarize(job: Job, stage: Instructions, count: int, world: World, made: in
     delivered = len(world.made)
     facts: dict[str, Any] = {"asked": count, "delivered": delivered, "drafts": made, **spent,
                              "reasons": dict(sorted(reasons.items()))}  # fmt: skip
+    scores = Counter[int](one["score"] for one in drafts if "score" in one)
+    if scores:
+        facts["scores"] = {str(score): times for score, times in sorted(scores.items())}
     if delivered < count:
         causes = ", ".join(f"{times} {reason}" for reason, times in reasons.most_common()) or "none was rejected"
         why = {
             "exhausted": "every input was used",
             "tries": f"`tries: {stage.tries:g}` allows no more drafts",
         }[stopped]
-        facts["shortfall"] = f"{count - delivered} of {count} are missing: {why} after {made} drafts ({causes})."
+        facts["shortfall"] = (
+            f"{count - delivered} of {count} are missing: {why} after {made} drafts ({causes}). "
+            f"{advice(reasons, scores, getattr(method, 'threshold', None))}"
+        ).strip()
         job.say(facts["shortfall"])
     job.summary(**facts)

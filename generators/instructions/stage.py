@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
+from generators.drafts.content import CONTENT
 from generators.instructions.methods.backtranslation import Backtranslation
 from generators.instructions.methods.code import Code
 from generators.instructions.methods.constitutional import Constitutional
@@ -135,6 +136,8 @@ class Instructions(Stage):
             identity["server"] = self.server.identity()
         if isinstance(self.method, Mathematics):  # its votes are counted by which answers are equal
             identity["equality"] = EQUALITY
+        if self.method:
+            identity["content"] = CONTENT
         return {name: value for name, value in identity.items() if name not in dropped}
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
