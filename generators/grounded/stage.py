@@ -31,6 +31,7 @@ class Grounded(Stage):
     phase = "generation"
     work = "generators.grounded.work:answer"
     random = True
+    version = 2
 
     k: int = Field(4, ge=1, description="Passages shown with a question.")
     words: int = Field(150, ge=1, description="Words of a passage.")

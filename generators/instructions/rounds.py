@@ -148,6 +148,10 @@ def _rows(job: Job, port: str) -> list[Seed]:
                 messages, answer = row["prompt"], row["completion"][-1]["content"]
             else:
                 messages, answer = prompt_of(row)
+                if answer is None and len(row.get("messages") or []) > len(messages):
+                    answer = row["messages"][len(messages)][
+                        "content"
+                    ]  # a model's: no reference, but what to go on from
                 values = {**values, "reference": row.get("reference")}
             asked = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
             rows.append(Seed(row["id"], asked, answer or "", messages, values))

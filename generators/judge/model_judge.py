@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from engine.stage.job import Job, part_name
+from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS, row_id
 from generators.backends import json_answers
-from generators.backends.protocol import Answer, Backend, Failure, Sampling
+from generators.backends.protocol import Backend, Failure, Sampling
 from generators.judge import agreement_with_people
+from generators.judge.distribution import distributions
 from generators.text.templates import template
 
 ASPECTS = {
@@ -43,6 +46,10 @@ GRADE = {
     "required": ["preference"],
     "additionalProperties": False,
 }
+
+
+# Columns of grounded candidates that the templates may use beside those of every candidate.
+GROUNDED = ("passages", "retrieved", "cited")
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,8 @@ class JudgeQuestion:
 def groups(job: Job, prompts: int, tag: str) -> list[tuple[str, list[list[dict[str, Any]]]]]:
     """Partitions that are not committed yet: name, and the candidates of each of its prompts together."""
     by_prompt: dict[str, list[dict[str, Any]]] = {}
-    columns = ["id", "prompt_id", "prompt", "completion", "reference", "model"]
     for artifact in job.all("candidates"):
-        for row in artifact.to_table(columns).to_pylist():
+        for row in _rows(artifact):
             by_prompt.setdefault(row["prompt_id"], []).append(row)
     done, cut = job.committed(), list[tuple[str, list[list[dict[str, Any]]]]]()
     ordered = list(by_prompt.values())
@@ -106,13 +112,33 @@ def groups(job: Job, prompts: int, tag: str) -> list[tuple[str, list[list[dict[s
     return cut
 
 
+def _rows(artifact: Artifact) -> Iterator[dict[str, Any]]:
+    """What a judge sees of candidates: of grounded ones also the texts they were written from, and where those stand."""
+    columns = ["id", "prompt_id", "prompt", "completion", "reference", "model"]
+    for name in artifact.parts():
+        with artifact.parquet(name) as file:
+            there = set(file.schema_arrow.names)
+        grounded = [one for one in GROUNDED if one in there]
+        for row in artifact.read_table(name, [*columns, *grounded]).to_pylist():
+            given = {one: row.get(one) or [] for one in GROUNDED}
+            yield {**row, **{one: [value] if isinstance(value, str) else value for one, value in given.items()}}
+
+
+def _passages(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[str]]:
+    """The passages of two answers: once where only one has any, or both the same; else each beside its answer."""
+    one, other = first["passages"], second["passages"]
+    if not one or not other or one == other:
+        return {"passages": one or other, "first_passages": [], "second_passages": []}
+    return {"passages": [], "first_passages": one, "second_passages": other}
+
+
 def ask(
     backend: Backend, questions: Sequence[JudgeQuestion], sampling: Sampling, schema: dict[str, Any]
 ) -> list[dict[str, Any] | Failure]:
     """What the judge says to each question, as JSON that follows the schema."""
     conversations = [[{"role": "user", "content": question.text}] for question in questions]
     answers, _ = json_answers.complete(backend, conversations, sampling, [q.seed for q in questions], schema)
-    return [json.loads(answer.text) if isinstance(answer, Answer) else answer for answer in answers]
+    return [answer if isinstance(answer, Failure) else answer.refused or json.loads(answer.text) for answer in answers]
 
 
 def compare(job: Job, backend: Backend, judge: str, sampling: Sampling, comparison: Comparison, partition: int) -> None:
@@ -131,6 +157,7 @@ def compare(job: Job, backend: Backend, judge: str, sampling: Sampling, comparis
                 text = asked.render({
                     "prompt": one["prompt"], "criteria": criteria,
                     "first": first["completion"][-1]["content"], "second": second["completion"][-1]["content"],
+                    **_passages(first, second),
                 })  # fmt: skip
                 ids = (first["id"], second["id"])
                 questions.append(JudgeQuestion(ids, text, job.derive("judge", *ids)))
@@ -161,7 +188,7 @@ def verdict(shown_first: str, shown_second: str) -> float:
 
 
 def report(job: Job, against: str | None) -> dict[str, Any]:
-    """What the verdicts come to: position bias, win rates, and where people ranked the same answers, agreement_with_people.
+    """What the verdicts come to: how scores are spread, position bias, win rates, and where people ranked the same answers, agreement_with_people.
 
     `order_decided` is the share of pairs in which the same place won in both orders, `first_preferred` that of the
     first place: 0 is none, 1 is a judge that always takes the first.
@@ -189,6 +216,9 @@ def report(job: Job, against: str | None) -> dict[str, Any]:
             if row["model"] != against:
                 won.setdefault(row["model"], {}).setdefault(prompts[row["subject"]], []).append(row["value"])
     facts: dict[str, Any] = {}
+    if scored:
+        flat = [{"metric": metric, "value": value} for metric, values in scored.items() for value in values.values()]
+        facts["scores"] = distributions(pl.DataFrame(flat))
     if pairs:
         facts |= {"order_decided": same / pairs, "first_preferred": first / pairs}
         if len(won) > 1 or against:

@@ -21,7 +21,7 @@ class Judge(Stage):
     A rule is a Polars SQL expression that gives true or false or a number.
 
     A rule sees `completion` (text), `reference`, `prompt` (the last thing the user said), `length` (tokens) and
-    `finish_reason`. Where it is null there is no verdict. People's rankings of the same candidates calibrate the judge.
+    `finish_reason`. Where it is null there is no verdict. Of grounded answers a model sees the passages. People's rankings of the same candidates calibrate the judge.
     """
 
     takes = {
@@ -33,6 +33,7 @@ class Judge(Stage):
     phase = "generation"
     work = "generators.judge.work:judge"
     random = True
+    version = 2
 
     rules: dict[str, str] = Field({}, description="Metric -> expression.")
     verifiers: list[Verifier] = Field([], description="code: passes the tests in `reference`; mathematics: its answer.")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from engine.errors import UserError, nearest
 from engine.stage.job import Job
@@ -16,13 +19,24 @@ from generators.judge.stage import Judge
 from generators.rules.answer_columns import readable, score
 from generators.rules.verify import verify
 
+LOST = ["id", "parents", "prompt", "completion", "model"]
+WHY = {"length": " (it counts `token_ids`, which this answer does not have)"}
+
 
 def judge(stage: Judge, job: Job) -> None:
     """Commit verdicts by rules and verifiers, then those of a model."""
     if stage.rules or stage.verifiers:
         _by_rules(stage, job)
-    if not (stage.pairwise or stage.rubric):
-        return
+    if stage.pairwise or stage.rubric:
+        _by_model(stage, job)
+    facts = model_judge.report(job, stage.against)
+    for metric, told in facts.get("scores", {}).items():
+        if told["answers"] > 1 and told["least"] == told["most"]:
+            job.say(f"`{metric}` is {told['most']:g} for all {told['answers']} answers: it does not tell them apart.")
+    job.summary(**facts)
+
+
+def _by_model(stage: Judge, job: Job) -> None:
     backend, name = open_backend(job, stage.server, dtype="auto")
     sampling = Sampling(stage.temperature, max_tokens=stage.max_tokens, logprobs=False)
     with contextlib.closing(backend):
@@ -34,7 +48,6 @@ def judge(stage: Judge, job: Job) -> None:
         if stage.rubric:
             aspects = model_judge.ASPECTS if stage.rubric is True else stage.rubric
             model_judge.rate(job, backend, name, sampling, aspects, stage.partition)
-    job.summary(**model_judge.report(job, stage.against))
 
 
 def _check_against(job: Job, model: str) -> None:
@@ -68,5 +81,20 @@ def _by_rules(stage: Judge, job: Job) -> None:
         part.commit(
             verdicts.with_columns(
                 pl.Series("id", ids, pl.String), pl.concat_list("subject").alias("parents")
-            ).to_arrow()
+            ).to_arrow(),
+            _without(stage, part.table, seen, set(verdicts["subject"])),
         )
+
+
+def _without(stage: Judge, candidates: pa.Table, seen: pl.DataFrame, judged: set[str]) -> pa.Table | None:
+    """The candidates that no rule and no verifier gives a value, and what is null about them."""
+    used = {name for name in seen.columns for rule in stage.rules.values() if re.search(rf"\b{name}\b", rule, re.I)}
+    used |= {"reference"} if stage.verifiers else set()
+    rejected = list[dict[str, Any]]()
+    for row, values in zip(candidates.select(LOST).to_pylist(), seen.iter_rows(named=True), strict=True):
+        if row["id"] not in judged:
+            null = [f"`{name}` is null{WHY.get(name, '')}" for name in sorted(used) if values[name] is None]
+            metrics = ", ".join(f"`{name}`" for name in [*stage.rules, *stage.verifiers])
+            detail = f"{metrics} gives it no value" + (f": {', '.join(null)}" if null else "")
+            rejected.append({**row, "reason": "no_verdict", "detail": detail, "failed": False})
+    return pa.Table.from_pylist(rejected) if rejected else None

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from engine.errors import UserError
+from engine.errors import StageFailed, UserError
 from generators.judge.stage import Judge
 from generators.rules.answer_columns import COLUMNS, score
 
@@ -84,3 +84,20 @@ def test_what_is_for_pairs_needs_pairs() -> None:
         Judge.model_validate({"rules": RULES, "graded": True})
     stage = Judge.model_validate({"rules": RULES})
     assert Judge.model_validate(stage.model_dump(mode="json")) == stage  # how a worker gets it
+
+
+def test_how_values_are_spread_and_what_has_none(given: Any, build: Any) -> None:
+    own = [{**row, "token_ids": None} if i < 3 else row for i, row in enumerate(CANDIDATES)]
+    made = build(Judge, {"candidates": given("Candidate", own)}, rules={"utility": "length"})
+    assert made.manifest["rejected"] == {"no_verdict": 3} and made.rows == 1
+    lost = made.rejected().to_pylist()
+    assert {row["id"] for row in lost} == {row["id"] for row in own[:3]}
+    assert {row["detail"] for row in lost} == {
+        "`utility` gives it no value: `length` is null (it counts `token_ids`, which this answer does not have)"
+    }
+    with pytest.raises(StageFailed, match=r"no row came out: no_verdict \(3\)\."):
+        build(Judge, {"candidates": given("Candidate", own[:3])}, rules={"utility": "length"})
+    scores = build(Judge, {"candidates": given("Candidate", CANDIDATES)}, rules=RULES).manifest["summary"]["scores"]
+    assert scores["length"]["counts"] == {"1": 1, "3": 1, "5": 1, "9": 1}
+    assert [scores["length"][name] for name in ("mean", "least", "median", "most")] == [4.5, 1, 4, 9]
+    assert scores["cut"]["counts"] == {"0": 3, "1": 1} and scores["short"]["answers"] == 2
