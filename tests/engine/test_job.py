@@ -8,7 +8,9 @@ import pyarrow as pa
 import pytest
 
 from engine.errors import StageFailed
+from engine.stage.job import Job
 from engine.stage.stage import Stage, port
+from engine.store.store import Store
 from engine.view.show import print_artifact
 
 
@@ -79,3 +81,14 @@ def test_nothing_made_of_something_is_not_nothing_that_came_in(given: Any, build
         build(Silent, {"documents": given("Document", DOCS)})
     with pytest.raises(StageFailed, match="no row came out: nothing came in"):
         build(Silent, {})
+
+
+def test_what_was_spent_is_added_up_and_outlives_a_kill(store: Store) -> None:
+    events = list[dict[str, Any]]()
+    job = Job(store, "asks-1", "Document", {}, 0, emit=events.append)
+    job.spend("a", tokens_in=10, tokens_out=2, cost=0.5)
+    job.spend("b", tokens_in=5, tokens_out=1, cost=0.0)
+    job.spend("a", tokens_in=20, tokens_out=4, cost=1.0)  # in all, not since the last time
+    assert events[-1] == {"event": "tokens", "in": 25, "out": 5, "cost": 1.0}
+    assert Job(store, "asks-1", "Document", {}, 0).spent == job.spent
+    assert Job(store, "asks-2", "Document", {}, 0).spent == {}
