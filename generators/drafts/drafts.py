@@ -82,7 +82,15 @@ class Rejected(Exception):
 
 
 class Unusable(Rejected):
-    """The last answer is none: nothing in it, an echo, a loop, not in the form asked for. It is not kept: the next run asks again."""
+    """An answer is none: nothing in it, an echo, a loop, not in the form asked for. It is not kept: the next run asks again.
+
+    Args:
+        answers: which; without any, the last one.
+    """
+
+    def __init__(self, reason: str, detail: str = "", answers: Sequence[Answer] = ()) -> None:
+        super().__init__(reason, detail)
+        self.answers = list(answers)
 
 
 Reply: TypeAlias = Any  # an Answer to a Query, an Outcome to an Execution

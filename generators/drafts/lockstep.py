@@ -98,8 +98,8 @@ def _step(
             child = Line((*line.path, place), draft, list(line.seeds), list(line.templates), tokens)
             _step(child, None, steps, ended, useless)
     except Rejected as error:
-        if isinstance(error, Unusable) and isinstance(reply, Answer):
-            useless.append(reply)
+        if isinstance(error, Unusable):
+            useless += error.answers or ([reply] if isinstance(reply, Answer) else [])
         line.result = error
         ended.append(line)
 

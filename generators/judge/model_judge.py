@@ -21,7 +21,7 @@ from engine.stage.job import Job, part_name
 from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS, row_id
 from generators.backends import json_answers
-from generators.backends.protocol import Backend, Failure, Sampling
+from generators.backends.protocol import REFUSED, Backend, Failure, Sampling
 from generators.judge import agreement_with_people
 from generators.judge.distribution import distributions
 from generators.text.templates import template
@@ -162,7 +162,7 @@ def compare(job: Job, backend: Backend, judge: str, sampling: Sampling, comparis
                 ids = (first["id"], second["id"])
                 questions.append(JudgeQuestion(ids, text, job.derive("judge", *ids)))
         said = ask(backend, questions, sampling, GRADE if comparison.graded else WINNER)
-        kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
+        kept, rejected = list[dict[str, Any]](), [row for group in chunk for row in _unpaired(comparison, group)]
         for (one, other), forth, back in zip(pairs, said[::2], said[1::2], strict=True):
             if failure := next((answer for answer in (forth, back) if isinstance(answer, Failure)), None):
                 rejected.append(_failed((one["id"], other["id"]), failure))
@@ -297,7 +297,20 @@ def _verdict(
 
 def _failed(subjects: tuple[str, ...], failure: Failure) -> dict[str, Any]:
     return {"id": row_id("Verdict", *subjects), "parents": list(subjects), "reason": failure.reason,
-            "detail": failure.detail, "failed": True}  # fmt: skip
+            "detail": failure.detail, "failed": failure.reason not in REFUSED}  # fmt: skip
+
+
+def _unpaired(comparison: Comparison, group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answers to a prompt that gives no pair."""
+    if comparison.pairs(group):
+        return []
+    detail = "the prompt has one answer, and a pair needs two"
+    if comparison.against is not None:
+        detail = f"the prompt has no answer of `{comparison.against}` beside another model's"
+    return [
+        {"id": row_id("Verdict", row["id"]), "parents": [row["id"]], "reason": "no_pair", "detail": detail,
+         "failed": False} for row in group
+    ]  # fmt: skip
 
 
 def _commit(job: Job, name: str, kept: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> None:

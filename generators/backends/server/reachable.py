@@ -33,7 +33,10 @@ def check_servers(known: Preflight, *servers: ServerSettings | None) -> None:
 def _check(server: ServerSettings, known: Preflight) -> None:
     key, url = client_of(server)
     url = (url or OFFICIAL).rstrip("/")
-    place = shown(url)
+    try:
+        place = shown(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise UserError(f"`url` is no URL: {error}. Expected e.g. http://127.0.0.1:8000/v1.") from None
     status, body = _get(f"{url}/models", key, place)
     if status in (401, 403):
         raise UserError(

@@ -62,6 +62,8 @@ def test_nobody_there(nowhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(UserError, match=r"no key: set \$MY_KEY"):
         check(key="MY_KEY")
+    with pytest.raises(UserError, match=r"`url` is no URL: .* Expected e\.g\. http"):
+        check(url="http://[::1/v1")
     for odd in ("127.0.0.1:8000/v1", "ftp://127.0.0.1/v1", "http://127.0.0.1:99999/v1", "http://"):
         with pytest.raises(UserError, match="nothing answers at"):
             check(url=odd)
