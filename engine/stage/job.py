@@ -166,7 +166,7 @@ class Job:
         return self.store.scratch(self.artifact)
 
     @cached_property
-    def spent(self) -> dict[str, dict[str, float]]:
+    def spent(self) -> dict[str, dict[str, Any]]:
         """What was spent so far, by whoever answers (`spend`). Kept with the timings, outside the digest."""
         file = self.scratch / SPENT
         return json.loads(file.read_text()) if file.exists() else {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from engine.stage.job import AMOUNTS
 from engine.store.artifact import Artifact
 
-Spending = dict[str, float]
+Spending = Mapping[str, float]
 
 
 def spending(artifacts: Iterable[Artifact]) -> Spending:

@@ -39,7 +39,7 @@ class AnswersCache:
 
     def get(self, request: str) -> Answer | None:
         row = self._db.execute("SELECT answer FROM answers WHERE request = ?", (request,)).fetchone()
-        return Answer(**{**json.loads(row[0]), "request": request}) if row else None
+        return replace(Answer(**json.loads(row[0])), request=request) if row else None
 
     def put(self, request: str, result: Answer | Failure) -> Answer | Failure:
         """Count what came, and keep it if there is anything in it. Returns it, with what it is kept under."""

@@ -139,6 +139,7 @@ class Delivery:
                 return self._keep(digest, result)
             if self._deaths[digest] >= KILLS:
                 return None
+            assert isinstance(result, Failure)
             problem = result.detail
             stalls += problem == STALLED
             self.retries += 1
