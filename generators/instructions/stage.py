@@ -18,7 +18,9 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
+from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
+from generators.drafts.content import CONTENT
 from generators.instructions.method import Method
 from generators.instructions.methods.backtranslation import Backtranslation
 from generators.instructions.methods.code import Code
@@ -134,6 +136,9 @@ class Instructions(Stage):
             raise ValueError(f"`per_record: {self.per_record}` asks for more than the {pairs} pairs of templates")
         return self
 
+    def asks(self) -> bool:
+        return self.server is not None
+
     def identity(self) -> dict[str, Any]:
         identity = super().identity()
         dropped = [*SYNTHESIS, "method"] if self.method is None else TEMPLATES
@@ -144,6 +149,7 @@ class Instructions(Stage):
         if isinstance(self.method, Mathematics):  # its votes are counted by which answers are equal
             identity["equality"] = EQUALITY
         if self.method is not None:
+            identity["content"] = CONTENT
             identity.pop("template")
             identity |= own_templates.identity(self.template, self.prompts())
         return {name: value for name, value in identity.items() if name not in dropped}
@@ -160,6 +166,7 @@ class Instructions(Stage):
 
         self.prompt_templates(known.base)
         check_records([one for group in self.record_templates().values() for one in group], known)
+        check_servers(known, self.server)
 
     def record_templates(self) -> dict[str, list[Template]]:
         """What is rendered from a record where there is no method, by what it becomes."""
