@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, TokenType
 from jinja2 import TemplateError
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -145,17 +145,31 @@ def _model(file: Path, header: GGUFReader) -> Any:
 
 def _tokenizer(file: Path, header: GGUFReader) -> PreTrainedTokenizerFast:
     read_tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    if _value(header, "tokenizer.ggml.model") != "gpt2":
-        return read_tokenizer
+    backend: Any = read_tokenizer.backend_tokenizer
     tokens: list[str] = _value(header, "tokenizer.ggml.tokens")
-    kinds: list[int] = _value(header, "tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
-    backend = _with_control_tokens(read_tokenizer.backend_tokenizer, tokens, kinds)
-    pretokenizers.put(backend, _value(header, "tokenizer.ggml.pre") or "gpt-2")
+    plain = isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace)  # SentencePiece's, as Llama 2 has it
+    if _value(header, "tokenizer.ggml.model") == "gpt2":
+        kinds: list[int] = _value(header, "tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
+        backend = _with_control_tokens(backend, tokens, kinds)
+        pretokenizers.put(backend, _value(header, "tokenizer.ggml.pre") or "gpt-2")
+    elif not plain:
+        return read_tokenizer
+    else:  # transformers' own puts no space before a text that begins with one; llama.cpp and the published files do
+        before = _value(header, "tokenizer.ggml.add_space_prefix") is not False
+        first, strip = ([normalizers.Prepend("▁")], [decoders.Strip(" ", 1, 0)]) if before else ([], [])
+        backend.pre_tokenizer = None
+        backend.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", "▁")])
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+        )
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     ids = {name: _value(header, f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
-    bos = tokens[ids["bos"]] if ids["bos"] is not None else None
-    if bos and _value(header, "tokenizer.ggml.add_bos_token"):
-        backend.post_processor = TemplateProcessing(single=[bos, "$A"], pair=[bos, "$A", "$B"], special_tokens=[(bos, ids["bos"])])  # pyright: ignore # fmt: skip
+    bos, begins = tokens[ids["bos"] or 0], _value(header, "tokenizer.ggml.add_bos_token")
+    backend.post_processor = (
+        TemplateProcessing(single=[bos, "$A"], pair=[bos, "$A", "$B"], special_tokens=[(bos, ids["bos"])])
+        if ids["bos"] is not None and (plain if begins is None else begins)
+        else None
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         clean_up_tokenization_spaces=False,
