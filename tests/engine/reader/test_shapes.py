@@ -245,3 +245,14 @@ def test_a_tool_call_far_down_widens_all_parts(bring: Any, tmp_path: Path, monke
     assert (
         spoken(read[5]["messages"])[1]["tool_calls"] == CALL and read[5]["split"] == "test" and read[0]["split"] is None
     )
+
+
+def test_documents_with_numbers_for_ids_are_deduplicated(bring: Any, build: Any, tmp_path: Path) -> None:
+    text = "the quick brown fox jumps over the lazy dog and then sleeps for the rest of a long afternoon"
+    pq.write_table(
+        pa.table({"id": [11, 12, 13], "text": [text, text, text.upper() + " or so, another day"]}),
+        tmp_path / "c.parquet",
+    )
+    made = build("dedup", {"documents": bring("c.parquet", "Document")})
+    assert made.to_table()["id"].to_pylist()[0] == "11" and made.rows == 2
+    assert [row["id"] for row in made.rejected().to_pylist()] == ["12"]
