@@ -104,6 +104,6 @@ def _copy_rows(artifact: Artifact, fs: Any, root: str) -> None:
         holding = [name for name in artifact.parts() if splits[split].get(name)]
         for index, name in enumerate(holding):
             table: pa.Table = artifact.read_table(name)
-            rows = table.filter(pc.equal(table.column("split"), split))
+            rows = table.filter(pc.field("split") == split)
             with fs.open(f"{root}/data/{split}-{index:05d}-of-{len(holding):05d}.parquet", "wb") as opened:
                 pq.write_table(rows, opened)

@@ -105,10 +105,10 @@ def text(value: Any, column: str, *, structured: bool = False) -> str | None:
                 made = value.decode()
             except UnicodeDecodeError as error:
                 raise Unfit("invalid_utf8", column, f"byte 0x{value[error.start]:02x} at {error.start}") from None
-        case (
-            int() | float() | Decimal() | datetime.datetime() | datetime.date() | datetime.time() | datetime.timedelta()
-        ):
-            made = value.isoformat() if hasattr(value, "isoformat") else str(value)
+        case datetime.datetime() | datetime.date() | datetime.time():
+            made = value.isoformat()
+        case int() | float() | Decimal() | datetime.timedelta():
+            made = str(value)
         case list() | tuple() | dict() if structured:
             made = spelled(value)
         case _:
