@@ -14,13 +14,12 @@ from typing import Any, cast
 
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, TokenType
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.errors import UserError
-from generators.text.prompts import between
+from generators.text.chat_template import ChatTemplate
 from training.models.gguf import pretokenizers, rotary
 from training.models.load import quiet
 
@@ -191,11 +190,11 @@ def _end_turns(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     if not tokenizer.chat_template:
         return
     try:
-        after = between(tokenizer, [], "?")
-    except (UserError, TemplateError, TypeError):  # a template that wants other turns than these
+        end = ChatTemplate(tokenizer).end
+    except UserError:  # no Jinja
         return
-    stated = tokenizer.eos_token_id
-    if after and after[0] in tokenizer.added_tokens_decoder and after[0] != stated:
-        tokenizer.eos_token = str(tokenizer.convert_ids_to_tokens(after[0]))
-        model.config.eos_token_id = after[0]
-        model.generation_config.eos_token_id = [after[0]] + ([stated] if isinstance(stated, int) else [])
+    stated, found = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(end)
+    if isinstance(found, int) and found in tokenizer.added_tokens_decoder and found != stated:
+        tokenizer.eos_token = end
+        model.config.eos_token_id = found
+        model.generation_config.eos_token_id = [found] + ([stated] if isinstance(stated, int) else [])
