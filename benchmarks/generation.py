@@ -39,7 +39,8 @@ from generators.backends.local_model import Local
 from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Backend, Completion, Sampling
 from generators.candidates.stage import Candidates
-from generators.text.prompts import encode_prompt, load_tokenizer
+from generators.text.chat_template import ChatTemplate
+from generators.text.prompts import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 N, MAX_TOKENS, PARTITION = 4, 128, 512
@@ -147,7 +148,7 @@ def against_engines(store: Store, folder: Path, count: int) -> dict[str, Any]:
 
     for turn in range(TURNS):
         prompts = carry_out(store, "made", Made.model_validate({"count": per_turn, "first": turn * per_turn}), {})
-        ids = [encode_prompt(tokenizer, row["prompt"]) for row in prompts.to_table().to_pylist()]
+        ids = [ChatTemplate(tokenizer).prompt(row["prompt"]) for row in prompts.to_table().to_pylist()]
         if not turn:
             for warm in (engine, bare):
                 warm.generate(ids[:8], Sampling(max_tokens=8), range(8))

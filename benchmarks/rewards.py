@@ -56,6 +56,7 @@ Floats = NDArray[np.float64]
 def rankings(quick: bool) -> list[Claim]:
     import torch
 
+    from generators.text.chat_template import learning
     from training.models.answers import encode_all
     from training.reward.model import RewardModel
     from training.reward.reward_stage import Reward
@@ -90,7 +91,7 @@ def rankings(quick: bool) -> list[Claim]:
         a = [world.answer() for _ in range(20_000)]
         b = [world.answer() for _ in range(20_000)]
         texts = [" ".join(f"w{word}" for word in answer) for answer in [*a, *b]]
-        scores = reward.score(encode_all(tokenizer, user("w0"), texts)).double().numpy()
+        scores = reward.score(encode_all(learning(tokenizer), user("w0"), texts)).double().numpy()
         difference = scores[: len(a)] - scores[len(a) :]
         truth = np.array([world.worth[x].sum() - world.worth[y].sum() for x, y in zip(a, b, strict=True)])
         p = 1 / (1 + np.exp(-truth))

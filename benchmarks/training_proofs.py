@@ -32,7 +32,7 @@ from engine.store.artifact import Artifact
 from engine.store.digest import digest_json
 from engine.store.schema import row_id
 from engine.store.store import Store
-from generators.text.prompts import encode_prompt
+from generators.text.chat_template import ChatTemplate
 from tests.training import killed, tiny
 from training.hardware import memory
 from training.pretrain.stage import Pretrain
@@ -335,7 +335,7 @@ def adapters(store: Store, folder: Path, serve: bool) -> tuple[dict[str, Any], C
         claim("LoRA: merged logits against unmerged, greatest difference", differ, 1e-5, differ < 1e-5),
     ]
     tokenizer = AutoTokenizer.from_pretrained(adapter.location)
-    prompts = [encode_prompt(tokenizer, [{"role": "user", "content": question}]) for question, _ in turns]
+    prompts = [ChatTemplate(tokenizer).prompt([{"role": "user", "content": question}]) for question, _ in turns]
     names = (
         "LoRA: vllm serves the adapter unmerged, same greedy tokens",
         "`vllm serve` of a model artifact by path, same greedy tokens",

@@ -15,7 +15,7 @@ import pytest
 from engine.execution.worker import carry_out
 from engine.stage.stage import Stage, load
 from engine.store.artifact import Artifact
-from engine.store.schema import conform
+from engine.store.schema import Messages, ToolMessages, conform, wide
 from engine.store.store import Store
 
 # Some fifty processes that these tests start import torch or vLLM. Compiled once, that takes half as long.
@@ -76,7 +76,9 @@ def given(store: Store) -> Callable[[str, list[dict[str, Any]]], Artifact]:
         tag = digest_json([kind, rows])
         schema = __import__("engine.store.schema", fromlist=["DATASETS"]).DATASETS[kind]
         names = [name for name in schema.names if any(name in row for row in rows)]
-        arrays = {n: pa.array([row.get(n) for row in rows], schema.field(n).type) for n in names}
+        forms = {n: schema.field(n).type for n in names}
+        forms |= {n: ToolMessages for n in names if forms[n] == Messages and any(wide(row.get(n)) for row in rows)}
+        arrays = {n: pa.array([row.get(n) for row in rows], forms[n]) for n in names}
         extra = sorted({name for row in rows for name in row} - set(schema.names))
         arrays |= {n: pa.array([row.get(n) for row in rows]) for n in extra}
         TABLES[tag] = conform(pa.table(arrays), kind)

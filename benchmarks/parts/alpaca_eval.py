@@ -130,6 +130,7 @@ def by_transformer(learn: Sequence[Any], judge: Sequence[Any], pairs: int) -> tu
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    from generators.text.chat_template import learning
     from training.models.answers import encode_all
     from training.reward.model import RewardModel
     from training.reward.reward_stage import Reward
@@ -174,7 +175,7 @@ def by_transformer(learn: Sequence[Any], judge: Sequence[Any], pairs: int) -> tu
         answers = [
             answer
             for instruction, a, b in judge
-            for answer in encode_all(tokenizer, user(instruction[:120]), [cut(a[3]), cut(b[3])])
+            for answer in encode_all(learning(tokenizer), user(instruction[:120]), [cut(a[3]), cut(b[3])])
         ]
         scores = reward.score(answers).double().numpy()
     return scores[0::2] - scores[1::2], time.process_time() - started

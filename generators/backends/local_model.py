@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from generators.backends.protocol import Answer, Failure, Sampling, TokenEngine, Usage
-from generators.text.prompts import Message, decode_all, encode_prompt
+from generators.text.chat_template import ChatTemplate, Unusable
+from generators.text.prompts import Message, decode_all
 
 
 class Local:
@@ -16,6 +18,7 @@ class Local:
     def __init__(self, engine: TokenEngine, tokenizer: Any, width: int = 2) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
+        self.template = ChatTemplate(tokenizer)
         self.width = width  # one batch in the engine, another that is tokenised or written
         self._tokens_in = self._tokens_out = 0
         self._counting = threading.Lock()
@@ -30,7 +33,7 @@ class Local:
         encoded: dict[int, list[int] | Failure] = {}
         for messages in conversations:  # the n samples of a prompt are the same list
             if id(messages) not in encoded:
-                encoded[id(messages)] = self.encode(messages)
+                encoded[id(messages)] = self.encode(messages, sampling.tools)
         prompts = [encoded[id(messages)] for messages in conversations]
         asked = [(ids, seed) for ids, seed in zip(prompts, seeds, strict=True) if not isinstance(ids, Failure)]
         made = iter(self.sample([ids for ids, _ in asked], sampling, [seed for _, seed in asked]))
@@ -38,23 +41,31 @@ class Local:
 
     def sample(self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Answer | Failure]:
         """One result for every prompt that is token ids already."""
+        stops = {*sampling.stop_token_ids, *self.template.stop_ids(tools=bool(sampling.tools))}
+        sampling = replace(sampling, stop_token_ids=tuple(sorted(stops)))
         made = self.engine.generate(prompts, sampling, seeds) if prompts else []
         texts = decode_all(self.tokenizer, [[] if isinstance(one, Failure) else one.token_ids for one in made])
         with self._counting:
             self._tokens_in += sum(map(len, prompts))
             self._tokens_out += sum(len(one.token_ids) for one in made if not isinstance(one, Failure))
-        return [
-            one
-            if isinstance(one, Failure)
-            else Answer(text, one.finish_reason, prompt, one.token_ids, one.logprobs, len(prompt), len(one.token_ids))
-            for prompt, one, text in zip(prompts, made, texts, strict=True)
-        ]
+        answers: list[Answer | Failure] = []
+        for prompt, one, text in zip(prompts, made, texts, strict=True):
+            if isinstance(one, Failure):
+                answers.append(one)
+                continue
+            ids = one.token_ids
+            thought, said = self.template.apart(ids, text)
+            answers.append(Answer(said, one.finish_reason, prompt, ids, one.logprobs, len(prompt), len(ids), thought))
+        return answers
 
-    def encode(self, messages: list[Message]) -> list[int] | Failure:
+    def encode(self, messages: list[Message], tools: str | None = None) -> list[int] | Failure:
         """The ids of a prompt, or why it can't be asked."""
         if not any(message["content"].strip() for message in messages):
             return Failure("empty_prompt", "no message has any text")
-        ids = encode_prompt(self.tokenizer, messages)
+        try:
+            ids = self.template.prompt(messages, tools)
+        except Unusable as fault:
+            return Failure(fault.reason, fault.detail)
         room = self.engine.max_model_len
         if len(ids) >= room:
             return Failure("too_long", f"a prompt of {len(ids)} tokens leaves no room in a context of {room}")

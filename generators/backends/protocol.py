@@ -34,6 +34,7 @@ class Sampling:
         min_tokens: no completion ends before it has this many tokens.
         logprobs: keep the log-probability of every sampled token.
         json_schema: a JSON Schema, as JSON, that the completion must follow (guided decoding).
+        tools: the tools that the model may call, as JSON; it is shown them where its chat template has a place for them.
     """
 
     temperature: float = 1.0
@@ -44,6 +45,7 @@ class Sampling:
     min_tokens: int = 0
     logprobs: bool = True
     json_schema: str | None = None
+    tools: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer with its text. Both lists of ids are None where a server keeps them to itself."""
+    """An answer with its text. Both lists of ids are None where a server keeps them to itself.
+
+    Attributes:
+        thought: what was written before the answer; `text` is without it.
+    """
 
     text: str
     finish_reason: str
@@ -80,6 +86,7 @@ class Answer:
     logprobs: list[float] | None
     tokens_in: int
     tokens_out: int
+    thought: str = ""
 
 
 @dataclass(frozen=True)

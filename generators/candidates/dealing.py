@@ -11,6 +11,7 @@ import polars as pl
 from engine.stage.job import Job, Part
 from generators.backends.protocol import Answer, Failure
 from generators.text.prompts import prompt_of
+from generators.text.tools import Malformed, calls_of, tools_of
 
 COUNTED = ("tokens_in", "tokens_out")
 
@@ -63,7 +64,8 @@ def repeated_ids(job: Job) -> dict[str, int]:
 
 
 def read_prompts(part: Part, size: int, repeated: dict[str, int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The prompts of a partition (`id`, `prompt`, `reference`), and those whose id was there before.
+    """The prompts of a partition (`id`, `prompt`, `reference`, `tools` where it has them), and those that can't be asked: their
+    id was there before, or their tools are none.
 
     Args:
         size: prompts a partition.
@@ -74,11 +76,20 @@ def read_prompts(part: Part, size: int, repeated: dict[str, int]) -> tuple[list[
     for position, row in enumerate(part.table.to_pylist(), start):
         messages, reference = prompt_of(row)
         prompt: dict[str, Any] = {"id": row["id"], "prompt": messages, "reference": reference}
-        if repeated.get(row["id"], position) == position:
-            asked.append(prompt)
-        else:
+        if row.get("tools"):
+            prompt["tools"] = row["tools"]
+        if repeated.get(row["id"], position) != position:
             detail = f"the prompt with this id was there before, at row {repeated[row['id']]}"
             rejected.append({**prompt, "reason": "duplicate_id", "detail": detail, "failed": True})
+            continue
+        try:
+            tools_of(row.get("tools"))
+            for message in messages:
+                calls_of(message)
+        except Malformed as error:
+            rejected.append({**prompt, "reason": "tool_calls", "detail": str(error), "failed": True})
+            continue
+        asked.append(prompt)
     return asked, rejected
 
 

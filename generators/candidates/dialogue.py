@@ -11,14 +11,15 @@ import pyarrow as pa
 
 from engine.stage.job import Job, Part
 from engine.store.digest import digest_json
-from engine.store.schema import DATASETS, row_id
+from engine.store.schema import row_id, table
 from generators.backends.in_flight import in_flight
 from generators.backends.local_model import Local
 from generators.backends.open import open_backend, open_model, open_server
 from generators.backends.protocol import Backend, Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
 from generators.candidates.dialogue_stage import Dialogue
-from generators.text.prompts import Message, between
+from generators.text.chat_template import Unusable
+from generators.text.prompts import Message
 
 
 def converse(stage: Dialogue, job: Job) -> None:
@@ -38,6 +39,9 @@ def converse(stage: Dialogue, job: Job) -> None:
 
         def ask(part: Part) -> tuple[list[Thread], list[dict[str, Any]]]:
             asked, rejected = read_prompts(part, stage.partition, repeated)
+            why = {"reason": "tool_calls", "detail": "nobody answers for tools in a dialogue", "failed": False}
+            rejected += [{**row, **why} for row in asked if row.get("tools")]
+            asked = [row for row in asked if not row.get("tools")]
             threads = [
                 Thread(row, sample, job.derive("dialogue", row["id"], sample))
                 for row in asked
@@ -99,8 +103,7 @@ def _rows(stage: Dialogue, threads: list[Thread], model: str, player: str) -> pa
             "model": model, "sampling": sampling, "seed": t.seed, "sample": t.sample,
             "reference": t.prompt["reference"], "sampled": t.sampled if exact else None,
         })  # fmt: skip
-    schema = DATASETS["Candidate"].append(pa.field("sampled", pa.list_(pa.bool_())))
-    return pa.Table.from_pylist(rows, schema)
+    return table("Candidate", rows, [("sampled", pa.list_(pa.bool_()))])
 
 
 @dataclass
@@ -154,7 +157,8 @@ def answer(backend: Backend, threads: list[Thread], sampling: Sampling, seeds: l
         thread.ids = [*(thread.ids or []), *made.token_ids]
         thread.sampled += [True] * len(made.token_ids)
         thread.logprobs += made.logprobs or [None] * len(made.token_ids)
-        thread.messages.append({"role": "assistant", "content": made.text})
+        thought = {"reasoning_content": made.thought} if made.thought else {}
+        thread.messages.append({"role": "assistant", "content": made.text, **thought})
         thread.finish_reason = made.finish_reason
 
 
@@ -167,7 +171,11 @@ def extend(backend: Local, thread: Thread) -> None:
             return
         thread.prompt_ids, thread.ids = encoded, []
         return
-    added = between(backend.tokenizer, thread.ids[-1:], thread.messages[-1]["content"])
+    try:
+        added = backend.template.between(thread.ids[-1:], thread.messages[-1]["content"])
+    except Unusable as fault:
+        thread.fail(Failure(fault.reason, fault.detail))
+        return
     assert thread.prompt_ids is not None
     if len(thread.prompt_ids) + len(thread.ids) + len(added) >= backend.engine.max_model_len:
         thread.ended = True  # the context is full: the conversation ends with the answer before

@@ -35,6 +35,7 @@ class Dialogue(Stage):
     phase = "generation"
     work = "generators.candidates.dialogue:converse"
     random = True
+    version = 2
 
     turns: int = Field(3, ge=1, description="Answers of the model in one conversation.")
     n: int = Field(1, ge=1, description="Conversations a prompt.")

@@ -41,7 +41,7 @@ class Candidates(Stage):
     phase = "generation"
     work = "generators.candidates.work:sample"
     random = True
-    version = 2
+    version = 3
 
     n: int = Field(4, ge=1, description="Answers a prompt.")
     temperature: Annotated[list[Annotated[float, Field(ge=0, le=10)]], BeforeValidator(listed)] = Field(

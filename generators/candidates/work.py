@@ -13,14 +13,13 @@ import pyarrow as pa
 from engine.errors import UserError
 from engine.stage.job import Job, Part
 from engine.store.digest import digest_json
-from engine.store.schema import DATASETS, row_id
+from engine.store.schema import DATASETS, Message, ToolMessage, row_id, table
 from generators.backends import json_answers
 from generators.backends.in_flight import in_flight
 from generators.backends.open import open_model, open_server, report_usage
 from generators.backends.protocol import Answer, Backend, Failure, Sampling, Usage
 from generators.candidates.dealing import COUNTED, PartitionAnswers, Share, read_prompts, repeated_ids, totals
 from generators.candidates.stage import Candidates
-from generators.text.prompts import Message
 
 
 def sample(stage: Candidates, job: Job) -> None:
@@ -40,9 +39,9 @@ def sample(stage: Candidates, job: Job) -> None:
             for part, batch in in_flight(
                 parts, backend.width, lambda part, share=share, backend=backend: ask(part, share, backend)
             ):
-                table, failed = _rows(stage, batch, share)
+                made, failed = _rows(stage, batch, share)
                 rejected = batch.rejected + failed
-                job.commit(share.part(part), table, pa.Table.from_pylist(rejected) if rejected else None)
+                job.commit(share.part(part), made, pa.Table.from_pylist(rejected) if rejected else None)
                 report_usage(job, backend.usage)
             spent[name] = backend.usage
     job.spent = {
@@ -103,13 +102,13 @@ def _ask(
         logprobs=stage.logprobs,
     )
     seeds = [job.derive("candidates", row["id"], sample) for row in asked for sample in share.samples]
-    conversations: list[list[Message]] = [row["prompt"] for row in asked for _ in share.samples]
-    hot = [share.temperature(sample) for _ in asked for sample in share.samples]
+    conversations: list[list[dict[str, Any]]] = [row["prompt"] for row in asked for _ in share.samples]
+    hot = [(share.temperature(sample), row.get("tools")) for row in asked for sample in share.samples]
     answers: list[Answer | Failure] = [Failure("", "")] * len(seeds)
     repaired = set[int]()
-    for temperature in dict.fromkeys(hot):
-        mine = [i for i, one in enumerate(hot) if one == temperature]
-        drawn = replace(sampling, temperature=temperature)
+    for temperature, tools in dict.fromkeys(hot):
+        mine = [i for i, one in enumerate(hot) if one == (temperature, tools)]
+        drawn = replace(sampling, temperature=temperature, tools=tools)
         some, some_seeds = [conversations[i] for i in mine], [seeds[i] for i in mine]
         if stage.json_schema is None:
             made = backend.complete(some, drawn, some_seeds)
@@ -159,26 +158,24 @@ def _rows(stage: Candidates, batch: PartitionAnswers, share: Share) -> tuple[pa.
             failed.append({**prompt, "id": one, **why})
     # Column by column: building rows of nested lists one by one took most of the time that is not the engine's.
     schema = DATASETS["Candidate"]
-    prompts = pa.Table.from_pylist(
-        asked, pa.schema([schema.field("id"), schema.field("prompt"), schema.field("reference")])
-    )
+    prompts = table("Prompt", asked, [("tools", pa.string())]).select(["id", "prompt", "reference", "tools"])
     prompts = prompts.take(pa.array([index // n for index in kept], pa.int64()))
     given = [answer for index in kept if isinstance(answer := answers[index], Answer)]
     prompt_ids = prompts["id"].combine_chunks()
     lists = pa.ListArray.from_arrays(pa.array(range(len(kept) + 1), pa.int32()), prompt_ids)
-    said = pa.StructArray.from_arrays(
-        [
-            pa.array(["assistant"] * len(kept), pa.string()),
-            pa.array([answer.text for answer in given], pa.string()),
-        ],
-        ["role", "content"],
-    )
+    said = {"role": ["assistant"] * len(kept), "content": [answer.text for answer in given]}
+    form = Message
+    if any(answer.thought for answer in given):
+        said["reasoning_content"], form = [answer.thought or None for answer in given], ToolMessage
+    texts = [pa.array(said.get(part.name, [None] * len(kept)), part.type) for part in form]
     columns: dict[str, Any] = {
         "id": ids,
         "parents": lists,
         "prompt_id": prompt_ids,
         "prompt": prompts["prompt"],
-        "completion": pa.ListArray.from_arrays(pa.array(range(len(kept) + 1), pa.int32()), said),
+        "completion": pa.ListArray.from_arrays(
+            pa.array(range(len(kept) + 1), pa.int32()), pa.StructArray.from_arrays(texts, fields=list(form))
+        ),
         "prompt_token_ids": [answer.prompt_token_ids for answer in given],
         "token_ids": [answer.token_ids for answer in given],
         "logprobs": [answer.logprobs for answer in given],
@@ -189,12 +186,14 @@ def _rows(stage: Candidates, batch: PartitionAnswers, share: Share) -> tuple[pa.
         "sample": [share.samples[index % n] for index in kept],
         "reference": prompts["reference"],
     }
-    table = pa.table({
+    rows = pa.table({
         field.name: value if isinstance(value := columns[field.name], pa.Array | pa.ChunkedArray)
         else pa.array(value, field.type)
         for field in schema
     })  # fmt: skip
     # Counted, not derived: a server that tells no ids tells how many there were.
     for name in COUNTED:
-        table = table.append_column(name, pa.array([getattr(answer, name) for answer in given], pa.int32()))
-    return table, failed
+        rows = rows.append_column(name, pa.array([getattr(answer, name) for answer in given], pa.int32()))
+    if prompts["tools"].null_count < len(prompts):
+        rows = rows.append_column("tools", prompts["tools"])
+    return rows, failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from transformers import AutoModelForCausalLM, TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
 from engine.errors import UserError
+from engine.plan.inputs import resolve
 from engine.store.store import Store
 from generators.backends import adapters
-from generators.text.prompts import decode, encode_prompt, load_tokenizer
+from generators.text.chat_template import ChatTemplate, Unusable
+from generators.text.prompts import Message, decode, load_tokenizer
 
 
 @dataclass
@@ -28,7 +31,11 @@ class Talker:
     name: str
     tokenizer: Any
     model: Any
-    messages: list[dict[str, str]] = field(default_factory=lambda: list[dict[str, str]]())
+    messages: list[Message] = field(default_factory=lambda: list[Message]())
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer)
 
     def answer(
         self, question: str, temperature: float, max_tokens: int, show: Callable[[str], Any] = lambda piece: None
@@ -37,6 +44,9 @@ class Talker:
 
         Args:
             show: gets the answer piece by piece, as it comes.
+
+        Raises:
+            Unusable: the chat template can't show the model the question, which is then forgotten.
         """
 
         class Pieces(TextStreamer):
@@ -44,33 +54,48 @@ class Talker:
                 show(text)
 
         self.messages.append({"role": "user", "content": question})
-        ids = torch.tensor([self._within_context(encode_prompt, max_tokens)], device=self.model.device)
+        try:
+            prompt = self._within_context(max_tokens)
+        except Unusable:
+            del self.messages[-1]
+            raise
+        ids = torch.tensor([prompt], device=self.model.device)
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         streamer: Any = Pieces(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         out = self.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, streamer=streamer, **sampling
-        )
-        text = decode(self.tokenizer, out[0, ids.shape[1] :].tolist())
-        self.messages.append({"role": "assistant", "content": text})
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, streamer=streamer,
+            eos_token_id=self._ends() or None, **sampling,
+        )  # fmt: skip
+        said = out[0, ids.shape[1] :].tolist()
+        text = decode(self.tokenizer, said)
+        # A thought is shown as it comes, and no part of the conversation that goes on.
+        self.messages.append({"role": "assistant", "content": self.template.apart(said, text)[1]})
         return text
 
-    def _within_context(self, encode: Callable[..., list[int]], max_tokens: int) -> list[int]:
+    def _ends(self) -> list[int]:
+        """What ends an answer: the model's own ids, and the chat template's end of a turn."""
+        own = self.model.generation_config.eos_token_id
+        return sorted({*(own if isinstance(own, list) else [] if own is None else [own]), *self.template.stop_ids()})
+
+    def _within_context(self, max_tokens: int) -> list[int]:
         """The ids of the conversation. What was said first is forgotten where not all fits before the answer."""
         room = getattr(self.model.config, "max_position_embeddings", 1 << 20) - max_tokens
-        while len(ids := encode(self.tokenizer, self.messages)) > room and len(self.messages) > 1:
+        while len(ids := self.template.prompt(self.messages)) > room and len(self.messages) > 1:
             del self.messages[:2]
         return ids
 
 
 def load(name: str, store: Store) -> Talker:
-    """A model, or an adapter on its base, by artifact name, folder or hub name.
+    """A model, or an adapter on its base, by artifact name, folder, file of another program (GGUF) or hub name.
 
     Raises:
         FlywheelError: there is none of this name. OSError, ValueError: it can't be loaded.
     """
     disable_progress_bar()
     location = name.removeprefix("hub:")
-    if not name.startswith("hub:") and not Path(name).is_dir():
+    if Path(name).is_file():
+        location = resolve(name, Path(), ("Model",), store).adopt(store).location
+    elif not name.startswith("hub:") and not Path(name).is_dir():
         location = store.find(name).location
     adapter = (Path(location) / adapters.CONFIG).exists()
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -108,6 +133,8 @@ def converse(names: list[str], store: str | None, temperature: float, max_tokens
                 side_by_side(talkers, question, temperature, max_tokens)
             else:
                 one_by_one(talkers, question, temperature, max_tokens)
+        except Unusable as fault:
+            print(f"{fault.detail}. Ask something else, or begin anew with /new.")
         except (EOFError, KeyboardInterrupt):
             print()
             return

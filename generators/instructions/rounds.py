@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from engine.store.schema import DATASETS, messages_digest, row_id
+from engine.store.schema import messages_digest, row_id, stored, table
 from generators.backends.local_model import Local
 from generators.backends.open import open_backend
 from generators.backends.protocol import Backend, Sampling
@@ -76,6 +76,7 @@ def _rounds(
     there_are, most = method.drafts(world), math.ceil(stage.tries * count)
     facts = {"method": method.model_dump()["name"], "model": model, "temperature": stage.temperature,
              "top_p": stage.top_p, "max_tokens": stage.max_tokens}  # fmt: skip
+    own = stage.prompt_templates(job.base)
     tokens, began = (0, 0), time.monotonic()
     for index in itertools.count(len(finished)):
         missing = count - len(world.made)
@@ -91,7 +92,7 @@ def _rounds(
         size = size if there_are is None else min(size, there_are - number)
         drafts = [(n, method.draft(world, n)) for n in range(number, number + size)]
         kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
-        for line in carry(backend, drafts, job.derive):
+        for line in carry(backend, drafts, job.derive, own):
             spent = {"tokens_in": line.tokens[0], "tokens_out": line.tokens[1]}
             one = {"draft": line.path[0], "templates": line.templates, "seed": line.seeds[0] if line.seeds else None}
             row = _row(job, line.path, line.result, {**facts, **one, **spent})
@@ -110,7 +111,7 @@ def _rounds(
         name = f"{index:05d}-{number}-{size}"
         job.commit(
             name,
-            pa.Table.from_pylist(kept, DATASETS["Conversation"]),
+            table("Conversation", kept, [("tools", pa.string())] if any("tools" in row for row in kept) else ()),
             pa.Table.from_pylist(rejected) if rejected else None,
         )
         for row in kept:
@@ -125,10 +126,13 @@ def _row(job: Job, path: tuple[int, ...], result: Any, facts: dict[str, Any]) ->
         row = {"id": one, "parents": [], "metadata": json.dumps(facts, sort_keys=True)}
         return _refused(row, result.reason, result.detail, result.failed)
     assert isinstance(result, Made)
+    messages = stored(result.messages)
+    tools = {"tools": json.dumps(result.tools, ensure_ascii=False)} if result.tools else {}
     return {
-        "id": row_id("Conversation", messages_digest(result.messages), *result.parents, str(facts["seed"])),
+        "id": row_id("Conversation", messages_digest(messages), *result.parents, str(facts["seed"])),
         "parents": result.parents,
-        "messages": result.messages,
+        "messages": messages,
+        **tools,
         "reference": result.reference,
         "metadata": json.dumps({**facts, "key": result.key, **result.metadata}, sort_keys=True),
     }
@@ -177,9 +181,9 @@ def _summarize(job: Job, stage: Instructions, count: int, world: World, made: in
     spent: Counter[str] = Counter()
     drafts = [row["metadata"] for row in world.made]
     for name in sorted(job.writer.rejected_parts()):
-        table = job.writer.read_rejected(name, ["reason", "metadata"])
-        reasons.update(table["reason"].to_pylist())
-        drafts += map(json.loads, table["metadata"].to_pylist())
+        refused = job.writer.read_rejected(name, ["reason", "metadata"])
+        reasons.update(refused["reason"].to_pylist())
+        drafts += map(json.loads, refused["metadata"].to_pylist())
     for one in drafts:
         spent.update({which: one[which] for which in ("tokens_in", "tokens_out")})
     delivered = len(world.made)

@@ -1,16 +1,14 @@
-"""Messages to token ids and back: the one place where a prompt is tokenised.
-
-What is sampled from, scored and trained on are these ids, so every stage that shows a model a prompt goes through here.
-"""
+"""What is asked, and what was answered: messages out of rows, and text out of token ids (`chat_template.py`: the other way)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from engine.errors import UserError
 
-Message = dict[str, str]
+# `role` and `content`, and what `engine.store.schema.EXTRAS` names where a message calls a tool or was thought about.
+Message = dict[str, Any]
 
 
 def load_tokenizer(location: str) -> Any:
@@ -29,48 +27,6 @@ def load_tokenizer(location: str) -> Any:
             f"no tokenizer can be loaded from {location}: {first} "
             "Expected a model folder with `tokenizer.json`, or the name of a model on the hub."
         ) from error
-
-
-def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """The token ids after which the model's answer starts.
-
-    A tokenizer with a chat template renders it, with the header of the assistant's turn. One without belongs to a base
-    model, which has never seen a turn: it gets the contents as plain text, one a line, and goes on on a new line.
-    """
-    if getattr(tokenizer, "chat_template", None):
-        ids = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return [int(i) for i in ids]
-    text = "\n".join(message["content"] for message in messages) + "\n"
-    ids = cast(list[int], tokenizer(text)["input_ids"])
-    # Some tokenizers close every text with EOS; a prompt is not closed.
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-
-
-MARK = "\u2042"  # stands for an answer in a template; no template has it
-
-
-def between(tokenizer: Any, last: Sequence[int], user: str) -> list[int]:
-    """The ids between an answer, as it was sampled, and the next: its end, what the user says, the assistant's header.
-
-    Args:
-        last: the id that the answer ends with; where that is the end of the turn already, it is not said twice.
-
-    Raises:
-        UserError: the chat template leaves out earlier answers.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        return [int(i) for i in tokenizer(f"\n{user}\n", add_special_tokens=False)["input_ids"]]
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
-    whole = tokenizer.apply_chat_template(
-        [*turns, {"role": "user", "content": user}], add_generation_prompt=True, tokenize=False
-    )
-    _, found, rest = str(whole).partition(MARK)
-    if not found:
-        raise UserError("the chat template leaves out the assistant's earlier answers, so no conversation can go on.")
-    ids = [int(i) for i in tokenizer(rest, add_special_tokens=False)["input_ids"]]
-    return ids[1:] if ids[:1] == list(last) else ids
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -92,8 +48,8 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[list[Message], str | None]:
     its own.
     """
     if row.get("prompt") is not None:
-        return _messages(row["prompt"]), row.get("reference")
-    messages = _messages(row.get("messages") or [])
+        return said(row["prompt"]), row.get("reference")
+    messages = said(row.get("messages") or [])
     last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=None)
     if last is None:
         return messages, row.get("reference")
@@ -101,5 +57,12 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[list[Message], str | None]:
     return messages[:last], messages[last]["content"] if reference is None else reference
 
 
-def _messages(value: Sequence[Mapping[str, Any]]) -> list[Message]:
-    return [{"role": message["role"] or "", "content": message["content"] or ""} for message in value]
+def said(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Messages of a row without the fields that are not there; calls of tools stay the JSON text they are."""
+    from engine.store.schema import EXTRAS  # with pyarrow, which a configuration that names messages has no need of
+
+    extras = ({name: m[name] for name in EXTRAS if m.get(name) is not None} for m in messages)
+    return [
+        {"role": m["role"] or "", "content": m["content"] or "", **more}
+        for m, more in zip(messages, extras, strict=True)
+    ]

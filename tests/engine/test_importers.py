@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import LlamaConfig
 
 from engine.errors import UserError
 from engine.plan.importers import bring_in, importer_of
-from tests.training.models.test_gguf import SHAPE, save
+from engine.plan.inputs import resolve
+from engine.store.store import Store
+from tests.training.models.test_gguf import SHAPE, load, logits, save
 from training.models.gguf.to_gguf import write
 
 
@@ -38,3 +41,17 @@ def test_a_damaged_file_is_told_in_words(tmp_path: Path) -> None:
 def test_a_process_that_dies_is_told_with_the_end_of_what_it_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ended with code 1\.\n(.*\n)*.*no_such_module"):
         bring_in("no_such_module:read", tmp_path / "it", tmp_path / "back")
+
+
+def test_a_gguf_is_an_input_like_any_model(tmp_path: Path, store: Store) -> None:
+    given = save(tmp_path / "given", LlamaConfig(**SHAPE))
+    write(tmp_path / "given", tmp_path / "it.gguf", "mine")
+    said: list[str] = []
+    source = resolve("./it.gguf", tmp_path, ("Model", "Adapter"), store)
+    made = source.adopt(store, said.append)
+    assert (made.kind, made.name, made.id) == ("Model", "it", source.folder) and "name mine" in said[0]
+    torch.testing.assert_close(logits(load(made.path)), logits(given), rtol=0, atol=0)
+    assert set(made.files()) >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert resolve("./it.gguf", tmp_path, ("Model",), store).adopt(store).id == made.id
+    with pytest.raises(UserError, match="can't tell the format"):
+        resolve("./it.gguf", tmp_path, ("Prompt",), store)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.text.chat_template import learning
 from tests.training import tiny_chat
 from tests.training.tiny_chat import assistant, user
 from training.models.answers import EncodedAnswer, encode
@@ -42,8 +43,8 @@ def preferences(pairs: int = 240, flip: Callable[[int], bool] = lambda i: False)
 
 
 def answers_of(rows: list[dict[str, Any]]) -> list[EncodedAnswer]:
-    tokens = tiny_chat.tokenizer()
-    return [encode(tokens, row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
+    template = learning(tiny_chat.tokenizer())
+    return [encode(template, row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
 
 
 def by_hand(folder: Path, reference: Path, rows: list[dict[str, Any]], beta: float) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from generators.backends.open import open_engine
 from generators.backends.protocol import Sampling
 from generators.backends.vllm.model_files import end_ids
+from generators.text.chat_template import ChatTemplate
 from generators.text.prompts import decode, load_tokenizer
 from training.evaluate.stage import Evaluate
 from training.rl.rollouts import Question, Rollout, load_questions
@@ -34,21 +36,31 @@ class SharedEngine:
         """`n` answers to each question, one after the other; the first are the same however many are asked for."""
         stage = self.stage
         engine = self.engine_for(artifact, model, questions)
-        ends = tuple(sorted({end for other in self.models.values() for end in end_ids(other.location)}))
+        template = ChatTemplate(tokenizer)
         sampling = Sampling(
             temperature=stage.temperature,
             top_p=stage.top_p,
             max_tokens=stage.max_tokens,
-            stop_token_ids=ends,
+            stop_token_ids=self.ends,
             logprobs=False,
         )
         asked = [question for question in questions for _ in range(n)]
         seeds = [self.job.derive("evaluate", q.id, i % n) for i, q in enumerate(asked)]
         completions = engine.generate([q.token_ids for q in asked], sampling, seeds)
         return [
-            Rollout(question, c.token_ids, decode(tokenizer, c.token_ids), c.finish_reason)
+            Rollout(
+                question, c.token_ids, template.apart(c.token_ids, decode(tokenizer, c.token_ids))[1], c.finish_reason
+            )
             for question, c in zip(asked, completions, strict=True)
         ]
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end an answer of any of the models."""
+        folders = [model.location for model in self.models.values()]
+        ends = {end for folder in folders for end in end_ids(folder)}
+        ends |= {end for folder in folders for end in ChatTemplate(load_tokenizer(folder)).stop_ids()}
+        return tuple(sorted(ends))
 
     def engine_for(self, artifact: Artifact, model: Any, questions: list[Question]) -> VllmEngine:
         """The running engine with this model's weights, or a new one where another architecture is needed."""
@@ -80,7 +92,7 @@ class SharedEngine:
 
 
 def questions_for(job: Job, artifact: Artifact) -> list[Question]:
-    return load_questions(job, load_tokenizer(artifact.location))
+    return load_questions(job, load_tokenizer(artifact.location), rejected_as=artifact.id)
 
 
 def architecture(config: Any) -> dict[str, Any]:

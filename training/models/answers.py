@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from engine.errors import UserError
-from generators.text.prompts import Message, encode_prompt
+if TYPE_CHECKING:
+    from generators.text.chat_template import ChatTemplate
+    from generators.text.prompts import Message
+    from generators.text.thoughts import Reasoning
 
 TOKENS = 16_384  # of a batch of answers, padding included
 
@@ -19,30 +21,32 @@ class EncodedAnswer:
     prompt: list[int]
     response: list[int]
 
+    def after(self, tokens: int) -> EncodedAnswer:
+        """The same text with this many tokens as its prompt."""
+        whole = [*self.prompt, *self.response]
+        return EncodedAnswer(whole[:tokens], whole[tokens:])
+
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
 
 
-def end_id(tokenizer: Any, where: str) -> int:
-    """The id that ends an assistant's turn.
+def encode(
+    template: ChatTemplate,
+    prompt: Sequence[Message],
+    completion: Sequence[Message],
+    tools: str | None = None,
+    reasoning: Reasoning = "learn",
+) -> EncodedAnswer:
+    """A written answer as the model would be taught it: the prompt's ids, the answer's, and the end of the turn.
 
     Raises:
-        UserError: the tokenizer has no end-of-sequence token, so that a model could not say that it is done.
+        Unusable: the chat template can't show the model these messages.
     """
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"the tokenizer of {where} has no `eos_token`: nothing ends an answer. Set one before training."
-        )
-    return int(tokenizer.eos_token_id)
+    return EncodedAnswer(*template.answer(prompt, completion, tools, reasoning))
 
 
-def encode(tokenizer: Any, prompt: Sequence[Message], completion: Sequence[Message]) -> EncodedAnswer:
-    """Tokenise a written answer as a sampled one looks: the prompt's ids, the answer's, and the end of the turn."""
-    *before, last = completion
-    return encode_all(tokenizer, [*prompt, *before], [last["content"]])[0]
-
-
-def encode_all(tokenizer: Any, prompt: Sequence[Message], texts: Sequence[str]) -> list[EncodedAnswer]:
-    """`encode` of several answers to one prompt, which is rendered once."""
-    ids, end = encode_prompt(tokenizer, prompt), end_id(tokenizer, "this model")
-    return [EncodedAnswer(ids, [*tokenizer.encode(text, add_special_tokens=False), end]) for text in texts]
+def encode_all(
+    template: ChatTemplate, prompt: Sequence[Message], texts: Sequence[str], tools: str | None = None
+) -> list[EncodedAnswer]:
+    """`encode` of several answers to one prompt."""
+    return [encode(template, prompt, [{"role": "assistant", "content": text}], tools) for text in texts]

@@ -26,7 +26,7 @@ def train_on_pairs(stage: Dpo, job: Job) -> None:
     source = job.input("policy")
     policy, tokenizer = load_model(source.location, job)
     reference = None if stage.reference_free else load_reference(job, stage.lora)
-    training, validation = load(job, "preferences", tokenizer, stage.max_length, stage.held_out)
+    training, validation = load(job, "preferences", tokenizer, stage.max_length, stage.held_out, stage.reasoning)
     size = stage.micro_batch or stage.batch
     settings: dict[str, Any] = {
         "beta": stage.beta,

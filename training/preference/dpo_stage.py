@@ -11,7 +11,7 @@ without its adapter is the reference, and there is one copy of the weights.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,9 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 Loss = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
@@ -42,7 +45,7 @@ class Dpo(Stage):
     work = "training.preference.dpo:train_on_pairs"
     drawings = (Curves(("loss", "rewards/accuracies", "rewards/margins")),)
     random = True
-    version = 2
+    version = 3
 
     beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference. `orpo`: lambda.")
     loss: Loss = Field("sigmoid", description="One of TRL's losses. `ipo` and `sigmoid_norm` are divided by length.")
@@ -60,6 +63,10 @@ class Dpo(Stage):
     lr: float = Field(1e-6, gt=0)
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     max_length: int = Field(1024, ge=2, description="Longest prompt and answer, in tokens. Longer pairs are left out.")
+    reasoning: Literal["learn", "drop"] = Field(
+        "learn",
+        description="Whether a thought before an answer (`reasoning_content`, or a `<think>` block) counts as a part of it.",
+    )
     held_out: float = Field(0.0, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
@@ -85,6 +92,11 @@ class Dpo(Stage):
 
     def output(self, given: dict[str, list[str]]) -> str:
         return output_kind(self.lora)
+
+    def check(self, known: Preflight) -> None:
+        from training.preference.answers_check import check
+
+        check(known, "policy", self.reasoning)
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         size, references = self.micro_batch or self.batch, int(not self.lora and not self.reference_free)

@@ -10,7 +10,7 @@ The reference is always handed to TRL as a model of its own, for the reason give
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,9 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Kto(Stage):
@@ -36,6 +39,7 @@ class Kto(Stage):
     work = "training.preference.kto:train_on_marks"
     drawings = (Curves(("loss", "kl", "rewards/margins")),)
     random = True
+    version = 2
 
     metric: str | None = Field(None, description="Which of the `verdicts` says whether a candidate is good.")
     above: float = Field(0.5, description="A candidate is good if the verdict is greater than this.")
@@ -57,6 +61,11 @@ class Kto(Stage):
 
     def output(self, given: dict[str, list[str]]) -> str:
         return output_kind(self.lora)
+
+    def check(self, known: Preflight) -> None:
+        from training.preference.answers_check import check
+
+        check(known, "policy")
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(

@@ -14,8 +14,9 @@ import polars as pl
 from engine.errors import UserError
 from engine.statistics import bootstrap
 from engine.store.schema import row_id
+from generators.text.chat_template import ChatTemplate, Unusable, learning
 from generators.text.prompts import Message
-from training.models.answers import encode
+from training.models.answers import EncodedAnswer, encode_all
 from training.models.load import quiet
 from training.reward.benchmark_file import contents
 from training.reward.benchmark_stage import RewardBench
@@ -58,12 +59,7 @@ def benchmark(stage: RewardBench, job: Job) -> None:
         part = f"{i:05d}-{label}"
         if part not in done:
             model = RewardModel.load(artifact.location)
-            answers = [
-                encode(model.tokenizer, item.prompt, [{"role": "assistant", "content": text}])
-                for item in items
-                for text in item.answers
-            ]
-            scores = iter(model.score(answers).tolist())
+            scores = iter(model.score(read(learning(model.tokenizer), items, label)).tolist())
             rows = [
                 {
                     "id": row_id("Verdict", artifact.key, item.id, n),
@@ -91,6 +87,23 @@ def benchmark(stage: RewardBench, job: Job) -> None:
     table["(the longer answer)"] = line(items, by_length, job.seed)
     (job.output / "table.json").write_text(json.dumps(table, indent=1))
     job.summary(table=table, prompts=len(items), subsets=sorted({item.subset for item in items}))
+
+
+def read(template: ChatTemplate, items: Sequence[BenchmarkItem], label: str) -> list[EncodedAnswer]:
+    """All answers to all prompts as a reward model reads them.
+
+    Raises:
+        UserError: its chat template can't show it one of them.
+    """
+    answers: list[EncodedAnswer] = []
+    for item in items:
+        try:
+            answers += encode_all(template, item.prompt, item.answers)
+        except Unusable as fault:
+            raise UserError(
+                f"{label} can't read item {item.id} of the benchmark: {fault.detail}. Leave the item out of the file."
+            ) from fault
+    return answers
 
 
 def line(items: Sequence[BenchmarkItem], scores: Sequence[Sequence[float]], seed: int) -> Line:

@@ -33,6 +33,7 @@ class RewardBench(Stage):
     phase = "training"
     work = "training.reward.benchmark:benchmark"
     random = True  # the resampling of intervals
+    version = 2
 
     file: Annotated[str, NotIdentity] = Field(
         description="A .parquet, .jsonl or .json file with `prompt`, `chosen`, `rejected`, `subset`, `id`, relative to the recipe."

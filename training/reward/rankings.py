@@ -11,8 +11,10 @@ import numpy as np
 
 from engine.errors import UserError
 from engine.seeds import generator
+from generators.text.chat_template import ChatTemplate, Unusable, learning
 from training.models.answers import EncodedAnswer, encode_all
-from training.preference.pairs import Pair
+from training.models.splits import check_split
+from training.preference.pairs import Pair, set_aside
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -77,8 +79,7 @@ def load(
 ) -> tuple[list[Ranked], list[Ranked]]:
     """(training, validation) rankings of all Ranking artifacts of a port, in order; prompts are held out whole.
 
-    Answers longer than `max_length` tokens become unranked. A ranking that orders no two answers says nothing and is
-    left out, counted in the summary.
+    A ranking that says nothing, or that the chat template can't show the model, is a rejected row and counted in the summary.
 
     Args:
         reliability: annotator -> weight; 1 for those not named.
@@ -92,28 +93,41 @@ def load(
         raise UserError(f"`reliability` names {', '.join(unknown[:5])}, none of whom ranked anything here.")
     training: list[Ranked] = []
     validation: list[Ranked] = []
+    template, rejected = learning(tokenizer), list[dict[str, Any]]()
     for row in rows:
-        answers = encode_all(tokenizer, row["prompt"], [text or "" for text in row["completions"] or []])
-        fits = [len(answer) <= max_length for answer in answers]
-        ranks = [int(rank or 0) if fit else 0 for rank, fit in zip(row["ranks"], fits, strict=True)]
-        if len({rank for rank in ranks if rank}) < 2:
-            continue
-        shown = tuple(-1 if place is None else int(place) for place in row["shown"] or ())
-        one = Ranked(row["prompt_id"], answers, ranks, reliability.get(row["annotator"], 1.0), shown)
-        if one.weight <= 0:
+        try:
+            check_split(row)
+            one = ranked(template, row, max_length, reliability.get(row["annotator"], 1.0))
+        except Unusable as fault:
+            rejected.append({**row, "reason": fault.reason, "detail": fault.detail, "failed": False})
             continue
         held = generator("validation", one.prompt_id).random() < held_out
         (validation if held else training).append(one)
-    kept = len(training) + len(validation)
-    job.summary(rankings=kept, rankings_left_out=len(rows) - kept)
-    if kept < len(rows):
-        job.say(
-            f"{len(rows) - kept} of {len(rows)} rankings are left out: they order no two answers (one ranked, all tied, "
-            "too long), or their annotator has no weight."
-        )
+    job.summary(rankings=len(rows) - len(rejected), rankings_left_out=len(rejected))
+    if left_out := set_aside(job, port, rejected):
+        reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items())
+        job.say(f"{len(rejected)} of {len(rows)} rankings are left out: {reasons}. The first: {rejected[0]['detail']}.")
     if rows and not training:
         raise UserError(
             f"none of the {len(rows)} rankings can be trained on. Expected `ranks` that order at least two answers of at "
             f"most {max_length} tokens (`max_length`)."
         )
     return training, validation
+
+
+def ranked(template: ChatTemplate, row: dict[str, Any], max_length: int, weight: float) -> Ranked:
+    """A ranking as token sequences. Answers longer than `max_length` tokens become unranked.
+
+    Raises:
+        Unusable: nothing can be learnt from it.
+    """
+    if weight <= 0:
+        raise Unusable("no_weight", f"{row['annotator']} has no weight")
+    texts = [text or "" for text in row["completions"] or []]
+    answers = encode_all(template, row["prompt"] or [], texts, row.get("tools"))
+    fits = [len(answer) <= max_length for answer in answers]
+    ranks = [int(rank or 0) if fit else 0 for rank, fit in zip(row["ranks"] or [], fits, strict=True)]
+    if len({rank for rank in ranks if rank}) < 2:
+        raise Unusable("no_order", f"it orders no two answers of at most {max_length} tokens: all tied, or one ranked")
+    shown = tuple(-1 if place is None else int(place) for place in row["shown"] or ())
+    return Ranked(row["prompt_id"], answers, ranks, weight, shown)

@@ -14,7 +14,7 @@ the reward is the weighted sum of what they say, each in the units of `normalise
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,9 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Reward(Stage):
@@ -38,6 +41,7 @@ class Reward(Stage):
     work = "training.reward.fit:train_reward"
     drawings = (Curves(("loss", "accuracy")),)
     random = True
+    version = 2
 
     epochs: int = Field(1, ge=1, description="Passes over the pairs. More than two overfit easily.")
     batch: int = Field(32, ge=1, description="Pairs a step.")
@@ -72,6 +76,11 @@ class Reward(Stage):
         if self.lora and (not self.lora.merge or self.lora.quantize):
             raise ValueError("a reward model's adapter is merged into float weights: leave out `merge` and `quantize`")
         return self
+
+    def check(self, known: Preflight) -> None:
+        from training.preference.answers_check import check
+
+        check(known, "model")
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(

@@ -8,7 +8,8 @@ import pyarrow as pa
 import torch
 
 from engine.store.schema import DATASETS, row_id
-from training.models.answers import encode
+from generators.text.chat_template import Unusable, learning
+from training.models.answers import EncodedAnswer, encode
 from training.reward.model import RewardModel
 from training.reward.score_stage import Score
 
@@ -20,13 +21,21 @@ def score(stage: Score, job: Job) -> None:
     artifact = job.input("reward")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     reward = RewardModel.load(artifact.location, device)
+    template = learning(reward.tokenizer)
     limit = int(getattr(reward.model.config, "max_position_embeddings", 0) or 2**20)
     for part in job.parts("candidates", rows=stage.partition):
         kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
-        rows = part.table.select(["id", "prompt", "completion", "model"]).to_pylist()
-        answers = [encode(reward.tokenizer, row["prompt"], row["completion"]) for row in rows]
-        fits = [i for i, answer in enumerate(answers) if len(answer) <= limit]
-        scores = dict(zip(fits, reward.score([answers[i] for i in fits], stage.pessimism).tolist(), strict=True))
+        rows = part.table.to_pylist()
+        answers, faults = dict[int, EncodedAnswer](), dict[int, Unusable]()
+        for i, row in enumerate(rows):
+            try:
+                answer = encode(template, row["prompt"] or [], row["completion"] or [], row.get("tools"))
+                if len(answer) > limit:
+                    raise Unusable("too_long", f"{len(answer)} tokens, the reward model reads {limit}")
+                answers[i] = answer
+            except Unusable as fault:
+                faults[i] = fault
+        scores = dict(zip(answers, reward.score(list(answers.values()), stage.pessimism).tolist(), strict=True))
         for i, row in enumerate(rows):
             one: dict[str, Any] = {
                 "id": row_id("Verdict", artifact.key, stage.metric, row["id"]),
@@ -36,8 +45,7 @@ def score(stage: Score, job: Job) -> None:
                 one |= {"subject": row["id"], "model": row["model"], "metric": stage.metric}
                 kept.append({**one, "value": scores[i], "text": None})
             else:
-                detail = f"{len(answers[i])} tokens, the reward model reads {limit}"
-                rejected.append({**one, "reason": "too_long", "detail": detail, "failed": True})
+                rejected.append({**one, "reason": faults[i].reason, "detail": faults[i].detail, "failed": True})
         part.commit(
             pa.Table.from_pylist(kept, DATASETS["Verdict"]), pa.Table.from_pylist(rejected) if rejected else None
         )

@@ -14,6 +14,7 @@ class Score(Stage):
     gives = "Verdict"
     phase = "training"
     work = "training.reward.score:score"
+    version = 2
 
     metric: str = Field("reward", description="What to call the measurement.")
     pessimism: float = Field(0.0, ge=0, description="Standard deviations over an ensemble's heads taken off its mean.")

@@ -12,18 +12,26 @@ from typing import Any
 from engine.errors import UserError
 from engine.seeds import shuffled
 from engine.stage.job import Job
-from generators.text.prompts import encode_prompt, prompt_of
-from training.models.answers import EncodedAnswer, Message
+from generators.text.chat_template import ChatTemplate, Unusable
+from generators.text.prompts import Message, prompt_of
+from training.models.answers import EncodedAnswer
+from training.models.splits import check_split
+from training.preference.pairs import set_aside
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt as rows have it and as the model reads it."""
+    """A prompt as rows have it and as the model reads it.
+
+    Attributes:
+        tools: JSON text of the tools that the model may call.
+    """
 
     id: str
     messages: list[Message]
     reference: str | None
     token_ids: list[int]
+    tools: str | None = None
 
     @property
     def said(self) -> str:
@@ -54,21 +62,37 @@ class Rollout:
         return EncodedAnswer(self.question.token_ids, self.token_ids)
 
 
-def load_questions(job: Job, tokenizer: Any, port: str = "prompts") -> list[Question]:
-    """The prompts of all artifacts of a port, in order, as token ids.
+def load_questions(job: Job, tokenizer: Any, port: str = "prompts", rejected_as: str = "") -> list[Question]:
+    """The prompts of all artifacts of a port, in order, as token ids; those that the model can't be shown are rejected rows.
+
+    Args:
+        rejected_as: the name for those; the port's if empty.
 
     Raises:
-        UserError: there is none, or one is empty.
+        UserError: there is none.
     """
-    questions: list[Question] = []
+    template, questions, rejected = ChatTemplate(tokenizer), list[Question](), list[dict[str, Any]]()
     for artifact in job.all(port):
         for row in artifact.to_table().to_pylist():
             messages, reference = prompt_of(row)
-            if not messages:
-                raise UserError(f"prompt {row['id']} is empty: there is nothing to answer.")
-            questions.append(Question(row["id"], messages, reference, encode_prompt(tokenizer, messages)))
+            tools = row.get("tools")
+            try:
+                if port == "prompts":  # not those that it is measured by
+                    check_split(row)
+                if not messages:
+                    raise Unusable("empty_prompt", "there is nothing to answer")
+                questions.append(Question(row["id"], messages, reference, template.prompt(messages, tools), tools))
+            except Unusable as fault:
+                rejected.append({**row, "reason": fault.reason, "detail": fault.detail, "failed": False})
+    set_aside(job, rejected_as or port, rejected)
+    if rejected:
+        first = f"The first: {rejected[0]['detail']}."
+        job.say(f"{len(rejected)} of {len(rejected) + len(questions)} prompts can't be shown to the model. {first}")
     if not questions:
-        raise UserError("there are no prompts to sample answers to.")
+        raise UserError(
+            "there are no prompts to sample answers to."
+            + (f" All {len(rejected)} were set aside; the first: {rejected[0]['detail']}." if rejected else "")
+        )
     return questions
 
 

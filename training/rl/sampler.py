@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
@@ -22,6 +22,7 @@ from engine.stage.job import Job
 from generators.backends.open import open_engine
 from generators.backends.protocol import Completion, Failure, Sampling
 from generators.backends.replicas import gpus
+from generators.text.chat_template import ChatTemplate
 from generators.text.prompts import decode_all
 from training.loops.distributed import from_lead, is_split, rank, wait_for_all, whole, world
 from training.models.load import base_of, is_adapter
@@ -73,6 +74,10 @@ class Sampler:
     _coming: tuple[int, Future[list[Completion]]] | None = field(default=None, init=False)
     _background: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
 
+    @cached_property
+    def template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer)
+
     def sample(self, questions: Sequence[Question], number: int) -> list[Rollout]:
         """One answer to each question: of those that are ready, or of the policy as it is now.
 
@@ -87,6 +92,7 @@ class Sampler:
             self._hand_over()
             completions = from_lead(partial(self._generate, questions, number))
         texts = decode_all(self.tokenizer, [c.token_ids for c in completions])
+        texts = [self.template.apart(c.token_ids, text)[1] for c, text in zip(completions, texts, strict=True)]
         return [
             Rollout(question, c.token_ids, text, c.finish_reason, c.logprobs or [])
             for question, c, text in zip(questions, completions, texts, strict=True)
@@ -124,7 +130,9 @@ class Sampler:
         """Rank 0's part: the answers of the weights that the engine has."""
         assert self.engine is not None
         seeds = [self.job.derive("rollout", number, i) for i in range(len(questions))]
-        answers = self.engine.generate([q.token_ids for q in questions], Sampling(max_tokens=self.max_tokens), seeds)
+        stops = self.template.stop_ids(tools=any(q.tools for q in questions))
+        sampling = Sampling(max_tokens=self.max_tokens, stop_token_ids=stops)
+        answers = self.engine.generate([q.token_ids for q in questions], sampling, seeds)
         if lost := [answer.detail for answer in answers if isinstance(answer, Failure)]:
             raise StageFailed(f"{len(lost)} of {len(questions)} prompts got no answer: {lost[0]}")
         return [answer for answer in answers if isinstance(answer, Completion)]

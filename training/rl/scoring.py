@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from generators.rules.answer_columns import COLUMNS
+from engine.store.schema import stored
+from generators.rules.answer_columns import COLUMNS, MESSAGES
 from generators.rules.rule import Rule
 from generators.rules.verify import measure
-from generators.text.prompts import encode_prompt
-from training.models.answers import EncodedAnswer, encode, end_id
+from generators.text.chat_template import ChatTemplate, Unusable, learning
+from training.models.answers import EncodedAnswer, encode
 from training.reward.model import RewardModel
 from training.rl.rollouts import Rollout
 
@@ -31,6 +33,7 @@ class Scorer:
         weights: name -> weight in the sum, 1 where not named; `reward` is the reward model's.
         pessimism: standard deviations over an ensemble's heads that are taken off its mean.
         same_tokens: the reward model reads the policy's own token ids; otherwise the text is tokenised anew for it.
+        base: the folder of the recipe, where rules that are Python functions are.
     """
 
     reward: RewardModel | None
@@ -38,6 +41,7 @@ class Scorer:
     weights: Mapping[str, float]
     pessimism: float = 0.0
     same_tokens: bool = True
+    base: str = "."
 
     def __post_init__(self) -> None:
         if self.reward is None and not self.rules:
@@ -62,23 +66,45 @@ class Scorer:
         if self.rules:
             rows = frame(rollouts)
             for name, rule in self.rules.items():
-                parts[name] = measure(rule, rows, name)
+                parts[name] = measure(rule, rows, name, self.base)
         total = sum((self.weights.get(name, 1.0) * values for name, values in parts.items()), np.zeros(len(rollouts)))
         return total, {**{name: float(values.mean()) for name, values in parts.items()}, **extra}
 
     def read(self, rollout: Rollout) -> EncodedAnswer:
-        """The rollout as the reward model was trained to read it: closed by the end of the turn, where the score is."""
+        """The rollout as the reward model was trained to read it: closed by the end of the turn, where the score is.
+
+        Raises:
+            UserError: its chat template can't show it the prompt.
+        """
+        question, end = rollout.question, self.template.stop_ids()[-1]
+        if self.same_tokens:
+            ids = rollout.token_ids
+            return EncodedAnswer(question.token_ids, ids if ids and ids[-1] == end else [*ids, end])
+        try:
+            said = [{"role": "assistant", "content": rollout.text}]
+            return encode(self.template, question.messages, said, question.tools)
+        except Unusable as fault:
+            try:
+                prompt = self.template.prompt(question.messages, question.tools)
+            except Unusable:
+                raise UserError(
+                    f"the reward model can't be shown prompt {question.id}: {fault.detail}. Leave the prompt out."
+                ) from fault
+            # What a policy says may be a control token of another model's: this one reads it as plain text.
+            tokenizer: Any = self.template.tokenizer
+            plain = tokenizer.encode(rollout.text, add_special_tokens=False, split_special_tokens=True)
+            return EncodedAnswer(prompt, [*plain, end])
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The reward model's."""
         assert self.reward is not None
-        tokenizer: Any = self.reward.tokenizer
-        if not self.same_tokens:
-            return encode(tokenizer, rollout.question.messages, [{"role": "assistant", "content": rollout.text}])
-        end = end_id(tokenizer, "the reward model")
-        ids = rollout.token_ids
-        return EncodedAnswer(rollout.question.token_ids, ids if ids and ids[-1] == end else [*ids, end])
+        return learning(self.reward.tokenizer)
 
 
 def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
-    """The columns that rules are written over, one row for each rollout."""
+    """The columns that rules see (`answer_columns.readable`), one row for each rollout."""
+    said = [[{"role": "assistant", "content": r.text}] for r in rollouts]
     return pl.DataFrame(
         {
             "completion": [r.text for r in rollouts],
@@ -86,20 +112,21 @@ def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
             "prompt": [r.question.said for r in rollouts],
             "length": [len(r.token_ids) for r in rollouts],
             "finish_reason": [r.finish_reason for r in rollouts],
+            "prompt_messages": [stored(r.question.messages) for r in rollouts],
+            "completion_messages": said,
+            "completion_ids": [r.token_ids for r in rollouts],
         },
-        schema=COLUMNS,
+        schema={**COLUMNS, **MESSAGES},
     )
 
 
 def same_tokenizer(a: Any, b: Any) -> bool:
     """Whether two tokenizers give the same ids to the same chat."""
     probe = [{"role": "user", "content": "Why is 12 + 3 = 15?\nÄ"}]
-
-    return (
-        a.get_vocab() == b.get_vocab()
-        and a.eos_token_id == b.eos_token_id
-        and encode_prompt(a, probe) == encode_prompt(b, probe)
-    )
+    if a.get_vocab() != b.get_vocab() or a.eos_token_id != b.eos_token_id:
+        return False
+    one, other = ChatTemplate(a), ChatTemplate(b)
+    return one.end == other.end and one.prompt(probe) == other.prompt(probe)
 
 
 def make_scorer(
@@ -111,4 +138,4 @@ def make_scorer(
     same = reward is None or same_tokenizer(reward.tokenizer, tokenizer)
     if not same:
         job.say("The reward model has another tokenizer than the policy: it gets each answer's text, tokenised anew.")
-    return Scorer(reward, rules, weights, pessimism, same)
+    return Scorer(reward, rules, weights, pessimism, same, job.base)

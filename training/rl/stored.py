@@ -7,7 +7,6 @@ those ids are scored; otherwise the answer's text is tokenised anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from engine.errors import UserError
 from engine.stage.job import Job
 from engine.store.artifact import Artifact
-from generators.text.prompts import decode, encode_prompt
+from generators.text.chat_template import ChatTemplate, Unusable
+from generators.text.prompts import decode, said
 from training.reward.model import RewardModel
 from training.rl.rollouts import Question, Rollout
 from training.rl.scoring import Scorer
@@ -35,8 +35,8 @@ def load_rollouts(artifact: Artifact) -> list[Rollout]:
     for row in sorted(rows, key=lambda row: (place[row["prompt_id"]], row["sample"] or 0)):
         if not row["completion"]:
             raise UserError(f"candidate {row['id']} of {artifact.id} has no `completion`.")
-        messages = [{"role": m["role"], "content": m["content"]} for m in row["prompt"] or []]
-        question = Question(row["prompt_id"], messages, row["reference"], list(row["prompt_token_ids"] or []))
+        messages, ids = said(row["prompt"] or []), list(row["prompt_token_ids"] or [])
+        question = Question(row["prompt_id"], messages, row["reference"], ids, row.get("tools"))
         text = row["completion"][-1]["content"] or ""
         found.append(Rollout(question, list(row["token_ids"] or []), text, row["finish_reason"] or "stop"))
     return found
@@ -45,15 +45,19 @@ def load_rollouts(artifact: Artifact) -> list[Rollout]:
 def score_rollouts(job: Job, rollouts: Sequence[Rollout]) -> NDArray[np.float64]:
     """What the job's reward model gives each of them."""
     reward = RewardModel.load(job.input("reward").location)
-    scorer = Scorer(reward, {}, {}, same_tokens=all(reads_alike(reward.tokenizer, r) for r in rollouts[:16]))
+    template = ChatTemplate(reward.tokenizer)
+    scorer = Scorer(reward, {}, {}, same_tokens=all(reads_alike(template, r) for r in rollouts[:16]))
     return scorer.score(rollouts)[0]
 
 
-def reads_alike(tokenizer: Any, rollout: Rollout) -> bool:
-    """Whether a tokenizer has the ids that this answer was sampled with."""
-    return (
-        bool(rollout.token_ids)
-        and max(rollout.token_ids) < len(tokenizer)
-        and encode_prompt(tokenizer, rollout.question.messages) == rollout.question.token_ids
-        and decode(tokenizer, rollout.token_ids) == rollout.text.strip()
-    )
+def reads_alike(template: ChatTemplate, rollout: Rollout) -> bool:
+    """Whether a model's tokenizer has the ids that this answer was sampled with."""
+    ids, question = rollout.token_ids, rollout.question
+    if not ids or max(ids) >= len(template.tokenizer):
+        return False
+    try:
+        prompt = template.prompt(question.messages, question.tools)
+    except Unusable:
+        return False
+    text = decode(template.tokenizer, ids)
+    return prompt == question.token_ids and rollout.text.strip() in (text, template.apart(ids, text)[1].strip())

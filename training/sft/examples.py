@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
-from trl.chat_template_utils import is_chat_template_stop_token_trained
 
 from engine.errors import UserError
-from training.sft.chat_template import ChatTemplate, Unlearnable
+from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.thoughts import Reasoning, apart
+from training.models.shown import shown
+from training.models.splits import check_split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,8 +29,7 @@ TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 END = "<|end|>"
 IGNORE = -100
 EXAMPLE = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
-ROLES = ("system", "user", "assistant")
-DIM, PLAIN = "\x1b[2m", "\x1b[22m"
+TURNS = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -44,39 +45,41 @@ class Example:
         return sum(label != IGNORE for label in self.labels)
 
 
-def teach_to_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+def give_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer without a chat template the project's, and `<|end|>` as the end of a sequence.
+
+    Raises:
+        UserError: it has no tokens for turns.
+    """
+    if tokenizer.chat_template is not None:
+        return
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in (END, *(f"<|{role}|>" for role in TURNS)) if token not in vocabulary]
+    if missing:
+        raise UserError(
+            f"the model's tokenizer has no chat template, and no {' '.join(missing)} to use the project's with. "
+            "Make the tokenizer with the `tokenize` stage, or start from a model with a chat template."
+        )
+    tokenizer.chat_template = TEMPLATE.read_text()
+    tokenizer.eos_token = END
+
+
+def teach_to_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     """Make the token that ends a turn of the chat template the one that ends generation, in model and tokenizer.
 
-    A tokenizer without a chat template is given the project's, and `<|end|>`.
+    A tokenizer without a chat template is given the project's, and `<|end|>`. Returns what shows what is learnt.
 
     Raises:
         UserError: there is no template and no `<|end|>`, or a model could not learn from the template where to stop.
     """
-    if tokenizer.chat_template is None:
-        vocabulary = tokenizer.get_vocab()
-        missing = [token for token in (END, *(f"<|{role}|>" for role in ROLES)) if token not in vocabulary]
-        if missing:
-            raise UserError(
-                f"the model's tokenizer has no chat template, and no {' '.join(missing)} to use the project's with. "
-                "Make the tokenizer with the `tokenize` stage, or start from a model with a chat template."
-            )
-        tokenizer.chat_template = TEMPLATE.read_text()
-        tokenizer.eos_token = END
+    bare = tokenizer.chat_template is None
+    give_template(tokenizer)
+    if bare:
         end = cast(int, tokenizer.eos_token_id)
         model.config.eos_token_id = end
         model.generation_config.eos_token_id = end
         model.generation_config._from_model_config = False
-    template = ChatTemplate(tokenizer)
-    if template.marked and not is_chat_template_stop_token_trained(tokenizer):
-        raise UserError(
-            "the model's chat template leaves the token that ends a turn outside {% generation %}: the model would "
-            "never learn to stop. Move it inside in chat_template.jinja."
-        )
-    if not template.marked and not template.end:
-        raise UserError(
-            "the model's chat template writes no token of the tokenizer after what the assistant says: the model would "
-            "never learn to stop. Let chat_template.jinja end a turn with one, such as `eos_token`."
-        )
+    template = learning(tokenizer)
     if template.end and template.end != tokenizer.eos_token:
         tokenizer.eos_token = template.end
         end = cast(int, tokenizer.eos_token_id)
@@ -85,9 +88,10 @@ def teach_to_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         others = cast(list[int], known) if isinstance(known, list) else [] if known is None else [cast(int, known)]
         model.generation_config.eos_token_id = [end, *(i for i in others if i != end)]
         model.generation_config._from_model_config = False
+    return template
 
 
-def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[Path, int, int]:
+def prepare(job: Job, template: ChatTemplate, length: int, reasoning: Reasoning = "learn") -> tuple[Path, int, int]:
     """Render and mask all conversations, show the first, and set aside those from which nothing would be learnt.
 
     Returns:
@@ -97,7 +101,6 @@ def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[
     Raises:
         UserError: no row is left.
     """
-    template = ChatTemplate(tokenizer)
     reasons: Counter[str] = Counter()
     kept = cut = learnt = 0
     shown: list[str] = []
@@ -108,26 +111,23 @@ def prepare(job: Job, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[
             examples: list[Example] = []
             rejected: list[dict[str, Any]] = []
             for row in rows:
-                fault = _fault(row["messages"], template.control)
-                example = None
-                if not fault:
-                    try:
-                        example = render(template, row["id"], row["messages"])
-                    except Unlearnable as error:
-                        fault = error.reason, error.detail
+                fault, example = None, None
+                try:
+                    check_split(row)
+                    example = render(template, row["id"], row["messages"], row.get("tools"), reasoning)
+                except Unusable as error:
+                    fault = error.reason, error.detail
                 if example and len(example.input_ids) > length:
                     cut += 1
                     example = Example(example.id, example.input_ids[:length], example.labels[:length])
                     if not example.learnt:
                         fault = "too_long", f"the first answer begins after {length} tokens (`max_length`)"
-                if example and not fault and not example.learnt:
-                    fault = "empty_answer", "the assistant says nothing that could be learnt"
                 if fault:
                     rejected.append({**row, "reason": fault[0], "detail": fault[1], "failed": False})
                 elif example:
                     examples.append(example)
             writer.write_table(to_table(examples))
-            shown += [show(tokenizer, example) for example in examples[: 3 - len(shown)]]
+            shown += [show(template.tokenizer, example) for example in examples[: 3 - len(shown)]]
             kept, learnt = kept + len(examples), learnt + sum(example.learnt for example in examples)
             reasons.update(str(row["reason"]) for row in rejected)
             if rejected:
@@ -161,44 +161,39 @@ def row_ids(examples: Path, batch: list[list[int]]) -> list[str]:
 
 def _batches(job: Job) -> Iterator[list[dict[str, Any]]]:
     for artifact in job.all("conversations"):
-        for batch in artifact.batches(columns=["id", "messages"], rows=1000):
+        for batch in artifact.batches(columns=["id", "messages", "tools", "split"], rows=1000):  # of those that it has
             yield batch.to_pylist()
 
 
-def _fault(messages: list[dict[str, Any]] | None, special: list[str]) -> tuple[str, str] | None:
-    """Why nothing can be learnt from this conversation, as a reason and a sentence."""
-    for message in messages or []:
-        if message["role"] not in ROLES:
-            return "unknown_role", f"role `{message['role']}`; known are {', '.join(ROLES)}"
-        if not isinstance(message["content"], str):
-            return "no_content", f"a turn of the {message['role']} has no content"
-        if found := [token for token in special if token in message["content"]]:
-            return "control_token", f"{found[0]} in a turn of the {message['role']} would be read as the end of it"
-    if not any(message["role"] == "assistant" for message in messages or []):
-        return "no_assistant_turn", "what the assistant says is what is learnt"
-    return None
-
-
-def render(template: ChatTemplate, row: str, messages: list[dict[str, str]]) -> Example:
+def render(
+    template: ChatTemplate,
+    row: str,
+    messages: list[dict[str, Any]] | None,
+    tools: str | None = None,
+    reasoning: Reasoning = "learn",
+) -> Example:
     """Token ids of a conversation, and the labels of its assistant turns.
 
     Raises:
-        Unlearnable: the template refuses the conversation, or what is learnt can't be told.
+        Unusable: the assistant says nothing, the template refuses the conversation, or what is learnt can't be told.
     """
-    ids, mask = template.encode(messages)
-    return Example(row, ids, [i if said else IGNORE for i, said in zip(ids, mask, strict=True)])
+    spoken = [message for message in messages or [] if message["role"] == "assistant"]
+    if not spoken:
+        raise Unusable("no_assistant_turn", "what the assistant says is what is learnt")
+    ids, mask = template.encode(messages or [], tools, reasoning)
+    for message in spoken:
+        thought = message.get("reasoning_content") if reasoning == "learn" else None
+        text = message["content"] or ""
+        if not (thought or message.get("tool_calls") or (text if reasoning == "learn" else apart(text)[1]).strip()):
+            raise Unusable("empty_answer", "the assistant says nothing in one of its turns")
+    if not any(mask):
+        raise Unusable("empty_answer", "the chat template marks nothing of what the assistant says")
+    return Example(row, ids, [i if learnt else IGNORE for i, learnt in zip(ids, mask, strict=True)])
 
 
 def show(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
     """The conversation on one line, with what is not learnt dimmed."""
-    parts: list[str] = []
-    start = 0
-    for at in range(1, len(example.labels) + 1):
-        if at == len(example.labels) or (example.labels[at] == IGNORE) != (example.labels[start] == IGNORE):
-            text = cast(str, tokenizer.decode(example.input_ids[start:at])).replace("\n", "⏎")
-            parts.append(f"{DIM}{text}{PLAIN}" if example.labels[start] == IGNORE else text)
-            start = at
-    return "".join(parts)
+    return shown(tokenizer, example.input_ids, [label != IGNORE for label in example.labels])
 
 
 def to_table(examples: list[Example]) -> pa.Table:

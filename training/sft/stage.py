@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Sft(Stage):
@@ -22,7 +25,7 @@ class Sft(Stage):
     work = "training.sft.work:fine_tune"
     drawings = (Curves(("loss", "entropy")),)
     random = True
-    version = 2
+    version = 3
 
     epochs: float = Field(1.0, gt=0)
     steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of `epochs`.")
@@ -31,6 +34,11 @@ class Sft(Stage):
         None, ge=1, description="In memory at once, on each device; `batch` (packed: 1) if left out."
     )
     max_length: int = Field(1024, ge=8, description="Tokens of a conversation; what is beyond is cut off.")
+    reasoning: Literal["learn", "keep", "drop"] = Field(
+        "learn",
+        description="What becomes of a thought before an answer (`reasoning_content`, or a `<think>` block): it is learnt with "
+        "the answer; kept where the chat template puts it, and not learnt; or dropped.",
+    )
     packing: bool = Field(False, description="Put several conversations into one sequence, masked from each other.")
 
     lr: float | None = Field(None, gt=0, description="Peak learning rate; 2e-5, with LoRA 2e-4, if left out.")
@@ -57,6 +65,11 @@ class Sft(Stage):
 
     def output(self, given: dict[str, list[str]]) -> str:
         return output_kind(self.lora)
+
+    def check(self, known: Preflight) -> None:
+        from training.sft.conversations_check import check
+
+        check(known, self.reasoning)
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(

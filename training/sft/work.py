@@ -24,9 +24,9 @@ def fine_tune(stage: Sft, job: Job) -> None:
     source = job.input("model")
     quantized = quantization() if stage.lora and stage.lora.quantize else None
     model, tokenizer = load_model(source.location, job, quantized)
-    teach_to_end(model, tokenizer)
+    template = teach_to_end(model, tokenizer)
     length = min(stage.max_length, getattr(model.config, "max_position_embeddings", stage.max_length))
-    examples, conversations, learnt = prepare(job, tokenizer, length)
+    examples, conversations, learnt = prepare(job, template, length, stage.reasoning)
     if stage.packing:
         attend_by_document(model)
     args = arguments(

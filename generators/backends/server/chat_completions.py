@@ -12,6 +12,7 @@ from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.delivery import Delivery
 from generators.backends.server.settings import ServerSettings
 from generators.text.prompts import Message
+from generators.text.tools import sent, tools_of
 
 
 class ServerBackend:
@@ -71,7 +72,7 @@ def request_of(server: ServerSettings, messages: list[Message], sampling: Sampli
     """The keyword arguments of `chat.completions.create`."""
     request: dict[str, Any] = {
         "model": server.model,
-        "messages": messages,
+        "messages": [sent(message) for message in messages],
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
@@ -79,6 +80,8 @@ def request_of(server: ServerSettings, messages: list[Message], sampling: Sampli
     }
     if sampling.logprobs:
         request["logprobs"] = True
+    if sampling.tools:
+        request["tools"] = tools_of(sampling.tools)
     if sampling.json_schema:
         schema = {"name": "answer", "schema": json.loads(sampling.json_schema)}
         request["response_format"] = {"type": "json_schema", "json_schema": schema}

@@ -53,10 +53,15 @@ def pre_query(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     Raises:
         UserError: the model has no chat template.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    from generators.text.chat_template import REFUSALS, ChatTemplate  # with Jinja, which a configuration has no need of
+
+    template = ChatTemplate(tokenizer)
+    if template.template is None:
         raise UserError("`magpie` needs a model with a chat template: one that was trained on conversations.")
-    text = str(tokenizer.apply_chat_template([*messages, user(MARK)], tokenize=False, add_generation_prompt=False))
-    before, mark, _ = text.partition(MARK)
+    try:
+        before, mark, _ = template.render([*messages, user(MARK)]).partition(MARK)
+    except REFUSALS as error:
+        raise UserError(f"`magpie` can't begin the user's turn: this model's chat template says: {error}") from error
     if not mark:
         raise UserError(
             "`magpie` can't find the user's turn in this model's chat template, which rewrites what is said."

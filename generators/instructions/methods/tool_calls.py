@@ -5,8 +5,8 @@ three checks: its form (the tools exist, and the arguments follow each tool's JS
 here in the sandbox, for tools that come with `python`), and its meaning (the model says whether the calls, and what came
 back, serve the request). Tools without code have their result written by the model.
 
-Messages are text: the tools stand in the system message, a call is `<tool_call>` JSON of the assistant, and a result a
-`<tool_response>` in a user's turn, as the chat templates of open models render them.
+Calls are `tool_calls` of the assistant, results are messages of the role `tool`, and the tools offered stand in the column
+`tools`: a model's chat template writes them in its own way (transformers' page "Tool use").
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from generators.drafts.drafts import YES_NO, Draft, Execution, Made, Rejected, ask, assistant, user, whole, yes
 from generators.instructions.method import Method, World
 from generators.rules.sandbox import Limits
+from generators.text.prompts import Message
 
 
 class Tool(BaseModel):
@@ -45,6 +46,21 @@ class ToolCalls(Method):
 
     needs: ClassVar[tuple[str, ...]] = ()
 
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {
+        "request": {
+            "tools": "declarations of the tools, JSON each",
+            "count": "the most calls",
+            "examples": "requests made before; may be empty",
+        },
+        "result": {"tool": "the tool: `name`, `description`, `parameters`", "call": "the call, JSON"},
+        "serves": {
+            "request": "what the user asked",
+            "tools": "declarations of the tools, JSON each",
+            "calls": "pairs of a call and its result",
+        },
+        "answer": {"request": "what the user asked", "calls": "pairs of a call and its result"},
+    }
+
     name: Literal["tool_calls"]
     tools: list[Tool] = Field(min_length=1)
     offered: int = Field(3, ge=1, description="Most tools offered in a conversation.")
@@ -61,7 +77,8 @@ class ToolCalls(Method):
         shown = [
             row["metadata"]["key"] for row in (world.made[i] for i in random.permutation(len(world.made))[:3].tolist())
         ]
-        declared = [json.dumps(tool.model_dump(include={"name", "description", "parameters"})) for tool in tools]
+        functions = [tool.model_dump(include={"name", "description", "parameters"}) for tool in tools]
+        declared = [json.dumps(function) for function in functions]
         answer = yield ask(
             "tool_calls/request", world.sampling, schema_of(tools, count), tools=declared, count=count, examples=shown
         )
@@ -94,14 +111,17 @@ class ToolCalls(Method):
         if not yes(answer):
             raise Rejected("meaning", f"the calls do not serve: {request[:200]}")
         answer = yield ask("tool_calls/answer", world.sampling, request=request, calls=paired)
-        said = [
-            {"role": "system", "content": "<tools>\n" + "\n".join(declared) + "\n</tools>"},
-            user(request),
-            assistant("\n".join(f"<tool_call>\n{call}\n</tool_call>" for call, _ in paired)),
-            user("\n".join(f"<tool_response>\n{result}\n</tool_response>" for _, result in paired)),
-            assistant(whole(answer)),
+        # Nine letters and digits: what the strictest chat template (Mistral's) takes for an id.
+        ids = [f"call{place:05d}" for place in range(1, len(calls) + 1)]
+        called = [{"id": i, "type": "function", "function": call} for i, call in zip(ids, calls, strict=True)]
+        returned: list[Message] = [
+            {"role": "tool", "content": result, "tool_call_id": i, "name": call["name"]}
+            for i, call, result in zip(ids, calls, results, strict=True)
         ]
-        return Made(said, request, metadata={"tools": [tool.name for tool in tools], "calls": calls})
+        said = [user(request), {**assistant(""), "tool_calls": called}, *returned, assistant(whole(answer))]
+        offered = [{"type": "function", "function": function} for function in functions]
+        facts = {"tools": [tool.name for tool in tools], "calls": calls}
+        return Made(said, request, metadata=facts, tools=offered)
 
 
 def schema_of(tools: list[Tool], count: int) -> dict[str, Any]:

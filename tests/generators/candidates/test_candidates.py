@@ -19,7 +19,8 @@ from engine.stage.job import Job
 from engine.store.store import Store
 from generators.backends.process.watched import WatchedEngine
 from generators.candidates.stage import Candidates
-from generators.text.prompts import decode, encode_prompt, load_tokenizer
+from generators.text.chat_template import ChatTemplate
+from generators.text.prompts import decode, load_tokenizer
 
 PROMPTS = [
     {"id": f"{i:032x}", "parents": [], "prompt": [{"role": "user", "content": f"Say {i}!"}], "reference": str(i)}
@@ -87,7 +88,7 @@ def check(made: Any, folder: Path, model: str, log_softmax: Any) -> None:
         prompt = asked[row["prompt_id"]]
         assert row["prompt"] == prompt["prompt"] and row["reference"] == prompt["reference"]
         assert row["parents"] == [row["prompt_id"]] and row["model"] == model
-        assert row["prompt_token_ids"] == encode_prompt(tokenizer, prompt["prompt"])
+        assert row["prompt_token_ids"] == ChatTemplate(tokenizer).prompt(prompt["prompt"])
         assert row["completion"] == [{"role": "assistant", "content": decode(tokenizer, row["token_ids"])}]
         expected = log_softmax(weights, row["prompt_token_ids"], row["token_ids"], 0.9)
         assert row["logprobs"] == pytest.approx(expected, abs=1e-4)

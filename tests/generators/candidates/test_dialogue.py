@@ -15,7 +15,8 @@ from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Completion, Sampling
 from generators.backends.transformers_engine import TransformersEngine
 from generators.candidates.dialogue_stage import PLAY, Dialogue
-from generators.text.prompts import MARK, between, encode_prompt, load_tokenizer
+from generators.text.chat_template import MARK, ChatTemplate
+from generators.text.prompts import load_tokenizer
 from tests.generators.faulty_server import FaultyServer
 
 PROMPTS = [{"id": f"{i:032x}", "parents": [], "prompt": [{"role": "user", "content": f"Say {i}!"}]} for i in range(6)]
@@ -60,7 +61,7 @@ def test_training_ids_are_the_sampled_ids(
     for row in rows:
         turns = 1 if row["prompt"][0]["content"] == "Say 5!" else 3
         assert [m["role"] for m in row["completion"]] == ["assistant", "user"] * (turns - 1) + ["assistant"]
-        assert row["prompt_token_ids"] == encode_prompt(tokenizer, row["prompt"])
+        assert row["prompt_token_ids"] == ChatTemplate(tokenizer).prompt(row["prompt"])
         ids = row["prompt_token_ids"] + row["token_ids"]
         assert len(row["sampled"]) == len(row["logprobs"]) == len(row["token_ids"])
         # Each answer of the engine, to a prompt that is all that came before it, ends where `sampled` says.
@@ -100,13 +101,13 @@ def test_a_conversation_ends_where_the_context_does(
 def test_what_stands_between_two_answers(tiny: Path, untied: Path) -> None:
     tokenizer = load_tokenizer(str(tiny))
     end = tokenizer.eos_token_id
-    assert tokenizer.decode(between(tokenizer, [5], "Why?")) == "<|end|><|user|>Why?<|end|><|assistant|>"
-    assert [end, *between(tokenizer, [end], "Why?")] == between(tokenizer, [5], "Why?")
+    assert tokenizer.decode(ChatTemplate(tokenizer).between([5], "Why?")) == "<|end|><|user|>Why?<|end|><|assistant|>"
+    assert [end, *ChatTemplate(tokenizer).between([end], "Why?")] == ChatTemplate(tokenizer).between([5], "Why?")
     turns = [("user", "Hi."), ("assistant", MARK), ("user", "Why?")]
-    whole = encode_prompt(tokenizer, [{"role": role, "content": text} for role, text in turns])
-    assert whole[-len(between(tokenizer, [5], "Why?")) :] == between(tokenizer, [5], "Why?")
+    whole = ChatTemplate(tokenizer).prompt([{"role": role, "content": text} for role, text in turns])
+    assert whole[-len(ChatTemplate(tokenizer).between([5], "Why?")) :] == ChatTemplate(tokenizer).between([5], "Why?")
     plain = load_tokenizer(str(untied))
-    assert plain.decode(between(plain, [5], "Why?")) == "\nWhy?\n"
+    assert plain.decode(ChatTemplate(plain).between([5], "Why?")) == "\nWhy?\n"
     tokenizer.chat_template = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(UserError, match="leaves out the assistant's earlier answers"):
-        between(tokenizer, [5], "Why?")
+        ChatTemplate(tokenizer).between([5], "Why?")

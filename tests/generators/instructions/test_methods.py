@@ -299,12 +299,16 @@ def test_tool_calls(make: Any) -> None:
     assert made.rows == 12
     results = set[str]()
     for row in rows_of(made):
-        system, request, call, result, answer = (m["content"] for m in row["messages"])
+        assert [m["role"] for m in row["messages"]] == ["user", "assistant", "tool", "assistant"]
+        request, call, result, answer = row["messages"]
         name = row["metadata"]["tools"][0]
-        assert f'"name": "{name}"' in system and request.startswith(name) and answer == "As the tools say."
-        inner = json.loads(call.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>"))
-        assert [inner] == row["metadata"]["calls"] and inner["name"] == name
-        results.add(result.split("\n")[1])
+        assert request["content"].startswith(name) and answer["content"] == "As the tools say."
+        (made_call,) = json.loads(call["tool_calls"])
+        assert [made_call["function"]] == row["metadata"]["calls"] and made_call["function"]["name"] == name
+        assert (result["tool_call_id"], result["name"]) == (made_call["id"], name) and not call["content"]
+        (offered,) = json.loads(row["tools"])
+        assert offered["type"] == "function" and offered["function"]["name"] == name
+        results.add(result["content"])
     assert results == {"42", '{"sky": "grey"}'}  # 40 + 2 was computed by the tool itself; 40 + 5 did not serve
     assert set(made.manifest["rejected"]) - {"surplus"} == {"invalid_json", "meaning"}
 

@@ -7,21 +7,22 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from generators.text.prompts import decode, encode_prompt, load_tokenizer, prompt_of
+from generators.text.chat_template import ChatTemplate
+from generators.text.prompts import decode, load_tokenizer, prompt_of
 
 ASK = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 def test_a_chat_model_gets_its_template_and_the_assistants_header(tiny: Path) -> None:
     tokenizer = load_tokenizer(str(tiny))
-    ids = encode_prompt(tokenizer, ASK)
+    ids = ChatTemplate(tokenizer).prompt(ASK)
     assert tokenizer.decode(ids) == "<|user|>What is the capital of France?<|end|><|assistant|>"
     assert decode(tokenizer, ids) == "What is the capital of France?"
 
 
 def test_a_base_model_gets_lines_of_text(untied: Path) -> None:
     tokenizer = load_tokenizer(str(untied))
-    ids = encode_prompt(tokenizer, [{"role": "system", "content": "Facts."}, *ASK])
+    ids = ChatTemplate(tokenizer).prompt([{"role": "system", "content": "Facts."}, *ASK])
     assert tokenizer.decode(ids) == "Facts.\nWhat is the capital of France?\n"
     assert tokenizer.eos_token_id not in ids
 

@@ -14,7 +14,7 @@ import torch
 from engine.errors import UserError
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from generators.text.prompts import encode_prompt
+from generators.text.chat_template import ChatTemplate
 from tests.training import killed, tiny_chat
 from tests.training.tiny_chat import PROMPTS, one_thread, reward_model
 from training.evaluate.stage import Evaluate
@@ -110,7 +110,7 @@ def test_the_kl_is_the_exact_divergence_but_for_sampling(
     exact: list[float] = []
     variance: list[float] = []
     for row in PROMPTS:
-        ids = torch.tensor([encode_prompt(tiny_chat.tokenizer(), row["prompt"])])
+        ids = torch.tensor([ChatTemplate(tiny_chat.tokenizer()).prompt(row["prompt"])])
         logp, logq = (m(ids).logits[0, -1].double().log_softmax(-1).detach() for m in (p, q))
         exact.append((logp.exp() * (logp - logq)).sum().item())
         variance.append((logp.exp() * (logp - logq) ** 2).sum().item() - exact[-1] ** 2)

@@ -88,7 +88,7 @@ def test_what_is_written_is_read_as_the_same_model(config: Any, tmp_path: Path) 
     torch.testing.assert_close(logits(load(back)), logits(model), rtol=0, atol=0)
     ours, theirs = AutoTokenizer.from_pretrained(given), AutoTokenizer.from_pretrained(back)
     turns = [{"role": "user", "content": SAID}, {"role": "assistant", "content": "Yes."}]
-    assert theirs(SAID)["input_ids"] == ours(SAID)["input_ids"]
+    assert theirs(SAID)["input_ids"] == ours(SAID)["input_ids"] and theirs.get_vocab() == ours.get_vocab()
     assert theirs.apply_chat_template(turns, return_dict=False) == ours.apply_chat_template(turns, return_dict=False)
     assert theirs.eos_token == "<|end|>" and load(back).generation_config.eos_token_id == 4
 
@@ -136,6 +136,7 @@ def test_a_sentencepiece_tokenizer_cuts_as_before(before: bool, tmp_path: Path) 
     assert kinds[:4] == [2, 3, 3, 6] and kinds[made.convert_tokens_to_ids("▁capital")] == 1 and kinds[-1] == 5
     read(tmp_path / "it.gguf", tmp_path / "back")
     back = AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert back.get_vocab() == made.get_vocab()
     for text in (SAID, "the capital is Lima.", "  it is"):
         assert back(text)["input_ids"] == made(text)["input_ids"]
         assert back.decode(back(text)["input_ids"], skip_special_tokens=True) == text

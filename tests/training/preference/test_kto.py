@@ -58,7 +58,7 @@ def test_the_first_loss_is_equation_7(policy: Artifact, other: Artifact, given: 
         lr=1e-12, beta=0.3, batch=2 * len(rows), good_weight=1.2,
     )  # fmt: skip
     encoded = [
-        (pairs.encode(tiny_chat.tokenizer(), row["prompt"], row[side]), side == "chosen")
+        (pairs.encode(pairs.learning(tiny_chat.tokenizer()), row["prompt"], row[side]), side == "chosen")
         for row in rows
         for side in ("chosen", "rejected")
     ]

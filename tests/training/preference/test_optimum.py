@@ -15,7 +15,7 @@ import torch
 
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from generators.text.prompts import encode_prompt
+from generators.text.chat_template import ChatTemplate
 from tests.training import tiny_chat
 from tests.training.curves import curve
 from tests.training.tiny_chat import assistant, one_thread, user
@@ -66,7 +66,7 @@ def distribution(folder: Path, end: bool = False) -> np.ndarray:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    prompt = encode_prompt(tiny_chat.tokenizer(), PROMPT)
+    prompt = ChatTemplate(tiny_chat.tokenizer()).prompt(PROMPT)
     answers = [EncodedAnswer(prompt, [*[IDS[i] for i in outcome], *([1] if end else [])]) for outcome in OUTCOMES]
     return np.array([float(t.double().sum()) for t in token_logprobs(model, answers)])
 

@@ -13,6 +13,7 @@ import pytest
 from engine.errors import UserError
 from engine.store.artifact import Artifact
 from engine.store.store import Store
+from generators.text.chat_template import learning
 from tests.training.tiny_chat import assistant, one_thread, reward_model, user
 from training.models.answers import encode
 from training.reward.benchmark import BenchmarkItem, line, load, picks, ties
@@ -86,7 +87,7 @@ def test_a_file_in_either_format_is_scored_row_by_row(
     model = RewardModel.load(reward.location)
 
     def score(prompt: str, text: str) -> float:
-        return model.score([encode(model.tokenizer, user(prompt), assistant(text))]).item()
+        return model.score([encode(learning(model.tokenizer), user(prompt), assistant(text))]).item()
 
     expected = [
         score("what colour ?", "red") > score("what colour ?", "no"),

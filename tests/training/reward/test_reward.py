@@ -14,6 +14,7 @@ import torch
 from engine.errors import UserError
 from engine.store.artifact import Artifact
 from engine.store.store import Store
+from generators.text.chat_template import learning
 from tests.training import killed, tiny_chat
 from tests.training.preference_rows import answers_of, preferences
 from tests.training.tiny_chat import assistant, one_thread, user
@@ -41,7 +42,7 @@ def load_scores(folder: Path, answers: list[EncodedAnswer]) -> torch.Tensor:
 
 def test_an_answer_is_encoded_as_the_chat_template_renders_the_whole_conversation() -> None:
     tokens = tiny_chat.tokenizer()
-    answer = encode(tokens, user("what colour ?"), assistant("red blue"))
+    answer = encode(learning(tokens), user("what colour ?"), assistant("red blue"))
     whole = tokens.apply_chat_template([*user("what colour ?"), *assistant("red blue")], return_dict=False)
     assert [*answer.prompt, *answer.response] == whole
     assert answer.response[-1] == tokens.eos_token_id == 1
@@ -77,7 +78,13 @@ def test_the_first_loss_is_ln_2_and_the_losses_are_the_formula() -> None:
     tokens = tiny_chat.tokenizer()
     rows = preferences(8)
     pairs = [
-        Pair("p", encode(tokens, r["prompt"], r["chosen"]), encode(tokens, r["prompt"], r["rejected"]), 0.7, 0.8)
+        Pair(
+            "p",
+            encode(learning(tokens), r["prompt"], r["chosen"]),
+            encode(learning(tokens), r["prompt"], r["rejected"]),
+            0.7,
+            0.8,
+        )
         for r in rows
     ]
     config = tiny_chat.policy().config
@@ -134,7 +141,9 @@ def test_an_ensemble_disagrees_more_where_it_was_not_trained(policy: Artifact, g
     made = build(Reward, {"model": policy, "preferences": given("Preference", rows)}, lr=3e-3, heads=4, epochs=2)
     reward = RewardModel.load(str(made.path))
     known = answers_of(rows[:40])
-    strange = [encode(reward.tokenizer, user("number ."), assistant("three , three . the the")) for _ in range(1)]
+    strange = [
+        encode(learning(reward.tokenizer), user("number ."), assistant("three , three . the the")) for _ in range(1)
+    ]
     assert reward.heads(known).shape == (80, 4)
     assert reward.heads(known).mean(0).abs().max() < 1.0
     assert reward.score(known, pessimism=1.0).lt(reward.score(known)).all()
@@ -217,7 +226,9 @@ def test_whole_rankings_teach_the_whole_order(policy: Artifact, given: Given, bu
     summary = made.manifest["summary"]
     assert summary["rankings"] == 120 and summary["rankings_left_out"] == 1 and summary["accuracy"] > 0.95
     tokens = tiny_chat.tokenizer()
-    answers = [encode(tokens, user("what red ?"), assistant(f"{w} blue")) for w in ("yes", "good", "no", "bad")]
+    answers = [
+        encode(learning(tokens), user("what red ?"), assistant(f"{w} blue")) for w in ("yes", "good", "no", "bad")
+    ]
     scores = load_scores(made.path, answers).tolist()
     assert scores == sorted(scores, reverse=True)
 
@@ -230,7 +241,11 @@ def test_lists_of_two_give_the_loss_of_pairs() -> None:
 
     tokens = tiny_chat.tokenizer()
     pairs = [
-        Pair("p", encode(tokens, r["prompt"], r["chosen"]), encode(tokens, r["prompt"], r["rejected"]))
+        Pair(
+            "p",
+            encode(learning(tokens), r["prompt"], r["chosen"]),
+            encode(learning(tokens), r["prompt"], r["rejected"]),
+        )
         for r in preferences(8)
     ]
     config = tiny_chat.policy().config
@@ -288,7 +303,10 @@ def test_objectives_learn_apart_and_add_up_by_their_weights(policy: Artifact, gi
     told = made.manifest["summary"]["objectives"]
     assert told["helpful"]["accuracy"] > 0.95 and told["safe"]["accuracy"] > 0.95
     reward = RewardModel.load(str(made.path))
-    both = [encode(reward.tokenizer, user("what ?"), assistant(text)) for text in ("good no", "good yes", "bad no")]
+    both = [
+        encode(learning(reward.tokenizer), user("what ?"), assistant(text))
+        for text in ("good no", "good yes", "bad no")
+    ]
     scores_BOH = reward.by_objective(both)
     assert scores_BOH.shape == (3, 2, 2) and reward.heads(both).shape == (3, 2)
     expected = scores_BOH[:, 0] + 2 * scores_BOH[:, 1]

@@ -45,10 +45,10 @@ def kept(made: Artifact, iteration: int = 0) -> list[dict[str, Any]]:
 
 
 def answers_of(rows: list[dict[str, Any]]) -> list[EncodedAnswer]:
-    from generators.text.prompts import encode_prompt
+    from generators.text.chat_template import ChatTemplate
 
     tokenizer = tiny_chat.tokenizer()
-    return [EncodedAnswer(encode_prompt(tokenizer, tiny_chat.user(r["prompt"])), r["token_ids"]) for r in rows]
+    return [EncodedAnswer(ChatTemplate(tokenizer).prompt(tiny_chat.user(r["prompt"])), r["token_ids"]) for r in rows]
 
 
 def gradient_norm(weights: np.ndarray, answers: list[EncodedAnswer]) -> float:

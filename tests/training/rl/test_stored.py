@@ -15,7 +15,7 @@ import torch
 from engine.errors import StageFailed, UserError
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from generators.text.prompts import encode_prompt
+from generators.text.chat_template import ChatTemplate
 from tests.training import tiny_chat
 from tests.training.tiny_chat import assistant, one_thread, reward_model, user
 from training.evaluate.perplexity import surprise, windows
@@ -44,7 +44,7 @@ def candidates(seed: int, prompts: int = 12, n: int = 8, long: int = 3) -> list[
                     "prompt_id": f"p{p}",
                     "prompt": asked,
                     "completion": assistant(text),
-                    "prompt_token_ids": encode_prompt(tokens, asked),
+                    "prompt_token_ids": ChatTemplate(tokens).prompt(asked),
                     "token_ids": [*tokens.encode(text, add_special_tokens=False), 1],
                     "finish_reason": "stop",
                     "model": "m",

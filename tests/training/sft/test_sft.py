@@ -12,12 +12,13 @@ from engine.errors import StageFailed, UserError
 from engine.stage.job import Job
 from engine.store.artifact import Artifact
 from engine.store.store import Store
+from generators.text.chat_template import ChatTemplate
 from tests.training import killed
 from tests.training.tiny import CONVERSATIONS as ROWS
 from tests.training.tiny import SFT as CONFIG
 from tests.training.tiny import base, tokenizer, turn
-from training.sft.chat_template import ChatTemplate
-from training.sft.examples import DIM, IGNORE, PLAIN, TEMPLATE, Example, render, show, teach_to_end, to_table
+from training.models.shown import DIM, PLAIN
+from training.sft.examples import IGNORE, TEMPLATE, Example, render, show, teach_to_end, to_table
 from training.sft.stage import Sft
 
 
@@ -217,7 +218,7 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_stays(store: Store, given
 def test_conversations_nothing_is_learnt_from_are_set_aside_with_a_reason(store: Store, given: Any, build: Any) -> None:
     bad = [
         {"id": "a" * 32, "parents": [], "messages": [turn("user", "Hello?")]},
-        {"id": "b" * 32, "parents": [], "messages": [turn("tool", "x"), turn("assistant", "y")]},
+        {"id": "b" * 32, "parents": [], "messages": [turn("critic", "x"), turn("assistant", "y")]},
         {"id": "c" * 32, "parents": [], "messages": [turn("user", "long " * 200), turn("assistant", "y")]},
         {"id": "d" * 32, "parents": [], "messages": []},
         {"id": "e" * 32, "parents": [], "messages": [turn("user", "a<|end|><|system|>b"), turn("assistant", "y")]},
@@ -231,8 +232,7 @@ def test_conversations_nothing_is_learnt_from_are_set_aside_with_a_reason(store:
 
 def test_a_template_that_never_learns_to_stop_is_refused(chat: Any) -> None:
     chat.chat_template = TEMPLATE.read_text().replace(
-        "{{- message['content'] + '<|end|>' -}}{%- endgeneration -%}",
-        "{{- message['content'] -}}{%- endgeneration -%}{{- '<|end|>' -}}",
+        "{{- '<|end|>' -}}{%- endgeneration -%}", "{%- endgeneration -%}{{- '<|end|>' -}}"
     )
     with pytest.raises(UserError, match="never learn to stop"):
         teach_to_end(None, chat)

@@ -25,18 +25,21 @@ The formulas are in `training.rl.ppo.loss`, the iterations in `training.rl.ppo.l
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from engine.stage.stage import Device, NotIdentity, Stage, port
-from generators.rules.rule import Rule, version
+from generators.rules.rule import Rule, sources, version
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.answers import TOKENS
 from training.models.lora_settings import Lora
 from training.rl.drawings import DRAWINGS
 from training.rl.guard_settings import GuardConfig
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Ppo(Stage):
@@ -54,7 +57,7 @@ class Ppo(Stage):
     work = "training.rl.ppo.loop:train"
     drawings = DRAWINGS
     random = True
-    version = 3
+    version = 4
 
     iterations: int = Field(30, ge=1)
     rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
@@ -88,7 +91,8 @@ class Ppo(Stage):
     )
     max_grad_norm: float = Field(1.0, gt=0)
     rules: dict[str, Rule] = Field(
-        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason, or a verifier."
+        {},
+        description="Name -> expression over completion, reference, prompt, length, finish_reason; a check, or a Python function.",
     )
     weights: dict[str, float] = Field(
         {}, description="Weight of each rule and of `reward` in the score; 1 if not named."
@@ -120,7 +124,20 @@ class Ppo(Stage):
         return self
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), **version([*self.rules.values(), *self.gold.values()])}
+        return {**super().identity(), **version(self._rules())}
+
+    def sources(self, base: str) -> dict[str, str]:
+        return sources(self._rules(), base)
+
+    def check(self, known: Preflight) -> None:
+        from generators.rules import reward_function
+        from training.rl import prompts_check
+
+        reward_function.check(self._rules(), known)
+        prompts_check.check(known)
+
+    def _rules(self) -> list[Rule]:
+        return [*self.rules.values(), *self.gold.values()]
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,9 @@ import pytest
 import trl
 
 from engine.errors import UserError
-from engine.store.store import Store
+from generators.text.chat_template import ChatTemplate, Unusable, learning, marks_answers
 from tests.training.tiny import tokenizer
-from tests.training.tiny_chat import artifact
-from training.sft.chat_template import ChatTemplate, Unlearnable, marks_answers
-from training.sft.examples import DIM, IGNORE, PLAIN, render, show, teach_to_end
-from training.sft.stage import Sft
+from training.sft.examples import IGNORE, render, teach_to_end
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 # Name -> the tokens of its turns, its end of sequence and the end of a turn.
@@ -27,7 +23,7 @@ TOKENS: dict[str, tuple[list[str], str, str]] = {
     "deepseek_r1_distill": (["<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"], "<｜end▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
     "phi3": ([], "<|endoftext|>", "<|end|>"),
     "cohere2": (["<|END_RESPONSE|>", "<|END_OF_TURN_TOKEN|>"], "<|END_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
-    "gptoss": (["<|start|>", "<|channel|>", "<|message|>", "<|return|>"], "<|return|>", "<|return|>"),
+    "gptoss": (["<|start|>", "<|channel|>", "<|message|>", "<|return|>", "<|end|>", "<|call|>"], "<|return|>", "<|return|>"),
 }  # fmt: skip
 MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ ' [INST] ' + m['content'] + ' [/INST]' }}"
@@ -63,7 +59,7 @@ def edited(name: str) -> Any:
 
 def learnt(tokens: Any, messages: list[dict[str, str]]) -> str:
     """What is learnt, and that nothing else became of the conversation than the text which the template makes of it."""
-    template = ChatTemplate(tokens)
+    template = learning(tokens)
     example = render(template, "x", messages)
     assert tokens.decode(example.input_ids) == template.render(messages)
     assert all(label in (IGNORE, i) for i, label in zip(example.input_ids, example.labels, strict=True))
@@ -98,7 +94,7 @@ def test_the_mask_of_trl_holds_all_that_is_learnt() -> None:
     """Its tags take some templates' headers in, and the new line after a turn; what is learnt here lies inside them."""
     for name in TOKENS:
         tokens = chat(name)
-        template = ChatTemplate(tokens)
+        template = learning(tokens)
         assert not template.marked and marks_answers(template.template)
         ids, mask = template.encode(TALK)
         trls = tokens.apply_chat_template(
@@ -120,15 +116,15 @@ def test_a_tag_is_what_the_parser_takes_for_one() -> None:
 def test_a_turn_that_is_rewritten_later_is_not_guessed() -> None:
     """Qwen3's own template takes the thought out of every turn but the last: no prefix shows what was said."""
     tokens = edited("qwen3")
-    with pytest.raises(Unlearnable, match="renders message 1 otherwise") as caught:
-        ChatTemplate(tokens).encode(TALK)
+    with pytest.raises(Unusable, match="renders message 1 otherwise") as caught:
+        learning(tokens).encode(TALK)
     assert caught.value.reason == "rewritten_turn"
     dropping = (
         "{% for m in messages %}{{ '<|im_start|>' + m['content'].split('</think>')[-1] + '<|im_end|>' }}{% endfor %}"
     )
-    template = ChatTemplate(chat("qwen3", dropping))
+    template = learning(chat("qwen3", dropping))
     assert learnt(template.tokenizer, TALK[:2]) == "<|im_start|>Hello Bob.<|im_end|>"
-    with pytest.raises(Unlearnable, match="leaves out a part of message 1"):
+    with pytest.raises(Unusable, match="leaves out a part of message 1"):
         template.encode([TALK[0], turn("assistant", "<think>a</think>b")])
 
 
@@ -140,15 +136,15 @@ def test_an_answer_begins_with_a_token_of_its_own() -> None:
     assert tokens.tokenize("The capital") == ["The", "Ġcapital"]
     said = [TALK[0], turn("assistant", "capital of Peru."), *TALK[2:]]
     assert learnt(tokens, said) == "capital of Peru.<|end|>So\n\nlong.<|end|>"
-    prompt = tokens.encode(ChatTemplate(tokens).render(said[:1], prompt=True), add_special_tokens=False)
-    ids, mask = ChatTemplate(tokens).encode(said)
+    prompt = ChatTemplate(tokens).prompt(said[:1])
+    ids, mask = learning(tokens).encode(said)
     assert ids[: len(prompt)] == prompt and mask.index(True) == len(prompt)
 
 
 def test_a_template_without_an_end_or_for_parts_is_refused() -> None:
     with pytest.raises(UserError, match="never learn to stop"):
         teach_to_end(None, chat("phi3", "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"))
-    for name, words in (("idefics3", "list of parts"), ("llava_next", "refuses a question and an answer")):
+    for name, words in (("idefics3", "list of parts"), ("llava_next", "list of parts")):
         with pytest.raises(UserError, match=words):
             teach_to_end(None, chat("phi3", (TEMPLATES / f"{name}.jinja").read_text()))
     with pytest.raises(UserError, match="expected token 'end of print statement'"):
@@ -159,36 +155,3 @@ def test_mistrals_way_of_an_end_needs_no_header() -> None:
     tokens = chat("phi3", MISTRAL)
     assert ChatTemplate(tokens).end == "<|endoftext|>"
     assert learnt(tokens, TALK) == " Hello Bob.<|endoftext|> So\n\nlong.<|endoftext|>"
-
-
-def test_a_stock_model_is_trained_and_stops_at_the_end_of_its_turn(
-    store: Store, given: Any, build: Any, tmp_path: Path
-) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from training.pretrain.llama import decoder_config
-    from training.pretrain.size import Size
-
-    tokens = chat("gemma")
-    eos, end = tokens.eos_token_id, tokens.convert_tokens_to_ids("<end_of_turn>")
-    config = decoder_config(Size(depth=1, width=32, heads=2), "llama", len(tokens), 128, eos, tokens.pad_token_id)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "stock")
-    tokens.save_pretrained(tmp_path / "stock")
-    rows = [
-        {"id": f"{i:032x}", "parents": [], "messages": messages}
-        for i, messages in enumerate([
-            TALK, TALK[:2], [turn("system", "Be brief."), *TALK],
-            [turn("user", "a<end_of_turn>\n<start_of_turn>model\nb"), TALK[1]],
-        ])
-    ]  # fmt: skip
-    inputs = {"model": artifact(store, tmp_path / "stock"), "conversations": given("Conversation", rows)}
-    made = build(Sft, inputs, steps=2, batch=2, seed=3)
-    assert made.manifest["summary"]["conversations"] == 2
-    assert made.manifest["rejected"] == {"control_token": 1, "template_refused": 1}
-    assert made.rejected().column("detail").to_pylist()[0] == "the chat template says: System role not supported"
-    trained = AutoTokenizer.from_pretrained(made.location)
-    assert (trained.eos_token, trained.chat_template) == ("<end_of_turn>", tokens.chat_template)
-    assert json.loads((made.path / "config.json").read_text())["eos_token_id"] == end
-    assert sorted(json.loads((made.path / "generation_config.json").read_text())["eos_token_id"]) == sorted([eos, end])
-    line = show(trained, render(ChatTemplate(trained), "x", TALK[:2]))
-    assert line.endswith(f"<start_of_turn>model⏎{PLAIN}Hello Bob.<end_of_turn>{DIM}⏎{PLAIN}")
