@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import inspect
 import json
 import os
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -323,6 +323,8 @@ def _installed(top: str) -> ModuleSpec | None:
 
 def _digest(file: Path) -> str:
     told = file.stat()
+    if time.time() - told.st_mtime < 2:  # another edit may leave time and size as they are
+        return digest_file(file)
     return _digest_of(file, told.st_mtime_ns, told.st_size)
 
 

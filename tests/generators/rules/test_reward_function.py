@@ -223,6 +223,19 @@ def test_an_expression_that_does_not_fit_is_refused_when_the_recipe_is_read(stag
         stage.model_validate({"rules": {"mine": rule}})
 
 
+def test_the_recipe_names_the_line_of_a_wrong_rule(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "stages:\n  g:\n    kind: judge\n    from: ./a.jsonl\n    rules:\n      long: length\n      short: lenght < 5\n"
+    )
+    with pytest.raises(UserError) as caught:
+        load_recipe(file)
+    assert str(caught.value) == (
+        f"{file}:7: stage `g`: `rules.short`: this rule: `lenght < 5` names a column that is not there: lenght. Did you mean `length`? "
+        "Columns: completion, reference, prompt, length, finish_reason."
+    )
+
+
 def test_judge_rejects_the_row_that_the_function_failed_on(given: Any, build: Any, tmp_path: Path) -> None:
     (tmp_path / "frail.py").write_text(FRAIL)
     rows = [{"id": f"{i:032x}", "prompt": [{"role": "user", "content": "?"}], "completion": [{"role": "assistant", "content": text}],
