@@ -316,7 +316,8 @@ def _origin_installed(target: str, module: str, root: Path) -> Origin:
 def _installed(top: str) -> ModuleSpec | None:
     """Where Python finds a name by itself: without the finders that serve people's code."""
     for finder in sys.meta_path:
-        if not isinstance(finder, _Beside) and (spec := finder.find_spec(top, None, None)):
+        find = None if isinstance(finder, _Beside) else getattr(finder, "find_spec", None)
+        if find and (spec := find(top, None, None)):
             return spec
     return None
 
