@@ -116,12 +116,19 @@ def locate(target: str, base: str | Path) -> tuple[Origin, str]:
 
 
 def sources(target: str, base: str | Path) -> dict[str, str]:
-    """Digests of the files that a function is made of, by path below the folder that its import starts from.
+    """Digests of the files that a function is made of, by their path from the recipe's folder; those of an installed package by module.
 
     Raises:
         UserError: there is no such module.
     """
-    return digests(locate(target, base)[0])
+    origin, _ = locate(target, base)
+    told = digests(origin)
+    if not origin.beside:
+        return told
+    return {
+        Path(os.path.relpath(origin.root / name, Path(base).absolute())).as_posix(): digest
+        for name, digest in told.items()
+    }
 
 
 def digests(origin: Origin) -> dict[str, str]:

@@ -148,4 +148,4 @@ def test_grpo_with_own_rewards(new: Callable[..., Path]) -> None:
     assert done["grpo"].kind == "Model"
     verdicts: list[dict[str, Any]] = done["scores"].to_table().to_pylist()
     assert {row["metric"] for row in verdicts} == {"right", "brief"} and len(verdicts) == 16
-    assert "rewards.py" in done["grpo"].manifest["identity"]["sources"]
+    assert "grpo_own_rewards/rewards.py" in done["grpo"].manifest["identity"]["sources"]
