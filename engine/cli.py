@@ -253,7 +253,7 @@ def stages(
     from engine.view.kinds import describe_kind, describe_kinds
 
     if json_:
-        _print_json(describe_kinds())
+        _print_json(describe_kinds(kind))
     elif kind:
         describe_kind(kind)
     else:
