@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import DAY, ChatTemplate, Unusable, learning
 from generators.text.prompts import Message
 from generators.text.tools import tools_of
 
@@ -157,8 +157,9 @@ def answered(template: ChatTemplate, messages: Sequence[Message], tools: str | N
 def rendered(template: ChatTemplate, messages: Sequence[Message], tools: str | None = None) -> list[int]:
     """The ids of a plain conversation as transformers gives them."""
     given = template.tokenizer.apply_chat_template(
-        list(messages), tools=tools_of(tools) or None, chat_template=template.template, return_dict=True
-    )
+        list(messages), tools=tools_of(tools) or None, chat_template=template.template, return_dict=True,
+        strftime_now=DAY.strftime,
+    )  # fmt: skip
     return list(given["input_ids"])
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from itertools import takewhile
 from typing import Any, cast
@@ -37,6 +38,8 @@ TOOL = {
     "parameters": {"type": "object", "properties": {"q": {"type": "string"}}},
 }
 CALL = {"id": "call00001", "type": "function", "function": {"name": "tool_name", "arguments": {"q": MARK}}}
+# Today, for templates that write it (Llama 3's, gpt-oss's): a conversation has the same tokens on every day.
+DAY = date(2024, 7, 26)
 # Whatever a template raises is its refusal: it is a program of somebody else's.
 REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -166,13 +169,13 @@ class ChatTemplate:
         # Some end no turn but with the header of the next: a model that was trained on them stops by that.
         self.end = (same or last[:1] or amid[:1] or [""])[-1].strip()
         around = header + self.closing + follows.partition(USER["content"])[0]
-        self.control += [token for token in self._added if token in around and token not in self.control]
+        self.control += [t for t in self._added if t in around and t not in self.control and not t.isalnum()]
 
     @cached_property
     def _added(self) -> list[str]:
-        """Tokens that are one whatever stands beside them, the longest first."""
-        added = {*self.tokenizer.get_added_vocab(), *map(str, self.tokenizer.all_special_tokens)} - {""}
-        return sorted(added, key=lambda token: (-len(token), token))
+        """Tokens that are one whatever stands beside them, the longest first; not those of white space, which Gemma has."""
+        added = {*self.tokenizer.get_added_vocab(), *map(str, self.tokenizer.all_special_tokens)}
+        return sorted((token for token in added if token.strip()), key=lambda token: (-len(token), token))
 
     @cached_property
     def _any_added(self) -> str:
@@ -245,6 +248,7 @@ class ChatTemplate:
                 chat_template=self._variant,
                 tokenize=False,
                 add_generation_prompt=prompt,
+                strftime_now=DAY.strftime,
             )
         )
 
@@ -381,8 +385,9 @@ class ChatTemplate:
             if _dense(turn.thought) not in dense:
                 raise Unusable("rewritten_turn", f"the chat template leaves out the thought of message {i}")
         given = self.tokenizer.apply_chat_template(
-            rendered, tools=functions or None, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
+            rendered, tools=functions or None, tokenize=True, return_dict=True, return_assistant_tokens_mask=True,
+            strftime_now=DAY.strftime,
+        )  # fmt: skip
         ids, mask = list(given["input_ids"]), [bool(m) for m in given["assistant_masks"]]
         starts = [i for i in range(len(mask)) if mask[i] and not (i and mask[i - 1])]
         added = set(self.tokenizer.convert_tokens_to_ids(self._added))
