@@ -196,12 +196,12 @@ class ChatTemplate:
     @cached_property
     def thought_marks(self) -> tuple[str, str, bool]:
         """What opens a thought and what closes it, and whether the prompt has opened it already."""
-        opening, closing = thoughts.OPENING, thoughts.CLOSING
+        opening, closing, prompt = thoughts.OPENING, thoughts.CLOSING, self._attempt([USER], prompt=True)
         if self.thought_field:
             before, _, rest = self._attempt([USER, {**ANSWER, self.thought_field: THOUGHT}]).partition(THOUGHT)
-            own = before[len("".join(_shared(before, self._attempt([USER], prompt=True)))) :].strip()
+            own = before[len("".join(_shared(before, prompt))) :].strip()
             opening, closing = own or opening, rest.partition(MARK)[0].strip() or closing
-        return opening, closing, opening in self.unsaid and closing not in self.unsaid
+        return opening, closing, prompt.rstrip().endswith(opening)
 
     @cached_property
     def arguments(self) -> str:
@@ -305,12 +305,10 @@ class ChatTemplate:
             text: the ids without special tokens.
         """
         opening, closing, begun = self.thought_marks
-        written = text
-        if {opening, closing} & set(self.control):
-            written = str(self.tokenizer.decode(list(ids)))
+        if not self._controls.search(opening + closing + self.preface):
+            return thoughts.sampled_apart(text, opening, closing, begun)
+        written = str(self.tokenizer.decode(list(ids))).lstrip().removeprefix(self.preface.lstrip())
         thought, answer = thoughts.sampled_apart(written, opening, closing, begun)
-        if written is text or not thought:
-            return thought, answer if thought else text
         return self._controls.sub("", thought).strip(), self._controls.sub("", answer).strip()
 
     # -- answers ---------------------------------------------------------------------------------------------------------

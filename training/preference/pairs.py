@@ -90,13 +90,12 @@ def load(
     left_out = set_aside(job, port, rejected)
     job.summary(pairs=len(pairs), left_out=left_out)
     reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items())
+    first = f"; the first: {rejected[0]['detail']}" if rejected else ""
     if left_out:
-        job.say(
-            f"{sum(left_out.values())} of {len(rows)} preferences are left out: {reasons}. The first: {rejected[0]['detail']}."
-        )
+        job.say(f"{len(rejected)} of {len(rows)} preferences are left out: {reasons}{first}.")
     if not pairs:
         raise UserError(
-            f"none of the {len(rows)} preferences can be trained on ({reasons}). Expected rows with `prompt`, `chosen` "
+            f"none of the {len(rows)} preferences can be trained on ({reasons}{first}). Expected rows with `prompt`, `chosen` "
             f"and `rejected` that differ and are at most {max_length} tokens long (`max_length`)."
         )
     if not any(split == "validation" for _, split in pairs):
