@@ -158,7 +158,10 @@ def _rows(stage: Candidates, batch: PartitionAnswers, share: Share) -> tuple[pa.
     given = [answer for index in kept if isinstance(answer := answers[index], Answer)]
     prompt_ids = prompts["id"].combine_chunks()
     lists = pa.ListArray.from_arrays(pa.array(range(len(kept) + 1), pa.int32()), prompt_ids)
-    said = {"role": ["assistant"] * len(kept), "content": [answer.text for answer in given]}
+    said: dict[str, list[str | None]] = {
+        "role": ["assistant"] * len(kept),
+        "content": [answer.text for answer in given],
+    }
     form = Message
     if any(answer.thought for answer in given):
         said["reasoning_content"], form = [answer.thought or None for answer in given], ToolMessage

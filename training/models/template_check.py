@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.store.artifact import MANIFEST
 from generators.text.chat_template import ChatTemplate, Unusable
@@ -15,10 +15,11 @@ from training.models.shown import shown
 if TYPE_CHECKING:
     from engine.stage.preflight import Preflight
 
+Template = TypeVar("Template", bound=ChatTemplate)
 Encode = Callable[[Mapping[str, Any]], tuple[Sequence[int], Sequence[bool]]]
 
 
-def template_of(known: Preflight, port: str, read: Callable[[Any], ChatTemplate]) -> ChatTemplate | None:
+def template_of(known: Preflight, port: str, read: Callable[[Any], Template]) -> Template | None:
     """The chat template of a model that people bring, as `read` gives it for a tokenizer.
 
     None where there is no folder yet, or where a stage has made the model: loading a tokenizer costs seconds, and that

@@ -13,7 +13,8 @@ import pyarrow as pa
 from engine.errors import UserError
 from engine.seeds import generator
 from engine.store.schema import messages_digest
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import Unusable
+from generators.text.learning_template import LearningTemplate, learning
 from generators.text.thoughts import Reasoning
 from training.loops.distributed import rank
 from training.models.answers import EncodedAnswer, encode
@@ -109,7 +110,7 @@ def load(
 
 
 def encode_pair(
-    template: ChatTemplate, row: dict[str, Any], max_length: int, reasoning: Reasoning
+    template: LearningTemplate, row: dict[str, Any], max_length: int, reasoning: Reasoning
 ) -> tuple[EncodedAnswer, EncodedAnswer]:
     """The chosen and the rejected answer of a row, with one prompt: what both begin with.
 

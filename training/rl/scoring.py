@@ -16,7 +16,8 @@ from engine.stage.job import Job
 from generators.rules.answer_columns import COLUMNS
 from generators.rules.rule import Rule
 from generators.rules.verify import measure
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import ChatTemplate, Unusable
+from generators.text.learning_template import LearningTemplate, learning
 from training.models.answers import EncodedAnswer, encode
 from training.reward.model import RewardModel
 from training.rl.rollouts import Rollout
@@ -93,7 +94,7 @@ class Scorer:
             return EncodedAnswer(prompt, [*plain, end])
 
     @cached_property
-    def template(self) -> ChatTemplate:
+    def template(self) -> LearningTemplate:
         """The reward model's."""
         assert self.reward is not None
         return learning(self.reward.tokenizer)

@@ -9,7 +9,8 @@ import pytest
 import trl
 
 from engine.errors import UserError
-from generators.text.chat_template import DAY, ChatTemplate, Unusable, learning, marks_answers
+from generators.text.chat_template import DAY, ChatTemplate, Unusable
+from generators.text.learning_template import learning, marks_answers
 from tests.training.tiny import tokenizer
 from training.sft.examples import IGNORE, render, teach_to_end
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.parts import template_table as table
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import ChatTemplate, Unusable
+from generators.text.learning_template import learning
 
 IMAGES = {"idefics3", "llava_next", "smolvlm"}  # which take what is said as a list of parts
 NO_CALLS = {

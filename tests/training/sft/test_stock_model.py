@@ -14,7 +14,7 @@ from engine.stage.job import Job
 from engine.stage.preflight import Glimpse, Preflight
 from engine.store.schema import table
 from engine.store.store import Store
-from generators.text.chat_template import learning
+from generators.text.learning_template import learning
 from tests.training.stock_models import save, stock
 from tests.training.tiny import tokenizer, turn
 from training.models.shown import DIM, PLAIN
