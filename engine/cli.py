@@ -106,10 +106,12 @@ def plan(
     gpu: Annotated[
         float | None, typer.Option("--gpu", help="GiB of the GPU to plan for, instead of the one here.")
     ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Leave servers alone.")] = False,
     json_: Json = False,
 ) -> None:
     """Show what would run, what is cached and what training needs in memory; check everything, write nothing."""
     from engine.doctor import device
+    from engine.plan.checks import check
     from engine.plan.plan import make_plan
     from engine.plan.recipe import load_recipe
     from engine.stage.stage import Device
@@ -117,18 +119,24 @@ def plan(
 
     loaded = load_recipe(recipe, _settings(recipe, set_, context.args))
     target = Device(f"a GPU of {gpu:g} GiB", int(gpu * 2**30), gpu=True) if gpu else device()
-    planned = make_plan(loaded, Store(store or loaded.store), only, target)
+    where = Store(store or loaded.store)
+    notes: list[str] = []
+    planned = make_plan(loaded, where, only, target, notes.append)
+    found: dict[str, list[str]] = {}
+    check(
+        loaded, planned, where, offline=offline, say=lambda stage, text: found.setdefault(stage.name, []).append(text)
+    )
     if json_:
         _print_json([
             {"name": p.name, "kind": p.step.kind, "gives": p.gives, "artifact": p.folder, "cached": p.cached,
-             "rows": p.rows, "why": p.why, "needs": p.forecast.get("needs"), "inputs": {k: [n for n, _ in v] for k, v in p.inputs.items()}}
+             "rows": p.rows, "why": p.why, "needs": p.forecast.get("needs"), "found": found.get(p.name, []), "inputs": {k: [n for n, _ in v] for k, v in p.inputs.items()}}
             for p in planned
         ])  # fmt: skip
         return
-    _print_plan(planned, why, target.name)
+    _print_plan(planned, why, target.name, [*notes, *(f"{name}: {text}" for name in found for text in found[name])])
 
 
-def _print_plan(planned: list[Planned], why: bool, device: str) -> None:
+def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -143,6 +151,10 @@ def _print_plan(planned: list[Planned], why: bool, device: str) -> None:
         table.add_row(*row, *(["; ".join(p.why)] if why else []), style="dim" if p.cached else None)
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
+    if found:
+        console.print("\nFound:", highlight=False)
+    for line in dict.fromkeys(found):
+        console.print(f"  {line}", highlight=False, markup=False)
     needs = [p for p in planned if not p.cached and p.forecast.get("needs")]
     if needs:
         console.print(f"\nMemory, on {device}:", highlight=False)
@@ -246,13 +258,18 @@ def stage(
     kind: Annotated[str, typer.Argument(help="A stage kind (`flywheel stages`).")],
     from_: Annotated[list[str] | None, typer.Option("--from", help="[PORT=]ARTIFACT, file or folder.")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="Copy the result to this folder.")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--columns", help="NAME=COLUMN: our name for a column of the files (or a template)."),
+    ] = None,
     set_: Settings = None,
     store: StoreUrl = None,
 ) -> None:
-    """Run one stage without a recipe, on artifacts or on plain Parquet, JSONL, CSV or text files."""
+    """Run one stage without a recipe, on artifacts or on files and folders of any format and shape (docs/data.md)."""
+    from engine.execution.progress import Bars
     from engine.execution.single import run_single
 
-    artifact = run_single(kind, from_ or [], set_ or [], store, to)
+    artifact = run_single(kind, from_ or [], set_ or [], store, to, columns, Bars())
     print(to or artifact.id)
 
 
@@ -260,12 +277,18 @@ def stage(
 def export(
     name: Name,
     to: Annotated[str, typer.Option("--to", help="A folder or fsspec URL.")],
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Of another program: `gguf`, for llama.cpp and Ollama.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of the weights in that format: f32, f16, bf16, or auto, as they are.")
+    ] = "auto",
     store: StoreUrl = None,
 ) -> None:
-    """Copy an artifact out of the store, with a card that tells where it came from."""
-    from engine.execution.single import export_artifact
+    """Copy an artifact out of the store, with a card that tells where it came from; a model also as GGUF."""
+    from engine.execution.export import export_artifact
 
-    print(export_artifact(_open(store).find(name), to))
+    print(export_artifact(_open(store).find(name), to, format_, dtype))
 
 
 @app.command()

@@ -6,9 +6,13 @@ REGEXP_LIKE(text, '^[A-Z]') AND LENGTH(text) BETWEEN 20 AND 400
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 
 from engine.errors import UserError, nearest
+
+FUNCTION = re.compile(r"[\w./-]+:[A-Za-z_]\w*")  # what somebody writes who means a function of their own
 
 
 def column(expression: str, frame: pl.DataFrame, where: str = "expression") -> pl.Series:
@@ -28,5 +32,7 @@ def column(expression: str, frame: pl.DataFrame, where: str = "expression") -> p
             f"{where}: `{expression}` names a column that is not there: {name}.{nearest(name, frame.columns)} "
             f"Columns: {', '.join(frame.columns)}."
         ) from None
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"{where}: `{expression}` is not an expression Polars SQL understands: {error}.") from None
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        told = str(error).strip().partition("\n")[0].rstrip(".")
+        hint = f' A Python function is named by `{{python: "{expression}"}}`.' if FUNCTION.fullmatch(expression) else ""
+        raise UserError(f"{where}: `{expression}` is not an expression Polars SQL understands: {told}.{hint}") from None

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.errors import FlywheelError, StageFailed, UserError, Waiting
     from engine.execution.runner import run
+    from engine.plan.checks import plan
     from engine.plan.inputs import from_rows
-    from engine.plan.plan import Planned, plan
+    from engine.plan.plan import Planned
     from engine.plan.recipe import Recipe
     from engine.stage.job import Job, Part
     from engine.stage.stage import NotIdentity, Stage, port
@@ -48,7 +49,7 @@ PUBLIC = {
     "Waiting": "engine.errors",
     "from_rows": "engine.plan.inputs",
     "open": "engine.store.store",
-    "plan": "engine.plan.plan",
+    "plan": "engine.plan.checks",
     "port": "engine.stage.stage",
     "row_id": "engine.store.schema",
     "run": "engine.execution.runner",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,6 +55,28 @@ def test_writing_a_recipe(tmp_path: Path) -> None:
     program = blocks(page, "python")[0] + "\nprint(flywheel.open('notes/clean').to_table()['text'].to_pylist())"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "Rows of one's own" in done.stdout, done.stderr
+
+
+def test_bringing_data(tmp_path: Path) -> None:
+    page = "docs/data.md"
+    (tmp_path / "own.yaml").write_text(blocks(page, "yaml")[0])
+    question = "Which river runs through the old town of Lima before it comes to the sea at Callao"
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "a.md").write_text(f"An exam asked: {question}? Nobody knew.\n")
+    (tmp_path / "pages" / "b.txt").write_bytes("Something else, entirely: a page of its own.\n".encode("utf-16"))
+    (tmp_path / "exam.csv").write_text(f'question,answer\n"{question}",Rímac\n')
+    (tmp_path / "faq.csv").write_text("title,body,solution,n\nColour,which one,007,1\nSize,how large,12,2\n")
+    told: dict[str, str] = {}
+    for command in commands(page):
+        done = flywheel(tmp_path, command[1:])
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        told[command[1]] = done.stdout
+    assert "2 rows: texts" in told["plan"] and "1 row: questions with known answers" in told["plan"]
+    assert "a page of its own" in told["show"] and "Nobody knew" not in told["show"]
+    (part,) = (tmp_path / "faq" / "data").iterdir()
+    rows = pq.read_table(part).to_pylist()
+    assert [(row["prompt"][0]["content"], row["reference"]) for row in rows] == [("Colour", "007"), ("Size", "12")]
+    assert json.loads(rows[0]["metadata"]) == {"body": "which one", "n": "1"}
 
 
 def test_curating_text(tmp_path: Path) -> None:

@@ -68,3 +68,16 @@ def test_it_imports_nothing_of_ours_but_the_public_door() -> None:
         lines = [line for line in file.read_text().splitlines() if line.lstrip().startswith(("from ", "import "))]
         rooms = ("engine", "generators", "labeling", "pipelines", "training")
         assert not [line for line in lines if line.split()[1].split(".")[0] in rooms]
+
+
+@pytest.mark.parametrize("edited", ["work.py", "stage.py", "words.txt"])
+def test_what_was_made_by_code_that_has_changed_is_made_anew(installed: Path, edited: str) -> None:
+    (installed / "excerpts" / "words.txt").write_text("a table that the work may read\n")
+    flywheel.run(PLUGIN / "recipe.yaml")
+    file = installed / "excerpts" / edited
+    file.write_text(file.read_text() + "# another word\n")
+    notes, short = flywheel.plan(PLUGIN / "recipe.yaml")
+    assert notes.cached and not short.cached
+    assert short.why == [f"files changed: excerpts/{edited}"]
+    file.write_text(file.read_text().removesuffix("# another word\n"))
+    assert all(planned.cached for planned in flywheel.plan(PLUGIN / "recipe.yaml"))

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from engine.errors import StageFailed, UserError, Waiting
 from engine.execution.lock import lock
-from engine.plan.inputs import External
+from engine.plan.checks import check
+from engine.plan.inputs import External, Say
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import Recipe, load_recipe
 from engine.store.artifact import Artifact
@@ -65,10 +66,14 @@ def run_plan(
     record: bool = True,
 ) -> dict[str, Artifact]:
     """Plan a parsed recipe and carry it out in this store; `record` notes it as a run. As `run` else."""
-    plan = make_plan(recipe, where, only)
+    notes: list[str] = []
+    plan = make_plan(recipe, where, only, say=notes.append)
+    check(recipe, plan, where, offline=True)  # an answer may be in the cache of a server that is gone
     done: dict[str, Artifact] = {}
     if view:
         view.start(plan)
+    for note in dict.fromkeys(notes):
+        _saying(view, plan[0])(note)
     try:
         for stage in plan:
             found = where.get(stage.folder)
@@ -76,7 +81,7 @@ def run_plan(
                 for given in stage.inputs.values():
                     for _, source in given:
                         if isinstance(source, External):
-                            source.adopt(where)
+                            source.adopt(where, _saying(view, stage))
                 with lock(where, stage.folder):
                     _work(where, stage, str(recipe.base), {"wait": wait}, view)
                 found = where.get(stage.folder)
@@ -91,6 +96,16 @@ def run_plan(
         if view:
             view.stop()
     return done
+
+
+def _saying(view: View | None, stage: Planned) -> Say:
+    """Says a line beside a stage, where somebody watches."""
+
+    def say(text: str) -> None:
+        if view:
+            view.event(stage, {"event": "say", "text": text})
+
+    return say
 
 
 def _record(store: Store, run: str, file: str, stage: Planned, order: list[str]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from engine.errors import FlywheelError, UserError, Waiting
 from engine.execution.finish import finish
-from engine.plan.identity import folder_of, identify, key_of
+from engine.plan.identity import folder_of, identify, key_of, sources
 from engine.stage.job import Emit, Job
 from engine.stage.stage import Stage, load
 from engine.store.artifact import Artifact
@@ -64,7 +64,7 @@ def carry_out(
         pairs = {port: [(label, a.key) for label, a in given.items()] for port, given in inputs.items()}
         identity = identify(kind, config, pairs, base)
     else:
-        _check_sources(identity["sources"], config.sources(base))
+        _check_sources(identity["sources"], sources(config, base))
     key = key_of(identity)
     folder = folder_of(kind, key)
     if found := store.get(folder):

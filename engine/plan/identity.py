@@ -2,6 +2,7 @@
 
 In: the stage's kind and code version, the fields of its configuration that are part of its identity, the run's seed if
 it draws random numbers, the digests of the files it reads from outside the store, and the keys of its inputs.
+Of a stage kind that is not ours, its code as well: ours say by `version` when their bytes change, others may forget.
 Out: names, paths, comments, hardware, worker counts.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 from engine.stage.stage import Stage
 from engine.store.digest import digest_json
 from engine.store.store import KEY_LENGTH
+from engine.user_code import ROOMS, package_digests
 
 
 def identify(
@@ -28,13 +30,22 @@ def identify(
         "kind": kind,
         "version": type(config).version,
         "config": config.identity(),
-        "sources": config.sources(str(base)),
+        "sources": sources(config, base),
         "inputs": {
             port: [[label, key] if takes[port].labelled else [key] for label, key in given]
             for port, given in sorted(inputs.items())
             if given
         },
     }
+
+
+def sources(config: Stage, base: str | Path) -> dict[str, str]:
+    """Digests of all that lies outside the store and goes into the result: the files that a stage reads, its code if it isn't ours."""
+    code: dict[str, str] = {}
+    for module in dict.fromkeys((type(config).__module__, config.work.partition(":")[0])):
+        if module.partition(".")[0] not in ("", *ROOMS):
+            code |= package_digests(module)
+    return {**code, **config.sources(str(base))}
 
 
 def key_of(identity: dict[str, Any]) -> str:

@@ -1,22 +1,22 @@
-"""Inputs that no stage made: a model by folder or hub name, a dataset from plain Parquet, JSONL, CSV or text files.
+"""Inputs that no stage made: a model by folder or hub name, a dataset from files in any format and shape that people use.
 
-They are identified by content (a hub model by its name), so moving a file changes nothing. Datasets are copied into the
-store with ids; models stay where they are.
+They are identified by content (a hub model by its name), so moving a file changes nothing. Datasets are read into the store as
+rows of a kind (`engine.reader`); models stay where they are.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.errors import UserError, nearest
 from engine.plan.identity import folder_of
+from engine.plan.importers import bring_in, importer_of
 from engine.store import schema
 from engine.store.artifact import Artifact
 from engine.store.digest import digest_file, digest_json
@@ -24,44 +24,162 @@ from engine.store.store import Store
 from engine.store.writer import ArtifactWriter
 
 if TYPE_CHECKING:
-    import polars as pl
+    from engine.reader.sources import SourceFile
+    from engine.reader.typed_rows import Reading
 
-# Where a port takes several kinds, a column tells which one a file holds.
-TELLING = (("messages", "Conversation"), ("text", "Document"), ("chosen", "Preference"), ("prompt", "Prompt"))
-# Kinds whose rows stages group by `prompt_id`: a row without one gets its prompt's, so that answers to one prompt belong together.
-GROUPED = ("Candidate", "Ranking")
-NEEDED = {
-    "Document": ("text",),
-    "Conversation": ("messages",),
-    "Candidate": ("prompt", "completion"),
-    "Verdict": ("subject", "metric"),
-}  # others need a `prompt`, where they have one
-ROLES = (("prompt", "user"), ("completion", "assistant"), ("chosen", "assistant"), ("rejected", "assistant"))
-READERS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".txt", ".md")
+Say = Callable[[str], None]
+ROW_KINDS = tuple(kind for kind in schema.DATASETS if kind != "TokenBlock")
+OPTIONS = ("columns", "format", "encoding", "split", "as")
+SPLITS = ("train", "validation", "test")
+
+
+def silent(text: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True)
+class PlainInput:
+    """An input as a recipe writes it where a path alone does not say enough:
+
+        from: {pairs: {path: ./pairs.csv, columns: {prompt: question, chosen: "{{ best.text }}"}, split: train}}
+
+    Attributes:
+        path: a file, a folder, a glob or `hub:NAME`.
+        columns: our names for its columns, as `engine.reader.mapping` has them.
+        format, encoding, split: as `engine.reader.typed_rows.Reading` has them.
+        kind: what its rows are (`as`); else told by what the stage takes.
+    """
+
+    path: str
+    columns: Mapping[str, str | None] = field(default_factory=lambda: {})
+    format: str = "auto"
+    encoding: str = "utf-8"
+    split: str | None = None
+    kind: str | None = None
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def parse_input(given: Mapping[str, Any]) -> PlainInput:
+    """A mapping with `path` as an input.
+
+    Raises:
+        UserError: a key or a value that it can't have.
+    """
+    for key in given:
+        if key != "path" and key not in OPTIONS:
+            raise UserError(f"an input has no `{key}`.{nearest(key, OPTIONS)} It has `path` and {', '.join(OPTIONS)}.")
+    for key, value in given.items():
+        if key != "columns" and not isinstance(value, str):
+            raise UserError(f"`{key}` of an input should be a text, found {value!r}.")
+    columns = given.get("columns", {})
+    if not isinstance(columns, dict) or not all(
+        isinstance(k, str) and (v is None or isinstance(v, str)) for k, v in cast(dict[Any, Any], columns).items()
+    ):
+        raise UserError(f"`columns` maps our names to columns, templates or null, found {columns!r}.")
+    split, kind = given.get("split"), given.get("as")
+    if split is not None and split not in SPLITS:
+        raise UserError(f"`split` is {', '.join(SPLITS)}, found `{split}`.{nearest(split, SPLITS)}")
+    if kind is not None and kind not in ROW_KINDS:
+        raise UserError(
+            f"`as` is a kind of rows, found `{kind}`.{nearest(kind, ROW_KINDS)} Kinds: {', '.join(ROW_KINDS)}."
+        )
+    plain = {key: given[key] for key in ("format", "encoding") if key in given}
+    return PlainInput(given["path"], cast(dict[str, str | None], columns), split=split, kind=kind, **plain)
 
 
 @dataclass(frozen=True)
 class External:
-    """An input no stage of the recipe makes: its `kind` and `key`, its `folder` in the store once adopted, its place."""
+    """An input no stage of the recipe makes: its `kind` and `key`, its `folder` in the store once adopted.
+
+    Attributes:
+        place: where a model's files are, or the one file it is imported from.
+        files: of a dataset, with how they are `read`.
+        importer: what makes a model of that file (`engine.plan.importers`).
+    """
 
     name: str
     kind: str
     key: str
     folder: str
     place: Path | None = None
-    files: tuple[str, ...] = ()
+    files: tuple[SourceFile, ...] = ()
+    reading: Reading | None = None
+    importer: str | None = None
 
-    def adopt(self, store: Store) -> Artifact:
-        """Bring it into the store (once) and return it as an artifact."""
-        return self.keep(store, lambda: _table(self.kind, _read(self.files), str(self.place)))
+    def adopt(self, store: Store, say: Say = silent) -> Artifact:
+        """Bring it into the store (once) and return it as an artifact.
 
-    def keep(self, store: Store, rows: Callable[[], pa.Table]) -> Artifact:
-        """Put it into the store, once; `rows` are those of a dataset."""
+        Args:
+            say: is told what was read, where something was.
+
+        Raises:
+            UserError: none of its rows can be understood.
+        """
         if found := store.get(self.folder):
             return found
-        facts: dict[str, Any] = {
+        writer = ArtifactWriter(store, self.folder)
+        if self.importer:
+            return self._import(writer, self.importer, say)
+        if self.reading is None:
+            where = {"hub": self.name.removeprefix("hub:")} if self.place is None else {"external": str(self.place)}
+            return self._seal(writer, {"kind": "model", "rows": 0, "files": {}, **where})
+        from engine.reader.typed_rows import Findings, tables
+
+        findings = Findings()
+        return self._fill(writer, tables(list(self.files), self.reading, findings), findings, say)
+
+    def _import(self, writer: ArtifactWriter, importer: str, say: Say) -> Artifact:
+        """Make a model of a file in another program's format, in the layout that all models here have."""
+        assert self.place is not None
+        scratch = writer.store.scratch(self.folder)
+        with TemporaryDirectory(dir=scratch) as temporary:
+            facts = bring_in(importer, self.place, Path(temporary))
+            for file in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
+                writer.put_file(file, file.relative_to(temporary).as_posix())
+        told = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "kind" and value)
+        say(f"{self.name}: a model made from {self.place.name}: {told}")
+        contents = writer.contents()
+        made = {"kind": "model", "rows": 0, "files": contents.files, "digest": contents.digest, "schema": facts["kind"]}
+        shutil.rmtree(scratch, ignore_errors=True)
+        return self._seal(writer, {**made, "summary": {k: v for k, v in facts.items() if k != "kind"}})
+
+    def keep(self, store: Store, rows: Sequence[Mapping[str, Any]], reading: Reading) -> Artifact:
+        """Put rows that a program brings into the store, once."""
+        if found := store.get(self.folder):
+            return found
+        from engine.reader.typed_rows import Findings, table
+
+        findings = Findings()
+        part = table(rows, self.name, reading, findings)
+        if findings.reasons:
+            raise UserError(f"{findings.first}.")
+        return self._fill(ArtifactWriter(store, self.folder), [part], findings, silent)
+
+    def _fill(self, writer: ArtifactWriter, parts: Any, findings: Any, say: Say) -> Artifact:
+        from engine.reader.typed_rows import level_parts
+
+        names: list[str] = []
+        for index, (good, bad) in enumerate(parts):
+            if len(bad):
+                writer.put_rejected(f"{index:05d}", bad)
+            if len(good):
+                writer.put_part(f"{index:05d}", good, self.kind)
+                names.append(f"{index:05d}")
+        if not names:
+            raise UserError(f"no row of {self.name} can be read as {self.kind}: {findings.first or 'there are none'}.")
+        level_parts(names, writer.read_part, lambda name, part: writer.put_part(name, part, self.kind), self.kind)
+        say(f"{self.name}: {findings}")
+        contents = writer.contents()
+        facts = {"kind": "dataset", "rows": contents.rows, "files": contents.files}
+        return self._seal(writer, {**facts, "rejected": dict(contents.reasons), "failed": contents.failed})
+
+    def _seal(self, writer: ArtifactWriter, facts: dict[str, Any]) -> Artifact:
+        common: dict[str, Any] = {
             "format": 1,
             "key": self.key,
+            "digest": self.key,
             "identity": {},
             "seed": None,
             "stage": {"kind": "external", "version": 1, "config": {"name": self.name}},
@@ -73,80 +191,98 @@ class External:
             "timings": {},
             "summary": {},
         }
-        writer = ArtifactWriter(store, self.folder)
-        if self.kind in schema.MODELS:
-            where = {"hub": self.name.removeprefix("hub:")} if self.place is None else {"external": str(self.place)}
-            facts |= {"kind": "model", "rows": 0, "files": {}, "digest": self.key, **where}
-        else:
-            table = rows()
-            writer.put_part("00000", table, self.kind)
-            facts |= {"kind": "dataset", "rows": len(table), "files": writer.contents().files, "digest": self.key}
-        return writer.seal(facts)
+        return writer.seal(common | facts)
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]], kind: str = "Document", *, store: str | None = None) -> Artifact:
     """Bring rows into the store as an artifact: the same rows are the same artifact. Stages take it by `store:ID`.
 
     Args:
-        rows: columns as plain files have them: `text`; `prompt` and `reference`; `messages`; `prompt`, `chosen` and `rejected`.
-            Texts stand for messages. `id` and `parents` are added where they are missing, other columns go into `metadata`.
+        rows: columns in any shape that files may have (`engine.reader.shapes`): `text`; `prompt` and `reference`; `messages`;
+            `prompt`, `chosen` and `rejected`. Texts stand for messages. `id` and `parents` are added where they are missing, other
+            columns go into `metadata`.
         kind: of dataset: Document, Prompt, Conversation, Candidate, Ranking, Preference, Verdict.
         store: URL of the store; else the default one.
 
     Raises:
         UserError: there is no such kind, or a row lacks what its kind needs.
     """
-    if kind not in schema.DATASETS or kind == "TokenBlock":
-        known = [name for name in schema.DATASETS if name != "TokenBlock"]
-        raise UserError(f"rows can't be a `{kind}`.{nearest(kind, known)} Kinds: {', '.join(known)}.")
+    from engine.reader.cells import plain
+    from engine.reader.typed_rows import VERSION, Reading
+
+    if kind not in ROW_KINDS:
+        raise UserError(f"rows can't be a `{kind}`.{nearest(kind, ROW_KINDS)} Kinds: {', '.join(ROW_KINDS)}.")
     given = [dict(row) for row in rows]
     if not given:
         raise UserError("there are no rows.")
-    key = digest_json(["rows", kind, json.loads(json.dumps(given, default=str))])
-    external = External("rows", kind, key, folder_of("external", key))
-    return external.keep(Store(store), lambda: _table(kind, [("rows", given)], "rows"))
+    key = digest_json(["rows", kind, VERSION, plain(given)])
+    return External("rows", kind, key, folder_of("external", key)).keep(Store(store), given, Reading(kind))
 
 
-def resolve(name: str, base: Path, accepts: tuple[str, ...], store: Store) -> External:
+def resolve(given: str | PlainInput, base: Path, accepts: tuple[str, ...], store: Store, say: Say = silent) -> External:
     """Look at an external input and tell its kind and key, without writing anything.
 
     Args:
-        accepts: the kinds the port takes; decides how plain files are read.
+        accepts: the kinds the port takes; with the first rows they decide how files are read.
+        say: is told what of a folder is left out.
 
     Raises:
         UserError: nothing is there, or it is nothing the port takes.
     """
+    wanted = PlainInput(given) if isinstance(given, str) else given
+    name = wanted.path
     if name.startswith("store:"):
         artifact = store.find(name.removeprefix("store:"))
         return External(name, artifact.kind, artifact.key, artifact.id)
-    if name.startswith("hub:"):
-        kind = next((k for k in accepts if k in schema.MODELS), "Model")
+    datasets = tuple(kind for kind in accepts if kind in ROW_KINDS)
+    models = tuple(kind for kind in accepts if kind in schema.MODELS)
+    if name.startswith("hub:") and models and "?" not in name and not wanted.columns:
         key = digest_json(["hub", name])
-        return External(name, kind, key, folder_of("external", key))
+        return External(name, models[0], key, folder_of("external", key))
+    if "://" in name or name.startswith("hub:"):
+        if not datasets:
+            raise UserError(
+                f"`{name}` is no model: the stage takes {' or '.join(accepts)}, a folder with config.json or `hub:NAME`."
+            )
+        return _dataset(wanted, base, datasets, say)
     path = Path(name).expanduser()
     path = path if path.is_absolute() else base / path
-    if not path.exists():
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"there is no file or folder {path}.{nearest(path.name, there)}")
-    path = path.resolve()
     if path.is_dir() and ((path / "config.json").exists() or (path / "adapter_config.json").exists()):
+        path = path.resolve()
         key = digest_json(_digests(path))
         return External(name, _model_kind(path), key, folder_of("external", key), path)
-    datasets = [kind for kind in accepts if kind in schema.DATASETS]
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in READERS)
-    if not files or not datasets or any(p.suffix not in READERS for p in files):
+    if models and path.is_file() and (importer := importer_of(path)):
+        key = digest_json(["import", importer, digest_file(path)])
+        return External(name, "Model", key, folder_of("external", key), path.resolve(), importer=importer)
+    if not path.exists() and not any(mark in name for mark in "*?["):
+        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"there is no file or folder {path}.{nearest(path.name, there)}")
+    if not datasets:
         raise UserError(
-            f"{path} is neither a model folder (config.json) nor data that can be read as {' or '.join(accepts)} "
-            f"({', '.join(READERS)})."
+            f"{path} is no model folder (config.json), and the stage takes {' or '.join(accepts)}."
+            if path.is_dir()
+            else f"{path} is no model: the stage takes {' or '.join(accepts)}, a folder with config.json or `hub:NAME`."
         )
-    kind = datasets[0]
-    if len(datasets) > 1:
-        there = _frame(files[0]).columns
-        kind = next((k for column, k in TELLING if column in there and k in datasets), kind)
-    digests = [[p.relative_to(path if path.is_dir() else path.parent).as_posix(), digest_file(p)] for p in files]
-    derived = ["prompt_id"] if kind in GROUPED and any(map(_lacks_prompt_id, files)) else []
-    key = digest_json([kind, digests, *derived])
-    return External(name, kind, key, folder_of("external", key), path, tuple(str(p) for p in files))
+    return _dataset(wanted, base, datasets, say)
+
+
+def _dataset(wanted: PlainInput, base: Path, datasets: tuple[str, ...], say: Say) -> External:
+    from engine.reader.sources import find
+    from engine.reader.typed_rows import VERSION, Reading, first_kind, form_of
+
+    files = find([wanted.path], base, say=say)
+    if wanted.kind and wanted.kind not in datasets:
+        raise UserError(f"{wanted.path} is read `as: {wanted.kind}`, and the stage takes {' or '.join(datasets)}.")
+    reading = Reading("", wanted.columns, wanted.format, wanted.encoding, wanted.split)
+    for file in files:
+        form_of(file, wanted.format)
+    kind = wanted.kind or (datasets[0] if len(datasets) == 1 else first_kind(files, reading, datasets) or datasets[0])
+    reading = Reading(kind, wanted.columns, wanted.format, wanted.encoding, wanted.split)
+    options = [sorted(wanted.columns.items()), wanted.format, wanted.encoding, wanted.split]
+    default = [[], "auto", "utf-8", None]
+    digests = [[file.name, file.digest()] for file in files]
+    key = digest_json(["rows", kind, VERSION, digests, *([options] if options != default else [])])
+    return External(wanted.path, kind, key, folder_of("external", key), files=tuple(files), reading=reading)
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -158,95 +294,3 @@ def _model_kind(folder: Path) -> str:
         return "Adapter"
     architectures = json.loads((folder / "config.json").read_text()).get("architectures") or [""]
     return "RewardModel" if architectures[0].endswith("ForSequenceClassification") else "Model"
-
-
-def _frame(file: Path) -> pl.DataFrame:
-    import polars as pl
-
-    try:
-        match file.suffix:
-            case ".parquet":
-                return pl.read_parquet(file)
-            case ".csv":
-                return pl.read_csv(file)
-            case ".json":
-                return pl.read_json(file)
-            case ".txt" | ".md":
-                return pl.DataFrame({"text": [file.read_text(encoding="utf-8")]})
-            case _:
-                return pl.read_ndjson(file)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{file} can't be read as {file.suffix.removeprefix('.')}: {error}.") from error
-
-
-def _lacks_prompt_id(file: Path) -> bool:
-    frame = _frame(file)
-    return "prompt_id" not in frame.columns or frame["prompt_id"].null_count() > 0
-
-
-def _read(files: Iterable[str]) -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
-    for file in files:
-        yield file, _frame(Path(file)).iter_rows(named=True)
-
-
-def _table(kind: str, sources: Iterable[tuple[str, Iterable[dict[str, Any]]]], place: str) -> pa.Table:
-    """Rows as people have them, in the schema of their kind.
-
-    Args:
-        sources: the name of each file and its rows.
-        place: what to call all of them in an error message.
-    """
-    rows = list[dict[str, Any]]()
-    names = schema.DATASETS[kind].names
-    answers: Counter[str] = Counter()
-    for file, theirs in sources:
-        for index, given in enumerate(theirs):
-            row: dict[str, Any] = {name: given[name] for name in names if name in given}
-            for column, role in ROLES:
-                if isinstance(row.get(column), str):
-                    row[column] = [{"role": role, "content": row[column]}]
-            for needed in NEEDED.get(kind, ("prompt",)):
-                if needed in names and row.get(needed) is None:
-                    raise UserError(
-                        f"{file}: row {index} has no `{needed}`; a {kind} needs one. Columns: {', '.join(given)}."
-                    )
-            if kind in GROUPED and row.get("prompt_id") is None:
-                _group(row, kind, answers, f"{file}: row {index}")
-            row.setdefault("id", schema.row_id(kind, Path(file).name, index, json.dumps(given, default=str)))
-            row.setdefault("parents", [])
-            if "source" in names:
-                row.setdefault("source", Path(file).name)
-                row.setdefault("offset", index)
-            if "metadata" in names and not isinstance(row.get("metadata"), str):
-                row["metadata"] = json.dumps({k: v for k, v in given.items() if k not in names}, default=str)
-            rows.append(row)
-    ids = [row["id"] for row in rows]
-    if len(set(ids)) < len(ids):
-        double = next(i for i in ids if ids.count(i) > 1)
-        raise UserError(f"{place}: the id `{double}` stands on several rows; ids have to be unique.")
-    arrow = {n: pa.array([row.get(n) for row in rows], schema.DATASETS[kind].field(n).type) for n in names}
-    return pa.table(arrow, schema=schema.DATASETS[kind])
-
-
-def _group(row: dict[str, Any], kind: str, answers: Counter[str], where: str) -> None:
-    """Give a row the id of its prompt, by what the prompt says, and with it what tells the answers to it apart.
-
-    Args:
-        answers: how many answers to each prompt came before; counted on here.
-
-    Raises:
-        UserError: the prompt is no conversation.
-    """
-    try:
-        prompt_id = schema.row_id("Prompt", schema.messages_digest(row["prompt"]))
-    except (TypeError, KeyError):
-        raise UserError(
-            f"{where} has neither a `prompt_id` nor a `prompt` to tell it by: expected a text, or a list of messages with "
-            f"`role` and `content`, found {str(row['prompt'])[:80]}."
-        ) from None
-    row["prompt_id"] = prompt_id
-    if kind == "Candidate" and row.get("sample") is None:
-        row["sample"] = answers[prompt_id]
-    if kind == "Ranking" and row.get("candidates") is None and row.get("completions") is not None:
-        row["candidates"] = [schema.row_id("Candidate", prompt_id, text) for text in row["completions"]]
-    answers[prompt_id] += 1

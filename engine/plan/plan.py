@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 from engine.errors import UserError, nearest
 from engine.plan.identity import folder_of, identify, key_of
-from engine.plan.inputs import External, resolve
-from engine.plan.recipe import Recipe, Step, load_recipe, names_in
+from engine.plan.inputs import External, PlainInput, Say, parse_input, resolve, silent
+from engine.plan.recipe import Recipe, Step, names_in
 from engine.stage.stage import Device, Port, load
 from engine.store.artifact import Artifact
 from engine.store.store import Store
@@ -49,13 +48,14 @@ class Planned:
 
 
 def make_plan(
-    recipe: Recipe, store: Store, only: list[str] | None = None, device: Device | None = None
+    recipe: Recipe, store: Store, only: list[str] | None = None, device: Device | None = None, say: Say = silent
 ) -> list[Planned]:
     """Wire, check and key every stage of a recipe, in an order in which they can run.
 
     Args:
         only: names of stages; the plan then holds these and what they need.
         device: what models will be on; with it, stages tell what they need of it.
+        say: is told what of a folder is left out, being no data.
 
     Raises:
         UserError: a cycle, an input that fits no port, a port without input, a file that is not there.
@@ -66,7 +66,7 @@ def make_plan(
     before = (store.run(recipe.name) or {}).get("stages", {})
     planned: dict[str, Planned] = {}
     for name in _order(recipe, only):
-        stage = _plan_step(recipe, recipe.steps[name], planned, store, before)
+        stage = _plan_step(recipe, recipe.steps[name], planned, store, before, say=say)
         if device:
             stage.forecast.update(_forecast(recipe, stage, store, device))
         planned[name] = stage
@@ -75,22 +75,6 @@ def make_plan(
             step, inputs = audit
             planned[step.name] = _plan_step(recipe, step, planned, store, before, inputs)
     return list(planned.values())
-
-
-def plan(
-    recipe: str | Path,
-    *,
-    store: str | None = None,
-    overrides: list[str] | None = None,
-    only: list[str] | None = None,
-) -> list[Planned]:
-    """What would run, in order, and what is cached: everything is checked and nothing is written. Arguments as in `flywheel.run`.
-
-    Raises:
-        UserError: the recipe is wrong.
-    """
-    loaded = load_recipe(recipe, overrides)
-    return make_plan(loaded, Store(store or loaded.store), only)
 
 
 Inputs = dict[str, list[tuple[str, Planned | External]]]
@@ -147,7 +131,7 @@ def _order(recipe: Recipe, only: list[str] | None) -> list[str]:
             )
         path.append(name)
         for source in names_in(recipe.steps[name].given):
-            if source in recipe.steps:
+            if isinstance(source, str) and source in recipe.steps:
                 visit(source)
         path.pop()
         order.append(name)
@@ -164,11 +148,12 @@ def _plan_step(
     store: Store,
     before: dict[str, Any],
     inputs: dict[str, list[tuple[str, Planned | External]]] | None = None,
+    say: Say = silent,
 ) -> Planned:
     where = (
         f"{recipe.file}:{recipe.lines.get(('stages', step.name, 'from'), step.line)}: stage `{step.name}` ({step.kind})"
     )
-    inputs = _wire(step, planned, recipe, store, where) if inputs is None else inputs
+    inputs = _wire(step, planned, recipe, store, where, say) if inputs is None else inputs
     keys = {port: [(label, source.key) for label, source in given] for port, given in inputs.items()}
     try:
         identity = identify(step.kind, step.config, keys, recipe.base)
@@ -218,36 +203,41 @@ def _kind(source: Planned | External) -> str:
 
 
 def _wire(
-    step: Step, planned: dict[str, Planned], recipe: Recipe, store: Store, where: str
+    step: Step, planned: dict[str, Planned], recipe: Recipe, store: Store, where: str, say: Say
 ) -> dict[str, list[tuple[str, Planned | External]]]:
     """Give every input to a port, checking kinds and counts."""
     takes = type(step.config).takes
     inputs: dict[str, list[tuple[str, Planned | External]]] = {}
 
-    def source_of(name: str, accepts: tuple[str, ...]) -> Planned | External:
-        if name in planned:
-            return planned[name]
+    def source_of(given: Any, accepts: tuple[str, ...]) -> Planned | External:
+        if isinstance(given, dict):
+            wanted: str | PlainInput = parse_input(cast(dict[str, Any], given))
+        elif (wanted := str(given)) in planned:
+            return planned[wanted]
         try:
-            return resolve(name, recipe.base, accepts, store)
+            return resolve(wanted, recipe.base, accepts, store, say)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
-    if isinstance(step.given, dict):
+    if isinstance(step.given, dict) and "path" not in step.given:
         for port_name, value in cast(dict[str, Any], step.given).items():
             if port_name not in takes:
                 raise UserError(f"{where} has no input `{port_name}`.{nearest(port_name, takes)} {_ports(takes)}")
-            named = cast(dict[str, Any], value) if isinstance(value, dict) else {str(n): n for n in names_in(value)}
+            labelled = isinstance(value, dict) and "path" not in value
+            named = cast(dict[str, Any], value) if labelled else {_label(n): n for n in names_in(value)}
             for label, name in named.items():
-                source = source_of(str(name), takes[port_name].kinds)
+                source = source_of(name, takes[port_name].kinds)
                 if _kind(source) not in takes[port_name].kinds:
                     raise UserError(
-                        f"{where} takes {' or '.join(takes[port_name].kinds)} as `{port_name}`, but `{name}` gives {_kind(source)}."
+                        f"{where} takes {' or '.join(takes[port_name].kinds)} as `{port_name}`, but `{_label(name)}` gives "
+                        f"{_kind(source)}."
                     )
                 inputs.setdefault(port_name, []).append((label, source))
     else:
         everything = tuple(kind for port in takes.values() for kind in port.kinds)
         for name in names_in(step.given):
-            source = source_of(str(name), everything)
+            source = source_of(name, everything)
+            name = _label(name)
             fits = [p for p, port in takes.items() if _kind(source) in port.kinds]
             open_ports = [p for p in fits if takes[p].many or p not in inputs] or fits
             if not fits:
@@ -258,7 +248,7 @@ def _wire(
                     f"{where}: `{name}` ({_kind(source)}) fits {' and '.join(f'`{p}`' for p in open_ports)}; "
                     f"say which: `from: {{{open_ports[0]}: {name}, ...}}`."
                 )
-            inputs.setdefault((required or open_ports)[0], []).append((str(name), source))
+            inputs.setdefault((required or open_ports)[0], []).append((name, source))
     for port_name, port in takes.items():
         count = len(inputs.get(port_name, []))
         if not count and not port.optional:
@@ -267,6 +257,10 @@ def _wire(
             names = ", ".join(f"`{label}`" for label, _ in inputs[port_name])
             raise UserError(f"{where} takes one `{port_name}`, found {count}: {names}.")
     return inputs
+
+
+def _label(given: Any) -> str:
+    return str(given["path"] if isinstance(given, dict) else given)
 
 
 def _ports(takes: dict[str, Port]) -> str:

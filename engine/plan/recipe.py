@@ -9,11 +9,14 @@
       dpo:    {kind: dpo, from: {policy: sft, preferences: prefs}}
 
 `from` is a stage, a list of stages, or port -> stage(s). Without port names each input goes to the only port that accepts
-its kind. An input may also be a file, a folder or `hub:NAME` (see `engine.plan.inputs`).
+its kind. An input may also be a file, a folder or `hub:NAME`, or a mapping with `path` that says how it is read (see
+`engine.plan.inputs`).
 """
 
 from __future__ import annotations
 
+import datetime
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,11 +25,20 @@ import yaml
 from pydantic import ValidationError
 
 from engine.errors import UserError, nearest
+from engine.plan.inputs import parse_input
 from engine.stage.stage import Stage, load
 
 TOP = {"name": str, "description": str, "seed": int, "store": str, "stages": dict}
 # libyaml's where PyYAML was built with it: a tenth of the time.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+EIGHTS = re.compile(r"[-+]?0[0-7_]*[0-7][0-7_]*")
+NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")  # it becomes a file's
+LONGEST = 100  # name, in bytes
+MOST_VALUES, DEEPEST, DIGITS = (
+    500_000,
+    100,
+    100,
+)  # of a recipe; it has some hundred values, and no number of so many digits
 Lines = dict[tuple[str | int, ...], int]
 
 
@@ -93,6 +105,9 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
             raise fail((key,), f"`{key}` is not a recipe key.{nearest(str(key), TOP)} Keys: {', '.join(TOP)}.")
         if not isinstance(data[key], TOP[key]) or isinstance(data[key], bool):
             raise fail((key,), f"`{key}` should be a {TOP[key].__name__}, found {data[key]!r}.")
+    if "name" in data and not (NAME.fullmatch(data["name"]) and len(data["name"].encode()) <= LONGEST):
+        told = f"at most {LONGEST} bytes on one line, has no `/` in it and doesn't begin with `.`"
+        raise fail(("name",), f"a recipe's name is {told}; found {_brief(data['name'])}.")
     stages = data.get("stages")
     if not stages:
         raise fail(("stages",), "a recipe needs `stages:`, a mapping of names to stages.")
@@ -103,8 +118,14 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
     steps: dict[str, Step] = {}
     for name, body in stages.items():
         where = ("stages", name)
-        if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
-            raise fail(where, f"a stage's name is letters, digits, `-` and `_`; found `{name}`.")
+        if (
+            not isinstance(name, str)
+            or not name.replace("_", "").replace("-", "").isalnum()
+            or len(name.encode()) > LONGEST
+        ):
+            raise fail(
+                where, f"a stage's name is at most {LONGEST} letters, digits, `-` and `_`; found {_brief(name)}."
+            )
         if not isinstance(body, dict) or "kind" not in body:
             raise fail(where, f"stage `{name}` needs a mapping with `kind:`.")
         body = cast(dict[str, Any], body)
@@ -133,6 +154,7 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
             if first["type"] == "extra_forbidden":
                 hint, found = _nested_hint(stage_class, loc), ""
             field = f" `{'.'.join(str(part) for part in loc)}`:" if loc else ""
+            hint += _yaml_hint(first["input"]) if first["type"] == "string_type" else ""
             told = first["msg"].removeprefix("Value error, ").rstrip(".")
             raise fail((*where, *loc), f"stage `{name}`:{field} {told}{found}.{hint}") from None
         steps[name] = Step(name, str(body["kind"]), config, body.get("from"), lines.get(where, 1))
@@ -144,6 +166,12 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
             )
             raise fail(("stages", step.name), f"stage `{step.name}` ({step.kind}) needs `from:`; it takes {takes}.")
         for value in names_in(step.given):
+            if isinstance(value, dict):
+                try:
+                    parse_input(cast(dict[str, Any], value))
+                except UserError as error:
+                    raise fail(("stages", step.name, "from"), f"stage `{step.name}`: {error}") from None
+                continue
             if not isinstance(value, str):
                 raise fail(("stages", step.name, "from"), f"`from` holds names of stages, found {value!r}.")
             if value not in steps and not is_external(value):
@@ -158,18 +186,25 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
 
 def is_external(name: str) -> bool:
     """Whether an input is a file, a folder, a URL or a hub name rather than a stage."""
-    return name.startswith(("./", "../", "/", "~", "hub:", "store:"))
+    return name.startswith(("./", "../", "/", "~", "hub:", "store:")) or "://" in name
 
 
 def names_in(given: Any) -> list[Any]:
-    """All input names in a `from`, whatever its shape."""
+    """All inputs in a `from`, whatever its shape: names, and mappings with `path` (see `engine.plan.inputs.PlainInput`)."""
     if given is None:
         return []
+    if isinstance(given, dict) and "path" in given:
+        return [given]
     if isinstance(given, dict):
         return [name for value in cast(dict[str, Any], given).values() for name in names_in(value)]
     if isinstance(given, list):
         return [name for value in cast(list[Any], given) for name in names_in(value)]
     return [given]
+
+
+def _brief(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else f"`{value}`"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _nested_hint(stage_class: type[Stage], loc: tuple[int | str, ...]) -> str:
@@ -186,7 +221,7 @@ def _override(data: dict[str, Any], text: str) -> None:
     path, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"`--set {text}`: expected STAGE.FIELD=VALUE.")
-    parsed = yaml.safe_load(value)
+    parsed = setting(text, value)
     if "." not in path:
         data[path] = parsed
         return
@@ -194,26 +229,64 @@ def _override(data: dict[str, Any], text: str) -> None:
     stages = data.get("stages") or {}
     if stage not in stages:
         raise UserError(f"`--set {text}`: there is no stage `{stage}`.{nearest(stage, stages)}")
-    target = stages[stage]
-    for key in fields[:-1]:
-        target = target.setdefault(key, {})
-    target[fields[-1]] = parsed
+    target: Any = stages[stage]
+    for at, key in enumerate(fields):
+        if not isinstance(target, dict):
+            raise UserError(
+                f"`--set {text}`: `{'.'.join([stage, *fields[:at]])}` is {target!r}, which has no `{key}` in it."
+            )
+        if at == len(fields) - 1:
+            target[key] = parsed
+        else:
+            target = cast(dict[str, Any], target).setdefault(key, {})
+
+
+def setting(option: str, value: str) -> Any:
+    """The value of a `--set`: YAML; a template (`{{ question }}`, which YAML would take for a mapping) is text as it is.
+
+    Raises:
+        UserError: it is not YAML.
+    """
+    if value.lstrip().startswith(("{{", "{%", "{#")):
+        return value
+    return _parse(value, f"`--set {option}`", None)[0]
 
 
 def parse_yaml(text: str, file: str) -> tuple[dict[str, Any], Lines]:
     """Parse YAML safely; also tell the line (from 1) of every key, by its path.
 
     Raises:
-        UserError: not YAML, not a mapping, or a key that stands twice.
+        UserError: not YAML, not a mapping, a key that stands twice, or a number that YAML reads in another way than people do.
     """
+    data, lines = _parse(text, file, 1)
+    if not isinstance(data, dict):
+        raise UserError(f"{file}:1: a recipe is a mapping with `stages:`, found {type(data).__name__}.")
+    return cast(dict[str, Any], data), lines
+
+
+def _parse(text: str, file: str, first: int | None) -> tuple[Any, Lines]:
+    """`first`: the number of the text's first line; None where a message has no use for it."""
     lines: Lines = {}
+    above: set[int] = set()
+
+    def fail(mark: Any, told: str) -> UserError:
+        line = f":{mark.line + first}" if first is not None and mark else ""
+        return UserError(f"{file}{line}: {told}")
 
     def walk(node: yaml.Node, path: tuple[str | int, ...]) -> None:
+        if len(lines) > MOST_VALUES or id(node) in above or len(path) > DEEPEST:
+            raise fail(node.start_mark, "this holds itself, or repeats itself by aliases (`*name`), without end.")
+        above.add(id(node))
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise fail(
+                        key.start_mark,
+                        "a key is a word, found a list or a mapping. A text that begins with `{` or `[` stands in quotes.",
+                    )
                 if key.value in seen:
-                    raise UserError(f"{file}:{key.start_mark.line + 1}: `{key.value}` stands twice in the same place.")
+                    raise fail(key.start_mark, f"`{key.value}` stands twice in the same place.")
                 if key.value != "<<":
                     seen.add(key.value)
                 lines[(*path, key.value)] = key.start_mark.line + 1
@@ -222,6 +295,9 @@ def parse_yaml(text: str, file: str) -> tuple[dict[str, Any], Lines]:
             for index, value in enumerate(node.value):
                 lines[(*path, index)] = value.start_mark.line + 1
                 walk(value, (*path, index))
+        elif told := _misread(node):
+            raise fail(node.start_mark, told)
+        above.discard(id(node))
 
     try:
         loader = LOADER(text)
@@ -231,10 +307,40 @@ def parse_yaml(text: str, file: str) -> tuple[dict[str, Any], Lines]:
             walk(root, ())
             data = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{file}:{line}: this is not YAML: {error.problem}.") from error
+        raise fail(error.problem_mark, f"this is not YAML: {error.problem}.") from error
     except yaml.YAMLError as error:
+        raise UserError(f"{file}: this is not YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError:
+        raise UserError(f"{file}: lists or mappings stand in each other too deeply.") from None
+    except (
+        ValueError,
+        OverflowError,
+        TypeError,
+    ) as error:  # a date of month 13, a number of 5,000 digits, a key that is a list
         raise UserError(f"{file}: this is not YAML: {error}.") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{file}:1: a recipe is a mapping with `stages:`, found {type(data).__name__}.")
-    return cast(dict[str, Any], data), lines
+    return data, lines
+
+
+def _misread(node: yaml.Node) -> str | None:
+    """What is wrong with a number that YAML 1.1 reads in eights or in sixties, where nobody means that."""
+    kind, value = node.tag.rpartition(":")[2], str(node.value)
+    if kind not in ("int", "float") or getattr(node, "style", None):  # in quotes it is text
+        return None
+    if len(value) > DIGITS:
+        return f"this number has {len(value)} digits."
+    if ":" in value:
+        return f'`{value}` is a number in sixties to YAML. Write the number, or "{value}" in quotes for text.'
+    if kind == "int" and EIGHTS.fullmatch(value):
+        plain = value[: value.startswith("-")] + (value.lstrip("+-0_") or "0")
+        return f'`{value}` is a number in eights to YAML, {int(value.replace("_", ""), 8)}. Write {plain}, or "{value}" in quotes for text.'
+    return None
+
+
+def _yaml_hint(value: Any) -> str:
+    """Why a field for text holds something else, though the recipe has a word there."""
+    if isinstance(value, bool):
+        return " YAML reads yes, no, on, off, true and false as truth values: put the word in quotes."
+    if isinstance(value, int | float | datetime.date):
+        kind = "date" if isinstance(value, datetime.date) else "number"
+        return f" YAML reads this as a {kind}: put it in quotes."
+    return ""

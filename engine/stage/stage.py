@@ -109,6 +109,8 @@ class Stage(BaseModel):
     phase: ClassVar[str] = ""
     narrows: ClassVar[bool] = False
     drawings: ClassVar[tuple[Drawing, ...]] = ()
+    # Prompts that the stage sends: name -> what a template of one's own may use in it -> what that is. `flywheel stages KIND` lists it.
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {}
     # Options of `flywheel run` and `plan` for recipes with this stage.
     switches: ClassVar[dict[str, Switch]] = {}
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import html
 import json
+import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,33 @@ class Artifact:
     @property
     def rows(self) -> int:
         return self.manifest["rows"]
+
+    @property
+    def name(self) -> str:
+        """What people call it: what no stage made by its folder, file or repository, the rest by its id."""
+        if self.manifest["stage"]["kind"] != "external":
+            return self.id
+        stated = str(self.manifest["stage"]["config"]["name"])
+        if "hub" in self.manifest or stated.startswith("hub:"):
+            return stated.removeprefix("hub:")
+        place = Path(self.manifest.get("external") or stated)
+        if place.parent.name == "snapshots" and place.parent.parent.name.startswith("models--"):  # a hub's cache
+            return place.parent.parent.name.removeprefix("models--").replace("--", "/")
+        return place.name.removesuffix(".gguf") or self.id
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """How many rows each split has in each data file; empty where the rows have none, or some have none (or no plain name)."""
+        found: dict[str, dict[str, int]] = {}
+        for name in self.parts() if self.kind in DATASETS and self.kind != "TokenBlock" else []:
+            with self.parquet(name) as file:
+                if "split" not in file.schema_arrow.names:
+                    return {}
+                counts = file.read(columns=["split"]).column("split").value_counts().to_pylist()
+            for entry in counts:
+                if not re.fullmatch(r"\w+", str(entry["values"] or "")):
+                    return {}
+                found.setdefault(str(entry["values"]), {})[name] = entry["counts"]
+        return dict(sorted(found.items()))
 
     def files(self, prefix: str = "") -> list[str]:
         return [name for name in self.manifest["files"] if name.startswith(prefix)]

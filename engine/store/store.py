@@ -58,6 +58,14 @@ class Store(StoreFiles):
         """Names of the recipes that have run here."""
         return [name.removesuffix(".json") for name in self.list("runs") if name.endswith(".json")]
 
+    def title(self, artifact: Artifact) -> str:
+        """What people call an artifact: RUN/STAGE where a run has it, else its own name."""
+        for run in self.runs():
+            for stage, entry in (self.run(run) or {"stages": {}})["stages"].items():
+                if entry["artifact"] == artifact.id:
+                    return f"{run}/{stage}"
+        return artifact.name
+
     def find(self, name: str) -> Artifact:
         """Open by `RUN/STAGE`, by stage name if one run has it, by folder name or the start of a key.
 

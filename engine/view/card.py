@@ -6,11 +6,13 @@ the same weights are the same weights wherever they were evaluated.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
+from engine.store.artifact import Artifact
 from engine.store.store import Store
 
 UNSTATED = "not stated"
@@ -20,29 +22,38 @@ SIZES = (
 )  # fmt: skip
 
 
-def card(store: Store, name: str, manifest: dict[str, Any]) -> str:
+def card(store: Store, name: str, manifest: dict[str, Any], format: str | None = None) -> str:
     """The card as Markdown, with the YAML front matter that model hubs read.
 
     Args:
         name: the artifact's id.
+        format: of another program, that a model is exported in.
     """
     line = list(_ancestry(store, name, manifest))
+    artifact = Artifact(store, name, manifest)
+    splits = artifact.splits() if format is None else {}
     licences = sorted({licence for _, _, licence in line if licence and licence != UNSTATED})
     front: dict[str, Any] = {"tags": ["flywheel", manifest["stage"]["kind"]]}
     if len(licences) == 1 and not any(licence == UNSTATED for _, _, licence in line):
         front["license"] = licences[0]
     if manifest["kind"] == "dataset":
-        front |= _dataset(manifest)
+        front |= _dataset(manifest, splits)
+    elif format:
+        front["tags"].append(format)
     else:
         front["library_name"] = "peft" if manifest["schema"] == "Adapter" else "transformers"
-    lines = ["---", yaml.safe_dump(front).strip(), "---", "", f"# {name}", ""]
+    if manifest["kind"] == "model" and (base := _base(store, line)):
+        front["base_model"] = base
+    lines = ["---", yaml.safe_dump(front).strip(), "---", "", f"# {store.title(artifact)}", ""]
     if manifest["rows"]:
-        lines += [f"{manifest['rows']:,} rows of {manifest['schema']}.", ""]
+        by_split = ", ".join(f"{sum(files.values()):,} {split}" for split, files in splits.items())
+        lines += [f"{manifest['rows']:,} rows of {manifest['schema']}{f' ({by_split})' if by_split else ''}.", ""]
     if lost := sum(manifest["rejected"].values()):
         told = ", ".join(f"{count:,} `{reason}`" for reason, count in manifest["rejected"].items())
-        lines += [f"{lost:,} rows did not make it and are in `rejected/`, each with its reason: {told}.", ""]
-    if manifest["summary"]:
-        lines += ["## In numbers", "", *_table(manifest["summary"]), ""]
+        where = "are in `rejected/`, each with its reason" if manifest["kind"] == "dataset" else "were left out"
+        lines += [f"{lost:,} rows did not make it and {where}: {told}.", ""]
+    if numbers := _table(manifest["summary"]):
+        lines += ["## In numbers", "", *numbers, ""]
     lines += [
         "## Evaluation",
         "",
@@ -51,11 +62,12 @@ def card(store: Store, name: str, manifest: dict[str, Any]) -> str:
     ]
     lines += ["## Made from", ""]
     if line[1:]:
-        lines += ["| artifact | kind | stage | rows | licence of the source |", "|---|---|---|---|---|"]
-        lines += [
-            f"| `{i}` | {m['schema']} | {m['stage']['kind']} | {m['rows'] or ''} | {licence} |"
-            for i, m, licence in line[1:]
-        ]
+        lines += ["| name | artifact | kind | stage | rows | licence of the source |", "|---|---|---|---|---|---|"]
+        for i, m, licence in line[1:]:
+            title = store.title(Artifact(store, i, m))
+            lines += [
+                f"| {title if title != i else ''} | `{i}` | {m['schema']} | {m['stage']['kind']} | {m['rows'] or ''} | {licence} |"
+            ]
     else:
         lines += ["- files"]
     if any(licence == UNSTATED for _, _, licence in line):
@@ -67,13 +79,23 @@ def card(store: Store, name: str, manifest: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _dataset(manifest: dict[str, Any]) -> dict[str, Any]:
+def _base(store: Store, line: list[tuple[str, dict[str, Any], str]]) -> str | None:
+    """The model from outside that this one was made from, by its nearest name that a hub could have."""
+    for id, manifest, _ in line[1:]:
+        if manifest["kind"] == "model" and manifest["stage"]["kind"] == "external":
+            name = Artifact(store, id, manifest).name
+            return name if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) else None
+    return None
+
+
+def _dataset(manifest: dict[str, Any], splits: dict[str, Any]) -> dict[str, Any]:
     """What a hub wants to know of a dataset: where its data is, how large it is, what it is for."""
     kind, rows = manifest["schema"], manifest["rows"]
+    files: Any = "data/*." + ("arrow" if kind == "TokenBlock" else "parquet")
+    if splits:
+        files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
     facts: dict[str, Any] = {
-        "configs": [
-            {"config_name": "default", "data_files": "data/*." + ("arrow" if kind == "TokenBlock" else "parquet")}
-        ],
+        "configs": [{"config_name": "default", "data_files": files}],
         "size_categories": [next((name for most, name in SIZES if rows < most), "n>1T")],
     }
     if kind in ("Document", "Prompt", "Conversation", "Candidate", "TokenBlock"):
@@ -92,7 +114,7 @@ def _ancestry(store: Store, name: str, manifest: dict[str, Any]) -> Iterator[tup
         current, facts = waiting.pop(0)
         given = [entry["artifact"] for entries in facts["inputs"].values() for entry in entries]
         config = facts["stage"]["config"]
-        stated = config.get("license")
+        stated = config.get("license") or facts.get("facts", {}).get("license")
         yield current, facts, "" if given else str(stated or UNSTATED)
         for one in given:
             found = store.get(one)
@@ -117,6 +139,14 @@ def _evaluations(store: Store, name: str) -> Iterator[str]:
 
 
 def _table(values: dict[str, Any]) -> list[str]:
-    plain = {key: value for key, value in values.items() if isinstance(value, (int, float, str)) and value != ""}
-    rows = [f"| {key} | {f'{v:.4g}' if isinstance(v, float) else v} |" for key, v in plain.items()]
-    return ["| | |", "|---|---|", *rows]
+    rows = [f"| {key} | {f'{v:.4g}' if isinstance(v, float) else v} |" for key, v in _flat("", values)]
+    return ["| | |", "|---|---|", *rows] if rows else []
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, int | float | str]]:
+    """Numbers and words, those inside of others by both names."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{prefix}{key}, ", cast("dict[str, Any]", value))
+        elif isinstance(value, (int, float, str)) and value != "":
+            yield f"{prefix}{key}", value

@@ -36,6 +36,12 @@ def describe_kind(kind: str) -> None:
     for name, field in stage.model_fields.items():
         default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
         print(f"  {name}: {field.description or ''} ({default})")
+    if stage.template_variables:
+        print("\nPrompts that it sends, and what a `template` of your own may use in them:")
+    for prompt, variables in stage.template_variables.items():
+        print(f"  {prompt}")
+        for name, meaning in variables.items():
+            print(f"    {{{{ {name} }}}}  {meaning}")
 
 
 def recipe_schema() -> dict[str, Any]:

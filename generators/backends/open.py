@@ -51,7 +51,7 @@ def open_backend(
     if server is not None:
         return open_server(job, server), server.model
     assert model is not None
-    return open_model(job, model, engine, **options), model.id
+    return open_model(job, model, engine, **options), model.name
 
 
 def open_server(job: Job, server: ServerSettings) -> Backend:

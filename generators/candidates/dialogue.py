@@ -33,7 +33,7 @@ def converse(stage: Dialogue, job: Job) -> None:
         if stage.user_server is not None:
             user, player = open_server(job, stage.user_server), stage.user_server.model
         elif given := job.maybe("user"):
-            user, player = open_model(job, given, stage.engine, **options), given.id
+            user, player = open_model(job, given, stage.engine, **options), given.name
         if user is not model:
             stack.enter_context(contextlib.closing(user))
 

@@ -60,9 +60,14 @@ def _answerers(stage: Candidates, job: Job) -> list[tuple[str, Callable[[], Back
     options: dict[str, Any] = {"dtype": stage.dtype, "max_model_len": stage.max_model_len, "options": stage.options}
     if stage.engine == "transformers":
         options.pop("options")
+    models = job.all("model")
+    names = [model.name for model in models]
     who: list[tuple[str, Callable[[], Backend]]] = [
-        (model.id, lambda model=model: open_model(job, model, stage.engine, stage.replicas, **options))
-        for model in job.all("model")
+        (
+            name if names.count(name) == 1 else model.id,  # two folders may end in the same name
+            lambda model=model: open_model(job, model, stage.engine, stage.replicas, **options),
+        )
+        for model, name in zip(models, names, strict=True)
     ]
     who += [(server.model, lambda server=server: open_server(job, server)) for server in stage.server]
     if not who:

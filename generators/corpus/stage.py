@@ -15,7 +15,8 @@ No record meets the same cell of the grid twice before it has met all, and all c
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,6 +24,15 @@ from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
 from generators.corpus.styles import REPHRASED, Style
+from generators.text import own_templates
+from generators.text.own_templates import OwnTemplates
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
+    from generators.text.templates import Template
+
+ALONE = {"text": "the record's text, or its columns where it has none"}
+WITH_READERS = {**ALONE, "audience": "whom to write for, or none", "persona": "who writes, or none"}
 
 
 class Corpus(Stage):
@@ -33,6 +43,9 @@ class Corpus(Stage):
     phase = "generation"
     work = "generators.corpus.work:make"
     random = True
+    template_variables = {
+        style: WITH_READERS if not style.startswith(REPHRASED) else ALONE for style in get_args(Style)
+    }
 
     documents: int = Field(ge=1, description="How many documents to make.")
     records: int = Field(1, ge=1, description="Records drawn for a document, each at most once.")
@@ -51,6 +64,7 @@ class Corpus(Stage):
         None, description="An OpenAI-compatible server that writes instead of a model."
     )
     partition: int = Field(256, ge=1, description="Documents a partition, with a model.")
+    template: OwnTemplates = {}
 
     @field_validator("templates")
     @classmethod
@@ -67,11 +81,33 @@ class Corpus(Stage):
             raise ValueError(f"a document in a style is made from one record, not from `records: {self.records}`")
         if (self.audiences or self.personas) and all(style.startswith(REPHRASED) for style in self.styles):
             raise ValueError("`audiences` and `personas` are for the styles textbook, story, wiki and dialogue")
+        if self.template and not self.styles:
+            raise ValueError("`template` is for the prompts of `styles`; here `templates` are the prompts")
+        own_templates.check_inline(self.template, self.prompts(), self.template_variables)
         return self
+
+    def prompts(self) -> list[str]:
+        """The prompts that are sent, by name: the styles."""
+        return list(dict.fromkeys(self.styles))
+
+    def sources(self, base: str) -> dict[str, str]:
+        return own_templates.sources(self.template, self.prompts(), base)
+
+    def check(self, known: Preflight) -> None:
+        from generators.text.templates import check_records, compiled
+
+        self.style_templates(known.base)
+        check_records(compiled(self.templates, "templates"), known)
+
+    def style_templates(self, base: str | Path) -> dict[str, Template]:
+        """The recipe's own templates, by style."""
+        return own_templates.load(self.template, self.prompts(), self.template_variables, base)
 
     def identity(self) -> dict[str, Any]:
         identity = {**super().identity(), "server": self.server.identity() if self.server else None}
         dropped = ("templates", "separator", "records") if self.styles else ("styles", "audiences", "personas")
+        identity.pop("template")
+        identity |= own_templates.identity(self.template, self.prompts())
         return {name: value for name, value in identity.items() if name not in dropped}
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:

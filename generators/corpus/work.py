@@ -76,13 +76,14 @@ def _styled(stage: Corpus, job: Job, records: list[dict[str, Any]]) -> Draw:
     cells = seeds.shuffled(grid(stage), job.seed, "corpus", "cells")
     order = seeds.shuffled(range(len(records)), job.seed, "corpus", "records")
     # Cells follow each other; one is skipped whenever every record would meet the same ones again.
+    own = stage.style_templates(job.base)
     period = len(cells) // math.gcd(len(cells), len(records))
 
     def draw(number: int, attempt: int) -> dict[str, Any]:
         lap, place = divmod(number, len(records))
         row = records[order[place]]
         style, audience, persona = cells[(number + lap // period) % len(cells)]
-        used = template(f"corpus/{style}")
+        used = own.get(style) or template(f"corpus/{style}")
         facts = {name: value for name, value in variables(row).items() if name != "text"}
         text = row["text"] or "\n".join(f"{name}: {value}" for name, value in facts.items())
         asked = used.render({"text": text, "audience": audience, "persona": persona})

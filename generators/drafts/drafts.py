@@ -45,6 +45,16 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Request:
+    """A question by the name of its prompt, `METHOD/PROMPT`: who carries the draft renders it, by the recipe's template if it has one."""
+
+    prompt: str
+    sampling: Sampling
+    schema: dict[str, Any] | None
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Execution:
     """Programs to run one after the other in one sandbox, instead of a question; the reply is an `Outcome`."""
 
@@ -79,15 +89,12 @@ class Rejected(Exception):
 
 
 Reply: TypeAlias = Any  # an Answer to a Query, an Outcome to an Execution
-Draft: TypeAlias = "Generator[Query | Execution, Reply, Made | Sequence[Draft]]"
+Draft: TypeAlias = "Generator[Query | Request | Execution, Reply, Made | Sequence[Draft]]"
 
 
-def ask(name: str, sampling: Sampling, schema: dict[str, Any] | None = None, **values: Any) -> Query:
-    """A question rendered from the template `name`."""
-    from generators.text.templates import template
-
-    used = template(name)
-    return Query([user(used.render(values))], sampling, schema, used.digest)
+def ask(name: str, sampling: Sampling, schema: dict[str, Any] | None = None, **values: Any) -> Request:
+    """A question by the prompt `name`, with these values."""
+    return Request(name, sampling, schema, values)
 
 
 def user(content: str) -> Message:

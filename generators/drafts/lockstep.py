@@ -7,15 +7,16 @@ batched.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from generators.backends import json_answers
 from generators.backends.local_model import Local
 from generators.backends.protocol import Answer, Backend, Failure
-from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected
+from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected, Request, user
 from generators.rules.sandbox import Outcome, run_all
+from generators.text.templates import Template, Unrenderable, template
 
 
 @dataclass
@@ -37,11 +38,17 @@ class Line:
     result: Made | Rejected | None = None
 
 
-def carry(backend: Backend, drafts: Sequence[tuple[int, Draft]], derive: Callable[..., int]) -> list[Line]:
+def carry(
+    backend: Backend,
+    drafts: Sequence[tuple[int, Draft]],
+    derive: Callable[..., int],
+    templates: Mapping[str, Template] | None = None,
+) -> list[Line]:
     """Run numbered drafts to their ends. Returns a line for each result, in the order of the drafts.
 
     Args:
         derive: the seed for a path and a step (`Job.derive`).
+        templates: prompt -> a template that takes the place of the one that comes with it.
     """
     going = [Line((number,), draft) for number, draft in drafts]
     replies: list[Answer | Failure | Outcome | None] = [None] * len(going)
@@ -49,7 +56,7 @@ def carry(backend: Backend, drafts: Sequence[tuple[int, Draft]], derive: Callabl
     while going:
         steps = list[tuple[Line, Query | Execution]]()
         for line, reply in zip(going, replies, strict=True):
-            _step(line, reply, steps, ended)
+            _step(line, reply, steps, ended, templates or {})
         going = [line for line, _ in steps]
         queries = [(index, line, step) for index, (line, step) in enumerate(steps) if isinstance(step, Query)]
         for _, line, step in queries:
@@ -70,13 +77,20 @@ def carry(backend: Backend, drafts: Sequence[tuple[int, Draft]], derive: Callabl
     return sorted(ended, key=lambda line: line.path)
 
 
-def _step(line: Line, reply: Any, steps: list[tuple[Line, Query | Execution]], ended: list[Line]) -> None:
+def _step(
+    line: Line,
+    reply: Any,
+    steps: list[tuple[Line, Query | Execution]],
+    ended: list[Line],
+    templates: Mapping[str, Template],
+) -> None:
     """Let a draft go on to its next step, its end, or the drafts it ends in."""
     try:
         if isinstance(reply, Failure):
             line.draft.close()
             raise Rejected(reply.reason, reply.detail, failed=True)
-        steps.append((line, next(line.draft) if reply is None else line.draft.send(reply)))
+        asked = next(line.draft) if reply is None else line.draft.send(reply)
+        steps.append((line, _rendered(line, asked, templates) if isinstance(asked, Request) else asked))
     except StopIteration as end:
         made: Made | Sequence[Draft] = end.value
         if isinstance(made, Made):
@@ -86,10 +100,25 @@ def _step(line: Line, reply: Any, steps: list[tuple[Line, Query | Execution]], e
         for place, draft in enumerate(made):
             tokens = (0, 0) if place else line.tokens
             child = Line((*line.path, place), draft, list(line.seeds), list(line.templates), tokens)
-            _step(child, None, steps, ended)
+            _step(child, None, steps, ended, templates)
     except Rejected as error:
         line.result = error
         ended.append(line)
+
+
+def _rendered(line: Line, asked: Request, templates: Mapping[str, Template]) -> Query:
+    """The question, as it is asked.
+
+    Raises:
+        Rejected: the recipe's template asks for what the values have not.
+    """
+    used = templates.get(asked.prompt) or template(asked.prompt)
+    try:
+        text = used.render(asked.values)
+    except Unrenderable as error:
+        line.draft.close()
+        raise Rejected("unrenderable", str(error), failed=True) from None
+    return Query([user(text)], asked.sampling, asked.schema, used.digest)
 
 
 def _answers(backend: Backend, queries: Sequence[Query], seeds: Sequence[int]) -> list[Answer | Failure]:

@@ -7,13 +7,22 @@ fine-tuning gives: `judge` takes both. The model is told to cite passages as [1]
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
 from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
+from generators.text import own_templates
+from generators.text.own_templates import OwnTemplates
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
+    from generators.text.templates import Template
+
+PROMPTS = ("answer",)
 
 
 class Grounded(Stage):
@@ -28,6 +37,12 @@ class Grounded(Stage):
     phase = "generation"
     work = "generators.grounded.work:answer"
     random = True
+    template_variables = {
+        "answer": {
+            "question": "what the user last said",
+            "passages": "texts of the passages found, the best first; none where nothing was found",
+        }
+    }
 
     k: int = Field(4, ge=1, description="Passages shown with a question.")
     words: int = Field(150, ge=1, description="Words of a passage.")
@@ -41,15 +56,29 @@ class Grounded(Stage):
     server: ServerSettings | None = Field(
         None, description="An OpenAI-compatible server that answers instead of a model."
     )
+    template: OwnTemplates = {}
 
     @model_validator(mode="after")
     def _check(self) -> Grounded:
         if self.overlap >= self.words:
             raise ValueError(f"`overlap: {self.overlap}` should be less than `words: {self.words}`")
+        own_templates.check_inline(self.template, PROMPTS, self.template_variables)
         return self
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "server": self.server.identity() if self.server else None}
+        identity = {**super().identity(), "server": self.server.identity() if self.server else None}
+        identity.pop("template")
+        return {**identity, **own_templates.identity(self.template, PROMPTS)}
+
+    def sources(self, base: str) -> dict[str, str]:
+        return own_templates.sources(self.template, PROMPTS, base)
+
+    def check(self, known: Preflight) -> None:
+        self.templates(known.base)
+
+    def templates(self, base: str | Path) -> dict[str, Template]:
+        """The recipe's own template, if it gives one."""
+        return own_templates.load(self.template, PROMPTS, self.template_variables, base)
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.n * rows["prompts"]

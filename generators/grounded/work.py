@@ -16,7 +16,7 @@ from generators.backends.protocol import Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
 from generators.grounded.retrieval import Passage, open_index
 from generators.grounded.stage import Grounded
-from generators.text.templates import template
+from generators.text.templates import Unrenderable, template
 
 CITED = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
 # Beside a Candidate's columns: passages as `document:character`, in the order shown; those cited; citations of passages
@@ -33,7 +33,7 @@ def answer(stage: Grounded, job: Job) -> None:
     repeated = repeated_ids(job)
     sampling = Sampling(stage.temperature, stage.top_p, max_tokens=stage.max_tokens, logprobs=False)
     backend, model = open_backend(job, stage.server, stage.engine, dtype="auto")
-    used = template("grounded")
+    used = stage.templates(job.base).get("answer") or template("grounded")
     settings = json.dumps({
         "temperature": stage.temperature, "top_p": stage.top_p, "max_tokens": stage.max_tokens, "k": stage.k,
         "words": stage.words, "overlap": stage.overlap, "template": used.digest,
@@ -42,10 +42,16 @@ def answer(stage: Grounded, job: Job) -> None:
         for part in job.parts("prompts", rows=stage.partition):
             asked, rejected = read_prompts(part, stage.partition, repeated)
             conversations, shown, own = list[list[dict[str, str]]](), list[list[Passage]](), list[int]()
-            for row in asked:
+            rows, asked = asked, list[dict[str, Any]]()
+            for row in rows:
                 *before, last = row["prompt"] or [{"role": "user", "content": ""}]
                 found = [passage for passage, _ in index.search(last["content"], stage.k)]
-                content = used.render({"question": last["content"], "passages": [one.text for one in found]})
+                try:
+                    content = used.render({"question": last["content"], "passages": [one.text for one in found]})
+                except Unrenderable as error:  # a template of the recipe's own may ask for what a question has not
+                    rejected.append({**row, "reason": "unrenderable", "detail": str(error), "failed": True})
+                    continue
+                asked.append(row)
                 conversation = [*before, {"role": "user", "content": content if last["content"].strip() else ""}]
                 conversations += [conversation] * stage.n
                 shown.append(found)

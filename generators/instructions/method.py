@@ -87,6 +87,9 @@ class Method(BaseModel):
 
     needs: ClassVar[tuple[str, ...]] = ()  # the ports that must be given; seeds that are Documents are `records`
     weights: ClassVar[bool] = False  # needs the model on this machine, not behind a server
+    # The prompts it sends, `METHOD/PROMPT` below generators/templates/: PROMPT -> what a template may use -> what that is.
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {}
+    folder: ClassVar[str] = ""  # of its templates, where that is not its name
     fresh: ClassVar[bool] = True  # a row must also be unlike the seeds; else it is one of them, gone on from
 
     def draft(self, world: World, number: int) -> Draft:

@@ -76,6 +76,7 @@ def _rounds(
     there_are, most = method.drafts(world), math.ceil(stage.tries * count)
     facts = {"method": method.model_dump()["name"], "model": model, "temperature": stage.temperature,
              "top_p": stage.top_p, "max_tokens": stage.max_tokens}  # fmt: skip
+    own = stage.prompt_templates(job.base)
     tokens, began = (0, 0), time.monotonic()
     for index in itertools.count(len(finished)):
         missing = count - len(world.made)
@@ -91,7 +92,7 @@ def _rounds(
         size = size if there_are is None else min(size, there_are - number)
         drafts = [(n, method.draft(world, n)) for n in range(number, number + size)]
         kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
-        for line in carry(backend, drafts, job.derive):
+        for line in carry(backend, drafts, job.derive, own):
             spent = {"tokens_in": line.tokens[0], "tokens_out": line.tokens[1]}
             one = {"draft": line.path[0], "templates": line.templates, "seed": line.seeds[0] if line.seeds else None}
             row = _row(job, line.path, line.result, {**facts, **one, **spent})

@@ -11,13 +11,15 @@ new is kept, until the number asked for is there.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
+from generators.instructions.method import Method
 from generators.instructions.methods.backtranslation import Backtranslation
 from generators.instructions.methods.code import Code
 from generators.instructions.methods.constitutional import Constitutional
@@ -30,15 +32,23 @@ from generators.instructions.methods.self_instruct import SelfInstruct
 from generators.instructions.methods.tool_calls import ToolCalls
 from generators.instructions.novelty_rule import Novelty
 from generators.rules.rule import EQUALITY
+from generators.text import own_templates
+from generators.text.own_templates import OwnTemplates
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
+    from generators.text.templates import Template
 
 AnyMethod = Annotated[
     SelfInstruct | EvolInstruct | Magpie | Personas | Backtranslation | MultiTurn | ToolCalls | Code | Mathematics
     | Constitutional,
     Field(discriminator="name"),
 ]  # fmt: skip
+METHODS: tuple[type[Method], ...] = get_args(get_args(AnyMethod)[0])
 # What belongs to templates, and what to a method. Neither is part of the other's identity.
 TEMPLATES = ("questions", "answers", "reference", "system", "per_record", "split", "take")
-SYNTHESIS = ("count", "novelty", "tries", "temperature", "top_p", "max_tokens", "partition", "engine", "server")
+SYNTHESIS = ("count", "novelty", "tries", "temperature", "top_p", "max_tokens", "partition", "engine", "server",
+             "template")  # fmt: skip
 
 
 class Instructions(Stage):
@@ -54,6 +64,11 @@ class Instructions(Stage):
     phase = "generation"
     work = "generators.instructions.work:make"
     random = True
+    template_variables = {
+        f"{method.model_fields['name'].annotation.__args__[0]}.{prompt}": variables  # pyright: ignore
+        for method in METHODS
+        for prompt, variables in method.template_variables.items()
+    }
 
     questions: list[str] = Field([], description="Jinja; what the user says. Sees the record's metadata and `text`.")
     answers: list[str] = Field([], description="Jinja; what the assistant says. Without any, only questions are made.")
@@ -80,6 +95,7 @@ class Instructions(Stage):
         "vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere."
     )
     server: ServerSettings | None = Field(None, description="An OpenAI-compatible server instead of a model.")
+    template: OwnTemplates = {}
 
     @field_validator("questions", "answers")
     @classmethod
@@ -105,6 +121,7 @@ class Instructions(Stage):
         if foreign:
             raise ValueError(f"`{foreign[0]}` is for templates, not for `method: {self.method.name}`")  # pyright: ignore
         if self.method is not None:
+            own_templates.check_inline(self.template, self.prompts(), self.method.template_variables)
             return self
         if not self.questions:
             raise ValueError("nothing to make: at least one template in `questions` is needed, or a `method`")
@@ -126,7 +143,42 @@ class Instructions(Stage):
             identity["drafts"] = 2
         if isinstance(self.method, Mathematics):  # its votes are counted by which answers are equal
             identity["equality"] = EQUALITY
+        if self.method is not None:
+            identity.pop("template")
+            identity |= own_templates.identity(self.template, self.prompts())
         return {name: value for name, value in identity.items() if name not in dropped}
+
+    def prompts(self) -> list[str]:
+        """The prompts that the method sends, by name."""
+        return list(self.method.template_variables) if isinstance(self.method, Method) else []
+
+    def sources(self, base: str) -> dict[str, str]:
+        return own_templates.sources(self.template, self.prompts(), base)
+
+    def check(self, known: Preflight) -> None:
+        from generators.text.templates import check_records
+
+        self.prompt_templates(known.base)
+        check_records([one for group in self.record_templates().values() for one in group], known)
+
+    def record_templates(self) -> dict[str, list[Template]]:
+        """What is rendered from a record where there is no method, by what it becomes."""
+        from generators.text.templates import compiled
+
+        return {
+            "question": compiled(self.questions, "questions"),
+            "answer": compiled(self.answers, "answers"),
+            "reference": compiled([self.reference] if self.reference is not None else [], "reference"),
+            "system": compiled([self.system] if self.system is not None else [], "system"),
+        }
+
+    def prompt_templates(self, base: str | Path) -> dict[str, Template]:
+        """The recipe's own templates for the method's prompts, by the names that the method asks by."""
+        if self.method is None:
+            return {}
+        made = own_templates.load(self.template, self.prompts(), self.method.template_variables, base)
+        folder = self.method.folder or self.method.name
+        return {f"{folder}/{prompt}": one for prompt, one in made.items()}
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.count if self.method else None

@@ -14,7 +14,7 @@ from engine.stage.job import Job
 from engine.store.schema import DATASETS, messages_digest, row_id
 from generators.instructions.rounds import synthesize
 from generators.instructions.stage import Instructions
-from generators.text.templates import Template, Unrenderable, compiled, variables
+from generators.text.templates import Template, Unrenderable, variables
 
 
 def make(stage: Instructions, job: Job) -> None:
@@ -37,12 +37,7 @@ def render(stage: Instructions, job: Job) -> None:
     for artifact in job.all("records"):
         for row in artifact.to_table(["id", "text", "metadata"]).to_pylist():
             records.append((row["id"], variables(row)))
-    templates = {
-        "question": compiled(stage.questions, "questions"),
-        "answer": compiled(stage.answers, "answers"),
-        "reference": compiled([stage.reference] if stage.reference is not None else [], "reference"),
-        "system": compiled([stage.system] if stage.system is not None else [], "system"),
-    }
+    templates = stage.record_templates()
     known = {name for _, values in records for name in values}
     for template in (one for group in templates.values() for one in group):
         template.require(known)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from engine.store.schema import DATASETS, row_id
 from generators.backends import json_answers
 from generators.backends.protocol import Answer, Backend, Failure, Sampling
 from generators.judge import agreement_with_people
-from generators.text.templates import template
+from generators.text.templates import Template, Unrenderable, template
 
 ASPECTS = {
     "helpfulness": "it does what was asked, usefully and completely",
@@ -43,6 +43,8 @@ GRADE = {
     "required": ["preference"],
     "additionalProperties": False,
 }
+
+Own = Mapping[str, Template]  # the recipe's templates, by prompt
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,11 @@ class JudgeQuestion:
 
     Attributes:
         subjects: the candidates it is about, in the order in which they are shown.
+        text: or why the recipe's template can't be rendered for them.
     """
 
     subjects: tuple[str, ...]
-    text: str
+    text: str | Failure
     seed: int
 
 
@@ -110,25 +113,37 @@ def ask(
     backend: Backend, questions: Sequence[JudgeQuestion], sampling: Sampling, schema: dict[str, Any]
 ) -> list[dict[str, Any] | Failure]:
     """What the judge says to each question, as JSON that follows the schema."""
-    conversations = [[{"role": "user", "content": question.text}] for question in questions]
-    answers, _ = json_answers.complete(backend, conversations, sampling, [q.seed for q in questions], schema)
-    return [json.loads(answer.text) if isinstance(answer, Answer) else answer for answer in answers]
+    asked = [question for question in questions if not isinstance(question.text, Failure)]
+    conversations = [[{"role": "user", "content": str(question.text)}] for question in asked]
+    answers, _ = json_answers.complete(backend, conversations, sampling, [q.seed for q in asked], schema)
+    said = iter([json.loads(answer.text) if isinstance(answer, Answer) else answer for answer in answers])
+    return [question.text if isinstance(question.text, Failure) else next(said) for question in questions]
 
 
-def compare(job: Job, backend: Backend, judge: str, sampling: Sampling, comparison: Comparison, partition: int) -> None:
+def _question(asked: Template, values: Mapping[str, Any]) -> str | Failure:
+    try:
+        return asked.render(values)
+    except Unrenderable as error:
+        return Failure("unrenderable", str(error))
+
+
+def compare(
+    job: Job, backend: Backend, judge: str, sampling: Sampling, comparison: Comparison, partition: int, own: Own
+) -> None:
     """Judge pairs of candidates of a prompt, and commit two verdicts a pair, one for each of the two.
 
     `value` is 1 for a win, 0 for a loss, 0.5 for a tie; graded, what lies between as well. `text` is JSON: `against`,
     what the judge said in both orders (`first` when the subject was shown first), and the digest of the template.
     """
-    asked = template("graded" if comparison.graded else "pairwise")
+    kind = "graded" if comparison.graded else "pairwise"
+    asked = own.get(kind) or template(kind)
     for name, chunk in groups(job, partition, "pairwise"):
         pairs = [pair for group in chunk for pair in comparison.pairs(group)]
         questions = list[JudgeQuestion]()
         for one, other in pairs:
             criteria = comparison.by(job, one["id"], other["id"])
             for first, second in ((one, other), (other, one)):
-                text = asked.render({
+                text = _question(asked, {
                     "prompt": one["prompt"], "criteria": criteria,
                     "first": first["completion"][-1]["content"], "second": second["completion"][-1]["content"],
                 })  # fmt: skip
@@ -222,9 +237,11 @@ def _by_difference(rankings: list[dict[str, Any]], values: dict[str, float]) -> 
     return judged
 
 
-def rate(job: Job, backend: Backend, judge: str, sampling: Sampling, aspects: dict[str, str], partition: int) -> None:
+def rate(
+    job: Job, backend: Backend, judge: str, sampling: Sampling, aspects: dict[str, str], partition: int, own: Own
+) -> None:
     """Score every candidate from 1 to 5 on every aspect, and commit one verdict for each."""
-    asked = template("rubric")
+    asked = own.get("rubric") or template("rubric")
     whole = {"type": "integer", "minimum": 1, "maximum": 5}
     schema = {
         "type": "object", "properties": dict.fromkeys(aspects, whole), "required": list(aspects),
@@ -235,7 +252,7 @@ def rate(job: Job, backend: Backend, judge: str, sampling: Sampling, aspects: di
         questions = [
             JudgeQuestion(
                 (row["id"],),
-                asked.render({**row, "aspects": aspects, "completion": row["completion"][-1]["content"]}),
+                _question(asked, {**row, "aspects": aspects, "completion": row["completion"][-1]["content"]}),
                 job.derive("judge", row["id"]),
             )
             for row in rows

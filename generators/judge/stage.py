@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from engine.errors import UserError
 from engine.stage.stage import Stage, port
 from generators.backends.server.settings import ServerSettings
-from generators.rules.rule import EQUALITY, Verifier
+from generators.rules.rule import EQUALITY, Rule, Verifier, sources, version
+from generators.text import own_templates
+from generators.text.own_templates import OwnTemplates
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
+    from generators.text.templates import Template
+
+ASKED = "the conversation up to the answer: messages with `role` and `content`"
+COMPARED = {
+    "prompt": ASKED,
+    "first": "the answer that is A",
+    "second": "the answer that is B",
+    "criteria": "what to judge by, and the principle drawn for this pair; may be empty",
+}
 
 
 class Judge(Stage):
     """Judge candidates: by rules, by verifiers that compute, by a model that compares pairs, or by one that rates aspects.
 
-    A rule is a Polars SQL expression that gives true or false or a number.
+    A rule is a Polars SQL expression that gives true or false or a number, a check against something known (`{kind: number}`), or a
+    Python function (`{python: "rewards.py:score"}`).
 
     A rule sees `completion` (text), `reference`, `prompt` (the last thing the user said), `length` (tokens) and
     `finish_reason`. Where it is null there is no verdict. People's rankings of the same candidates calibrate the judge.
@@ -30,8 +45,18 @@ class Judge(Stage):
     phase = "generation"
     work = "generators.judge.work:judge"
     random = True
+    template_variables = {
+        "pairwise": COMPARED,
+        "graded": COMPARED,
+        "rubric": {
+            "prompt": ASKED,
+            "completion": "the answer",
+            "reference": "the known right answer, or none",
+            "aspects": "name of an aspect -> what it means",
+        },
+    }
 
-    rules: dict[str, str] = Field({}, description="Metric -> expression.")
+    rules: dict[str, Rule] = Field({}, description="Metric -> expression, check, or Python function.")
     verifiers: list[Verifier] = Field([], description="code: passes the tests in `reference`; mathematics: its answer.")
     pairwise: bool = Field(False, description="Have the model compare every two answers to a prompt, in both orders.")
     criteria: str = Field("", description="What the model should judge pairs by.")
@@ -48,19 +73,7 @@ class Judge(Stage):
     server: ServerSettings | None = Field(
         None, description="An OpenAI-compatible server that judges instead of a model."
     )
-
-    @field_validator("rules")
-    @classmethod
-    def _check(cls, value: dict[str, str]) -> dict[str, str]:
-        if not value:
-            return value
-        from generators.rules.answer_columns import check_expressions
-
-        try:
-            check_expressions(value)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return value
+    template: OwnTemplates = {}
 
     @model_validator(mode="after")
     def _check_any(self) -> Judge:
@@ -69,18 +82,37 @@ class Judge(Stage):
         given = [name for name in ("principles", "graded", "against") if getattr(self, name)]
         if given and not self.pairwise:
             raise ValueError(f"`{given[0]}` is for pairs: it needs `pairwise: true`")
+        own_templates.check_inline(self.template, self.prompts(), self.template_variables)
         return self
+
+    def prompts(self) -> list[str]:
+        """The prompts that are sent, by name."""
+        pairs = ["graded" if self.graded else "pairwise"] if self.pairwise else []
+        return pairs + (["rubric"] if self.rubric else [])
+
+    def templates(self, base: str | Path) -> dict[str, Template]:
+        """The recipe's own templates, by prompt."""
+        return own_templates.load(self.template, self.prompts(), self.template_variables, base)
 
     def identity(self) -> dict[str, Any]:
         identity = {**super().identity(), "server": self.server.identity() if self.server else None}
-        for name in ("verifiers", "principles", "graded", "against"):
+        for name in ("verifiers", "principles", "graded", "against", "template"):
             if not identity[name]:  # so that what they were not used for keeps its key
                 identity.pop(name)
         if not (self.pairwise or self.rubric):  # rules draw nothing
             identity.pop("seed")
         if "mathematics" in self.verifiers:
             identity["equality"] = EQUALITY
-        return identity
+        return {**identity, **version(self.rules.values()), **own_templates.identity(self.template, self.prompts())}
+
+    def sources(self, base: str) -> dict[str, str]:
+        return {**sources(self.rules.values(), base), **own_templates.sources(self.template, self.prompts(), base)}
+
+    def check(self, known: Preflight) -> None:
+        from generators.rules import reward_function
+
+        self.templates(known.base)
+        reward_function.check(self.rules.values(), known)
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         model = self.pairwise or self.rubric

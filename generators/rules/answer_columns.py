@@ -6,6 +6,7 @@ import polars as pl
 
 from engine.errors import UserError
 from engine.expression import column
+from engine.store.schema import EXTRAS
 
 COLUMNS: dict[str, pl.DataType] = {
     "completion": pl.String(),
@@ -15,9 +16,17 @@ COLUMNS: dict[str, pl.DataType] = {
     "finish_reason": pl.String(),
 }
 
+# What functions of one's own may ask for beside them: the conversation, what was answered, and its ids as sampled.
+_MESSAGES = pl.List(pl.Struct(dict.fromkeys(("role", "content", *EXTRAS), pl.String())))
+MESSAGES: dict[str, pl.DataType] = {
+    "prompt_messages": _MESSAGES,
+    "completion_messages": _MESSAGES,
+    "completion_ids": pl.List(pl.Int64()),
+}
+
 
 def readable(candidates: pl.DataFrame) -> pl.DataFrame:
-    """What rules see of Candidate rows: `completion`, `reference`, `prompt`, `length`, `finish_reason`."""
+    """What rules see of Candidate rows: `COLUMNS`, and beside them, for functions, the messages and the ids themselves."""
     said = pl.col("prompt").list.eval(
         pl.element().struct.field("content").filter(pl.element().struct.field("role") == "user")
     )
@@ -27,6 +36,9 @@ def readable(candidates: pl.DataFrame) -> pl.DataFrame:
         prompt=said.list.last(),
         length=pl.col("token_ids").list.len().cast(pl.Int64),
         finish_reason=pl.col("finish_reason"),
+        prompt_messages=pl.col("prompt"),
+        completion_messages=pl.col("completion"),
+        completion_ids=pl.col("token_ids"),
     ).cast(COLUMNS)  # pyright: ignore[reportArgumentType]
 
 
@@ -41,21 +53,24 @@ def score(rules: dict[str, str], frame: pl.DataFrame) -> pl.DataFrame:
     """
     columns = list[pl.Series]()
     for metric, expression in rules.items():
-        value = column(expression, frame, f"rule `{metric}`")
-        if not (value.dtype.is_numeric() or value.dtype == pl.Boolean or value.dtype == pl.Null):
-            raise UserError(
-                f"rule `{metric}`: `{expression}` gives {value.dtype}; a rule gives a number, or true or false."
-            )
+        value = _value(expression, frame, f"rule `{metric}`")
         if len(value) == 1 != len(frame):  # an expression without a column is one value for all rows
             value = value.new_from_index(0, len(frame))
         columns.append(value.cast(pl.Float64).alias(metric))
     return pl.DataFrame(columns)
 
 
-def check_expressions(rules: dict[str, str]) -> None:
-    """Bind and type-check rules without an answer.
+def _value(expression: str, frame: pl.DataFrame, where: str) -> pl.Series:
+    value = column(expression, frame.select(name for name in COLUMNS if name in frame.columns), where)
+    if not (value.dtype.is_numeric() or value.dtype == pl.Boolean or value.dtype == pl.Null):
+        raise UserError(f"{where}: `{expression}` gives {value.dtype}; a rule gives a number, or true or false.")
+    return value
+
+
+def check_expression(expression: str, where: str = "this rule") -> None:
+    """Bind and type-check a rule without an answer.
 
     Raises:
         UserError: as for `score`.
     """
-    score(rules, pl.DataFrame(schema=COLUMNS))
+    _value(expression, pl.DataFrame(schema=COLUMNS), where)

@@ -11,6 +11,10 @@ was cut). Or it checks an answer against something known and gives 1 or 0:
     works:   {kind: tests, timeout: 5}             # the reference is code that raises if the answer's code is wrong
     refuses: {kind: refusal}                       # the answer declines; `expect: reference` reads refuse | answer there
 
+Or it is a function of one's own, in a file beside the recipe or a module that is installed (`reward_function.py`):
+
+    scored:  {python: "rewards.py:score"}          # score(prompts, completions, reference, **columns) -> a number an answer
+
 This file is what configurations import; `verify.py` does the work.
 """
 
@@ -20,7 +24,9 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+
+from engine.errors import UserError
 
 # Raised by hand when the same answer and reference would get another verdict than before, from a rule that compares answers
 # as numbers or as mathematics. It is part of the identity of stages that use one.
@@ -102,26 +108,55 @@ class RefusalRule(_Check):
         return self.expect == "reference"
 
 
+class PythonRule(BaseModel):
+    """A Python function that is called with all answers at once and gives a number for each, as TRL's reward functions do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    python: str = Field(
+        pattern=r"^[^:\s][^:]*:[A-Za-z_][\w.]*$",
+        description="MODULE:FUNCTION or FILE.py:FUNCTION, from the recipe's folder.",
+    )
+    format: Literal["standard", "conversational"] = Field(
+        default="standard",
+        description="TRL's: prompts and completions are texts (what the user last said, what was answered), or lists of messages.",
+    )
+
+
 def _tag(value: Any) -> str | None:
     if isinstance(value, str):
         return "expression"
+    if "python" in value if isinstance(value, dict) else isinstance(value, PythonRule):
+        return "python"
     return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+def _binds(expression: str) -> str:
+    """An expression that gives a number, true or false over the columns of an answer: known before there is one."""
+    from generators.rules.answer_columns import check_expression
+
+    try:
+        check_expression(expression)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return expression
 
 
 Check = NumberRule | MathematicsRule | ExactRule | RegexRule | TestsRule | RefusalRule
 Rule = Annotated[
-    Annotated[str, Tag("expression")]
+    Annotated[str, AfterValidator(_binds), Tag("expression")]
     | Annotated[NumberRule, Tag("number")]
     | Annotated[MathematicsRule, Tag("mathematics")]
     | Annotated[ExactRule, Tag("exact")]
     | Annotated[RegexRule, Tag("regex")]
     | Annotated[TestsRule, Tag("tests")]
-    | Annotated[RefusalRule, Tag("refusal")],
+    | Annotated[RefusalRule, Tag("refusal")]
+    | Annotated[PythonRule, Tag("python")],
     Discriminator(
         _tag,
         custom_error_type="rule",
         custom_error_message="expected an expression, or a mapping with `kind`: number, mathematics, exact, regex, tests or "
-        "refusal",
+        "refusal; or with `python`: MODULE:FUNCTION",
     ),
 ]
 # What the `judge` stage computes besides expressions.
@@ -131,3 +166,17 @@ Verifier = Literal["code", "mathematics", "json"]
 def version(rules: Iterable[Rule]) -> dict[str, int]:
     """For the identity of a stage with these rules: how answers are compared, where one of them does so."""
     return {"equality": EQUALITY} if any(isinstance(rule, NumberRule | MathematicsRule) for rule in rules) else {}
+
+
+def sources(rules: Iterable[Rule], base: str) -> dict[str, str]:
+    """For `Stage.sources`: digests of the files that the functions among these rules are made of.
+
+    Raises:
+        UserError: there is no such module or file.
+    """
+    functions = [rule.python for rule in rules if isinstance(rule, PythonRule)]
+    if not functions:
+        return {}
+    from engine import user_code
+
+    return {name: digest for function in functions for name, digest in user_code.sources(function, base).items()}

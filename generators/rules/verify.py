@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from generators.rules.rule import (
     ExactRule,
     MathematicsRule,
     NumberRule,
+    PythonRule,
     RefusalRule,
     RegexRule,
     Rule,
@@ -38,18 +40,55 @@ REFUSAL = re.compile(
 )
 
 
-def measure(rule: Rule, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class Measured:
+    """What a rule gives each row.
+
+    Attributes:
+        values: Float64; null is no verdict.
+        faults: row -> what went wrong with it, in words.
+    """
+
+    values: pl.Series
+    faults: dict[int, str] = field(default_factory=lambda: dict[int, str]())
+
+
+def measure(rule: Rule, rows: pl.DataFrame, name: str, base: str = ".") -> NDArray[np.float64]:
     """The value of a rule for every row; null counts as 0, and so does a row without the reference that the rule needs.
 
     Args:
-        rows: columns as in `columns.COLUMNS`.
+        rows: columns as in `answer_columns.COLUMNS`.
+        base: the folder of the recipe, where a function of one's own is.
 
     Raises:
-        UserError: it is no expression over these columns, gives no number, or gives one that is NaN or infinite; it
-            compares with `reference`, and no row has one.
+        UserError: as `values`; or a row has none that is a finite number.
+    """
+    measured = values(rule, rows, name, base)
+    if measured.faults:
+        row, told = next(iter(sorted(measured.faults.items())))
+        more = f" So it is with {len(measured.faults)} of {len(rows)}." if len(measured.faults) > 1 else ""
+        raise UserError(f"{told}: {_brief(rows['completion'][row])} (row {row}).{more}")
+    numbers = measured.values.fill_null(0.0).to_numpy()
+    if not np.isfinite(numbers).all():
+        bad = int((~np.isfinite(numbers)).sum())
+        raise UserError(f"rule `{name}`: `{rule}` is NaN or infinite for {bad} of {len(numbers)} answers.")
+    return numbers
+
+
+def values(rule: Rule, rows: pl.DataFrame, name: str, base: str = ".") -> Measured:
+    """The value of a rule for every row, null where it has no verdict: an expression is null, there is no reference to compare with.
+
+    Raises:
+        UserError: it is no expression over these columns, or gives no number; it compares with `reference`, and no row has one;
+            a function of one's own can't be called (`reward_function.call`).
     """
     if isinstance(rule, str):
-        return _expression(rule, rows, name)
+        return Measured(score({name: rule}, rows).to_series())
+    if isinstance(rule, PythonRule):
+        from generators.rules import reward_function
+
+        given, faults = reward_function.call(rule, rows, name, base)
+        return Measured(pl.Series(name, given, pl.Float64), faults)
     completions = [text or "" for text in rows["completion"].to_list()]
     references: list[str | None] = rows["reference"].to_list() if rule.compares else [""] * len(rows)
     if len(rows) and all(reference is None for reference in references):
@@ -58,13 +97,11 @@ def measure(rule: Rule, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
             "the prompts a column `reference`, or check by an expression over `completion`."
         )
 
-    def value(completion: str, reference: str | None) -> float:
-        return float(reference is not None and check(rule, completion, reference))
+    def value(completion: str, reference: str | None) -> float | None:
+        return None if reference is None else float(check(rule, completion, reference))
 
-    if not isinstance(rule, TestsRule):
-        return np.array([value(*pair) for pair in zip(completions, references, strict=True)], np.float64)
-    with ThreadPoolExecutor(4) as pool:
-        return np.array(list(pool.map(value, completions, references)), np.float64)
+    with ThreadPoolExecutor(4 if isinstance(rule, TestsRule) else 1) as pool:
+        return Measured(pl.Series(name, list(pool.map(value, completions, references)), pl.Float64))
 
 
 def check(rule: Check, completion: str, reference: str) -> bool:
@@ -98,12 +135,8 @@ def verify(kind: Verifier, answers: Sequence[str], references: Sequence[str | No
     return VERIFIERS[kind](answers, references)
 
 
-def _expression(expression: str, rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
-    values = score({name: expression}, rows).to_series().fill_null(0.0).to_numpy()
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
-        raise UserError(f"rule `{name}`: `{expression}` is NaN or infinite for {bad} of {len(values)} answers.")
-    return values
+def _brief(text: str | None) -> str:
+    return repr(text if text is None or len(text) <= 80 else f"{text[:77]}...")
 
 
 def _matches(rule: RegexRule, completion: str, reference: str) -> bool:

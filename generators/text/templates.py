@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 BUILT_IN = frozenset({"range", "dict", "cycler", "joiner", "namespace"})
 
@@ -65,8 +68,8 @@ class Template:
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise Unrenderable(f"{self.where}: {error}") from None
 
-    def require(self, known: Iterable[str]) -> None:
-        """Check the names.
+    def require(self, known: Iterable[str], lacks: str = "which no row has") -> None:
+        """Check the names; `lacks` says what is wrong with one that is not among `known`.
 
         Raises:
             UserError: the template uses a name that is not among `known`.
@@ -75,7 +78,7 @@ class Template:
         for name in sorted(self.names):
             if name not in known:
                 raise UserError(
-                    f"{self.where} uses `{name}`, which no row has.{nearest(name, known)} Names: {', '.join(known)}."
+                    f"{self.where} uses `{name}`, {lacks}.{nearest(name, known)} Names: {', '.join(known)}."
                 )
 
 
@@ -107,6 +110,26 @@ def variables(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a template sees of a Document: the keys of its metadata, and `text`."""
     metadata = json.loads(row["metadata"]) if row.get("metadata") else {}
     return {**metadata, "text": row["text"]}
+
+
+def check_records(templates: Iterable[Template], known: Preflight, port: str = "records") -> None:
+    """For `Stage.check`: the names that templates use, next to the first rows of the records, where there are some already.
+
+    A name that none of them has may yet stand in a later row: it is told; one that looks like a name they have is a misspelling.
+
+    Raises:
+        UserError: for such a name.
+    """
+    given = [glimpse.rows for glimpse in known.inputs.get(port, [])]
+    rows = [row for table in given if table is not None for row in table.select(["text", "metadata"]).to_pylist()]
+    if not rows or any(table is None for table in given):
+        return
+    names = {name for row in rows for name in variables(row)}
+    for one in templates:
+        for name in sorted(one.names - names):
+            if nearest(name, names):
+                one.require(names)
+            known.say(f"{one.where} uses `{name}`, which none of the first {len(rows)} records has.")
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,9 @@ from engine.errors import UserError, nearest
 from engine.stage.stage import Port, Stage, port
 from pipelines.filter.heuristics import SETS, Rule
 from pipelines.filter.language_codes import LANGUAGES
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 PersonalData = Literal["key", "email", "iban", "card", "ip", "phone"]
 Action = Literal["remove", "mask", "count"]
@@ -101,6 +104,12 @@ class Filter(Stage):
         except UserError as error:
             raise ValueError(str(error)) from None  # so that the recipe's error names its line
         return self
+
+    def check(self, known: Preflight) -> None:
+        if self.keep:
+            from pipelines.filter import keep
+
+            keep.check(self.keep, bool(self.languages), known)
 
     def compile(self) -> list[Rule]:
         """The rules over statistics, in order.

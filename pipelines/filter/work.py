@@ -11,10 +11,10 @@ import polars as pl
 import pyarrow as pa
 
 from engine.errors import UserError
-from engine.expression import column
 from engine.stage.job import Job
 from engine.store.schema import row_id
 from pipelines.filter.heuristics import LINE_SETS, Rule, clean_lines
+from pipelines.filter.keep import verdict
 from pipelines.filter.language import identify
 from pipelines.filter.pii import find, mask, may_hold
 from pipelines.filter.quality import Classifier, train
@@ -151,14 +151,9 @@ def _without_pii(stage: Filter, table: pa.Table, removals: Removals, tally: Tall
 
 
 def _own_rule(name: str, expression: str, frame: pl.DataFrame) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    where = f"`keep.{name}`"
-    verdict = column(expression, frame, where)
-    if verdict.dtype != pl.Boolean:
-        raise UserError(f"{where}: `{expression}` gives {verdict.dtype}, expected true or false.")
-    if len(verdict) != len(frame):
-        raise UserError(f"{where}: `{expression}` gives {len(verdict)} values for {len(frame)} rows.")
-    values = np.array(["null" if v is None else expression for v in verdict], dtype=object)
-    return verdict.fill_null(False).to_numpy(), values
+    passes = verdict(name, expression, frame)
+    values = np.array(["null" if v is None else expression for v in passes], dtype=object)
+    return passes.fill_null(False).to_numpy(), values
 
 
 def _bounds(rules: list[Rule], stage: Filter) -> dict[str, tuple[float, float]]:

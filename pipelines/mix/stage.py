@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from engine.errors import UserError, nearest
 from engine.stage.stage import Port, Stage, port
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Mix(Stage):
@@ -46,6 +49,11 @@ class Mix(Stage):
         "before it, falling. Rows without one come last; equal ones are shuffled.",
     )
     shuffle: bool = Field(True, description="Else: source after source, each in its order, epoch after epoch.")
+
+    def check(self, known: Preflight) -> None:
+        """That weights, epochs and caps name the inputs, whatever their sizes turn out to be."""
+        if inputs := known.inputs.get("documents"):
+            self.shares({glimpse.name: 1 for glimpse in inputs})
 
     def shares(self, totals: dict[str, int]) -> dict[str, float]:
         """How much to take of each source, in units.

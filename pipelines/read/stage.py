@@ -1,11 +1,12 @@
-"""`read`: files -> documents. Every row keeps the file and the offset it came from; what can't be read is kept with a reason."""
+"""`read`: files -> documents, or rows of another kind. Every document keeps the file and the offset it came from; what can't be
+read is kept with a reason."""
 
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.stage.stage import NotIdentity, Port, Stage
 
@@ -15,7 +16,7 @@ Format = Literal[
 
 
 class Read(Stage):
-    """Read files as documents.
+    """Read files as documents, or as rows of another kind.
 
     A document that is not UTF-8, is empty, longer than `max_bytes` or holds NUL bytes, a line that is no JSON, a file
     that can't be opened: each becomes a rejected row with the reason, and reading goes on.
@@ -50,6 +51,17 @@ class Read(Stage):
         description="For rows (jsonl, json, csv, parquet, arrow): the column with the text (`text` if not given), or a Jinja template "
         "over the columns. The columns go to `metadata`, all but one that is the text itself.",
     )
+    rows: Literal["Prompt", "Conversation", "Candidate", "Ranking", "Preference", "Verdict"] | None = Field(
+        None, description="Read rows of this kind instead of documents, in any shape that `engine.reader.shapes` knows."
+    )
+    columns: dict[str, str | None] = Field(
+        default_factory=lambda: {},
+        description="For `rows`: our names for the files' columns, each a column, a Jinja template over all of them (one that is "
+        "a single `{{ expression }}` may give a list), or null to leave one of theirs out.",
+    )
+    split: Literal["train", "validation", "test"] | None = Field(
+        None, description="For `rows`: only those of this split, by their `split` column or by the name of their file."
+    )
     min_chars: int = Field(200, ge=1, description="Python: the shortest docstring or string literal to take.")
     max_bytes: int = Field(20_000_000, ge=1, description="The longest document, in bytes of UTF-8.")
     limit: int | None = Field(None, ge=1, description="Stop after this many documents.")
@@ -71,8 +83,27 @@ class Read(Stage):
         except LookupError:
             raise ValueError(f"Python has no text codec `{name}`; `detect` finds out which") from None
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.rows and self.text:
+            raise ValueError("`text` makes documents; with `rows`, `columns` says where their parts are")
+        if not self.rows and (self.columns or self.split):
+            raise ValueError("`columns` and `split` are for `rows`; documents take `text`")
+        return self
+
+    def output(self, given: dict[str, list[str]]) -> str:
+        return self.rows or self.gives
+
+    def identity(self) -> dict[str, Any]:
+        own = super().identity()
+        if self.rows is None:  # as before there were rows
+            return {name: value for name, value in own.items() if name not in ("rows", "columns", "split")}
+        from engine.reader.typed_rows import VERSION
+
+        return {**own, "reader": VERSION}
+
     def sources(self, base: str) -> dict[str, str]:
-        from pipelines.read.sources import find
+        from engine.reader.sources import find
 
         # Order is part of the result, so it is part of the identity.
         return {file.name: f"{i}:{file.digest()}" for i, file in enumerate(find(self.paths, base, self.exclude))}

@@ -10,11 +10,13 @@ import jinja2.meta
 import jinja2.sandbox
 import pyarrow as pa
 
-from engine.errors import UserError, nearest
+from engine.errors import UserError
+from engine.reader.records import Bad
+from engine.reader.sources import SourceFile, find
+from engine.reader.text_files import Options, Text, parse
+from engine.reader.typed_rows import REJECTED, Findings, Reading, form_of, level_parts, tables
 from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
-from pipelines.read.formats import Bad, Options, Text, parse
-from pipelines.read.sources import FORMATS, SourceFile, find
 from pipelines.read.stage import Read
 
 PART_ROWS = 10_000
@@ -24,10 +26,13 @@ GROUP_FILES = 500
 
 
 def read(stage: Read, job: Job) -> None:
-    files = find(stage.paths, job.base, stage.exclude)
+    files = find(stage.paths, job.base, stage.exclude, job.say)
+    if stage.rows:
+        _read_rows(stage, stage.rows, files, job)
+        return
     render, needs, left_out = renderer(stage.text)
     options = Options(render, needs, left_out, stage.max_bytes, stage.min_chars, stage.encoding)
-    forms = [_format(stage, file) for file in files]
+    forms = [form_of(file, stage.format) for file in files]
     marks = job.scratch / "groups"
     marks.mkdir(exist_ok=True)
     done, taken, bytes_read = job.committed(), 0, 0
@@ -62,15 +67,26 @@ def read(stage: Read, job: Job) -> None:
     job.summary(files=len(files), bytes_on_disk=sum(file.size for file in files), documents=taken)
 
 
-def _format(stage: Read, file: SourceFile) -> str:
-    if stage.format != "auto":
-        return stage.format
-    if file.suffix not in FORMATS:
-        raise UserError(
-            f"can't tell the format of {file.path} by its suffix `{file.suffix}`.{nearest(file.suffix, FORMATS)} "
-            f"Give `format`, or leave the file out with `exclude`. Known: {', '.join(FORMATS)}."
-        )
-    return FORMATS[file.suffix]
+def _read_rows(stage: Read, kind: str, files: list[SourceFile], job: Job) -> None:
+    """Files as rows of a kind, by the reader that plain inputs have, too."""
+    reading = Reading(kind, stage.columns, stage.format, stage.encoding, stage.split, stage.max_bytes)
+    findings, done, taken = Findings(), job.committed(), 0
+    names: list[str] = []
+    for index, (kept, rejected) in enumerate(tables(files, reading, findings)):
+        kept = kept.slice(0, None if stage.limit is None else stage.limit - taken)
+        name = part_name(index, [*kept["id"].to_pylist(), *rejected["id"].to_pylist()])
+        if name not in done:
+            job.commit(name, kept, rejected)
+        names.append(name)
+        taken += len(kept)
+        job.progress(taken, unit="rows")
+        if stage.limit is not None and taken >= stage.limit:
+            break
+    if not taken:
+        raise UserError(f"no row can be read as {kind}: {findings.first or 'there are none'}.")
+    level_parts(names, job.read_part, lambda name, part: job.commit(name, part), kind)
+    job.say(str(findings))
+    job.summary(files=len(files), bytes_on_disk=sum(f.size for f in files), rows=taken, shapes=dict(findings.shapes))
 
 
 def _rows(files: list[tuple[SourceFile, str]], options: Options) -> Iterator[tuple[str, Text | Bad]]:
@@ -116,12 +132,6 @@ def parts(rows: Iterator[tuple[str, Text | Bad]], limit: int | None) -> Iterator
             return
     if kept or bad:
         yield _dataset_and_rejected(kept, bad)
-
-
-REJECTED = pa.schema([
-    ("id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("offset", pa.int64()),
-    ("reason", pa.string()), ("detail", pa.string()), ("failed", pa.bool_()),
-])  # fmt: skip
 
 
 def _dataset_and_rejected(kept: list[dict[str, Any]], bad: list[dict[str, Any]]) -> tuple[pa.Table, pa.Table]:

@@ -76,7 +76,7 @@ def test_rows_become_one_artifact_however_often(tmp_path: Path) -> None:
     assert len({row["prompt_id"] for row in table}) == 2
     with pytest.raises(flywheel.UserError, match="Did you mean `Prompt`"):
         flywheel.from_rows(rows, "Prompts", store=str(tmp_path))
-    with pytest.raises(flywheel.UserError, match="row 0 has no `text`"):
+    with pytest.raises(flywheel.UserError, match="row 1: a Document needs a `text`"):
         flywheel.from_rows(rows, store=str(tmp_path))
 
 

@@ -1,8 +1,7 @@
-"""Plain files as inputs: rows of one's own belong to their prompts, and only files whose rows gain by that have a new key."""
+"""Plain files as inputs: rows of one's own belong to their prompts; the same files are the same artifact, wherever they lie."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.plan.inputs import resolve
+from engine.plan.inputs import PlainInput, resolve
 from engine.store.artifact import Artifact
-from engine.store.digest import digest_json
 from engine.store.schema import messages_digest, row_id
 from engine.store.store import Store
 
@@ -38,12 +36,7 @@ def adopt(store: Store, tmp_path: Path) -> Callable[[str, list[dict[str, Any]]],
     return make
 
 
-def old_key(kind: str, tmp_path: Path) -> str:
-    """Kind, names and digests of the files: what a key has been made of from the beginning."""
-    return digest_json([kind, [["own.jsonl", hashlib.sha256((tmp_path / "own.jsonl").read_bytes()).hexdigest()]]])
-
-
-def test_candidates_without_a_prompt_id_belong_to_their_prompt(adopt: Any, tmp_path: Path) -> None:
+def test_candidates_without_a_prompt_id_belong_to_their_prompt(adopt: Any) -> None:
     """However the prompt is written: as a text or as messages."""
     rows = [{"prompt": f"Q{p}?", "completion": f"A{a}"} for a in range(3) for p in range(2)]
     made = adopt("Candidate", rows)
@@ -51,26 +44,28 @@ def test_candidates_without_a_prompt_id_belong_to_their_prompt(adopt: Any, tmp_p
     assert [row["prompt_id"] for row in table] == [prompt_id(f"Q{i % 2}?") for i in range(6)]
     assert [row["sample"] for row in table] == [0, 0, 1, 1, 2, 2]
     assert table[3]["completion"] == [{"role": "assistant", "content": "A1"}] and table[3]["prompt"] == ask("Q1?")
-    assert made.key != old_key("Candidate", tmp_path)
     messages = adopt("Candidate", [{"prompt": ask("Q1?"), "completion": [{"role": "assistant", "content": "A"}]}])
     assert messages.to_table()["prompt_id"].to_pylist() == [prompt_id("Q1?")]
 
 
-def test_a_prompt_id_of_ones_own_is_kept_and_so_is_the_key(adopt: Any, tmp_path: Path) -> None:
+def test_a_prompt_id_of_ones_own_is_kept(adopt: Any) -> None:
     row = {"prompt": ask("Q?"), "completion": [{"role": "assistant", "content": "A"}]}
     made = adopt("Candidate", [{**row, "prompt_id": "mine"}])
     assert made.to_table()["prompt_id"].to_pylist() == ["mine"] and made.to_table()["sample"].to_pylist() == [None]
-    assert made.key == old_key("Candidate", tmp_path)
     some = adopt("Candidate", [{**row, "prompt_id": "mine"}, {**row, "prompt_id": None}])
     assert some.to_table()["prompt_id"].to_pylist() == ["mine", prompt_id("Q?")]
-    assert some.key != old_key("Candidate", tmp_path)
-    for kind, other in (
-        ("Prompt", {"prompt": "Q?"}),
-        ("Preference", {"prompt": "Q?", "chosen": "a", "rejected": "b"}),
-        ("Verdict", {"subject": "s", "metric": "m", "value": 1.0}),
-        ("Conversation", {"messages": ask("Q?")}),
-    ):
-        assert adopt(kind, [other]).key == old_key(kind, tmp_path)
+
+
+def test_the_same_rows_have_the_same_key_wherever_they_lie(tmp_path: Path, store: Store) -> None:
+    for folder, text in (("one", "Q?"), ("two", "Q?"), ("three", "other")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.jsonl").write_text(json.dumps({"prompt": text}) + "\n")
+    one, two, three = (
+        resolve(f"./{name}/own.jsonl", tmp_path, ("Prompt",), store).key for name in ("one", "two", "three")
+    )
+    assert one == two != three
+    mapped = PlainInput("./one/own.jsonl", {"reference": "prompt"})
+    assert resolve(mapped, tmp_path, ("Prompt",), store).key != one
 
 
 def test_rankings_of_ones_own_have_a_prompt_and_candidates(adopt: Any) -> None:
@@ -86,20 +81,22 @@ def test_rankings_of_ones_own_have_a_prompt_and_candidates(adopt: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "row", "words"),
     [
-        ("Candidate", {"prompt": "Q?"}, r"own\.jsonl: row 1 has no `completion`; a Candidate needs one"),
-        (
-            "Candidate",
-            {"prompt": [{"from": "human"}], "completion": "A"},
-            r"own\.jsonl: row 1 has neither a `prompt_id`",
-        ),
-        ("Verdict", {"subject": None, "metric": "m", "value": 1.0}, r"own\.jsonl: row 1 has no `subject`; a Verdict"),
-        ("Verdict", {"subject": "s", "value": 1.0}, r"own\.jsonl: row 1 has no `metric`; a Verdict needs one"),
+        ("Candidate", {"prompt": "Q?"}, r"own.jsonl:2: a Candidate needs a `prompt` and a `completion`; the columns are `prompt`"),
+        ("Candidate", {"prompt": [{"content": "Q"}], "completion": "A"}, "own.jsonl:2: `prompt[0]`: expected a `role`; it has `content`"),
+        ("Verdict", {"subject": None, "metric": "m", "value": 1.0}, "own.jsonl:2: `subject`: there is none"),
+        ("Verdict", {"subject": "s", "value": 1.0}, "own.jsonl:2: `metric`: there is none; a Verdict needs one"),
     ],
-)
-def test_what_belongs_to_nothing_is_refused_by_file_and_row(adopt: Any, kind: str, row: Any, words: str) -> None:
+)  # fmt: skip
+def test_what_belongs_to_nothing_is_set_aside_by_file_and_line(adopt: Any, kind: str, row: Any, words: str) -> None:
     good: dict[str, dict[str, Any]] = {
         "Candidate": {"prompt": row.get("prompt"), "completion": "A", "prompt_id": "p"},
         "Verdict": {"subject": "s", "metric": "m", "value": 1.0},
     }
-    with pytest.raises(UserError, match=words):
-        adopt(kind, [good[kind], row])
+    if kind == "Candidate":
+        good[kind]["prompt"] = "Q?"
+    made = adopt(kind, [good[kind], row])
+    assert made.rows == 1 and made.manifest["failed"] == 1
+    (told,) = made.rejected().to_pylist()
+    assert told["detail"].startswith(words)
+    with pytest.raises(UserError, match=r"no row of .*own\.jsonl can be read as"):
+        adopt(kind, [row])

@@ -23,7 +23,9 @@ NOT_IDENTITY = {
 }  # fmt: skip
 OWN = {"server", "user_server"}  # parts with an identity of their own: which model answers, not where or how fast
 # Fields that count only where another one asks for them, and what asks.
-ASKED: dict[str, dict[str, Any]] = {"judge": {"pairwise": True}, "select": {"beta": 1.0}}
+ASKED: dict[str, dict[str, Any]] = {
+    "judge": {"pairwise": True}, "select": {"beta": 1.0}, "read": {"rows": "Prompt"},
+}  # fmt: skip
 UNUSED = {"corpus": {"audiences", "personas"}, "instructions": set(SYNTHESIS)}
 INSTALLED = [kind for kind in kinds() if not kind.startswith("toy_")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,8 +39,38 @@ from tests.engine.conftest import RECIPE
         ("    from: louder\n", "", 14, ["needs `from:`", "documents (Document)"]),
         ("path: lines.txt", "path: lines.txt\n    path: other.txt", 7, ["`path` stands twice"]),
         ("path: lines.txt", "path: [", 0, ["this is not YAML"]),
+        ("    times: 2", "    times: 010", 13, ["`010` is a number in eights to YAML, 8. Write 10"]),
+        ("    times: 2", "    times: 1:30", 13, ["`1:30` is a number in sixties"]),
+        ("    times: 2", "    times: 0o10", 13, ["`times`", "valid integer", "'0o10'"]),
+        (
+            "    times: 2",
+            "    style: {suffix: no}",
+            13,
+            ["valid string, found False", "YAML reads yes, no, on", "in quotes"],
+        ),
+        (
+            "    times: 2",
+            "    style: {suffix: 2024-01-01}",
+            13,
+            ["valid string", "YAML reads this as a date: put it in quotes"],
+        ),
+        ("    times: 2", "    style: {suffix: {{ text }}}", 13, ["a key is a word", "stands in quotes"]),
+        ("seed: 3", "seed: " + "9" * 5000, 2, ["this number has 5000 digits"]),
+        ("name: toy", 'name: "a\\0b"', 1, ["a recipe's name", "found 'a\\x00b'"]),
+        ("name: toy", "name: x/y", 1, ["a recipe's name", "no `/` in it", "found 'x/y'"]),
+        ("name: toy", "name: " + "x" * 300, 1, ["a recipe's name", "at most 100 bytes"]),
+        ("  loud:", "  " + "l" * 300 + ":", 7, ["a stage's name is at most 100 letters"]),
+        ("seed: 3", "seed: &a [*a]", 2, ["this holds itself"]),
+        ("seed: 3", "seed: " + "[" * 3000 + "]" * 3000, 2, ["this holds itself, or repeats itself"]),
+        (
+            "seed: 3",
+            "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9)),
+            0,
+            ["repeats itself by aliases"],
+        ),
         ("from: louder", "from: ./not-there.jsonl", 16, ["there is no file or folder", "not-there.jsonl"]),
     ],
+    ids=lambda value: str(value).strip()[:40],
 )
 def test_mistakes_are_explained(recipe: Path, old: str, new: str, line: int, says: list[str], tmp_path: Path) -> None:
     assert old in RECIPE
@@ -60,6 +91,25 @@ def test_fields_that_do_not_go_together_are_named_by_what_the_stage_says(tmp_pat
     with pytest.raises(UserError) as caught:
         load_recipe(file)
     assert str(caught.value) == f"{file}:3: stage `base`: give `steps` or `epochs`, not both."
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("loud.times=010", "`--set loud.times=010`: `010` is a number in eights"),
+        ("loud.times=[", "`--set loud.times=[`: this is not YAML"),
+        ("lines.path.x=3", "`lines.path` is 'lines.txt', which has no `x` in it"),
+        ("loud.times={{ q }}", "`times`: Input should be a valid integer.*found '{{ q }}'"),
+    ],
+)
+def test_a_setting_that_is_not_yaml_is_told_in_words(recipe: Path, setting: str, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says).replace(re.escape(".*"), ".*")):
+        load_recipe(recipe, [setting])
+
+
+def test_a_template_in_a_setting_is_text(recipe: Path) -> None:
+    loud = load_recipe(recipe, ["loud.style.suffix={{ q }}: {% if a %}"]).steps["loud"].config
+    assert loud.style.suffix == "{{ q }}: {% if a %}"  # pyright: ignore
 
 
 def test_the_command_says_it_with_exit_code_2_and_writes_nothing(recipe: Path, flywheel: Any, tmp_path: Path) -> None:

@@ -20,15 +20,18 @@ the next.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from engine.errors import UserError
 from engine.stage.drawing import Intervals
 from engine.stage.stage import Audit, NotIdentity, Stage, port
-from generators.rules.rule import Rule, version
+from generators.rules.rule import Rule, sources, version
 from training.evaluate import gate, metrics
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 
 class Evaluate(Stage):
@@ -56,7 +59,8 @@ class Evaluate(Stage):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(64, ge=1)
     checks: dict[str, Rule] = Field(
-        {}, description="Name -> rule over completion, reference, prompt, length, finish_reason; or a verifier."
+        {},
+        description="Name -> rule over completion, reference, prompt, length, finish_reason; a check, or a Python function.",
     )
     utility: Rule | None = Field(None, description="A rule that is higher for the better of two answers.")
     best_of: dict[str, int] = Field(
@@ -72,7 +76,18 @@ class Evaluate(Stage):
     )
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), **version([*self.checks.values(), *([self.utility] if self.utility else [])])}
+        return {**super().identity(), **version(self._rules())}
+
+    def sources(self, base: str) -> dict[str, str]:
+        return sources(self._rules(), base)
+
+    def check(self, known: Preflight) -> None:
+        from generators.rules import reward_function
+
+        reward_function.check(self._rules(), known)
+
+    def _rules(self) -> list[Rule]:
+        return [*self.checks.values(), *([self.utility] if self.utility else [])]
 
     def audit(self) -> Audit | None:
         return Audit("contamination", models="models", rows="prompts") if self.contamination else None

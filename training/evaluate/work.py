@@ -131,9 +131,9 @@ def verdicts(stage: Evaluate, job: Job, engine: SharedEngine, entry: Entry) -> A
     """A line's answers and what is measured of each of them, as Verdict rows."""
     rollouts, values, read = answers(stage, job, engine, entry)
     seen = frame(rollouts)
-    values = {**{name: measure(rule, seen, name) for name, rule in stage.checks.items()}, **values}
+    values = {**{name: measure(rule, seen, name, job.base) for name, rule in stage.checks.items()}, **values}
     if stage.utility is not None and rollouts:
-        values["utility"] = measure(stage.utility, seen, "utility")
+        values["utility"] = measure(stage.utility, seen, "utility", job.base)
     values["length"] = np.array([len(r.token_ids) for r in rollouts], dtype=np.float64)
     rows: list[dict[str, Any]] = []
 

@@ -18,6 +18,7 @@ from training.loops.trl import arguments, train
 from training.models.answers import EncodedAnswer, encode
 from training.models.load import load_model, load_reference, save_trained
 from training.models.lora import peft_config
+from training.models.splits import check_split
 from training.preference.kto_stage import Kto
 from training.preference.pairs import Pair, load, set_aside
 from training.preference.report import report
@@ -49,7 +50,7 @@ def train_on_marks(stage: Kto, job: Job) -> None:
     if not good or good == len(marked):
         raise UserError(
             f"{good} of {len(marked)} answers are good: KTO needs good and bad ones. Give `preferences`, or "
-            "`candidates` with `verdicts` on both sides of `above`."
+            "`candidates` with a `label` or with `verdicts` on both sides of `above`."
         )
     weight = stage.good_weight or stage.bad_weight * (len(marked) - good) / good
     rows = rotated([marked[i] for i in shuffled(range(len(marked)), job.seed, "marked")], stage.batch)
@@ -95,26 +96,21 @@ class Marked:
 
 
 def judged(job: Job, tokenizer: Any, metric: str | None, above: float, max_length: int) -> list[Marked]:
-    """Candidates with the verdict on them. Those without one are counted in the summary; too long ones, and what the chat
-    template can't show the model, are rejected rows.
+    """Candidates that are marked: by the verdict on them, or by a `label` of their own. Those without are counted in the summary;
+    too long ones, those of another split, and what the chat template can't show the model, are rejected rows.
 
     Raises:
-        UserError: there is no such metric, or several and none was named.
+        UserError: there is no such metric, or several and none was named; without verdicts, no candidate has a label.
     """
-    verdicts = [row for artifact in job.all("verdicts") for row in artifact.to_table().to_pylist()]
-    metrics = sorted({row["metric"] for row in verdicts})
-    if metric is None and len(metrics) == 1:
-        (metric,) = metrics
-    if metric not in metrics:
-        raise UserError(f"`metric` is {metric}; the verdicts have {', '.join(metrics) or 'none'}.")
-    values = {row["subject"]: row["value"] for row in verdicts if row["metric"] == metric and row["value"] is not None}
     marked: list[Marked] = []
     template, rejected = learning(tokenizer), list[dict[str, Any]]()
     rows = [row for artifact in job.all("candidates") for row in artifact.to_table().to_pylist()]
+    marks = _marks(job, rows, metric, above)
     for row in rows:
-        if row["id"] not in values:
+        if row["id"] not in marks:
             continue
         try:
+            check_split(row)
             answer = encode(template, row["prompt"] or [], row["completion"] or [], row.get("tools"))
             if len(answer) > max_length:
                 raise Unusable(
@@ -123,11 +119,31 @@ def judged(job: Job, tokenizer: Any, metric: str | None, above: float, max_lengt
         except Unusable as fault:
             rejected.append({**row, "reason": fault.reason, "detail": fault.detail, "failed": False})
             continue
-        marked.append(Marked(row["prompt_id"], answer, values[row["id"]] > above))
+        marked.append(Marked(row["prompt_id"], answer, marks[row["id"]]))
     if left_out := set_aside(job, "candidates", rejected):
         job.summary(candidates_left_out=left_out)
     job.summary(candidates=len(rows), candidates_used=len(marked))
     return marked
+
+
+def _marks(job: Job, rows: list[dict[str, Any]], metric: str | None, above: float) -> dict[str, bool]:
+    """Id of a candidate -> whether it is good."""
+    verdicts = [row for artifact in job.all("verdicts") for row in artifact.to_table().to_pylist()]
+    if not verdicts:
+        labels = {row["id"]: row["label"] for row in rows if row.get("label") is not None}
+        if not labels:
+            raise UserError(
+                "nothing says which candidates are good: give `verdicts`, or rows with a `label` (true or false)."
+            )
+        return labels
+    metrics = sorted({row["metric"] for row in verdicts})
+    if metric is None and len(metrics) == 1:
+        (metric,) = metrics
+    if metric not in metrics:
+        raise UserError(f"`metric` is {metric}; the verdicts have {', '.join(metrics)}.")
+    return {
+        row["subject"]: row["value"] > above for row in verdicts if row["metric"] == metric and row["value"] is not None
+    }
 
 
 def rotated(marked: Sequence[Marked], batch: int) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from generators.text.learning_template import LearningTemplate, learning
 from generators.text.thoughts import Reasoning
 from training.loops.distributed import rank
 from training.models.answers import EncodedAnswer, encode
+from training.models.splits import check_split
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -54,7 +55,7 @@ def load(
 ) -> tuple[list[Pair], list[Pair]]:
     """(training, validation) pairs of all Preference artifacts of a port, in order.
 
-    Validation is where `split` says so. Where no row does, this share of the prompts is held out.
+    Validation is where `split` says so. Where no row does, this share of the prompts is held out. Test rows are left out.
     What can't teach anything is a rejected row, counted in the summary and said: two equal answers, an answer or prompt that
     is empty, a pair longer than `max_length` tokens, and what the chat template can't show the model.
 
@@ -73,6 +74,7 @@ def load(
             if not math.isfinite(value):
                 raise UserError(f"preference {row['id']}: `{name}` is {value}, expected a finite number.")
         try:
+            check_split(row, "validation")
             chosen, other = encode_pair(template, row, max_length, reasoning)
         except Unusable as fault:
             rejected.append({**row, "reason": fault.reason, "detail": fault.detail, "failed": False})

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 
-from training.pretrain.llama import IGNORE, Llama
+from training.pretrain.llama import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 def cross_entropy(
-    model: Llama, batches: Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]], bytes_V: np.ndarray
+    model: nn.Module, batches: Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]], bytes_V: np.ndarray
 ) -> tuple[float, int, int]:
     """Summed cross-entropy in nats over text (special tokens are not scored), number of targets, bytes they stand for."""
     table_V = torch.from_numpy(bytes_V)
@@ -40,11 +41,11 @@ def bits_per_byte(nats: float, size: int) -> float:
     return nats / (math.log(2) * size)
 
 
-def complete(model: Llama, tokenizer: PreTrainedTokenizerBase, prompt: str, count: int) -> str:
+def complete(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, count: int) -> str:
     """The likeliest continuation of at most `count` tokens. Draws nothing, so training goes on as if it had not been."""
     device = next(model.parameters()).device
     start = tokenizer.encode(prompt, add_special_tokens=False) or [cast(int, tokenizer.eos_token_id)]
-    ids, context = list(start), model.config.max_position_embeddings
+    ids, context = list(start), cast(Any, model).config.max_position_embeddings
     with torch.no_grad():
         for _ in range(count):
             logits_1TV = model(torch.tensor([ids[-context:]], device=device))

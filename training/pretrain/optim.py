@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.errors import UserError
 from training.pretrain.patches import muon_in_float32
 from training.pretrain.stage import OptimizerName
 
@@ -22,6 +23,9 @@ def build(
     """Optimizers over all parameters of a model. Vectors (norms, biases) are not decayed.
 
     Each group's `share` of the scheduled learning rate is 1. Muon takes the matrices inside the layers.
+
+    Raises:
+        UserError: there are none for it.
     """
     matrices: list[nn.Parameter] = []
     tables: list[nn.Parameter] = []
@@ -30,6 +34,8 @@ def build(
         inside = ".layers." in path
         (vectors if parameter.ndim < 2 else matrices if inside else tables).append(parameter)
     use_muon = name == "muon"
+    if use_muon and not matrices:
+        raise UserError("`muon` takes the matrices of `layers`, and this model has none by that name. Use `adamw`.")
     adam_groups = [
         {"params": tables if use_muon else [*tables, *matrices], "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},

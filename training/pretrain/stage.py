@@ -1,4 +1,4 @@
-"""`pretrain`: from token shards to a base model."""
+"""`pretrain`: from token shards to a base model, or to one that has read more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from engine.errors import UserError
 from engine.stage.drawing import Curves
+from engine.stage.preflight import Preflight
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.schedule import ScheduleName
@@ -17,13 +19,21 @@ OptimizerName = Literal["adamw", "muon"]
 
 
 class Pretrain(Stage):
-    """Train a Llama or Qwen3 decoder from random weights."""
+    """Train a Llama or Qwen3 decoder from random weights, or go on with the causal language model on the port `model`.
 
-    takes = {"tokens": port("TokenBlock")}
+    A model keeps its shape, tokenizer and type; the shards have to be made with its tokenizer. On the port `retained` stands text
+    of the kind that it has read before: how well it still foresees that is measured before, on the way and after.
+    """
+
+    takes = {
+        "tokens": port("TokenBlock"),
+        "model": port("Model", optional=True),
+        "retained": port("TokenBlock", optional=True),
+    }
     gives = "Model"
     phase = "training"
     work = "training.pretrain.work:pretrain"
-    drawings = (Curves(("loss", "validation_bpb")),)
+    drawings = (Curves(("loss", "bits_per_byte", "retained_bits_per_byte")),)
     random = True
 
     family: Family = "llama"
@@ -31,14 +41,18 @@ class Pretrain(Stage):
 
     steps: int | None = Field(None, ge=1, description="Optimizer steps.")
     epochs: float | None = Field(None, gt=0, description="Passes over the shards, instead of `steps`.")
-    tokens_per_parameter: float = Field(20.0, gt=0, description="The horizon when neither is given.")
+    tokens_per_parameter: float = Field(
+        20.0, gt=0, description="The horizon when neither is given; with a model that is one pass over the shards."
+    )
     batch: int = Field(16, ge=1, description="Blocks in one optimizer step, over all processes.")
     micro_batch: int | None = Field(None, ge=1, description="Blocks in memory at once; `batch` if left out.")
 
     optimizer: OptimizerName = "adamw"
-    lr: float | None = Field(None, gt=0, description="Peak learning rate; follows from the width if left out.")
+    lr: float | None = Field(
+        None, gt=0, description="Peak learning rate; follows from the width if left out, a tenth of that with a model."
+    )
     schedule: ScheduleName = "cosine"
-    warmup: int | None = Field(None, ge=0, description="Steps; a fiftieth of all if left out.")
+    warmup: int | None = Field(None, ge=0, description="Steps; a fiftieth of all if left out, a tenth with a model.")
     decay: float = Field(0.3, gt=0, le=1, description="Share of the steps in which `wsd` falls.")
     final_lr: float = Field(0.1, ge=0, le=1, description="Last learning rate as a share of the peak.")
     weight_decay: float = Field(0.1, ge=0)
@@ -81,14 +95,37 @@ class Pretrain(Stage):
             raise ValueError("`muon` needs whole matrices: use `sharding: replicate`, or `adamw`")
         return self
 
+    def check_shape(self) -> None:
+        """See that nothing is asked for that a model which exists has already.
+
+        Raises:
+            UserError: it is.
+        """
+        fresh = {"family": "llama", "size": Size(), "tokens_per_parameter": 20.0}
+        if idle := [f"`{name}`" for name, value in fresh.items() if getattr(self, name) != value]:
+            raise UserError(
+                f"{' and '.join(idle)} {'is' if len(idle) == 1 else 'are'} for a model from random weights; on the port `model` "
+                "there is one already. Leave it out, and say how long to train by `steps` or `epochs`."
+            )
+
+    def check(self, known: Preflight) -> None:
+        if known.first("model"):
+            self.check_shape()
+
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         (tokens,) = given["tokens"]
         vocabulary, block = tokens.get("summary", {}).get("vocab_size"), tokens.get("block")
-        if not vocabulary or not block:
+        if not block:
             return {}
-        config = {"model_type": self.family, **self.size.settings(vocabulary), "max_position_embeddings": block}
+        if given.get("model"):
+            config = given["model"][0].get("config") or {}
+        elif vocabulary:
+            config = {"model_type": self.family, **self.size.settings(vocabulary), "max_position_embeddings": block}
+        else:
+            return {}
         shape = memory.shape_of(config)
-        assert shape is not None
+        if shape is None:
+            return {"config": config} if config else {}
         count = self.processes or 1
         needs = memory.say_pretraining(
             shape, device, self.batch // count, (self.micro_batch or self.batch) // count or 1, block,

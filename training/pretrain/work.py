@@ -1,4 +1,4 @@
-"""Pretraining, in one loop that can be read from top to bottom.
+"""Pretraining, from random weights or from a model, in one loop that can be read from top to bottom.
 
 Everything that decides the result is a pure function of the configuration, the seed and the step: which blocks are in a
 batch (`block_order`), the learning rate (`schedule.factor`), the initial weights. So a checkpoint needs no more than the
@@ -43,7 +43,8 @@ from training.loops.distributed import (
 from training.loops.schedule import factor
 from training.loops.tracking import tracked
 from training.models.load import save
-from training.pretrain.llama import IGNORE, decoder_config, initial_model, to_transformers
+from training.pretrain.continued import Stock, check_same, load_decoder, own_tokenizer, to_stock
+from training.pretrain.llama import IGNORE, Llama, decoder_config, initial_model, to_transformers
 from training.pretrain.measure import bits_per_byte, complete, cross_entropy
 from training.pretrain.optim import build, has_bfloat16_units
 from training.pretrain.size import learning_rate
@@ -88,30 +89,55 @@ class Pretraining:
         gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
         bfloat16 = stage.dtype == "bfloat16" or (stage.dtype == "auto" and has_bfloat16_units())
-        pad = cast(int, self.tokenizer.pad_token_id)
-        eos = cast(int, self.tokenizer.eos_token_id)
-        self.config = decoder_config(stage.size, stage.family, self.vocabulary, self.shards.block, eos, pad)
-        self.model = initial_model(self.config, job.derive("weights"), torch.bfloat16 if bfloat16 else torch.float32)
+        self.model = self._start(torch.bfloat16 if bfloat16 else torch.float32)
+        self.config = self.model.config
         self.model.to(self.device)
+        self.retained = self._retained()
         self.parameters = sum(p.numel() for p in self.model.parameters())
         spread(self.model, stage.sharding)
         self.forward: Any = torch.compile(self.model) if stage.compile else self.model
 
         self.steps = self._horizon()
-        self.warmup = stage.warmup if stage.warmup is not None else max(1, self.steps // 50)
-        self.lr = stage.lr or learning_rate(self.config)
+        share = 10 if self.source else 50  # a model that has come down needs longer to come up again
+        self.warmup = stage.warmup if stage.warmup is not None else max(1, self.steps // share)
+        self.lr = stage.lr or learning_rate(self.config) / (10 if self.source else 1)
         self.optimizers = build(self.model, stage.optimizer, self.lr, stage.weight_decay, stage.betas, stage.momentum)
         self.checkpoints = Checkpoints(job.scratch / "checkpoints", stage.keep)
         self.bytes_V = token_bytes(self.tokenizer)
         self.order_seed = job.derive("order")
+
+    def _start(self, dtype: torch.dtype) -> Llama | Stock:
+        """The model as training begins with it: random weights, or those of the one on the port `model`."""
+        stage, job = self.stage, self.job
+        self.source = job.maybe("model")
+        if self.source is None:
+            pad = cast(int, self.tokenizer.pad_token_id)
+            eos = cast(int, self.tokenizer.eos_token_id)
+            config = decoder_config(stage.size, stage.family, self.vocabulary, self.shards.block, eos, pad)
+            return initial_model(config, job.derive("weights"), dtype)
+        stage.check_shape()
+        self.tokenizer = own_tokenizer(self.source, job.input("tokens"), self.tokenizer)
+        return load_decoder(self.source, dtype, self.shards.block, stage.document_mask)
+
+    def _retained(self) -> Shards | None:
+        """Blocks of the text that the model has read before; held-out ones where there are some."""
+        artifact = self.job.maybe("retained")
+        if artifact is None:
+            return None
+        check_tokenizer(artifact)
+        check_same(
+            self.tokenizer, load_tokenizer(artifact.path / "tokenizer"), f"the model and `retained`, {artifact.name},"
+        )
+        shards = Shards(artifact.path)
+        return shards.validation or shards
 
     def _horizon(self) -> int:
         stage = self.stage
         if stage.steps:
             return stage.steps
         blocks = len(self.shards)
-        if stage.epochs:
-            return max(1, round(stage.epochs * blocks / stage.batch))
+        if stage.epochs or self.source:
+            return max(1, round((stage.epochs or 1) * blocks / stage.batch))
         return max(1, round(stage.tokens_per_parameter * self.parameters / (stage.batch * self.shards.block)))
 
     # -- the loop ----------------------------------------------------------------------------------------------------
@@ -119,10 +145,12 @@ class Pretraining:
     def train(self) -> None:
         stage, job = self.stage, self.job
         torch.manual_seed(job.derive("torch"))
+        self.before = self._before()
         start = self._resume()
         every = stage.validation_every or max(1, self.steps // 10)
         peak = flops.measured_peak(self.device, self.model.dtype) if self.leads else math.inf
-        by_token = flops.by_token(cast(memory.Shape, self.config), self.shards.block)
+        shape = memory.shape_of(self.config.to_dict())
+        by_token = flops.by_token(shape, self.shards.block) if shape else 6 * self.parameters
         self._say(
             f"{self.parameters:,} parameters, {len(self.shards):,} blocks of {self.shards.block} tokens, "
             f"{self.steps:,} steps of {stage.batch} blocks" + (f", from step {start:,}" if start else "")
@@ -144,8 +172,8 @@ class Pretraining:
                 window, clock, since = [], time.monotonic(), done
             if self.leads:
                 job.progress(done, self.steps, "steps")
-            if self.validation and (last or done % every == 0):
-                self._validate(done, self.validation)
+            if last or done % every == 0:
+                self._validate(done)
             if not last and done % every == 0:
                 self._show()
             if saves and not last:
@@ -225,11 +253,29 @@ class Pretraining:
 
     # -- what people see -----------------------------------------------------------------------------------------------
 
-    def _validate(self, done: int, shards: Shards) -> dict[str, float]:
-        nats, targets, size = cross_entropy(self.model, self._validation_batches(shards), self.bytes_V)
-        values = {"validation_loss": nats / max(1, targets), "bits_per_byte": bits_per_byte(nats, max(1, size))}
-        self._metric(done, **values)
-        self.last_validation = values
+    def _before(self) -> dict[str, float]:
+        """How well a model that exists foresees both texts, before it goes on (or is put back where a killed run left it)."""
+        if not self.source:
+            return {}
+        values = self._measure()
+        if values:
+            self._metric(0, **values)
+        return values
+
+    def _validate(self, done: int) -> None:
+        self.last_validation = self._measure()
+        if self.last_validation:
+            self._metric(done, **self.last_validation)
+
+    def _measure(self) -> dict[str, float]:
+        """Nats a token and bits a byte of held-out text of the new kind, and bits a byte of the old."""
+        values: dict[str, float] = {}
+        for name, shards in (("", self.validation), ("retained_", self.retained)):
+            if shards is not None:
+                nats, targets, size = cross_entropy(self.model, self._validation_batches(shards), self.bytes_V)
+                if not name:
+                    values["validation_loss"] = nats / max(1, targets)
+                values[f"{name}bits_per_byte"] = bits_per_byte(nats, max(1, size))
         return values
 
     def _validation_batches(self, shards: Shards) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
@@ -269,10 +315,19 @@ class Pretraining:
         weights = {name: whole(tensor).detach().cpu() for name, tensor in self.model.state_dict().items()}
         if not self.leads:
             return
-        save(self.job, to_transformers(weights, self.config), self.tokenizer)
+        model = to_stock(weights, self.config, self.source) if self.source else to_transformers(weights, self.config)
+        save(self.job, model, self.tokenizer)
+        after = getattr(self, "last_validation", {})
         self.job.summary(
             parameters=self.parameters,
             steps=self.steps,
             tokens=self.steps * self.stage.batch * self.shards.block,
-            **getattr(self, "last_validation", {}),
+            **after,
+            **{f"{name}_before": value for name, value in self.before.items()},
         )
+        for name, text in (("bits_per_byte", "the new text"), ("retained_bits_per_byte", "the old text")):
+            if name in self.before:
+                change = after[name] - self.before[name]
+                self._say(
+                    f"Bits a byte of {text}: {self.before[name]:.3f} before, {after[name]:.3f} after ({change:+.3f})."
+                )

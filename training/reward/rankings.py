@@ -14,6 +14,7 @@ from engine.seeds import generator
 from generators.text.chat_template import Unusable
 from generators.text.learning_template import LearningTemplate, learning
 from training.models.answers import EncodedAnswer, encode_all
+from training.models.splits import check_split
 from training.preference.pairs import Pair, set_aside
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def load(
     template, rejected = learning(tokenizer), list[dict[str, Any]]()
     for row in rows:
         try:
+            check_split(row)
             one = ranked(template, row, max_length, reliability.get(row["annotator"], 1.0))
         except Unusable as fault:
             rejected.append({**row, "reason": fault.reason, "detail": fault.detail, "failed": False})

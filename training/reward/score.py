@@ -50,4 +50,4 @@ def score(stage: Score, job: Job) -> None:
         part.commit(
             pa.Table.from_pylist(kept, DATASETS["Verdict"]), pa.Table.from_pylist(rejected) if rejected else None
         )
-    job.summary(reward=artifact.id)
+    job.summary(reward=artifact.name)

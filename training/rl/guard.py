@@ -93,7 +93,7 @@ class Watch:
             raise UserError("`gold` says what answers to the prompts of `held_out` are worth: give both, or neither.")
         self.guard = Guard.from_json(config, points)
         self.questions: list[Question] = load_questions(job, tokenizer, "held_out") if gold else []
-        self.scorer = Scorer(None, gold, {}) if gold else None
+        self.scorer = Scorer(None, gold, {}, base=job.base) if gold else None
         self.every = every
         self.job = job
         self.kept = Checkpoints(job.scratch / "best", keep=1)

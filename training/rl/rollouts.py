@@ -15,6 +15,7 @@ from engine.stage.job import Job
 from generators.text.chat_template import ChatTemplate, Unusable
 from generators.text.prompts import Message, load_tokenizer, prompt_of
 from training.models.answers import EncodedAnswer
+from training.models.splits import check_split
 from training.preference.pairs import set_aside
 
 
@@ -79,6 +80,8 @@ def load_questions(job: Job, tokenizer: Any, port: str = "prompts", rejected_as:
             messages, reference = prompt_of(row)
             tools = row.get("tools")
             try:
+                if port == "prompts":  # not those that it is measured by
+                    check_split(row)
                 if not messages:
                     raise Unusable("empty_prompt", "there is nothing to answer")
                 for reader in readers:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from generators.rules.answer_columns import COLUMNS
+from engine.store.schema import stored
+from generators.rules.answer_columns import COLUMNS, MESSAGES
 from generators.rules.rule import Rule
 from generators.rules.verify import measure
 from generators.text.chat_template import ChatTemplate, Unusable
@@ -33,6 +34,7 @@ class Scorer:
         weights: name -> weight in the sum, 1 where not named; `reward` is the reward model's.
         pessimism: standard deviations over an ensemble's heads that are taken off its mean.
         same_tokens: the reward model reads the policy's own token ids; otherwise the text is tokenised anew for it.
+        base: the folder of the recipe, where rules that are Python functions are.
     """
 
     reward: RewardModel | None
@@ -40,6 +42,7 @@ class Scorer:
     weights: Mapping[str, float]
     pessimism: float = 0.0
     same_tokens: bool = True
+    base: str = "."
 
     def __post_init__(self) -> None:
         if self.reward is None and not self.rules:
@@ -64,7 +67,7 @@ class Scorer:
         if self.rules:
             rows = frame(rollouts)
             for name, rule in self.rules.items():
-                parts[name] = measure(rule, rows, name)
+                parts[name] = measure(rule, rows, name, self.base)
         total = sum((self.weights.get(name, 1.0) * values for name, values in parts.items()), np.zeros(len(rollouts)))
         return total, {**{name: float(values.mean()) for name, values in parts.items()}, **extra}
 
@@ -101,7 +104,8 @@ class Scorer:
 
 
 def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
-    """The columns that rules are written over, one row for each rollout."""
+    """The columns that rules see (`answer_columns.readable`), one row for each rollout."""
+    said = [[{"role": "assistant", "content": r.text}] for r in rollouts]
     return pl.DataFrame(
         {
             "completion": [r.text for r in rollouts],
@@ -109,8 +113,11 @@ def frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
             "prompt": [r.question.said for r in rollouts],
             "length": [len(r.token_ids) for r in rollouts],
             "finish_reason": [r.finish_reason for r in rollouts],
+            "prompt_messages": [stored(r.question.messages) for r in rollouts],
+            "completion_messages": said,
+            "completion_ids": [r.token_ids for r in rollouts],
         },
-        schema=COLUMNS,
+        schema={**COLUMNS, **MESSAGES},
     )
 
 
@@ -132,4 +139,4 @@ def make_scorer(
     same = reward is None or same_tokenizer(reward.tokenizer, tokenizer)
     if not same:
         job.say("The reward model has another tokenizer than the policy: it gets each answer's text, tokenised anew.")
-    return Scorer(reward, rules, weights, pessimism, same)
+    return Scorer(reward, rules, weights, pessimism, same, job.base)

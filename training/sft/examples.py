@@ -19,6 +19,7 @@ from generators.text.chat_template import Unusable
 from generators.text.learning_template import LearningTemplate, learning
 from generators.text.thoughts import Reasoning, apart
 from training.models.shown import shown
+from training.models.splits import check_split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,6 +114,7 @@ def prepare(job: Job, template: LearningTemplate, length: int, reasoning: Reason
             for row in rows:
                 fault, example = None, None
                 try:
+                    check_split(row)
                     example = render(template, row["id"], row["messages"], row.get("tools"), reasoning)
                 except Unusable as error:
                     fault = error.reason, error.detail
@@ -160,7 +162,7 @@ def row_ids(examples: Path, batch: list[list[int]]) -> list[str]:
 
 def _batches(job: Job) -> Iterator[list[dict[str, Any]]]:
     for artifact in job.all("conversations"):
-        for batch in artifact.batches(columns=["id", "messages", "tools"], rows=1000):  # of those that it has
+        for batch in artifact.batches(columns=["id", "messages", "tools", "split"], rows=1000):  # of those that it has
             yield batch.to_pylist()
 
 

@@ -32,6 +32,11 @@ class Backtranslation(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("records",)
 
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {
+        "instruction": {"text": "the document"},
+        "score": {"instruction": "what was asked", "answer": "the document"},
+    }
+
     name: Literal["backtranslation"]
     threshold: int = Field(5, ge=1, le=5, description="The least score a pair is kept with.")
     tag: bool = Field(False, description="Mark the rows as web answers with a system message.")

@@ -25,6 +25,12 @@ class Code(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("records",)
 
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {
+        "concepts": {"snippet": "code of a record"},
+        "instruction": {"snippet": "code of a record", "concepts": "what the model found in it, separated by commas"},
+        "solution": {"task": "the programming task"},
+    }
+
     name: Literal["code"]
     samples: int = Field(4, ge=1, description="Answers sampled for a task, at most; the first that passes is kept.")
     cpu_s: int = Field(5, ge=1, description="CPU seconds a solution and its tests may take.")

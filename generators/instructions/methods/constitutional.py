@@ -30,6 +30,20 @@ class Constitutional(Method):
     needs: ClassVar[tuple[str, ...]] = ("seeds",)
     fresh: ClassVar[bool] = False
 
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {
+        "critique": {
+            "messages": "the conversation up to the answer: messages with `role` and `content`",
+            "answer": "the answer so far",
+            "principle": "what it should meet",
+        },
+        "revision": {
+            "messages": "the conversation up to the answer: messages with `role` and `content`",
+            "answer": "the answer so far",
+            "principle": "what it should meet",
+            "critique": "what the model found wrong with it",
+        },
+    }
+
     name: Literal["constitutional"]
     principles: list[str] = Field(PRINCIPLES, min_length=1, description="The constitution.")
     revisions: int = Field(1, ge=1, description="Rounds of critique and revision, each by another principle.")

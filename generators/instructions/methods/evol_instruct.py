@@ -39,6 +39,12 @@ class EvolInstruct(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("seeds",)
 
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {
+        "depth": {"instruction": "the instruction to rewrite", "operation": "how it is to become harder"},
+        "breadth": {"instruction": "the instruction to take inspiration from"},
+        "equal": {"first": "the instruction as it was", "second": "the instruction as it is"},
+    }
+
     name: Literal["evol_instruct"]
     generations: int = Field(4, ge=1, description="How often each seed is evolved.")
     operations: list[

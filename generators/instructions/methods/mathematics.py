@@ -27,6 +27,12 @@ class Mathematics(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("seeds",)
 
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {
+        "problem": {"problem": "a seed"},
+        "solution": {"problem": "the new problem"},
+        "program": {"problem": "the new problem"},
+    }
+
     name: Literal["mathematics"]
     votes: int = Field(4, ge=1, description="Solutions sampled for a problem.")
     majority: float = Field(0.5, gt=0, le=1, description="The least share of the votes that the answer must have.")

@@ -21,6 +21,13 @@ class MultiTurn(Method):
     needs: ClassVar[tuple[str, ...]] = ("seeds",)
     fresh: ClassVar[bool] = False
 
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {
+        "user": {
+            "messages": "what was said so far: messages with `role` and `content`",
+            "character": "who the user is; may be empty",
+        }
+    }
+
     name: Literal["multi_turn"]
     least: int = Field(3, ge=1, description="Fewest turns of the user.")
     most: int = Field(7, ge=1, description="Most turns of the user.")

@@ -26,6 +26,17 @@ class Personas(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("records",)
 
+    folder: ClassVar[str] = "persona"
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {
+        "from_text": {"text": "the text of a record"},
+        "related": {"persona": "a person"},
+        "request": {
+            "persona": "the person who asks",
+            "request": "what to have them ask",
+            "examples": "texts of seeds; may be empty",
+        },
+    }
+
     name: Literal["personas"]
     requests: list[str] = Field(REQUESTS, min_length=1, description="What to have each persona ask, drawn evenly.")
     from_text: bool = Field(False, description="The records are texts: who would read or write them is the persona.")

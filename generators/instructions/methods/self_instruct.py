@@ -40,6 +40,13 @@ class SelfInstruct(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("seeds",)
 
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {
+        "instructions": {"tasks": "tasks that are shown", "more": "how many to write"},
+        "classification": {"task": "the new task", "examples": "pairs of a task and `yes` or `no`"},
+        "input_first": {"task": "the new task", "examples": "pairs of a task and its instance, JSON"},
+        "output_first": {"task": "the new task", "examples": "pairs of a task and its instance, JSON"},
+    }
+
     name: Literal["self_instruct"]
     human: int = Field(6, ge=1, description="Tasks of people shown.")
     generated: int = Field(2, ge=0, description="Tasks shown that were generated before, once there are some.")

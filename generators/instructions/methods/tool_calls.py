@@ -46,6 +46,21 @@ class ToolCalls(Method):
 
     needs: ClassVar[tuple[str, ...]] = ()
 
+    template_variables: ClassVar[dict[str, dict[str, str]]] = {
+        "request": {
+            "tools": "declarations of the tools, JSON each",
+            "count": "the most calls",
+            "examples": "requests made before; may be empty",
+        },
+        "result": {"tool": "the tool: `name`, `description`, `parameters`", "call": "the call, JSON"},
+        "serves": {
+            "request": "what the user asked",
+            "tools": "declarations of the tools, JSON each",
+            "calls": "pairs of a call and its result",
+        },
+        "answer": {"request": "what the user asked", "calls": "pairs of a call and its result"},
+    }
+
     name: Literal["tool_calls"]
     tools: list[Tool] = Field(min_length=1)
     offered: int = Field(3, ge=1, description="Most tools offered in a conversation.")

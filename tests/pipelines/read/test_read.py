@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import StageFailed, UserError
+from engine.reader.records import lines
 from engine.store.artifact import Artifact
-from pipelines.read.formats import lines
 from pipelines.read.stage import Read
 
 Build = Callable[..., Artifact]

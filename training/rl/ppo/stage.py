@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from engine.stage.stage import Device, NotIdentity, Stage, port
-from generators.rules.rule import Rule, version
+from generators.rules.rule import Rule, sources, version
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.answers import TOKENS
@@ -91,7 +91,8 @@ class Ppo(Stage):
     )
     max_grad_norm: float = Field(1.0, gt=0)
     rules: dict[str, Rule] = Field(
-        {}, description="Name -> expression over completion, reference, prompt, length, finish_reason, or a verifier."
+        {},
+        description="Name -> expression over completion, reference, prompt, length, finish_reason; a check, or a Python function.",
     )
     weights: dict[str, float] = Field(
         {}, description="Weight of each rule and of `reward` in the score; 1 if not named."
@@ -123,7 +124,18 @@ class Ppo(Stage):
         return self
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), **version([*self.rules.values(), *self.gold.values()])}
+        return {**super().identity(), **version(self._rules())}
+
+    def sources(self, base: str) -> dict[str, str]:
+        return sources(self._rules(), base)
+
+    def check(self, known: Preflight) -> None:
+        from generators.rules import reward_function
+
+        reward_function.check(self._rules(), known)
+
+    def _rules(self) -> list[Rule]:
+        return [*self.rules.values(), *self.gold.values()]
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"

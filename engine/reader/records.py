@@ -1,0 +1,355 @@
+"""Files that hold rows (JSON, JSON lines, CSV, Parquet, Arrow) as records, one at a time; what can't be read is said by line."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyarrow as pa
+
+from engine.reader.encodings import DETECT, START, looks_like, opened
+from engine.reader.encodings import decode as decoded
+from engine.reader.sources import SourceFile
+from engine.store.parquet import open_parquet
+
+EXCERPT = 1000  # characters of a rejected row that are kept; the whole is in its source file
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row as its file has it: where it starts (byte, or row for CSV, JSON arrays, Parquet and Arrow), and what people call
+    that place (`line 3`, `row 3`, from 1).
+    """
+
+    row: dict[str, Any]
+    offset: int
+    place: str
+
+
+@dataclass(frozen=True)
+class Bad:
+    """What could not be read, and why."""
+
+    reason: str
+    detail: str
+    offset: int
+    excerpt: str | None = None
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """How records are read.
+
+    Attributes:
+        max_bytes: of one text in UTF-8.
+        encoding: of text whose first bytes don't prove another; `detect` for UTF-8 or else what it looks like.
+        columns: what every row has to have; a file of columns without one is one `Bad`, and not one a row.
+        missing: tells that a column is not among these.
+    """
+
+    max_bytes: int = 20_000_000
+    encoding: str = "utf-8"
+    missing: Callable[[Iterable[str], int], Bad | None] = lambda columns, offset: None
+
+
+def too_long(size: int, limit: int, offset: int, text: str, place: str = "") -> Bad:
+    told = f"{size} bytes, more than `max_bytes` {limit}"
+    return Bad("too_long", told, offset, text[:EXCERPT].replace("\0", ""), place)
+
+
+def decode(data: bytes, offset: int, encoding: str = "utf-8", place: str = "") -> str | Bad:
+    """The text of bytes, or why they are none."""
+    try:
+        return decoded(data, encoding)
+    except UnicodeDecodeError as error:
+        shown = data[: 4 * EXCERPT].decode("utf-8", "backslashreplace")[:EXCERPT]
+        detail = f"byte 0x{data[error.start]:02x} at {error.start}: {error.reason}"
+        reason = "invalid_utf8" if encoding in ("utf-8", DETECT) else "bad_encoding"
+        return Bad(reason, detail, offset, shown, place)
+
+
+def limited(file: SourceFile, limit: int) -> bytes | Bad:
+    """The bytes of a file, unless there are more than `limit`."""
+    with file.open() as handle:
+        data = bytes(handle.read(limit + 1))
+        if len(data) <= limit:
+            return data
+        size = len(data)
+        while block := handle.read(1 << 22):
+            size += len(block)
+    return too_long(size, limit, 0, data[: 4 * EXCERPT].decode("utf-8", "replace"))
+
+
+def _not_json(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key `{next(key for key in keys if keys.count(key) > 1)}` stands twice in one object")
+    return made
+
+
+def parse_json(text: str) -> Any:
+    """JSON as its standard has it: no NaN, no key twice.
+
+    Raises:
+        ValueError: it is none. RecursionError: it is nested too deep.
+    """
+    return json.loads(text, parse_constant=_not_json, object_pairs_hook=_object)
+
+
+def records(file: SourceFile, form: str, limits: RecordOptions) -> Iterator[Record | Bad]:
+    """The records of one file of rows. What can't be opened or read is one `Bad`.
+
+    Args:
+        form: one of `ROWS`.
+    """
+    at = 0
+    try:
+        for item in FORMS[form](file, limits):
+            at = item.offset
+            yield item
+    except (OSError, EOFError, UnicodeError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
+        yield Bad("unreadable", f"after offset {at}: {type(error).__name__}: {error}", at)
+
+
+def _jsonl(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
+    """One JSON object a line; blank lines are nothing."""
+    limit = 6 * limits.max_bytes + (1 << 20)  # JSON may spell one byte in six; the rest is room for other columns
+    with file.open() as raw:
+        utf8, encoding = opened(raw, limits.encoding)
+        for number, (offset, size, data) in enumerate(lines(utf8, limit), 1):
+            place = f"line {number}"
+            if not data.strip():
+                continue
+            if size > len(data):
+                yield too_long(size, limits.max_bytes, offset, data[: 4 * EXCERPT].decode("utf-8", "replace"), place)
+                continue
+            line = decode(data, offset, encoding, place)
+            if isinstance(line, Bad):
+                yield line
+                continue
+            try:
+                row = parse_json(line)
+            except (ValueError, RecursionError) as error:
+                yield Bad("bad_json", str(error), offset, line[:EXCERPT], place)
+                continue
+            yield _record(row, offset, place, line)
+
+
+def _record(row: Any, offset: int, place: str, text: str) -> Record | Bad:
+    if not isinstance(row, dict):
+        return Bad("bad_json", f"expected an object, found {type(row).__name__}", offset, text[:EXCERPT], place)
+    return Record(cast(dict[str, Any], row), offset, place)
+
+
+def _json(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
+    """JSON: an array of objects (the offset is the place in it), one object, or, as many call it, an object a line."""
+    with file.open() as raw:
+        start, encoding = opened(raw, limits.encoding)
+        first = bytes(start.read(START)).split(b"\n", 1)
+    with contextlib.suppress(ValueError, RecursionError):
+        if len(first) == 2 and isinstance(
+            json.loads(first[0].decode("utf-8" if encoding == DETECT else encoding)), dict
+        ):
+            yield from _jsonl(file, limits)
+            return
+    data = limited(file, 64 * limits.max_bytes)
+    text = data if isinstance(data, Bad) else decode(data, 0, limits.encoding)
+    if isinstance(text, Bad):
+        yield text
+        return
+    try:
+        rows = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        yield Bad("bad_json", str(error), 0, text[:EXCERPT])
+        return
+    if isinstance(rows, dict) and (held := _held(cast(dict[str, Any], rows))) is not None:
+        rows = held
+    for index, row in enumerate(cast(list[Any], rows) if isinstance(rows, list) else [rows]):
+        yield _record(row, index, f"row {index + 1}", str(row))
+
+
+def _held(outer: dict[str, Any]) -> list[Any] | None:
+    """The rows of an object that holds nothing but a list of objects, unless these are the messages of one conversation."""
+    (held,) = outer.values() if len(outer) == 1 else (None,)
+    rows = cast(list[Any], held) if isinstance(held, list) else []
+    speaks = any(isinstance(row, dict) and {"role", "from"} & row.keys() for row in rows)
+    return rows if rows and not speaks and all(isinstance(row, dict) for row in rows) else None
+
+
+def lines(raw: Any, limit: int, block_size: int = 1 << 20) -> Iterator[tuple[int, int, bytes]]:
+    """(offset, size, bytes) of every line, without its end; of a line longer than `limit` only the first bytes."""
+    offset = size = 0
+    held: list[bytes] = []
+    kept = 0
+    read = getattr(raw, "read1", raw.read)  # what can be unpacked of a file that is cut off, and not nothing
+    while block := read(block_size):
+        pieces = bytes(block).split(b"\n")
+        for index, piece in enumerate(pieces):
+            size += len(piece)
+            if kept <= limit:
+                held.append(piece)
+                kept += len(piece)
+            if index < len(pieces) - 1:
+                data = b"".join(held)
+                yield offset, size, data if size <= limit else data[: 4 * EXCERPT]
+                offset, size, kept = offset + size + 1, 0, 0
+                held.clear()
+    if size:
+        data = b"".join(held)
+        yield offset, size, data if size <= limit else data[: 4 * EXCERPT]
+
+
+def _csv(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
+    """CSV with a header (tabs for .tsv). A header without a comma is split by `;`, a tab or `|`, where it has one of these."""
+    csv.field_size_limit(limits.max_bytes + (1 << 16))
+    with file.open() as raw:
+        # Bytes that are not UTF-8 come through as lone surrogates, so that one bad row does not hide the others.
+        buffered, encoding = opened(raw, limits.encoding)
+        if encoding == DETECT:
+            start = buffered.peek(START)
+            whole = start[: start.rfind(b"\n") + 1]
+            encoding = "utf-8" if isinstance(decode(whole, 0), str) else looks_like(start)
+        stream = io.TextIOWrapper(buffered, encoding, errors="surrogateescape", newline="")
+        top = stream.readline()
+        delimiter = "\t" if file.suffix == ".tsv" else next((mark for mark in ",;\t|" if mark in top), ",")
+        # Strict, or a quote that is never closed would swallow all rows after it without a word.
+        reader = csv.reader(itertools.chain([top] if top else [], stream), delimiter=delimiter, strict=True)
+        try:
+            header = next(reader, None)
+        except csv.Error as error:
+            yield Bad("bad_csv", f"the header line: {error}", 0, place="line 1")
+            return
+        if header is None:
+            yield Bad("empty", "no header line", 0, place="line 1")
+            return
+        header = _distinct(header)
+        if missing := limits.missing(header, 0):
+            yield missing
+            return
+        index = -1
+        while True:
+            index += 1
+            begins = reader.line_num + 1
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                reason = "too_long" if "larger than field limit" in str(error) else "bad_csv"
+                yield Bad(reason, f"line {reader.line_num}: {error}", index, place=f"line {begins}")
+                continue
+            if not values:
+                index -= 1
+            elif len(values) != len(header):
+                detail = f"line {reader.line_num}: {len(values)} fields, the header has {len(header)}"
+                shown = ",".join(values)[:EXCERPT].encode("utf-8", "backslashreplace").decode()
+                yield Bad("bad_csv", detail, index, shown, f"line {begins}")
+            else:
+                yield Record(dict(zip(header, values, strict=True)), index, f"line {begins}")
+
+
+def _distinct(header: list[str]) -> list[str]:
+    """Column names, the second of a name as `name_2`: no value is lost behind another."""
+    seen: dict[str, int] = {}
+    for i, name in enumerate(header):
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            header[i] = f"{name}_{seen[name]}"
+    return header
+
+
+def _parquet(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
+    """Parquet, one batch of a row group in memory at a time. Of a damaged row group, what can't be read is named."""
+    with file.open() as raw:
+        reader = open_parquet(raw)
+        if missing := limits.missing(reader.schema_arrow.names, 0):
+            yield missing
+            return
+        first = 0
+        for group in range(reader.num_row_groups):
+            index, size = first, reader.metadata.row_group(group).num_rows
+            try:
+                for batch in reader.iter_batches(1000, row_groups=[group], use_threads=False):
+                    yield from _rows(batch, index)
+                    index += len(batch)
+            except (OSError, pa.ArrowException) as error:
+                lost = f"row group {group}: {first + size - index} rows from row {index} on"
+                yield Bad("unreadable", f"{lost}: {type(error).__name__}: {error}", index)
+            first += size
+
+
+def _arrow(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
+    """Arrow IPC, a stream or a file: what `datasets` saves."""
+    with file.open() as raw:
+        source = pa.PythonFile(raw, mode="r")
+        if raw.read(6) == b"ARROW1":
+            reader = pa.ipc.open_file(source)
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        else:
+            raw.seek(0)
+            batches = reader = pa.ipc.open_stream(source)
+        if missing := limits.missing(reader.schema.names, 0):
+            yield missing
+            return
+        index = 0
+        for batch in batches:
+            for start in range(0, len(batch), 1000):
+                yield from _rows(batch.slice(start, 1000), index + start)
+            index += len(batch)
+
+
+def _rows(batch: pa.RecordBatch, index: int) -> Iterator[Record | Bad]:
+    """The rows of a batch whose first row has this number."""
+    batch = batch.rename_columns(_distinct(list(batch.schema.names)))
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except (ValueError, OverflowError):  # Arrow does not check that strings are UTF-8, nor that Python has such a date
+        for i in range(len(batch)):
+            yield _one(batch.slice(i, 1), index + i)
+        return
+    nested = any(pa.types.is_nested(field.type) for field in batch.schema)
+    for i, row in enumerate(rows):
+        yield Record(_present(row) if nested else row, index + i, f"row {index + i + 1}")
+
+
+def _present(value: Any, inside: bool = False) -> Any:
+    """Values without the nulls in their structs: in Arrow every struct has the fields that any has; null is not there."""
+    if isinstance(value, dict):
+        held = cast(dict[str, Any], value)
+        return {k: _present(v, True) for k, v in held.items() if not inside or v is not None}
+    return [_present(item, True) for item in cast(list[Any], value)] if isinstance(value, list) else value
+
+
+def _one(batch: pa.RecordBatch, index: int) -> Record | Bad:
+    place = f"row {index + 1}"
+    try:
+        return Record(batch.to_pylist()[0], index, place)
+    except UnicodeDecodeError as error:
+        shown = error.object[: 4 * EXCERPT].decode("utf-8", "backslashreplace")[:EXCERPT]
+        detail = f"byte 0x{error.object[error.start]:02x} at {error.start}: {error.reason}"
+        return Bad("invalid_utf8", detail, index, shown, place)
+    except (ValueError, OverflowError) as error:
+        return Bad("bad_value", f"{error}", index, place=place)
+
+
+FORMS: dict[str, Callable[[SourceFile, RecordOptions], Iterator[Record | Bad]]] = {
+    "jsonl": _jsonl,
+    "json": _json,
+    "csv": _csv,
+    "parquet": _parquet,
+    "arrow": _arrow,
+}
