@@ -131,19 +131,16 @@ class Ppo(Stage):
 
     def check(self, known: Preflight) -> None:
         from generators.rules import reward_function
+        from training.rl import prompts_check
 
         reward_function.check(self._rules(), known)
+        prompts_check.check(known)
 
     def _rules(self) -> list[Rule]:
         return [*self.rules.values(), *self.gold.values()]
 
     def output(self, given: dict[str, list[str]]) -> str:
         return "Adapter" if self.lora and not self.lora.merge else "Model"
-
-    def check(self, known: Preflight) -> None:
-        from training.rl.prompts_check import check
-
-        check(known)
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
