@@ -77,6 +77,7 @@ class Answer:
 
     Attributes:
         thought: what was written before the answer; `text` is without it.
+        calls: of tools, as JSON, where a server has read them out of the answer.
     """
 
     text: str
@@ -87,6 +88,7 @@ class Answer:
     tokens_in: int
     tokens_out: int
     thought: str = ""
+    calls: str = ""
 
 
 @dataclass(frozen=True)

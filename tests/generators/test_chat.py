@@ -36,6 +36,13 @@ def test_a_gguf_talks(tmp_path: Path, monkeypatch: Any) -> None:
     assert len(answers) == 1 and len(list(Store(str(tmp_path / "store")).artifacts())) == 1
 
 
+def test_what_the_model_can_not_be_asked_is_said_and_the_conversation_goes_on(tiny: Path) -> None:
+    done = CliRunner().invoke(app, [str(tiny), "--max-tokens", "4"], input="a<|end|>b\nhello\n\n")
+    assert done.exit_code == 0, done.output
+    assert "message 0, of the user, has <|end|> in it" in done.output and "/new" in done.output
+    assert done.output.count("▸") >= 4  # the second question was answered
+
+
 def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("FLYWHEEL_STORE", str(tmp_path / "store"))
     done = CliRunner().invoke(app, ["nowhere"])

@@ -22,7 +22,7 @@ from training.evaluate.table import as_text, side_by_side, tabulate
 from training.models.load import load_model, quiet
 from training.models.logprobs import token_logprobs
 from training.rl.overoptimisation import best_of_at_kl
-from training.rl.rollouts import Rollout, check_room, load_questions
+from training.rl.rollouts import Rollout, check_room
 from training.rl.scoring import frame, make_scorer, same_tokenizer
 from training.rl.stored import load_rollouts, score_rollouts
 
@@ -169,7 +169,7 @@ def answers(
     model.eval()
     rollouts: list[Rollout] = []
     if job.all("prompts"):
-        questions = load_questions(job, tokenizer, rejected_as=entry.artifact.id)
+        questions = engine.asked[entry.artifact.id]
         check_room(questions, stage.max_tokens, model.config)
         rollouts = engine.sample(entry.artifact, model, tokenizer, questions, stage.n * entry.best_of)
         if job.maybe("reward"):

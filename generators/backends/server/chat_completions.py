@@ -100,7 +100,8 @@ def answer_of(response: Any) -> Answer | Failure:
     choice = response.choices[0]
     if choice.finish_reason == "content_filter":
         return Failure("filtered", "the server's content filter held the answer back")
-    text = choice.message.content
+    calls = called(choice.message)
+    text = choice.message.content or ("" if calls else choice.message.content)
     if not isinstance(text, str):
         raise TypeError(f"`content` should be text, found {text!r}")
     logprobs = [float(entry.logprob) for entry in choice.logprobs.content or ()] if choice.logprobs else None
@@ -113,4 +114,19 @@ def answer_of(response: Any) -> Answer | Failure:
         logprobs,
         int(usage.prompt_tokens) if usage else 0,
         int(usage.completion_tokens) if usage else 0,
+        thought=getattr(choice.message, "reasoning_content", None) or "",
+        calls=calls,
     )
+
+
+def called(message: Any) -> str:
+    """The calls of tools in an answer, as JSON; empty if there are none."""
+    calls = [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.function.name, "arguments": call.function.arguments},
+        }
+        for call in message.tool_calls or []
+    ]
+    return json.dumps(calls, ensure_ascii=False) if calls else ""
