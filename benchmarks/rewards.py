@@ -56,7 +56,7 @@ Floats = NDArray[np.float64]
 def rankings(quick: bool) -> list[Claim]:
     import torch
 
-    from generators.text.chat_template import learning
+    from generators.text.learning_template import learning
     from training.models.answers import encode_all
     from training.reward.model import RewardModel
     from training.reward.reward_stage import Reward

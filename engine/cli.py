@@ -172,6 +172,27 @@ def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]
 
 
 @app.command()
+def new(
+    name: Annotated[str | None, typer.Argument(help="The recipe to copy, or with --from a name for the copy.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="RECIPE", help="The recipe to copy.")] = None,
+) -> None:
+    """Copy a recipe to start from into this folder, and tell what to change in it; without a name, list them."""
+    from engine.plan.starters import start, starters
+
+    if name is None:
+        for starter in starters():
+            print(f"{starter.name:<18} {starter.what}")
+        return
+    files, changes = start(name, from_, Path())
+    print(f"Written: {', '.join(map(str, files))}")
+    if changes:
+        print("What to change:")
+    for line, what in changes:
+        print(f"  {files[0]}:{line}: {what}")
+    print(f"Then: flywheel plan {files[0]}")
+
+
+@app.command()
 def status(store: StoreUrl = None, json_: Json = False) -> None:
     """List the runs in the store, how far each is, what failed and why, and what is under way."""
     from engine.view.spending import in_words
@@ -259,7 +280,7 @@ def stages(
     from engine.view.kinds import describe_kind, describe_kinds
 
     if json_:
-        _print_json(describe_kinds())
+        _print_json(describe_kinds(kind))
     elif kind:
         describe_kind(kind)
     else:

@@ -130,7 +130,7 @@ def by_transformer(learn: Sequence[Any], judge: Sequence[Any], pairs: int) -> tu
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from generators.text.chat_template import learning
+    from generators.text.learning_template import learning
     from training.models.answers import encode_all
     from training.reward.model import RewardModel
     from training.reward.reward_stage import Reward

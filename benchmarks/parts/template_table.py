@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import DAY, Unusable
+from generators.text.learning_template import LearningTemplate, learning
 from generators.text.prompts import Message
 from generators.text.tools import tools_of
 
@@ -131,7 +132,7 @@ def expected(name: str, messages: Sequence[Message]) -> str:
     return "".join(f"{preface}{text}{last if i == len(said) - 1 else amid}" for i, text in enumerate(said))
 
 
-def learnt(template: ChatTemplate, messages: Sequence[Message], tools: str | None = None) -> str:
+def learnt(template: LearningTemplate, messages: Sequence[Message], tools: str | None = None) -> str:
     """What `sft` learns of a conversation, as text.
 
     Raises:
@@ -141,7 +142,7 @@ def learnt(template: ChatTemplate, messages: Sequence[Message], tools: str | Non
     return str(template.tokenizer.decode([token for token, said in zip(ids, mask, strict=True) if said]))
 
 
-def answered(template: ChatTemplate, messages: Sequence[Message], tools: str | None = None) -> str:
+def answered(template: LearningTemplate, messages: Sequence[Message], tools: str | None = None) -> str:
     """What `dpo` learns of the last message, as text.
 
     Raises:
@@ -154,11 +155,12 @@ def answered(template: ChatTemplate, messages: Sequence[Message], tools: str | N
     return str(template.tokenizer.decode(answer))
 
 
-def rendered(template: ChatTemplate, messages: Sequence[Message], tools: str | None = None) -> list[int]:
+def rendered(template: LearningTemplate, messages: Sequence[Message], tools: str | None = None) -> list[int]:
     """The ids of a plain conversation as transformers gives them."""
     given = template.tokenizer.apply_chat_template(
-        list(messages), tools=tools_of(tools) or None, chat_template=template.template, return_dict=True
-    )
+        list(messages), tools=tools_of(tools) or None, chat_template=template.template, return_dict=True,
+        strftime_now=DAY.strftime,
+    )  # fmt: skip
     return list(given["input_ids"])
 
 

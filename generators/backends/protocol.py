@@ -84,6 +84,7 @@ class Answer:
     Attributes:
         finish_reason: as of a `Completion`, or one of `REFUSED`.
         thought: what was written before the answer; `text` is without it.
+        calls: of tools, as JSON, where a server has read them out of the answer.
         request: what the answer is kept under, where answers are kept.
     """
 
@@ -95,6 +96,7 @@ class Answer:
     tokens_in: int
     tokens_out: int
     thought: str = ""
+    calls: str = ""
     request: str | None = None
 
     @property

@@ -138,9 +138,10 @@ def _rows(stage: Candidates, batch: PartitionAnswers, share: Share) -> tuple[pa.
                 failed.append({**prompt, **why})
             continue
         sampling = parameters[share.temperature(sample), index in batch.repaired]
-        content = answer.text if answer.token_ids is None else repr(answer.token_ids)
+        spoken = answer.text + answer.calls
+        content = spoken if answer.token_ids is None else repr(answer.token_ids)
         one = row_id("Candidate", prompt["id"], model, sampling, seed, sample, content)
-        earlier = first.setdefault((prompt["id"], answer.text), one) if stage.distinct else one
+        earlier = first.setdefault((prompt["id"], spoken), one) if stage.distinct else one
         if earlier == one:
             kept.append(index)
             ids.append(one)
@@ -155,10 +156,14 @@ def _rows(stage: Candidates, batch: PartitionAnswers, share: Share) -> tuple[pa.
     given = [answer for index in kept if isinstance(answer := answers[index], Answer)]
     prompt_ids = prompts["id"].combine_chunks()
     lists = pa.ListArray.from_arrays(pa.array(range(len(kept) + 1), pa.int32()), prompt_ids)
-    said = {"role": ["assistant"] * len(kept), "content": [answer.text for answer in given]}
+    said: dict[str, list[str | None]] = {
+        "role": ["assistant"] * len(kept),
+        "content": [answer.text for answer in given],
+    }
     form = Message
-    if any(answer.thought for answer in given):
+    if any(answer.thought or answer.calls for answer in given):
         said["reasoning_content"], form = [answer.thought or None for answer in given], ToolMessage
+        said["tool_calls"] = [answer.calls or None for answer in given]
     texts = [pa.array(said.get(part.name, [None] * len(kept)), part.type) for part in form]
     columns: dict[str, Any] = {
         "id": ids,

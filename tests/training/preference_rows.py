@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from generators.text.chat_template import learning
+from generators.text.learning_template import learning
 from tests.training import tiny_chat
 from tests.training.tiny_chat import assistant, user
 from training.models.answers import EncodedAnswer, encode

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import UserError
 from generators.backends.open import open_engine
 from generators.backends.protocol import Sampling
 from generators.backends.vllm.model_files import end_ids
@@ -62,6 +63,19 @@ class SharedEngine:
         ends |= {end for folder in folders for end in ChatTemplate(load_tokenizer(folder)).stop_ids()}
         return tuple(sorted(ends))
 
+    @cached_property
+    def asked(self) -> dict[str, list[Question]]:
+        """The prompts that every one of the models can be shown, as each of them reads them, by artifact id.
+
+        Raises:
+            UserError: there is none.
+        """
+        read = {model.id: questions_for(self.job, model) for model in self.models.values()}
+        common = set.intersection(*({question.id for question in own} for own in read.values()))
+        if not common:
+            raise UserError("no prompt can be shown to all of the models, so there is nothing to compare them by.")
+        return {name: [question for question in own if question.id in common] for name, own in read.items()}
+
     def engine_for(self, artifact: Artifact, model: Any, questions: list[Question]) -> VllmEngine:
         """The running engine with this model's weights, or a new one where another architecture is needed."""
         wanted = architecture(model.config)
@@ -70,7 +84,7 @@ class SharedEngine:
             return self.engine
         self.close()
         # Room for every model: a chat template adds tokens that a base model's plain text does not have.
-        prompts = [*questions, *(q for other in self.models.values() for q in questions_for(self.job, other))]
+        prompts = [*questions, *(question for own in self.asked.values() for question in own)]
         longest = max(len(question.token_ids) for question in prompts) + self.stage.max_tokens
         limit = getattr(model.config, "max_position_embeddings", None) or longest
         self.engine = open_engine(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from generators.text.chat_template import ChatTemplate
+    from generators.text.learning_template import LearningTemplate
     from generators.text.prompts import Message
     from generators.text.thoughts import Reasoning
 
@@ -31,7 +31,7 @@ class EncodedAnswer:
 
 
 def encode(
-    template: ChatTemplate,
+    template: LearningTemplate,
     prompt: Sequence[Message],
     completion: Sequence[Message],
     tools: str | None = None,
@@ -46,7 +46,7 @@ def encode(
 
 
 def encode_all(
-    template: ChatTemplate, prompt: Sequence[Message], texts: Sequence[str], tools: str | None = None
+    template: LearningTemplate, prompt: Sequence[Message], texts: Sequence[str], tools: str | None = None
 ) -> list[EncodedAnswer]:
     """`encode` of several answers to one prompt."""
     return [encode(template, prompt, [{"role": "assistant", "content": text}], tools) for text in texts]

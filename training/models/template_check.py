@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.store.artifact import MANIFEST
 from generators.text.chat_template import ChatTemplate, Unusable
@@ -15,10 +15,12 @@ from training.models.shown import shown
 if TYPE_CHECKING:
     from engine.stage.preflight import Preflight
 
+Template = TypeVar("Template", bound=ChatTemplate)
+LOOKED_AT = 20  # rows
 Encode = Callable[[Mapping[str, Any]], tuple[Sequence[int], Sequence[bool]]]
 
 
-def template_of(known: Preflight, port: str, read: Callable[[Any], ChatTemplate]) -> ChatTemplate | None:
+def template_of(known: Preflight, port: str, read: Callable[[Any], Template]) -> Template | None:
     """The chat template of a model that people bring, as `read` gives it for a tokenizer.
 
     None where there is no folder yet, or where a stage has made the model: loading a tokenizer costs seconds, and that
@@ -34,22 +36,25 @@ def template_of(known: Preflight, port: str, read: Callable[[Any], ChatTemplate]
 
 
 def say_example(known: Preflight, port: str, template: ChatTemplate, encode: Encode) -> None:
-    """Say the first row of a port that the template can show the model, as the model will see it.
+    """Say of each input of a port how the model will see its first row, and how many of the first can't be shown to it.
 
     Args:
         encode: token ids of a row, and which of them are learnt.
     """
     for given in known.inputs.get(port, []):
-        first: Unusable | None = None
-        rows = given.rows.to_pylist() if given.rows is not None else []
+        rows = given.rows.slice(0, LOOKED_AT).to_pylist() if given.rows is not None else []
+        line, faults = "", list[Unusable]()
         for row in rows:
             try:
                 ids, learnt = encode(row)
             except Unusable as fault:
-                first = first or fault
+                faults.append(fault)
                 continue
-            known.say(f"{given.name}: {shown(template.tokenizer, ids, learnt, dim=sys.stdout.isatty())}")
-            return
-        if first:
-            known.say(f"{given.name}: none of the first {len(rows)} rows can be shown to the model: {first.detail}")
-            return
+            line = line or shown(template.tokenizer, ids, learnt, dim=sys.stdout.isatty())
+        if line:
+            known.say(f"{given.name}: {line}")
+        if faults:
+            known.say(
+                f"{given.name}: {len(faults)} of the first {len(rows)} rows can't be shown to the model, and will be set "
+                f"aside: {faults[0].detail}"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from generators.text.chat_template import learning
+from generators.text.learning_template import learning
 from generators.text.thoughts import Reasoning
 from training.models.answers import encode
 from training.models.template_check import say_example, template_of

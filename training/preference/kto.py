@@ -12,7 +12,8 @@ from trl.trainer.kto_trainer import KTOTrainer
 
 from engine.errors import UserError
 from engine.seeds import shuffled
-from generators.text.chat_template import Unusable, learning
+from generators.text.chat_template import Unusable
+from generators.text.learning_template import learning
 from training.loops.trl import arguments, train
 from training.models.answers import EncodedAnswer, encode
 from training.models.load import load_model, load_reference, save_trained

@@ -13,7 +13,8 @@ import pyarrow as pa
 from engine.errors import UserError
 from engine.seeds import generator
 from engine.store.schema import messages_digest
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import Unusable
+from generators.text.learning_template import LearningTemplate, learning
 from generators.text.thoughts import Reasoning
 from training.loops.distributed import rank
 from training.models.answers import EncodedAnswer, encode
@@ -92,13 +93,12 @@ def load(
     left_out = set_aside(job, port, rejected)
     job.summary(pairs=len(pairs), left_out=left_out)
     reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items())
+    first = f"; the first: {rejected[0]['detail']}" if rejected else ""
     if left_out:
-        job.say(
-            f"{sum(left_out.values())} of {len(rows)} preferences are left out: {reasons}. The first: {rejected[0]['detail']}."
-        )
+        job.say(f"{len(rejected)} of {len(rows)} preferences are left out: {reasons}{first}.")
     if not pairs:
         raise UserError(
-            f"none of the {len(rows)} preferences can be trained on ({reasons}). Expected rows with `prompt`, `chosen` "
+            f"none of the {len(rows)} preferences can be trained on ({reasons}{first}). Expected rows with `prompt`, `chosen` "
             f"and `rejected` that differ and are at most {max_length} tokens long (`max_length`)."
         )
     if not any(split == "validation" for _, split in pairs):
@@ -112,7 +112,7 @@ def load(
 
 
 def encode_pair(
-    template: ChatTemplate, row: dict[str, Any], max_length: int, reasoning: Reasoning
+    template: LearningTemplate, row: dict[str, Any], max_length: int, reasoning: Reasoning
 ) -> tuple[EncodedAnswer, EncodedAnswer]:
     """The chosen and the rejected answer of a row, with one prompt: what both begin with.
 

@@ -14,7 +14,8 @@ import polars as pl
 from engine.errors import UserError
 from engine.statistics import bootstrap
 from engine.store.schema import row_id
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import Unusable
+from generators.text.learning_template import LearningTemplate, learning
 from generators.text.prompts import Message
 from training.models.answers import EncodedAnswer, encode_all
 from training.models.load import quiet
@@ -89,7 +90,7 @@ def benchmark(stage: RewardBench, job: Job) -> None:
     job.summary(table=table, prompts=len(items), subsets=sorted({item.subset for item in items}))
 
 
-def read(template: ChatTemplate, items: Sequence[BenchmarkItem], label: str) -> list[EncodedAnswer]:
+def read(template: LearningTemplate, items: Sequence[BenchmarkItem], label: str) -> list[EncodedAnswer]:
     """All answers to all prompts as a reward model reads them.
 
     Raises:

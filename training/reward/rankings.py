@@ -11,7 +11,8 @@ import numpy as np
 
 from engine.errors import UserError
 from engine.seeds import generator
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import Unusable
+from generators.text.learning_template import LearningTemplate, learning
 from training.models.answers import EncodedAnswer, encode_all
 from training.models.splits import check_split
 from training.preference.pairs import Pair, set_aside
@@ -115,7 +116,7 @@ def load(
     return training, validation
 
 
-def ranked(template: ChatTemplate, row: dict[str, Any], max_length: int, weight: float) -> Ranked:
+def ranked(template: LearningTemplate, row: dict[str, Any], max_length: int, weight: float) -> Ranked:
     """A ranking as token sequences. Answers longer than `max_length` tokens become unranked.
 
     Raises:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import torch
 
 from engine.store.schema import DATASETS, row_id
-from generators.text.chat_template import Unusable, learning
+from generators.text.chat_template import Unusable
+from generators.text.learning_template import learning
 from training.models.answers import EncodedAnswer, encode
 from training.reward.model import RewardModel
 from training.reward.score_stage import Score

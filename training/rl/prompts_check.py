@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
-from generators.text.chat_template import ChatTemplate, learning
+from generators.text.chat_template import ChatTemplate
+from generators.text.learning_template import learning
 from generators.text.prompts import prompt_of
 from training.models.template_check import say_example, template_of
 
@@ -26,10 +27,13 @@ def check(known: Preflight) -> None:
             raise UserError(f"the model's chat template {template.fault}.")
         return template
 
+    template_of(known, "reward", learning)
+    template = template_of(known, "policy", read)
+    if template is None:
+        return
+
     def encode(row: Any) -> tuple[list[int], list[bool]]:
         ids = template.prompt(prompt_of(row)[0], row.get("tools"))
         return ids, [False] * len(ids)
 
-    template_of(known, "reward", learning)
-    if template := template_of(known, "policy", read):
-        say_example(known, "prompts", template, encode)
+    say_example(known, "prompts", template, encode)

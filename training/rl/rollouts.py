@@ -13,7 +13,7 @@ from engine.errors import UserError
 from engine.seeds import shuffled
 from engine.stage.job import Job
 from generators.text.chat_template import ChatTemplate, Unusable
-from generators.text.prompts import Message, prompt_of
+from generators.text.prompts import Message, load_tokenizer, prompt_of
 from training.models.answers import EncodedAnswer
 from training.models.splits import check_split
 from training.preference.pairs import set_aside
@@ -63,7 +63,8 @@ class Rollout:
 
 
 def load_questions(job: Job, tokenizer: Any, port: str = "prompts", rejected_as: str = "") -> list[Question]:
-    """The prompts of all artifacts of a port, in order, as token ids; those that the model can't be shown are rejected rows.
+    """The prompts of all artifacts of a port, in order, as token ids. Those that the model, or the reward model that is to read
+    the answers, can't be shown are rejected rows.
 
     Args:
         rejected_as: the name for those; the port's if empty.
@@ -72,6 +73,8 @@ def load_questions(job: Job, tokenizer: Any, port: str = "prompts", rejected_as:
         UserError: there is none.
     """
     template, questions, rejected = ChatTemplate(tokenizer), list[Question](), list[dict[str, Any]]()
+    reward = job.maybe("reward")
+    readers = [ChatTemplate(load_tokenizer(reward.location))] if reward else []
     for artifact in job.all(port):
         for row in artifact.to_table().to_pylist():
             messages, reference = prompt_of(row)
@@ -81,6 +84,8 @@ def load_questions(job: Job, tokenizer: Any, port: str = "prompts", rejected_as:
                     check_split(row)
                 if not messages:
                     raise Unusable("empty_prompt", "there is nothing to answer")
+                for reader in readers:
+                    reader.prompt(messages, tools)
                 questions.append(Question(row["id"], messages, reference, template.prompt(messages, tools), tools))
             except Unusable as fault:
                 rejected.append({**row, "reason": fault.reason, "detail": fault.detail, "failed": False})

@@ -17,7 +17,8 @@ from engine.store.schema import stored
 from generators.rules.answer_columns import COLUMNS, MESSAGES
 from generators.rules.rule import Rule
 from generators.rules.verify import measure
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import ChatTemplate, Unusable
+from generators.text.learning_template import LearningTemplate, learning
 from training.models.answers import EncodedAnswer, encode
 from training.reward.model import RewardModel
 from training.rl.rollouts import Rollout
@@ -96,7 +97,7 @@ class Scorer:
             return EncodedAnswer(prompt, [*plain, end])
 
     @cached_property
-    def template(self) -> ChatTemplate:
+    def template(self) -> LearningTemplate:
         """The reward model's."""
         assert self.reward is not None
         return learning(self.reward.tokenizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from generators.text.chat_template import ChatTemplate, learning
+from generators.text.learning_template import LearningTemplate, learning
 from generators.text.thoughts import Reasoning
 from training.models.template_check import say_example, template_of
 from training.sft.examples import IGNORE, give_template, render
@@ -20,13 +20,16 @@ def check(known: Preflight, reasoning: Reasoning) -> None:
         UserError: the model could not learn from its template.
     """
 
-    def read(tokenizer: Any) -> ChatTemplate:
+    def read(tokenizer: Any) -> LearningTemplate:
         give_template(tokenizer)
         return learning(tokenizer)
+
+    template = template_of(known, "model", read)
+    if template is None:
+        return
 
     def encode(row: Any) -> tuple[list[int], list[bool]]:
         example = render(template, row["id"], row["messages"], row.get("tools"), reasoning)
         return example.input_ids, [label != IGNORE for label in example.labels]
 
-    if template := template_of(known, "model", read):
-        say_example(known, "conversations", template, encode)
+    say_example(known, "conversations", template, encode)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 
 from engine.errors import UserError
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import Unusable
+from generators.text.learning_template import LearningTemplate, learning
 from generators.text.thoughts import Reasoning, apart
 from training.models.shown import shown
 from training.models.splits import check_split
@@ -64,7 +65,7 @@ def give_template(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.eos_token = END
 
 
-def teach_to_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+def teach_to_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> LearningTemplate:
     """Make the token that ends a turn of the chat template the one that ends generation, in model and tokenizer.
 
     A tokenizer without a chat template is given the project's, and `<|end|>`. Returns what shows what is learnt.
@@ -91,7 +92,7 @@ def teach_to_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate
     return template
 
 
-def prepare(job: Job, template: ChatTemplate, length: int, reasoning: Reasoning = "learn") -> tuple[Path, int, int]:
+def prepare(job: Job, template: LearningTemplate, length: int, reasoning: Reasoning = "learn") -> tuple[Path, int, int]:
     """Render and mask all conversations, show the first, and set aside those from which nothing would be learnt.
 
     Returns:
@@ -166,7 +167,7 @@ def _batches(job: Job) -> Iterator[list[dict[str, Any]]]:
 
 
 def render(
-    template: ChatTemplate,
+    template: LearningTemplate,
     row: str,
     messages: list[dict[str, Any]] | None,
     tools: str | None = None,

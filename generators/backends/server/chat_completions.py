@@ -106,15 +106,30 @@ def answer_of(response: Any) -> Answer | Failure:
     spent = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage else (0, 0)
     ended = choice.finish_reason if choice.finish_reason in ("length", "content_filter") else "stop"
     text, refusal = choice.message.content, getattr(choice.message, "refusal", None)
-    ids = getattr(choice, "token_ids", None)
+    ids, calls = getattr(choice, "token_ids", None), called(choice.message)
     if refusal and not text:
         text, ended = refusal, "refusal"
-    if ended == "length" and not (text or "").strip() and not ids:
+    if ended == "length" and not (text or "").strip() and not ids and not calls:
         detail = f"nothing was said in {spent[1]:,} tokens, at which `max_tokens` cut it off: raise `max_tokens`"
         return Failure("empty_answer", detail, *spent)
-    if text is None and ended == "content_filter":
+    if text is None and (calls or ended == "content_filter"):
         text = ""
     if not isinstance(text, str):
         raise TypeError(f"`content` should be text, found {text!r}")
     logprobs = [float(entry.logprob) for entry in choice.logprobs.content or ()] if choice.logprobs else None
-    return Answer(text.strip(), ended, getattr(response, "prompt_token_ids", None), ids, logprobs, *spent)
+    thought = getattr(choice.message, "reasoning_content", None) or ""
+    prompt_ids = getattr(response, "prompt_token_ids", None)
+    return Answer(text.strip(), ended, prompt_ids, ids, logprobs, *spent, thought, calls)
+
+
+def called(message: Any) -> str:
+    """The calls of tools in an answer, as JSON; empty if there are none."""
+    calls = [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.function.name, "arguments": call.function.arguments},
+        }
+        for call in message.tool_calls or []
+    ]
+    return json.dumps(calls, ensure_ascii=False) if calls else ""

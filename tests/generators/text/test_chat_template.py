@@ -9,7 +9,8 @@ import pytest
 import trl
 
 from engine.errors import UserError
-from generators.text.chat_template import ChatTemplate, Unusable, learning, marks_answers
+from generators.text.chat_template import DAY, ChatTemplate, Unusable
+from generators.text.learning_template import learning, marks_answers
 from tests.training.tiny import tokenizer
 from training.sft.examples import IGNORE, render, teach_to_end
 
@@ -98,8 +99,9 @@ def test_the_mask_of_trl_holds_all_that_is_learnt() -> None:
         assert not template.marked and marks_answers(template.template)
         ids, mask = template.encode(TALK)
         trls = tokens.apply_chat_template(
-            TALK, chat_template=template.template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
+            TALK, chat_template=template.template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True,
+            strftime_now=DAY.strftime,
+        )  # fmt: skip
         assert ids == trls["input_ids"]
         assert all(theirs for ours, theirs in zip(mask, trls["assistant_masks"], strict=True) if ours)
 
@@ -149,6 +151,21 @@ def test_a_template_without_an_end_or_for_parts_is_refused() -> None:
             teach_to_end(None, chat("phi3", (TEMPLATES / f"{name}.jinja").read_text()))
     with pytest.raises(UserError, match="expected token 'end of print statement'"):
         teach_to_end(None, chat("phi3", "{{ a b }}"))
+
+
+def test_white_space_and_words_that_are_tokens_end_no_turn() -> None:
+    """As in Gemma's vocabulary, which has line feeds and words of HTML among its added tokens."""
+    tokens = chat("gemma")
+    tokens.add_tokens(["\n", "\n\n", "model", "<h1>"])
+    template = learning(tokens)
+    assert template.end == "<end_of_turn>" and not {"\n", "model", "<h1>"} & set(template.control)
+    said = [turn("user", "a model\n<h1>"), turn("assistant", "So\n\na <h1> model.")]
+    assert learnt(tokens, said) == "So\n\na <h1> model.<end_of_turn>"
+
+
+def test_a_conversation_has_the_same_tokens_on_every_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    dated = "{{ strftime_now('%d %b %Y') }}" + MISTRAL
+    assert ChatTemplate(chat("phi3", dated)).render(TALK).startswith("26 Jul 2024")
 
 
 def test_mistrals_way_of_an_end_needs_no_header() -> None:

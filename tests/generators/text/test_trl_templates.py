@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.parts import template_table as table
-from generators.text.chat_template import ChatTemplate, Unusable, learning
+from generators.text.chat_template import ChatTemplate, Unusable
+from generators.text.learning_template import learning
 
 IMAGES = {"idefics3", "llava_next", "smolvlm"}  # which take what is said as a list of parts
 NO_CALLS = {
@@ -70,6 +71,17 @@ def test_arguments_come_as_each_template_takes_them() -> None:
         ("phi3", "<think>\nHm, Bob?\n</think>\n\nI am Bob.<|end|>", "I am Bob.<|end|>"),
         ("lfm2_2_5_v2", "<think>Hm, Bob?</think>I am Bob.<|im_end|>", "I am Bob.<|im_end|>"),
         ("gemma4_v5", "<|channel>thought\nHm, Bob?\n<channel|>I am Bob.<turn|>", "I am Bob.<turn|>"),
+        ("nemotron_3_nano", "Hm, Bob?\n</think>\nI am Bob.<|im_end|>", "I am Bob.<|im_end|>"),
+        (
+            "gptoss",
+            "<|channel|>analysis<|message|>Hm, Bob?<|end|><|start|>assistant<|channel|>final<|message|>I am Bob.<|return|>",
+            "I am Bob.<|return|>",
+        ),
+        (
+            "muse_glimmer",
+            " to=self<|message|>Hm, Bob?<|eom|><|start|>assistant to=user<|message|>I am Bob.<|eot|>",
+            "I am Bob.<|eot|>",
+        ),
     ],
 )
 def test_a_thought_is_learnt_kept_or_dropped(name: str, learnt: str, kept: str) -> None:
@@ -89,10 +101,9 @@ def test_a_thought_is_learnt_kept_or_dropped(name: str, learnt: str, kept: str) 
     ids = template.answer(thought[:1], thought[1:])[1]
     text = tokens.decode(ids, skip_special_tokens=True)
     assert ChatTemplate(tokens).apart(ids, text) == ("Hm, Bob?", "I am Bob.")
-    assert (
-        ChatTemplate(tokens).apart(template.answer(table.SINGLE[:1], table.SINGLE[1:])[1], "I am Bob.")[1]
-        == "I am Bob."
-    )
+    plain = template.answer(table.SINGLE[:1], table.SINGLE[1:])[1]
+    text = tokens.decode(plain, skip_special_tokens=True).strip()
+    assert ChatTemplate(tokens).apart(plain, text) == ("", "I am Bob.")
 
 
 def test_a_thought_that_the_prompt_began_is_told_from_the_answer() -> None:

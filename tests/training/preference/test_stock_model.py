@@ -13,7 +13,7 @@ from engine.stage.job import Job
 from engine.stage.preflight import Glimpse, Preflight
 from engine.store.schema import table
 from engine.store.store import Store
-from generators.text.chat_template import learning
+from generators.text.learning_template import learning
 from tests.training.stock_models import save, stock
 from tests.training.tiny_chat import assistant, user
 from training.preference.dpo_stage import Dpo
@@ -71,7 +71,9 @@ def test_a_stock_model_is_trained_on_preferences(store: Store, given: Any, build
     details = {row["id"]: row["detail"] for row in made.rejected().to_pylist()}
     assert details["row1"] == "the chat template says: System role not supported"
     assert "<end_of_turn> in it" in details["row2"]
-    with pytest.raises(UserError, match=r"none of the 1 preferences can be trained on \(1 template refused\)"):
+    with pytest.raises(
+        UserError, match=r"none of the 1 preferences can be trained on \(1 template refused; the first: the chat"
+    ):
         build(Dpo, {"policy": policy, "preferences": given("Preference", PAIRS[1:2])})
 
 

@@ -13,7 +13,7 @@ import pytest
 from engine.errors import UserError
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from generators.text.chat_template import learning
+from generators.text.learning_template import learning
 from tests.training.tiny_chat import assistant, one_thread, reward_model, user
 from training.models.answers import encode
 from training.reward.benchmark import BenchmarkItem, line, load, picks, ties

@@ -14,7 +14,7 @@ import torch
 from engine.errors import UserError
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from generators.text.chat_template import learning
+from generators.text.learning_template import learning
 from tests.training import killed, tiny_chat
 from tests.training.preference_rows import answers_of, preferences
 from tests.training.tiny_chat import assistant, one_thread, user
