@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from engine import seeds
-from generators.drafts.content import fault
+from generators.drafts.content import emptiness, fault
 from generators.drafts.drafts import YES_NO, Draft, Made, Rejected, Unusable, ask, assistant, user, yes
 from generators.instructions.method import Method, Seed, World
 
@@ -92,6 +92,8 @@ class SelfInstruct(Method):
         given, output = instance["input"].strip(), instance["output"].strip()
         if not output:
             raise Unusable("empty", "the instance has no output")
+        if given and (found := emptiness(given)):
+            raise Unusable("no_content", f"the input has {found}")
         if given == output:
             raise Rejected("output_repeats_input", output[:200])
         return Made(
