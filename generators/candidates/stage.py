@@ -91,8 +91,10 @@ class Candidates(Stage):
         return self
 
     def check(self, known: Preflight) -> None:
+        from generators.backends.answerer import check_answerers
         from generators.backends.server.reachable import check_servers
 
+        check_answerers(len(known.inputs.get("model", [])), len(self.server), self.n, len(self.temperature))
         check_servers(known, *self.server)
 
     def asks(self) -> bool:

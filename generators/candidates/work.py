@@ -15,6 +15,7 @@ from engine.stage.job import Job, Part
 from engine.store.digest import digest_json
 from engine.store.schema import DATASETS, row_id
 from generators.backends import json_answers
+from generators.backends.answerer import check_answerers
 from generators.backends.in_flight import in_flight
 from generators.backends.open import open_model, open_server
 from generators.backends.protocol import Answer, Backend, Failure, Sampling
@@ -59,17 +60,9 @@ def _answerers(stage: Candidates, job: Job) -> list[tuple[str, Callable[[], Back
         for model in job.all("model")
     ]
     who += [(server.model, lambda server=server: open_server(job, server)) for server in stage.server]
-    if not who:
-        raise UserError(
-            "who answers? Expected a model among the inputs (`from: {model: ...}`) or a `server:`, found neither."
-        )
+    check_answerers(len(job.all("model")), len(stage.server), stage.n, len(stage.temperature))
     if len({name for name, _ in who}) < len(who):
         raise UserError(f"who answers? One is named twice: {', '.join(name for name, _ in who)}.")
-    if (pairs := len(who) * len(stage.temperature)) > stage.n:
-        raise UserError(
-            f"`n: {stage.n}` is too small for {len(who)} who answer at {len(stage.temperature)} temperatures: each "
-            f"prompt gets one answer of each, so {pairs} at least."
-        )
     return who
 
 

@@ -74,8 +74,12 @@ class Corpus(Stage):
         return self
 
     def check(self, known: Preflight) -> None:
+        from generators.backends.answerer import check_answerer
         from generators.backends.server.reachable import check_servers
 
+        models = len(known.inputs.get("model", []))
+        if self.styles or self.server or models:
+            check_answerer(models, int(self.server is not None))
         check_servers(known, self.server)
 
     def asks(self) -> bool:

@@ -53,8 +53,10 @@ class Grounded(Stage):
         return self
 
     def check(self, known: Preflight) -> None:
+        from generators.backends.answerer import check_answerer
         from generators.backends.server.reachable import check_servers
 
+        check_answerer(len(known.inputs.get("model", [])), int(self.server is not None))
         check_servers(known, self.server)
 
     def asks(self) -> bool:

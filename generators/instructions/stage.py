@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from engine.errors import UserError
 from engine.stage.stage import Stage, port
 from generators.backends.protocol import EngineName
 from generators.backends.server.settings import ServerSettings
@@ -43,6 +44,9 @@ AnyMethod = Annotated[
 # What belongs to templates, and what to a method. Neither is part of the other's identity.
 TEMPLATES = ("questions", "answers", "reference", "system", "per_record", "split", "take")
 SYNTHESIS = ("count", "novelty", "tries", "temperature", "top_p", "max_tokens", "partition", "engine", "server")
+
+
+NO_RECORDS = "templates need records to render: `from: {records: ...}`."
 
 
 class Instructions(Stage):
@@ -122,8 +126,16 @@ class Instructions(Stage):
         return self
 
     def check(self, known: Preflight) -> None:
+        from generators.backends.answerer import check_answerer
         from generators.backends.server.reachable import check_servers
 
+        given = {port for port, inputs in known.inputs.items() if inputs}
+        if self.method is None:
+            if "records" not in given:
+                raise UserError(NO_RECORDS)
+            return
+        self.method.require(given, self.server is not None)
+        check_answerer(len(known.inputs.get("model", [])), int(self.server is not None))
         check_servers(known, self.server)
 
     def asks(self) -> bool:
