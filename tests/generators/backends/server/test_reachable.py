@@ -37,6 +37,11 @@ def nowhere() -> str:
         return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("generators.backends.server.reachable.PATIENCE", 30.0)  # the machine may be busy
+
+
 def check(known: Preflight | None = None, **settings: Any) -> None:
     check_servers(known or Preflight(), ServerSettings.model_validate({"model": "qwen3-8b", **settings}))
 
