@@ -30,7 +30,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.parts.near_duplicates import THRESHOLD, Judge, installed_texts, planted, write
-from pipelines.texts.shingles import Texts, jaccard, texts_of, words
+from engine.text.words import words
+from pipelines.texts.columns import Texts, texts_of
+from pipelines.texts.shingles import jaccard
 
 ROOT = Path(__file__).parents[1]
 # What each is installed as, and how many times less CPU ours should need.

@@ -1,6 +1,6 @@
 """What evaluation rows and training rows have in common: passages word for word, and texts that are nearly the same.
 
-A passage is `ngram` words in a row (words as in `pipelines.texts.shingles`); an evaluation row of fewer words is one passage, the
+A passage is `ngram` words in a row (see `engine.text.words`); an evaluation row of fewer words is one passage, the
 whole of it. Evaluation sets are small beside training data, so all their passages are held in memory and training text
 streams past them: every place is looked up by a rolling hash of 64 bits, and what is found is compared word for word.
 Nearly the same is a Jaccard similarity of the sets of word 5-grams, which MinHash would estimate; with every shingle of the
@@ -16,8 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from engine.text.words import words
 from pipelines.kernels.compiled import kernel
-from pipelines.texts.shingles import Array, Texts, jaccard, make_room, texts_of, words
+from pipelines.texts.columns import Array, Texts, texts_of
+from pipelines.texts.forms import word_forms
+from pipelines.texts.shingles import jaccard, make_room
 
 _passages = kernel("pipelines.kernels.passage_index", "passages")
 _fill = kernel("pipelines.kernels.passage_index", "fill")
@@ -70,7 +73,7 @@ class Passages:
 
     def touches(self, texts: list[str]) -> list[list[Touch]]:
         """For each text the evaluation rows it touches: those it shares a passage with, then those it is nearly the same as."""
-        column = texts_of(pa.array(texts, pa.large_string()))
+        column = word_forms(texts_of(pa.array(texts, pa.large_string()))).texts
         touches: list[list[Touch]] = [[] for _ in texts]
         known = np.zeros(len(self.ids), bool)
         for t, places in self.exact.look_up(column).items():
@@ -127,7 +130,7 @@ class NgramIndex:
     @staticmethod
     def make(chosen: list[tuple[int, int]], texts: list[str]) -> NgramIndex:
         """Index all passages of the chosen (row, width)."""
-        column = texts_of(pa.array([texts[row] for row, _ in chosen], pa.large_string()))
+        column = word_forms(texts_of(pa.array([texts[row] for row, _ in chosen], pa.large_string()))).texts
         width = np.array([w for _, w in chosen], np.int64)
         room = int(column.offsets[-1] - column.offsets[0]) + 1
         hashes, owner, place = np.empty(room, np.uint64), np.empty(room, np.int64), np.empty(room, np.int64)
@@ -148,7 +151,7 @@ class NgramIndex:
         return self.rows[low:high], self.places[low:high]
 
     def look_up(self, texts: Texts) -> dict[int, list[tuple[int, int, int]]]:
-        """Text -> (first word, width, entry) of every passage in it that is indexed."""
+        """Text (of word forms) -> (first word, width, entry) of every passage in it that is indexed."""
         if not len(self.widths) or not len(texts):
             return {}
         most, room = 1024, _room(texts)

@@ -9,10 +9,13 @@ import numba
 import numpy as np
 
 from pipelines.kernels.bytemasks import BLOCK, ONE, copy, equals, ones, trailing_zeros, within, word_at, write_bits
-from pipelines.kernels.characters import ALPHA, BULLET, CLOSER, SPACE
+from pipelines.kernels.characters import ALPHA, BULLET, CLOSER, MARK_BIT, SPACE, UNIT_BIT
+from pipelines.kernels.form_writer import decode
 from pipelines.kernels.word_hashes import HIGH, LOW, MULTIPLIER, U64, mix
 
 SHORT_LINE = 30
+# Sets a letter of a script without spaces apart, which is a word by itself (see `engine.text.words`): no UTF-8 holds this byte.
+APART = 0xFF
 TIMES = U64((1 << 28) - 1)
 
 
@@ -114,7 +117,7 @@ def _beyond_ascii(text: Any, at: int, table: Any, carried: Any) -> Any:
     space, closer = carried
     letter, over_space, over_closer = U64(0), U64(0), U64(0)
     ellipses = 0
-    leads = within(text, at, 0xC0, 0xFF)
+    leads = within(text, at, 0xC0, 0xF7)
     while leads:
         bit = trailing_zeros(leads)
         leads &= leads - ONE
@@ -145,6 +148,35 @@ def _beyond_ascii(text: Any, at: int, table: Any, carried: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
+def _copy_apart(data: Any, begin: Any, end: Any, table: Any, text: Any) -> Any:
+    """Copy a text, with `APART` where a letter of a script without spaces touches another character; the bytes written."""
+    i, o = begin, 0
+    after_unit, after_space = False, True
+    while i < end:
+        far = within(data, i, 0xE0, 0xF7) if i + BLOCK <= end else ONE
+        run = trailing_zeros(far) if far else BLOCK
+        if run and not after_unit:  # no letter of these scripts has fewer than three bytes
+            copy(data, i, text, o)
+            i += run
+            o += run
+            two = 1 + int(data[i - 1] >= 0x80)
+            after_space = table[decode(data, i - two)[0]] & SPACE != 0 if i - two >= begin else False
+            continue
+        point, size = decode(data, i)
+        kind = table[point]
+        if (kind & UNIT_BIT and not after_space) or (after_unit and not kind & (UNIT_BIT | MARK_BIT | SPACE)):
+            text[o] = APART
+            o += 1
+        after_unit = bool(kind & UNIT_BIT) or (after_unit and bool(kind & MARK_BIT))
+        after_space = bool(kind & SPACE)
+        for k in range(size):
+            text[o + k] = data[i + k]
+        i += size
+        o += size
+    return o
+
+
+@numba.njit(cache=True, nogil=True)
 def _scan(text: Any, size: int, table: Any, room: Any) -> Any:
     """Words and lines of a text, and what can be counted without looking at single words.
 
@@ -154,7 +186,7 @@ def _scan(text: Any, size: int, table: Any, room: Any) -> Any:
     Args:
         text: followed by 64 zeros at least.
         room: out: where words begin and end; the words before the end of each line; by blocks of 64 bytes, the bytes
-            that go on a character, and how many those are in all blocks before.
+            that begin no character, and how many those are in all blocks before.
 
     Returns:
         words, lines (empty ones, too), characters, "#", ellipses, words with a letter, words that end a sentence.
@@ -178,7 +210,9 @@ def _scan(text: Any, size: int, table: Any, room: Any) -> Any:
             letter |= more_letter
             closer |= more_closer
             ellipses += found
-            inner[at // BLOCK] = within(text, at, 0x80, 0xBF)
+            apart = equals(text, at, APART)
+            space |= apart
+            inner[at // BLOCK] = within(text, at, 0x80, 0xBF) | apart
             going_on += ones(inner[at // BLOCK])
         valid = ~U64(0) if at + BLOCK <= size else (ONE << U64(size - at)) - ONE
         word = ~space & valid
@@ -233,7 +267,7 @@ def _hash(text: Any, start: Any, end: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _inner_until(place: Any, inner: Any, inner_before: Any) -> int:
-    """How many bytes before this one go on a character."""
+    """How many bytes before this one begin no character."""
     return inner_before[place // BLOCK] + ones(inner[place // BLOCK] & ((ONE << U64(place % BLOCK)) - ONE))
 
 
@@ -254,12 +288,7 @@ def count_texts(
     """
     for t in range(len(out)):
         row = out[t]
-        begin, size = offsets[t], offsets[t + 1] - offsets[t]
-        whole_blocks = size // BLOCK * BLOCK
-        for at in range(0, whole_blocks, BLOCK):
-            copy(data, begin + at, text, at)
-        for i in range(whole_blocks, size):
-            text[i] = data[begin + i]
+        size = _copy_apart(data, offsets[t], offsets[t + 1], table, text)
         text[size : size + 2 * BLOCK - size % BLOCK] = 0
         word_count, row_count, characters, sharps, ellipses, alphas, sentences = _scan(
             text, size, table, (starts, ends, line_words, inner, inner_before)

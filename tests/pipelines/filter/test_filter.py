@@ -237,7 +237,7 @@ def test_what_is_told_adds_up_whatever_was_killed(store: Store, given: Given) ->
     with pytest.raises(KeyboardInterrupt):
         carry_out(store, "filter", stage, {"documents": {"rows": rows}}, emit=killed)
     made = carry_out(store, "filter", stage, {"documents": {"rows": rows}})
-    count = [len(text.split()) for text in texts]
+    count = [i % 9 + 1 + 3 * (i % 5 == 0) for i in range(len(texts))]  # an address is three words
     summary = made.manifest["summary"]
     assert summary["documents"] == len(texts) == made.rows + sum(made.manifest["rejected"].values())
     assert summary["break_rule"] == {
