@@ -53,6 +53,7 @@ class Instructions(Stage):
     gives = "Conversation"
     phase = "generation"
     work = "generators.instructions.work:make"
+    version = 2
     random = True
 
     questions: list[str] = Field([], description="Jinja; what the user says. Sees the record's metadata and `text`.")

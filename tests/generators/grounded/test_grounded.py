@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators.grounded.retrieval import Passage, PassageIndex, build, passages_of, words
+from engine.text.words import words
+from generators.grounded.retrieval import Passage, PassageIndex, build, passages_of
 from generators.grounded.stage import Grounded
 from generators.grounded.work import citations
 from generators.judge.stage import Judge

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from generators.instructions.novelty import EarlierTexts, common_subsequence, rouge_l, words
+from engine.text.words import words
+from generators.instructions.novelty import EarlierTexts, common_subsequence, rouge_l
 from generators.instructions.novelty_rule import Novelty
 
 TEXT = st.lists(st.sampled_from(["the", "a", "cat", "sat", "on", "mat", "dog"]), max_size=12).map(" ".join)
