@@ -151,19 +151,17 @@ def _write(job: Job, cutter: Cutter, repeats_: Array) -> None:
         name = part_name(index, batch.column("id").to_pylist())
         low, high = np.searchsorted(numbers, [start, start + len(batch)])
         here = repeats_[low:high]
-        rows: list[dict[str, Any]] = (
-            pa.Table.from_batches([batch]).take(np.unique(here["document"]) - start).to_pylist()
-        )
-        changed = dict(zip(np.unique(here["document"]).tolist(), rows, strict=True))
+        cut_numbers, firsts = np.unique(here["document"], return_index=True)
+        table = pa.Table.from_batches([batch]).take(cut_numbers - start)
+        texts = texts_of(table.column("text"))
+        changed: dict[int, dict[str, Any]] = dict(zip(cut_numbers.tolist(), table.to_pylist(), strict=True))
         kept: dict[int, dict[str, Any]] = {}
         rejected: list[dict[str, Any]] = []
-        for document, row in changed.items():
-            data = np.frombuffer(row["text"].encode(), np.uint8)
-            text = Texts(data, np.array([0, len(data)], np.int64))
-            of_row = here[np.searchsorted(here["document"], document) : np.searchsorted(here["document"], document + 1)]
-            ((_, spans, _),) = cutter.pieces(text)
-            rest, at = bytearray(), 0
-            for number, (begin, end, first) in enumerate(_joined(of_row, spans)):
+        repeats_of = np.split(here, firsts[1:])
+        for i, ((document, row), (_, spans, _)) in enumerate(zip(changed.items(), cutter.pieces(texts), strict=True)):
+            data, at, last = texts.text(i)
+            rest = bytearray()
+            for number, (begin, end, first) in enumerate(_joined(repeats_of[i], spans)):
                 rest += data[at:begin].tobytes()
                 at = end
                 cut = data[begin:end].tobytes().decode().rstrip("\n")
@@ -173,7 +171,7 @@ def _write(job: Job, cutter: Cutter, repeats_: Array) -> None:
                 })  # fmt: skip
                 pieces += 1
                 bytes_cut += end - begin
-            rest += data[at:].tobytes()
+            rest += data[at:last].tobytes()
             cut_documents += 1
             left = rest.decode()
             if left.strip():

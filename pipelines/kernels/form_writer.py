@@ -83,7 +83,7 @@ def _put(point: Any, source: Any, entries: Any, out: Any, begin: Any, at: Any, o
 
 
 @numba.njit(cache=True, nogil=True)
-def _space(byte: Any, source: Any, out: Any, at: Any, origin: Any) -> int:
+def _put_byte(byte: Any, source: Any, out: Any, at: Any, origin: Any) -> int:
     out[at] = byte
     if len(origin):
         origin[at] = source
@@ -116,7 +116,7 @@ def word_forms(data: Any, offsets: Any, entries: Any, pool: Any, out: Any, ends:
                     beyond = within(data, i, 0x80, 0xFF)
                     run = trailing_zeros(beyond) if beyond else BLOCK
                     if last == UNIT:
-                        o = _space(0x20, i, out, o, origin)
+                        o = _put_byte(0x20, i, out, o, origin)
                     copy(data, i, out, o)
                     if len(origin):
                         for k in range(run):
@@ -125,8 +125,8 @@ def word_forms(data: Any, offsets: Any, entries: Any, pool: Any, out: Any, ends:
                     o += run
                 else:
                     if last == UNIT:
-                        o = _space(0x20, i, out, o, origin)
-                    o = _space(data[i], i, out, o, origin)
+                        o = _put_byte(0x20, i, out, o, origin)
+                    o = _put_byte(data[i], i, out, o, origin)
                     i += 1
                 last = LETTER if _is_ascii_word(data[i - 1]) else OTHER
                 continue
@@ -141,15 +141,15 @@ def word_forms(data: Any, offsets: Any, entries: Any, pool: Any, out: Any, ends:
                         o = _put(point, i, entries, out, begin, o, origin)
                 elif kind in (LETTER, UNIT):
                     if last == UNIT or (kind == UNIT and last != OTHER):
-                        o = _space(0x20, i, out, o, origin)
+                        o = _put_byte(0x20, i, out, o, origin)
                     o = _put(point, i, entries, out, begin, o, origin)
                     last = kind
                 elif last != OTHER:
-                    o = _space(0x20, i, out, o, origin)
+                    o = _put_byte(0x20, i, out, o, origin)
                     last = OTHER
             i += size
         if o > begin:
-            o = _space(0x20, end, out, o, origin)  # so that the last word ends before something that has a place
+            o = _put_byte(0x20, end, out, o, origin)  # so that the last word ends before something that has a place
         ends[t] = o
     return o
 
@@ -164,7 +164,7 @@ def whole_forms(
 
     Args:
         newlines: white space with so many line feeds or more becomes one line feed; 0: never.
-        entries, pool, out, ends, origin: as in `word_forms`.
+        entries, pool, out, ends, origin: as in `word_forms`; the first two are not looked at for ASCII.
     """
     o = 0
     for t in range(len(ends)):
@@ -188,23 +188,28 @@ def whole_forms(
                     last = OTHER
                     continue
             point, size = decode(data, i)
-            folding = np.int64(entries[point]) >> (KIND_BITS + CLASS_BITS)
+            entry = np.int64(entries[point]) if size > 1 else OTHER
+            folding = entry >> (KIND_BITS + CLASS_BITS)
             for k in range(np.int64(pool[folding]) if folding else 1):
                 if folding:
                     point = np.int64(pool[folding + 1 + k])
-                kind = np.int64(entries[point]) & KIND
-                if kind == SPACE:
+                    entry = np.int64(entries[point])
+                kind = entry & KIND
+                if kind == SPACE or point == 0x20 or 9 <= point <= 13:
                     spaces += 1
                     feeds += int(point == 10)
                     continue
                 if spaces:
                     if newlines and feeds >= newlines:
                         if o > begin:
-                            o = _space(10, i, out, o, origin)
+                            o = _put_byte(10, i, out, o, origin)
                     elif o > begin and last != UNIT and kind != UNIT:
-                        o = _space(0x20, i, out, o, origin)
+                        o = _put_byte(0x20, i, out, o, origin)
                     spaces = feeds = 0
-                o = _put(point, i, entries, out, begin, o, origin)
+                if point < 0x80:
+                    o = _put_byte(point + 0x20 if 0x41 <= point <= 0x5A else point, i, out, o, origin)
+                else:
+                    o = _put(point, i, entries, out, begin, o, origin)
                 if kind != MARK:
                     last = kind
             i += size

@@ -54,10 +54,12 @@ def word_forms(texts: Texts, origin: bool = False) -> Forms:
 
 def whole_forms(texts: Texts, newlines: int = 0, origin: bool = False) -> Forms:
     """The normal form of each text, its white space collapsed: to a line feed where it has so many of them, else to a space."""
-    room = _size(texts) + (GROWTH - 1) * _beyond_ascii(texts) + 64 + len(texts)
+    beyond = _beyond_ascii(texts)
+    room = _size(texts) + (GROWTH - 1) * beyond + 64 + len(texts)
     out, ends = np.empty(room, np.uint8), np.zeros(len(texts), np.int64)
     places = np.empty(room if origin else 0, np.int64)
-    size = _whole_forms(texts.data, texts.offsets, *form_table(), newlines, out, ends, places)
+    table = form_table() if beyond else (np.zeros(1, np.uint32), np.zeros(1, np.int32))
+    size = _whole_forms(texts.data, texts.offsets, *table, newlines, out, ends, places)
     return Forms(Texts(out[:size], np.append(0, ends)), texts, places[:size])
 
 
@@ -67,4 +69,5 @@ def _size(texts: Texts) -> int:
 
 def _beyond_ascii(texts: Texts) -> int:
     """How many bytes of the texts are no ASCII characters."""
-    return int(np.count_nonzero(texts.data[texts.offsets[0] : texts.offsets[-1]].view(np.int8) < 0))
+    data = texts.data[texts.offsets[0] : texts.offsets[-1]]
+    return int(np.count_nonzero(data >= 0x80)) if data.max(initial=0) >= 0x80 else 0
