@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from engine.text.words import tokens, words
+from engine.text.words import token_spans, tokens, words
 from pipelines.filter.heuristics import TERMINALS
 from pipelines.filter.statistics import STOP_WORDS
 from pipelines.kernels.characters import BULLETS, CLOSERS
 
 
-def top_ngram(found: list[str], n: int) -> int:
-    counts = Counter(" ".join(found[i : i + n]) for i in range(len(found) - n + 1))
-    times, length = max(((count, len(gram)) for gram, count in counts.items()), default=(0, 0))
+def top_ngram(text: str, n: int) -> int:
+    spans = token_spans(text)
+    counts, lengths = Counter[tuple[str, ...]](), dict[tuple[str, ...], int]()
+    for i in range(len(spans) - n + 1):
+        gram = tuple(text[a:b] for a, b in spans[i : i + n])
+        apart = sum(spans[k][1] < spans[k + 1][0] for k in range(i, i + n - 1))
+        counts[gram] += 1
+        lengths[gram] = max(lengths.get(gram, 0), sum(map(len, gram)) + apart)
+    times, length = max(((count, lengths[gram]) for gram, count in counts.items()), default=(0, 0))
     return times * length if times > 1 else 0
 
 
@@ -68,6 +74,6 @@ def plain(text: str) -> dict[str, float]:
         "duplicate_line_characters": again_characters / size,
         "duplicate_paragraphs": paragraphs_again / max(len(paragraphs), 1),
         "duplicate_paragraph_characters": paragraph_characters / size,
-        **{f"top_{k}gram": top_ngram(found, k) / size for k in (2, 3, 4)},
+        **{f"top_{k}gram": top_ngram(text, k) / size for k in (2, 3, 4)},
         **{f"duplicate_{k}grams": duplicate_ngrams(found, k) / size for k in range(5, 11)},
     }

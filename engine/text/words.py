@@ -8,7 +8,7 @@ its users:
     them but katakana; no dictionary means that a passage has the same words wherever it stands.
   - Punctuation never joins (rules WB6, 7, 11, 12 are left out): `don't` and `3.14` are two words each, and so is `don’t`.
 
-Symbols and emoji are no words.
+Symbols and emoji are no words. A mark that a line break has torn off a letter of such a script is put back.
 """
 
 from __future__ import annotations
@@ -28,13 +28,19 @@ MARKS = r"\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}\p{DI}"
 _ASCII_WORD, _ASCII_TOKEN = re.compile(r"[0-9a-z_]+"), re.compile(r"\S+")
 _UNIT, _LETTER = rf"[[{UNITS}]--[{MARKS}]]", rf"[[{LETTERS}]--[{UNITS}]]"
 _WORD = regex.compile(rf"{_UNIT}[{MARKS}]*+|{_LETTER}[{_LETTER}{MARKS}]*+", regex.V1)
+_SPACED_MARK = regex.compile(rf"\s[{MARKS}]", regex.V1)
+_TORN_MARKS = regex.compile(rf"{_UNIT}[{MARKS}]*+(?:\s++[{MARKS}]++)++", regex.V1)
 _TOKEN = regex.compile(rf"{_UNIT}[{MARKS}]*+|[^\s\x1c-\x1f{_UNIT}]++", regex.V1)
 
 
 def words(text: str) -> list[str]:
     """The words of a text, in their normal form."""
     form = normal_form(text)
-    return cast(Any, _ASCII_WORD if form.isascii() else _WORD).findall(form)
+    if form.isascii():
+        return _ASCII_WORD.findall(form)
+    if _SPACED_MARK.search(form):
+        form = normal_form(_TORN_MARKS.sub(lambda torn: "".join(torn[0].split()), form))
+    return cast(Any, _WORD).findall(form)
 
 
 def tokens(text: str) -> list[str]:

@@ -47,8 +47,8 @@ COLUMNS = (
     "duplicate_line_characters",  # characters of those, as a share of all
     "duplicate_paragraphs",
     "duplicate_paragraph_characters",
-    # The most frequent n-gram of tokens that occurs twice or more (of several the longest): its length, single spaces
-    # between its tokens, times how often it occurs, as a share of all characters.
+    # The most frequent n-gram of tokens that occurs twice or more (of several the longest): its length, a space where
+    # white space stands between its tokens, times how often it occurs, as a share of all characters.
     *(f"top_{n}gram" for n in TOP_NGRAMS),
     # Going from left to right, an n-gram that was met before counts with the letters of its tokens and is stepped over.
     *(f"duplicate_{n}grams" for n in DUPLICATE_NGRAMS),
@@ -86,14 +86,15 @@ def measure(column: pa.Array | pa.ChunkedArray, substrings: bool = False) -> pa.
 def _room(longest: int) -> tuple[Array, ...]:
     """What `count_texts` needs for texts of up to so many bytes: the text (and up to two blocks of 64 bytes after it); where
     words begin and end, the words before the end of each line; by blocks, the bytes that go on a character and those before;
-    hashes and lengths of words, lines and paragraphs; n-grams; a table of hashes, a power of two, at most half full."""
+    hashes and lengths of words, lines and paragraphs, for words the space before them, too; n-grams; a table of hashes, a power of two, at most half full."""
     half, blocks = longest // 2 + 2, longest // 64 + 2
     table = 1 << max(2 * half - 1, 15).bit_length()
     return (
         np.empty(longest + 128, np.uint8),
         np.empty(half, np.int32), np.empty(half, np.int32), np.empty(longest + 2, np.int32),
         np.empty(blocks, np.uint64), np.empty(blocks, np.int32),
-        *(np.empty(half, kind) for _ in range(3) for kind in (np.uint64, np.int32)),
+        np.empty(half, np.uint64), np.empty(half, np.int32), np.empty(half, np.int32),
+        *(np.empty(half, kind) for _ in range(2) for kind in (np.uint64, np.int32)),
         np.empty(half, np.int32), np.empty(half, np.uint64), np.empty(half, np.int32),
         np.empty(half, np.int32), np.empty(half, np.int32),
         np.empty(table, np.uint64),

@@ -110,13 +110,18 @@ def word_forms(data: Any, offsets: Any, entries: Any, pool: Any, out: Any, ends:
         begin = o
         i, end = offsets[t], offsets[t + 1]
         last = OTHER  # what the form ends with: a word (LETTER), a unit, or what separates words
+        torn, unit_end = False, o  # after a unit and white space: a line break may have torn a mark off the unit
         while i < end:
             if data[i] < 0x80:
                 if i + BLOCK <= end:
                     beyond = within(data, i, 0x80, 0xFF)
                     run = trailing_zeros(beyond) if beyond else BLOCK
                     if last == UNIT:
+                        torn, unit_end = True, o
                         o = _put_byte(0x20, i, out, o, origin)
+                    if torn:
+                        text = ~(within(data, i, 9, 13) | equals(data, i, 0x20))
+                        torn = (trailing_zeros(text) if text else BLOCK) >= run
                     copy(data, i, out, o)
                     if len(origin):
                         for k in range(run):
@@ -125,7 +130,9 @@ def word_forms(data: Any, offsets: Any, entries: Any, pool: Any, out: Any, ends:
                     o += run
                 else:
                     if last == UNIT:
+                        torn, unit_end = True, o
                         o = _put_byte(0x20, i, out, o, origin)
+                    torn = torn and (data[i] == 0x20 or 9 <= data[i] <= 13)
                     o = _put_byte(data[i], i, out, o, origin)
                     i += 1
                 last = LETTER if _is_ascii_word(data[i - 1]) else OTHER
@@ -137,15 +144,22 @@ def word_forms(data: Any, offsets: Any, entries: Any, pool: Any, out: Any, ends:
                     point = np.int64(pool[folding + 1 + k])
                 kind = np.int64(entries[point]) & KIND
                 if kind == MARK:
+                    if torn:
+                        o, last, torn = unit_end, UNIT, False
                     if last != OTHER:
                         o = _put(point, i, entries, out, begin, o, origin)
                 elif kind in (LETTER, UNIT):
+                    torn = False
                     if last == UNIT or (kind == UNIT and last != OTHER):
                         o = _put_byte(0x20, i, out, o, origin)
                     o = _put(point, i, entries, out, begin, o, origin)
                     last = kind
-                elif last != OTHER:
-                    o = _put_byte(0x20, i, out, o, origin)
+                else:
+                    if last == UNIT:
+                        torn, unit_end = True, o
+                    torn = torn and kind == SPACE
+                    if last != OTHER:
+                        o = _put_byte(0x20, i, out, o, origin)
                     last = OTHER
             i += size
         if o > begin:

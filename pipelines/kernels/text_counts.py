@@ -59,20 +59,22 @@ def _clear(count: int, table: Any) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _repetition(words: Any, lengths: Any, count: int, characters: int, table: Any, room: Any, row: Any) -> None:
+def _repetition(
+    words: Any, lengths: Any, gaps: Any, count: int, characters: int, table: Any, room: Any, row: Any
+) -> None:
     """Fill the n-gram columns of a row.
 
     An n-gram that occurs twice holds two (n-1)-grams that do, so with every n only places where both do are looked at:
     in ordinary text next to nothing is left after a few words.
     """
-    # Where an n-gram that may occur twice begins, its hash, the characters of its words, its place in the table, how
-    # often it occurs.
+    # Where an n-gram that may occur twice begins, its hash, its characters (up to four words with the spaces between), its
+    # place in the table, how often it occurs.
     places, grams, width, slots, times = room
     left = max(count - 1, 0)
     for i in range(left):
         places[i] = i
         grams[i] = mix(words[i] * MULTIPLIER + words[i + 1])
-        width[i] = lengths[i] + lengths[i + 1]
+        width[i] = lengths[i] + gaps[i + 1] + lengths[i + 1]
     for column, n in enumerate(range(2, 11)):
         if n > 2:
             kept = 0
@@ -82,11 +84,14 @@ def _repetition(words: Any, lengths: Any, count: int, characters: int, table: An
                 both = (places[i + 1] == p + 1) & (times[i] > 1) & (times[i + 1] > 1)
                 places[kept] = p
                 grams[kept] = mix(grams[i] * MULTIPLIER + words[after])
-                width[kept] = width[i] + lengths[after]
+                width[kept] = width[i] + lengths[after] + (gaps[after] if n <= 4 else 0)
                 kept += int(both)
             left = kept
         if left < 2:
             break
+        if n == 5:
+            for i in range(left):
+                width[i] -= gaps[places[i] + 1] + gaps[places[i] + 2] + gaps[places[i] + 3]
         mask = _clear(left, table)
         for i in range(left):
             slots[i] = _insert(table, mask, grams[i])
@@ -97,7 +102,7 @@ def _repetition(words: Any, lengths: Any, count: int, characters: int, table: An
             for i in range(left):
                 if times[i] >= max(best, 2) and (times[i] > best or width[i] > longest):
                     best, longest = times[i], width[i]
-            row[column] = best * (longest + n - 1) / characters if best else 0.0
+            row[column] = best * longest / characters if best else 0.0
         else:
             repeated = 0
             free = -1  # the place from which on we look again
@@ -275,7 +280,7 @@ def _inner_until(place: Any, inner: Any, inner_before: Any) -> int:
 def count_texts(
     data: Any, offsets: Any, table: Any, stops: Any,
     text: Any, starts: Any, ends: Any, line_words: Any, inner: Any, inner_before: Any,
-    words: Any, word_lengths: Any, lines: Any, line_lengths: Any, blocks: Any, block_lengths: Any,
+    words: Any, word_lengths: Any, gaps: Any, lines: Any, line_lengths: Any, blocks: Any, block_lengths: Any,
     places: Any, grams: Any, width: Any, slots: Any, times: Any, hashes: Any,
     out: Any,
 ) -> None:  # fmt: skip
@@ -305,6 +310,7 @@ def count_texts(
         for i in range(word_count):
             letters += word_lengths[i]
             words[i] = _hash(text, starts[i], ends[i])
+            gaps[i] = int(text[max(starts[i] - 1, 0)] != APART)
         stop_count = 0
         for stop in stops:
             met_stop = 0
@@ -365,4 +371,6 @@ def count_texts(
         row[14], row[15] = met / m, repeated / whole
         met, repeated = _duplicates(blocks, block_lengths, block_count, hashes)
         row[16], row[17] = met / max(block_count, 1), repeated / whole
-        _repetition(words, word_lengths, word_count, whole, hashes, (places, grams, width, slots, times), row[18:])
+        _repetition(
+            words, word_lengths, gaps, word_count, whole, hashes, (places, grams, width, slots, times), row[18:]
+        )

@@ -43,6 +43,21 @@ def test_what_is_known_is_found_and_nothing_else(known: list[str], text: str, li
     assert (index.like(text) is not None) == bool(alike)
 
 
+def test_texts_are_new_as_people_read_them() -> None:
+    index = EarlierTexts(Novelty())
+    for text in ("请说明为什么夏天的午后玻璃杯外面会出现水珠", "Décrivez la forêt près du théâtre", "🙂"):
+        index.add(text, text)
+    copies = (
+        "请说明为什么夏天的午后，\n玻璃杯外面会出现水珠？",
+        "De\u0301CRIVEZ la fore\u0302t près du thé\u00adâtre",
+        "🙂\ufe0f",
+    )
+    assert [(found or ("",))[0] for found in map(index.like, copies)] == ["exact"] * 3
+    near = index.like("请说明为什么冬天的午后玻璃杯外面会出现水珠")
+    assert near is not None and near[0] == "rouge_l" and near[2] == 20 / 21
+    assert index.like("请写一首关于大海的诗") is None and index.like("🙃") is None
+
+
 @for_all(st.lists(TEXT, min_size=1, max_size=12), TEXT)
 def test_ngrams_in_common(known: list[str], text: str) -> None:
     def grams(said: str) -> set[str]:
