@@ -24,12 +24,15 @@ from engine.text.normal_form import normal_form
 LETTERS = r"\p{WB=ALetter}\p{WB=Hebrew_Letter}\p{WB=Numeric}\p{WB=ExtendNumLet}"
 UNITS = r"\p{Ideographic}\p{Script=Han}\p{Script=Hiragana}\p{WB=Katakana}\p{LB=SA}"
 MARKS = r"\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}\p{DI}"
+# A Thai word has some four characters, marks included, where a Chinese one has less than two.
+LETTERS_A_WORD = 3
 
 _ASCII_WORD, _ASCII_TOKEN = re.compile(r"[0-9a-z_]+"), re.compile(r"\S+")
 _UNIT, _LETTER = rf"[[{UNITS}]--[{MARKS}]]", rf"[[{LETTERS}]--[{UNITS}]]"
 _WORD = regex.compile(rf"{_UNIT}[{MARKS}]*+|{_LETTER}[{_LETTER}{MARKS}]*+", regex.V1)
 _SPACED_MARK = regex.compile(rf"\s[{MARKS}]", regex.V1)
 _TORN_MARKS = regex.compile(rf"{_UNIT}[{MARKS}]*+(?:\s++[{MARKS}]++)++", regex.V1)
+_SYLLABIC = regex.compile(r"\p{LB=SA}")
 _TOKEN = regex.compile(rf"{_UNIT}[{MARKS}]*+|[^\s\x1c-\x1f{_UNIT}]++", regex.V1)
 
 
@@ -41,6 +44,11 @@ def words(text: str) -> list[str]:
     if _SPACED_MARK.search(form):
         form = normal_form(_TORN_MARKS.sub(lambda torn: "".join(torn[0].split()), form))
     return cast(Any, _WORD).findall(form)
+
+
+def weight(found: list[str]) -> float:
+    """How many words of a language with spaces these words amount to: of Thai, Lao, Khmer and Burmese three letters are one."""
+    return sum(1 / LETTERS_A_WORD if _SYLLABIC.match(word) else 1.0 for word in found)
 
 
 def tokens(text: str) -> list[str]:

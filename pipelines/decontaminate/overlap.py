@@ -1,7 +1,7 @@
 """What evaluation rows and training rows have in common: passages word for word, and texts that are nearly the same.
 
-A passage is `ngram` words in a row (see `engine.text.words`); an evaluation row of fewer words is one passage, the
-whole of it. Evaluation sets are small beside training data, so all their passages are held in memory and training text
+A passage is `ngram` words in a row, or as many letters of a script without spaces as weigh the same (see `engine.text.words`);
+an evaluation row of fewer words is one passage, the whole of it. Evaluation sets are small beside training data, so all their passages are held in memory and training text
 streams past them: every place is looked up by a rolling hash of 64 bits, and what is found is compared word for word.
 Nearly the same is a Jaccard similarity of the sets of word 5-grams, which MinHash would estimate; with every shingle of the
 evaluation rows in an index there is no need to estimate it.
@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import pyarrow as pa
 
-from engine.text.words import words
+from engine.text.words import weight, words
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.columns import Array, Texts, texts_of
 from pipelines.texts.forms import word_forms
@@ -60,9 +61,9 @@ class Passages:
             self.ids.append(identity)
             self.texts.append(text)
         words_of = [words(text) for text in self.texts]
-        self.too_short = sum(len(w) < min_words for w in words_of)
-        looked_for = [(row, w) for row, w in enumerate(words_of) if len(w) >= min_words]
-        self.exact = NgramIndex.make([(row, min(ngram, len(w))) for row, w in looked_for], self.texts)
+        looked_for = [(row, w) for row, w in enumerate(words_of) if weight(w) >= min_words]
+        self.too_short = len(words_of) - len(looked_for)
+        self.exact = NgramIndex.make([(row, _width(w, ngram)) for row, w in looked_for], self.texts)
         shingled = [(row, min(SHINGLE, len(w))) for row, w in looked_for] if near is not None else []
         self.shingles = NgramIndex.make(shingled, self.texts)
         self.shingle_counts = {row: len({tuple(w[i : i + SHINGLE]) for i in range(max(len(w) - SHINGLE + 1, 1))})
@@ -167,6 +168,11 @@ class NgramIndex:
         for text, start, width, entry in out[:count].tolist():
             places.setdefault(text, []).append((start, width, entry))
         return places
+
+
+def _width(found: list[str], ngram: int) -> int:
+    """How many of a row's words make a passage that weighs as much as `ngram` words of a language with spaces."""
+    return min(len(found), ceil(ngram * len(found) / weight(found) - 1e-9))
 
 
 def _room(texts: Texts) -> tuple[Array, ...]:
