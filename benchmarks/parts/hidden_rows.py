@@ -188,7 +188,7 @@ def _touched(store: Store, cells: list[tuple[str, int]], clean: dict[str, str]) 
         before, after = FRAMES[language]
         training[f"hidden {kind} {i}"] = before + hide(ROWS[language][i]) + after
     inputs = {"documents": {"t": _documents(store, training)}, "against": {"e": artifact(store, "Prompt", exam)}}
-    rejected = carry_out(store, "decontaminate", Decontaminate(), inputs).rejected()
+    rejected = carry_out(store, "decontaminate", Decontaminate.model_validate({}), inputs).rejected()
     return {row["id"]: row["touched"] for row in rejected.to_pylist()} if rejected is not None else {}
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from engine.errors import UserError
+from engine.stage.preflight import Preflight
 from engine.stage.stage import NotIdentity, Port, Stage, port
 
 
@@ -77,6 +79,18 @@ class Dedup(Stage):
         if self.save_index and self.method != "minhash":
             raise ValueError(f"`save_index` needs `method: minhash`, found {self.method}.")
         return self
+
+    def check(self, known: Preflight) -> None:
+        if self.method != "minhash" and known.inputs.get("index"):
+            raise UserError(f"the input `index` is for `method: minhash`, found {self.method}.")
+        if self.method == "semantic" and self.model is None and not known.inputs.get("model"):
+            raise UserError("`method: semantic` needs a model for embeddings: the `model` input, or `model: FOLDER`.")
+        if self.quality is not None:
+            from pipelines.texts.columns import numbers
+
+            for documents in known.inputs.get("documents", []):
+                if documents.rows is not None:
+                    numbers(documents.rows, self.quality, "quality")
 
     def sources(self, base: str) -> dict[str, str]:
         if self.model is None:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from engine.errors import UserError, nearest
+from engine.stage.preflight import Preflight
 from engine.stage.stage import Port, Stage, port
 from pipelines.filter.heuristics import SETS, Rule
 from pipelines.filter.language_codes import LANGUAGES
@@ -101,6 +102,27 @@ class Filter(Stage):
         except UserError as error:
             raise ValueError(str(error)) from None  # so that the recipe's error names its line
         return self
+
+    def check(self, known: Preflight) -> None:
+        self.check_examples("good" in known.inputs, "bad" in known.inputs)
+        if self.keep:
+            from pipelines.filter.own_rules import bind
+
+            for documents in known.inputs.get("documents", []):
+                bind(self, documents.rows)
+
+    def check_examples(self, good: bool, bad: bool) -> None:
+        """Whether the inputs that a classifier learns from are both there, or none where none is asked for.
+
+        Raises:
+            UserError: one is missing.
+        """
+        if self.min_quality is not None and not good and not bad:
+            raise UserError("`min_quality` needs the inputs `good` and `bad`: two sets of example documents.")
+        if good != bad:
+            raise UserError(
+                f"a quality classifier learns from both `good` and `bad`; `{'bad' if good else 'good'}` is missing."
+            )
 
     def compile(self) -> list[Rule]:
         """The rules over statistics, in order.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from engine.errors import UserError
-from engine.expression import column
 from engine.stage.job import Job
 from engine.store.schema import row_id
 from pipelines.filter.heuristics import LINE_SETS, Rule, clean_lines
 from pipelines.filter.language import identify
+from pipelines.filter.own_rules import apply
 from pipelines.filter.pii import find, mask, may_hold
 from pipelines.filter.quality import Classifier, train
 from pipelines.filter.stage import Filter
@@ -47,14 +46,9 @@ def sift(stage: Filter, job: Job) -> None:
 
 def _classifier(stage: Filter, job: Job) -> Classifier | None:
     good, bad = job.all("good"), job.all("bad")
-    if not good and not bad:
-        if stage.min_quality is not None:
-            raise UserError("`min_quality` needs the inputs `good` and `bad`: two sets of example documents.")
+    stage.check_examples(bool(good), bool(bad))
+    if not good:
         return None
-    if not good or not bad:
-        raise UserError(
-            f"a quality classifier learns from both `good` and `bad`; `{'bad' if good else 'good'}` is missing."
-        )
     one, other = ((b.column("text") for a in side for b in a.batches(columns=["text"])) for side in (good, bad))
     made = train(one, other)
     (job.output / "classifier.parquet").write_bytes(made.encode())
@@ -86,7 +80,7 @@ def _sift_table(
         extra = [name for name in measured.column_names if name not in frame.columns]
         frame = frame.hstack(cast(pl.DataFrame, pl.from_arrow(measured.select(extra))))
         for name, expression in stage.keep.items():
-            passes, values = _own_rule(name, expression, frame)
+            passes, values = apply(name, expression, frame)
             removals.apply(name, passes, values)
     if stage.pii:
         table = _without_pii(stage, table, removals, tally)
@@ -148,17 +142,6 @@ def _without_pii(stage: Filter, table: pa.Table, removals: Removals, tally: Tall
             continue
         texts[index] = mask(texts[index], [span for span in spans if stage.pii[span.kind] == "mask"])
     return _edited(table, texts)
-
-
-def _own_rule(name: str, expression: str, frame: pl.DataFrame) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    where = f"`keep.{name}`"
-    verdict = column(expression, frame, where)
-    if verdict.dtype != pl.Boolean:
-        raise UserError(f"{where}: `{expression}` gives {verdict.dtype}, expected true or false.")
-    if len(verdict) != len(frame):
-        raise UserError(f"{where}: `{expression}` gives {len(verdict)} values for {len(frame)} rows.")
-    values = np.array(["null" if v is None else expression for v in verdict], dtype=object)
-    return verdict.fill_null(False).to_numpy(), values
 
 
 def _bounds(rules: list[Rule], stage: Filter) -> dict[str, tuple[float, float]]:

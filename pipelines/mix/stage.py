@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from engine.errors import UserError, nearest
+from engine.stage.preflight import Preflight
 from engine.stage.stage import Port, Stage, port
 
 
@@ -46,6 +47,17 @@ class Mix(Stage):
         "before it, falling. Rows without one come last; equal ones are shuffled.",
     )
     shuffle: bool = Field(True, description="Else: source after source, each in its order, epoch after epoch.")
+
+    def check(self, known: Preflight) -> None:
+        sources = known.inputs.get("documents", [])
+        if sources:
+            self.shares({source.name: 1 for source in sources})
+        if self.curriculum is not None and (field := self.curriculum.removeprefix("-")) != "length":
+            from pipelines.texts.columns import numbers
+
+            for source in sources:
+                if source.rows is not None:
+                    numbers(source.rows, field, "curriculum")
 
     def shares(self, totals: dict[str, int]) -> dict[str, float]:
         """How much to take of each source, in units.

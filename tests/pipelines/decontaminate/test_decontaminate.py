@@ -166,12 +166,16 @@ def test_contamination_tells_what_touches_and_removes_nothing(build: Build, give
     answered = given("Conversation", [{"id": "talk", "parents": [], "messages": [
         {"role": "user", "content": questions[2]}, {"role": "assistant", "content": "Nobody knows."}]}])  # fmt: skip
     asked = build("contamination", {"training": {"text": documents}, "against": answered})
-    known = [("q0", questions[0], "Nobody"), ("q2", questions[2], "Ada"), ("same", questions[2], "Three")]
+    known = [
+        ("q0", questions[0], "Ｎｏ\u00adＢody\n knows"),
+        ("q2", questions[2], "Ada"),
+        ("same", questions[2], "Three"),
+    ]
     with_answers = given("Prompt", [
         {"id": i, "parents": [], "prompt": [{"role": "user", "content": q}], "reference": answer} for i, q, answer in known
     ])  # fmt: skip
     told = build("contamination", {"training": training, "against": with_answers}).manifest["summary"]
-    # "nobody" stands in document a; "Ada" nowhere; "Three" is in its own question, which tells nothing
+    # "nobody knows" stands in document a; "Ada" nowhere; "Three" is in its own question, which tells nothing
     assert told["evaluation_rows_answered"] == 1
     assert told["headline"].endswith("text touches 3. Their known answer stands beside 1 of them.")
     assert asked.to_table()["value"].to_pylist() == [1]  # the question is there, followed by something else
