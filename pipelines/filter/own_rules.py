@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from engine.errors import UserError
 from engine.expression import column
-from pipelines.filter.stage import Filter
 from pipelines.filter.statistics import COUNTS, STATISTICS
 
 
@@ -30,13 +29,16 @@ def apply(name: str, expression: str, frame: pl.DataFrame) -> tuple[np.ndarray[A
     return verdict.fill_null(False).to_numpy(), values
 
 
-def bind(stage: Filter, documents: pa.Table | None) -> None:
+def bind(rules: dict[str, str], documents: pa.Table | None, languages: bool, quality: bool) -> None:
     """Try every rule on no rows at all of these documents; on documents that are not there yet, whether it parses.
+
+    Args:
+        languages, quality: whether the stage gives its rows the columns that tell these.
 
     Raises:
         UserError: as `apply`.
     """
-    for name, expression in stage.keep.items():
+    for name, expression in rules.items():
         if documents is None:
             try:
                 pl.sql_expr(expression)
@@ -47,7 +49,7 @@ def bind(stage: Filter, documents: pa.Table | None) -> None:
             continue
         frame = cast(pl.DataFrame, pl.from_arrow(documents.slice(0, 0)))
         more = {statistic: pl.Int64 if statistic in COUNTS else pl.Float64 for statistic in STATISTICS}
-        more |= {"language": pl.String, "language_score": pl.Float64} if stage.languages else {}
-        more |= {"quality": pl.Float64} if stage.min_quality is not None else {}
+        more |= {"language": pl.String, "language_score": pl.Float64} if languages else {}
+        more |= {"quality": pl.Float64} if quality else {}
         frame = frame.with_columns(pl.lit(None, kind).alias(n) for n, kind in more.items() if n not in frame.columns)
         apply(name, expression, frame)

@@ -109,7 +109,7 @@ class Filter(Stage):
             from pipelines.filter.own_rules import bind
 
             for documents in known.inputs.get("documents", []):
-                bind(self, documents.rows)
+                bind(self.keep, documents.rows, bool(self.languages), "good" in known.inputs)
 
     def check_examples(self, good: bool, bad: bool) -> None:
         """Whether the inputs that a classifier learns from are both there, or none where none is asked for.
