@@ -65,4 +65,6 @@ def fault(text: str, asked: str = "") -> tuple[str, str] | None:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+    from engine.text.words import words  # its tables take a while to load, and recipes import this file
+
+    return words(text)
