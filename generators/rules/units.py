@@ -28,7 +28,13 @@ _NAMES = {
 }  # fmt: skip
 _SYMBOLS = {*_NAMES.values()}
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
-_SCALES = re.compile(r"hundred|thousand|million|billion|trillion|dozen|pi\b", re.IGNORECASE)
+# Words after a number that make another one of it.
+_FACTORS = re.compile(
+    r"\b(?:hundred|thousand|million|billion|trillion|dozen|pi|factorial|squared|cubed|half|halves|quarters?"
+    r"|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|millionth)s?|more|less|than|times|over|plus|minus"
+    r"|e|i|alpha|beta|gamma|delta|theta|lambda|sigma|omega|sinh?|cosh?|tanh?|log)\b",
+    re.IGNORECASE,
+)
 
 _TEXT = r"\\(?:text|mathrm|mbox|textrm|operatorname)\{(?:[^{}]|\{-?\d\})*\}"
 _SET = re.compile(rf"(?P<amount>.+?)\s*(?P<unit>{_TEXT}(?:\s*(?:/|\\cdot|\^\s?\{{?-?\d\}}?|{_TEXT}))*)", re.DOTALL)
@@ -58,10 +64,10 @@ def split(text: str, letters: bool = False) -> tuple[str, str]:
             return f"{match['amount']}%", ""
         if not name:
             return match["amount"], ""
-        number = numbers.exact(match["amount"]) is not None and not _SCALES.search(name)
+        number = numbers.exact(match["amount"]) is not None and not _FACTORS.search(name)
         return (match["amount"], normal(name)) if number or _known(name) else (text, "")
     match = _BARE.fullmatch(text)
-    if not match or not numbers.exact(match["amount"]) or _SCALES.search(match["unit"]):
+    if not match or not numbers.exact(match["amount"]) or _FACTORS.search(match["unit"]):
         return text, ""
     first = re.match(r"[A-Za-z]+", match["unit"])
     length = len(first.group()) if first else 0
@@ -69,9 +75,7 @@ def split(text: str, letters: bool = False) -> tuple[str, str]:
         return match["amount"], normal(match["unit"])
     # A word is no product of its letters.
     words = re.fullmatch(r"[A-Za-z]{4,}(?: [A-Za-z]+)*", match["unit"])
-    if not words or not match["space"] or re.search(r"\b(?:percent|times|over|plus|minus)\b", match["unit"]):
-        return text, ""
-    return match["amount"], normal(match["unit"])
+    return (match["amount"], normal(match["unit"])) if words and match["space"] else (text, "")
 
 
 def normal(name: str) -> str:

@@ -143,7 +143,8 @@ def test_expressions_are_equal_if_they_were_built_equal(pair: Any) -> None:
         (r"\$5.00", "5 dollars", True), (r"\$5", "€5", False), (r"\$5", r"5\text{ cm}", False), ("5 dollars", "5 cents", False),
         (r"45\degree", "45 degrees", True), (r"25^\circ\text{C}", r"25^\circ\text{F}", False), ("7 apples", "7 oranges", False),
         (r"2\sqrt3\text{ cm}", r"2\sqrt{3}", True), (r"2\sqrt3\text{ cm}", r"2\sqrt3\text{ m}", False), ("25 per cent", "0.25", True),
-        (r"x\text{ is even}", "x", False),
+        (r"x\text{ is even}", "x", False), ("2 theta", "2", False), ("5 squared", "5", False), ("3 quarters", "3", False),
+        ("5 less than x", "5", False), (r"5\text{ factorial}", "5", False), ("3 months", "3", True), ("2 pi", "2", False), (r"2\mathrm{e}", "2", False),
     ],
 )  # fmt: skip
 def test_verdicts_a_teacher_would_give(answer: str, reference: str, verdict: bool) -> None:
