@@ -81,6 +81,7 @@ def test_bringing_data(tmp_path: Path) -> None:
 
 def test_curating_text(tmp_path: Path) -> None:
     page = "docs/curation.md"
+    exec(blocks(page, "python")[0], {})
     (tmp_path / "corpus.yaml").write_text(blocks(page, "yaml")[0])
     told: dict[str, str] = {}
     for command in commands(page):

@@ -7,7 +7,6 @@ or run over the same documents opens it instead of building it.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from engine.errors import UserError
 from engine.stage.job import Job
 from engine.store.digest import digest_json
+from engine.text.words import token_spans, words
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,9 @@ class PassageIndex:
         return [(self.passages[i], float(scores[i])) for i in best.tolist() if scores[i] > 0]
 
 
-def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
 def passages_of(document: str, text: str, size: int, overlap: int) -> list[Passage]:
-    """A document in passages of `size` words, each beginning with the last `overlap` words of the one before."""
-    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    """A document in passages of `size` tokens, each beginning with the last `overlap` tokens of the one before."""
+    spans = token_spans(text)
     found, start = list[Passage](), 0
     while start < len(spans):
         end = min(start + size, len(spans))
@@ -76,7 +72,7 @@ def open_index(job: Job, port: str, size: int, overlap: int) -> PassageIndex:
     Raises:
         UserError: there is no text.
     """
-    made_of = ["bm25", [artifact.digest for artifact in job.all(port)], size, overlap]
+    made_of = ["bm25 over words of UAX #29", [artifact.digest for artifact in job.all(port)], size, overlap]
     folder = job.store.scratch(f"index-{digest_json(made_of)[:16]}") / "index"
     if not folder.exists():
         job.say(f"indexing {job.rows(port):,} documents")

@@ -36,6 +36,7 @@ class Grounded(Stage):
     gives = "Candidate"
     phase = "generation"
     work = "generators.grounded.work:answer"
+    version = 2
     random = True
     template_variables = {
         "answer": {
@@ -45,7 +46,9 @@ class Grounded(Stage):
     }
 
     k: int = Field(4, ge=1, description="Passages shown with a question.")
-    words: int = Field(150, ge=1, description="Words of a passage.")
+    words: int = Field(
+        150, ge=1, description="Words of a passage, by white space; of a script without spaces, letters."
+    )
     overlap: int = Field(30, ge=0, description="Words that a passage has in common with the one before.")
     n: int = Field(1, ge=1, description="Answers a question.")
     temperature: float = Field(0.0, ge=0, le=10, description="0 is greedy.")

@@ -1,24 +1,21 @@
 """Is a text new, next to all that is there? Exact, not sampled: every earlier text that could be too like it is compared.
 
+Words are those of `engine.text.words`.
+
 ROUGE-L  F1 of the longest common subsequence of words (Lin, 2004); Self-Instruct keeps what stays below 0.7
 Jaccard  of the sets of word n-grams
 """
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import Counter
 
 import numpy as np
 
+from engine.text.normal_form import normal_form
+from engine.text.words import words
 from generators.instructions.novelty_rule import Novelty
-
-WORD = re.compile(r"\w+")
-
-
-def words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
 
 
 def rouge_l(a: list[str], b: list[str]) -> float:
@@ -36,6 +33,11 @@ def common_subsequence(a: list[str], b: list[str]) -> int:
         matches = row & places.get(word, 0)
         row = (row + matches | row - matches) & full
     return len(a) - row.bit_count()
+
+
+def _said(text: str) -> list[str]:
+    """The words of a text; one without any (an emoji, a formula of symbols) is a word by itself."""
+    return words(text) or [normal_form(text)]
 
 
 class EarlierTexts:
@@ -56,7 +58,7 @@ class EarlierTexts:
 
     def add(self, text: str, name: str) -> None:
         """Add a text; `name` is what a refusal calls it."""
-        said, number = words(text), len(self._texts)
+        said, number = _said(text), len(self._texts)
         self._texts.append(said)
         self._names.append(name)
         self._exact.setdefault(tuple(said), number)
@@ -73,7 +75,7 @@ class EarlierTexts:
 
     def like(self, text: str) -> tuple[str, str, float] | None:
         """What a text is too like: the rule it breaks, the name of the earlier text, and how like they are."""
-        said = words(text)
+        said = _said(text)
         if (same := self._exact.get(tuple(said))) is not None:
             return "exact", self._names[same], 1.0
         if self.rule.rouge_l is not None and (found := self._by_rouge(said, self.rule.rouge_l)):

@@ -1,7 +1,7 @@
 """What evaluation rows and training rows have in common: passages word for word, and texts that are nearly the same.
 
-A passage is `ngram` words in a row (words as in `pipelines.texts.shingles`); an evaluation row of fewer words is one passage, the
-whole of it. Evaluation sets are small beside training data, so all their passages are held in memory and training text
+A passage is `ngram` words in a row, or as many letters of a script without spaces as weigh the same (see `engine.text.words`);
+an evaluation row of fewer words is one passage, the whole of it. Evaluation sets are small beside training data, so all their passages are held in memory and training text
 streams past them: every place is looked up by a rolling hash of 64 bits, and what is found is compared word for word.
 Nearly the same is a Jaccard similarity of the sets of word 5-grams, which MinHash would estimate; with every shingle of the
 evaluation rows in an index there is no need to estimate it.
@@ -12,12 +12,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import pyarrow as pa
 
+from engine.text.words import weight, words
 from pipelines.kernels.compiled import kernel
-from pipelines.texts.shingles import Array, Texts, jaccard, make_room, texts_of, words
+from pipelines.texts.columns import Array, Texts, texts_of
+from pipelines.texts.forms import word_forms
+from pipelines.texts.shingles import jaccard, make_room
 
 _passages = kernel("pipelines.kernels.passage_index", "passages")
 _fill = kernel("pipelines.kernels.passage_index", "fill")
@@ -57,9 +61,9 @@ class Passages:
             self.ids.append(identity)
             self.texts.append(text)
         words_of = [words(text) for text in self.texts]
-        self.too_short = sum(len(w) < min_words for w in words_of)
-        looked_for = [(row, w) for row, w in enumerate(words_of) if len(w) >= min_words]
-        self.exact = NgramIndex.make([(row, min(ngram, len(w))) for row, w in looked_for], self.texts)
+        looked_for = [(row, w) for row, w in enumerate(words_of) if weight(w) >= min_words]
+        self.too_short = len(words_of) - len(looked_for)
+        self.exact = NgramIndex.make([(row, _width(w, ngram)) for row, w in looked_for], self.texts)
         shingled = [(row, min(SHINGLE, len(w))) for row, w in looked_for] if near is not None else []
         self.shingles = NgramIndex.make(shingled, self.texts)
         self.shingle_counts = {row: len({tuple(w[i : i + SHINGLE]) for i in range(max(len(w) - SHINGLE + 1, 1))})
@@ -70,7 +74,7 @@ class Passages:
 
     def touches(self, texts: list[str]) -> list[list[Touch]]:
         """For each text the evaluation rows it touches: those it shares a passage with, then those it is nearly the same as."""
-        column = texts_of(pa.array(texts, pa.large_string()))
+        column = word_forms(texts_of(pa.array(texts, pa.large_string()))).texts
         touches: list[list[Touch]] = [[] for _ in texts]
         known = np.zeros(len(self.ids), bool)
         for t, places in self.exact.look_up(column).items():
@@ -127,7 +131,7 @@ class NgramIndex:
     @staticmethod
     def make(chosen: list[tuple[int, int]], texts: list[str]) -> NgramIndex:
         """Index all passages of the chosen (row, width)."""
-        column = texts_of(pa.array([texts[row] for row, _ in chosen], pa.large_string()))
+        column = word_forms(texts_of(pa.array([texts[row] for row, _ in chosen], pa.large_string()))).texts
         width = np.array([w for _, w in chosen], np.int64)
         room = int(column.offsets[-1] - column.offsets[0]) + 1
         hashes, owner, place = np.empty(room, np.uint64), np.empty(room, np.int64), np.empty(room, np.int64)
@@ -148,7 +152,7 @@ class NgramIndex:
         return self.rows[low:high], self.places[low:high]
 
     def look_up(self, texts: Texts) -> dict[int, list[tuple[int, int, int]]]:
-        """Text -> (first word, width, entry) of every passage in it that is indexed."""
+        """Text (of word forms) -> (first word, width, entry) of every passage in it that is indexed."""
         if not len(self.widths) or not len(texts):
             return {}
         most, room = 1024, _room(texts)
@@ -164,6 +168,11 @@ class NgramIndex:
         for text, start, width, entry in out[:count].tolist():
             places.setdefault(text, []).append((start, width, entry))
         return places
+
+
+def _width(found: list[str], ngram: int) -> int:
+    """How many of a row's words make a passage that weighs as much as `ngram` words of a language with spaces."""
+    return min(len(found), ceil(ngram * len(found) / weight(found) - 1e-9))
 
 
 def _room(texts: Texts) -> tuple[Array, ...]:

@@ -1,7 +1,7 @@
 """`decontaminate` and `contamination`: what training rows have in common with what a model will be evaluated on.
 
 A row is contaminated if it has `ngram` words in a row in common with a row of an evaluation set (Brown et al. 2020, GPT-3,
-appendix C, which used 13; words as in `pipelines.texts.shingles`), or is nearly the same as one. `decontaminate` removes such rows;
+appendix C, which used 13; words as `engine.text.words` has them), or is nearly the same as one. `decontaminate` removes such rows;
 `contamination` changes nothing and tells which evaluation rows were touched by what. A recipe that evaluates gets the
 latter by itself.
 """
@@ -33,7 +33,7 @@ class Decontaminate(Stage):
     phase: ClassVar[str] = "curation"
     work: ClassVar[str] = "pipelines.decontaminate.work:decontaminate"
     narrows: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     ngram: Ngram = 13
     min_words: MinWords = 5
@@ -58,7 +58,7 @@ class Contamination(Stage):
     gives: ClassVar[str] = "Verdict"
     phase: ClassVar[str] = "curation"
     work: ClassVar[str] = "pipelines.decontaminate.work:contamination"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     ngram: Ngram = 13
     min_words: MinWords = 5

@@ -14,6 +14,7 @@ from engine.errors import StageFailed
 from engine.stage.job import Job, Part
 from engine.store.artifact import Artifact
 from engine.store.schema import row_id
+from engine.text.normal_form import normal_form
 from pipelines.decontaminate.overlap import Passages, Touch
 from pipelines.decontaminate.stage import Contamination, Decontaminate
 
@@ -73,7 +74,7 @@ def contamination(stage: Contamination, job: Job) -> None:
                 for touch in touches:
                     counts[touch.row] += 1
                     answer = answers.get(against.ids[touch.row])
-                    if answer and answer in text.casefold():
+                    if answer and answer in _form(text):
                         answered.add(touch.row)
                     first.setdefault(touch.row, (identity, evidence(touch, against).partition(": ")[2]))
             seen += len(table)
@@ -144,16 +145,21 @@ def rows_of(artifacts: list[Artifact]) -> Iterator[tuple[str, str]]:
 
 
 def answers_of(artifacts: list[Artifact]) -> dict[str, str]:
-    """Id -> known answer (`reference`, case-folded) of the evaluation rows that have one which their question does not hold."""
+    """Id -> known answer (`reference`, its form) of the evaluation rows that have one which their question does not hold."""
     answers: dict[str, str] = {}
     for artifact in artifacts:
         asked = dict(rows_of([artifact]))
         for batch in artifact.batches():
             if "reference" in batch.schema.names:
                 for identity, answer in zip(batch["id"].to_pylist(), batch["reference"].to_pylist(), strict=True):
-                    if answer and answer.casefold() not in asked[identity].casefold():
-                        answers[identity] = answer.casefold()
+                    if answer and (form := _form(answer)) not in _form(asked[identity]):
+                        answers[identity] = form
     return answers
+
+
+def _form(text: str) -> str:
+    """The normal form, white space collapsed."""
+    return " ".join(normal_form(text).split())
 
 
 def dialogue_text(messages: list[dict[str, str]] | None) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.store.whole_file import whole_file
 from pipelines.dedup.near import Sets
-from pipelines.texts.shingles import Array
+from pipelines.texts.columns import Array
 
 
 @dataclass(frozen=True)

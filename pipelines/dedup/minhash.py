@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from pipelines.kernels.compiled import kernel
-from pipelines.texts.shingles import Array, Texts, make_room
+from pipelines.texts.columns import Array, Texts
+from pipelines.texts.forms import word_forms
+from pipelines.texts.shingles import make_room
 
 _sign = kernel("pipelines.kernels.hash_minima", "sign")
 _band_keys = kernel("pipelines.kernels.hash_minima", "band_keys")
@@ -84,6 +86,7 @@ class SignedTexts:
 
 def sign_texts(texts: Texts, n: int, banding: Banding, a: Array, b: Array) -> SignedTexts:
     """Signatures of all texts of a column (see `pipelines.kernels.hash_minima.sign`)."""
+    texts = word_forms(texts).texts
     count, longest = len(texts), texts.longest()
     made = SignedTexts(
         np.zeros((count, 2), np.uint64),

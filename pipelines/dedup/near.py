@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from engine.stage.job import Job
 from pipelines.dedup.signatures import Signatures
 from pipelines.kernels.compiled import kernel
+from pipelines.texts.columns import Array, texts_of
 from pipelines.texts.documents import Documents
-from pipelines.texts.shingles import Array, sorted_sets, texts_of
+from pipelines.texts.shingles import sorted_sets
 
 _same = kernel("pipelines.kernels.clusters", "same")
 _join = kernel("pipelines.kernels.clusters", "join")

@@ -2,8 +2,8 @@
 
 Every line (paragraph, window of `passage` words: Lee et al. 2022, "Deduplicating training data makes language models
 better", there over tokens and by a suffix array) is known by 128 bits; digests are partitioned on disk, and each partition
-finds its repeats by itself. The first in the order of preference stays. White space within a line or paragraph counts as
-one space; a window is compared by its words (see `pipelines.texts.shingles`).
+finds its repeats by itself. The first in the order of preference stays. Lines and paragraphs are compared in their normal
+form with white space collapsed, windows by their words (see `engine.text`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from engine.stage.job import Job, part_name
 from engine.store.schema import row_id
 from engine.store.whole_file import whole_file
 from pipelines.kernels.pieces import lines, repeats, windows
-from pipelines.kernels.word_hashes import U64, make_room
+from pipelines.kernels.word_hashes import U64, find_words, make_room
+from pipelines.texts.columns import Array, Texts, texts_of
 from pipelines.texts.documents import Documents
-from pipelines.texts.shingles import Array, texts_of
+from pipelines.texts.forms import Forms, whole_forms, word_forms
 
 PART_BYTES = 32 << 20
 RECORD = np.dtype([("one", np.uint64), ("two", np.uint64), ("document", np.uint32), ("piece", np.uint32)])
@@ -29,7 +30,11 @@ REPEAT = np.dtype([("document", np.uint32), ("piece", np.uint32), ("first", np.u
 
 
 class Cutter:
-    """Pieces of texts, with buffers that grow as they must."""
+    """Pieces of texts, with buffers that grow as they must.
+
+    Args:
+        unit: "line", "paragraph" or "passage".
+    """
 
     def __init__(self, unit: str, passage: int, min_words: int) -> None:
         self.unit = unit
@@ -44,15 +49,37 @@ class Cutter:
         self.room: Any = make_room(size)
         self.words = np.empty(size + 1, np.uint64)
 
-    def pieces(self, data: Array, start: int, end: int) -> tuple[Array, Array, Array]:
-        """(digests, spans, numbers of the pieces that are long enough) of one text: views that hold until the next."""
-        if end - start > self.size:
-            self._grow(2 * (end - start))
-        if self.unit == "passage":
-            count = windows(data, start, end, self.passage, self.room, self.words, self.keys, self.spans)
-        else:
-            count = lines(data, start, end, self.unit == "paragraph", self.keys, self.spans)
-        return self.keys[:count], self.spans[:count], np.flatnonzero(self.spans[:count, 3] >= self.min_words)
+    def pieces(self, texts: Texts) -> Iterator[tuple[Array, Array, Array]]:
+        """(digests, spans, numbers of the pieces that are long enough) of each text: views that hold until the next.
+
+        Spans are places in `texts.data` (see `pipelines.kernels.pieces.lines`).
+        """
+        words = word_forms(texts, origin=True)
+        find = self._passages if self.unit == "passage" else self._lines
+        whole = words if self.unit == "passage" else whole_forms(texts, 1 + (self.unit == "paragraph"), origin=True)
+        longest = max(words.texts.longest(), whole.texts.longest())
+        if longest > self.size:
+            self._grow(2 * longest)
+        for i in range(len(texts)):
+            count = find(words, whole, i)
+            yield self.keys[:count], self.spans[:count], np.flatnonzero(self.spans[:count, 3] >= self.min_words)
+
+    def _passages(self, words: Forms, _: Forms, i: int) -> int:
+        data, begin, end = words.texts.text(i)
+        count = windows(data, begin, end, self.passage, self.room, self.words, self.keys, self.spans)
+        self.spans[:count, :2] = words.spans(self.spans[:count, :2])
+        self.spans[:count, 2] = self.spans[:count, 1]
+        return count
+
+    def _lines(self, words: Forms, whole: Forms, i: int) -> int:
+        data, begin, end = words.texts.text(i)
+        lower, starts, ends = self.room
+        starts = begin + starts[: find_words(data, begin, end, lower, starts, ends)].astype(np.int64)
+        starts = starts if words.origin is None else words.origin[starts]
+        assert whole.origin is not None
+        return lines(
+            *whole.texts.text(i), whole.origin, *whole.source.text(i), starts, self.keys, self.spans
+        )  # fmt: skip
 
 
 def remove_repeats(job: Job, unit: str, passage: int, min_words: int, order: Array | None, memory: int) -> None:
@@ -82,8 +109,7 @@ def _find(job: Job, cutter: Cutter, order: Array | None, memory: int) -> Array:
     for start, batch in Documents(job.all("documents")).batches(["text"]):
         texts = texts_of(batch.column("text"))
         made: list[Array] = [np.empty(0, RECORD)]
-        for i in range(len(texts)):
-            keys, _, long = cutter.pieces(texts.data, int(texts.offsets[i]), int(texts.offsets[i + 1]))
+        for i, (keys, _, long) in enumerate(cutter.pieces(texts)):
             if len(long):
                 records = np.empty(len(long), RECORD)
                 records["one"], records["two"] = keys[long, 0], keys[long, 1]
@@ -125,18 +151,17 @@ def _write(job: Job, cutter: Cutter, repeats_: Array) -> None:
         name = part_name(index, batch.column("id").to_pylist())
         low, high = np.searchsorted(numbers, [start, start + len(batch)])
         here = repeats_[low:high]
-        rows: list[dict[str, Any]] = (
-            pa.Table.from_batches([batch]).take(np.unique(here["document"]) - start).to_pylist()
-        )
-        changed = dict(zip(np.unique(here["document"]).tolist(), rows, strict=True))
+        cut_numbers, firsts = np.unique(here["document"], return_index=True)
+        table = pa.Table.from_batches([batch]).take(cut_numbers - start)
+        texts = texts_of(table.column("text"))
+        changed: dict[int, dict[str, Any]] = dict(zip(cut_numbers.tolist(), table.to_pylist(), strict=True))
         kept: dict[int, dict[str, Any]] = {}
         rejected: list[dict[str, Any]] = []
-        for document, row in changed.items():
-            data = np.frombuffer(row["text"].encode(), np.uint8)
-            of_row = here[np.searchsorted(here["document"], document) : np.searchsorted(here["document"], document + 1)]
-            _, spans, _ = cutter.pieces(data, 0, len(data))
-            rest, at = bytearray(), 0
-            for number, (begin, end, first) in enumerate(_joined(of_row, spans)):
+        repeats_of = np.split(here, firsts[1:])
+        for i, ((document, row), (_, spans, _)) in enumerate(zip(changed.items(), cutter.pieces(texts), strict=True)):
+            data, at, last = texts.text(i)
+            rest = bytearray()
+            for number, (begin, end, first) in enumerate(_joined(repeats_of[i], spans)):
                 rest += data[at:begin].tobytes()
                 at = end
                 cut = data[begin:end].tobytes().decode().rstrip("\n")
@@ -146,15 +171,15 @@ def _write(job: Job, cutter: Cutter, repeats_: Array) -> None:
                 })  # fmt: skip
                 pieces += 1
                 bytes_cut += end - begin
-            rest += data[at:].tobytes()
+            rest += data[at:last].tobytes()
             cut_documents += 1
-            text = rest.decode()
-            if text.strip():
+            left = rest.decode()
+            if left.strip():
                 kept[document] = {
                     **row,
-                    "id": row_id("Document", text, row["id"]),
+                    "id": row_id("Document", left, row["id"]),
                     "parents": [row["id"]],
-                    "text": text,
+                    "text": left,
                 }
             else:
                 rejected.append({**row, "kept_id": None, "reason": "nothing_left", "detail": "all of it was cut out"})

@@ -11,8 +11,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from engine.errors import UserError
 from engine.stage.job import Job
+from pipelines.texts.columns import Array, texts_of
 from pipelines.texts.documents import Documents
-from pipelines.texts.shingles import Array, texts_of
 
 TOKENS = 512  # of a document that are read, at most
 ROWS = 32

@@ -26,16 +26,18 @@ from engine.errors import UserError
 from engine.stage.job import Job
 from engine.store.artifact import Artifact
 from pipelines.dedup.minhash import Banding, permutations, sign_texts
-from pipelines.texts.columns import column
+from pipelines.dedup.stage import Dedup
+from pipelines.texts.columns import Array, Texts, column, texts_of
 from pipelines.texts.documents import Documents
-from pipelines.texts.shingles import Array, Texts, texts_of
+from pipelines.texts.forms import whole_forms
 
 CHUNK = 1 << 14  # signatures that are read at a time
 WINDOW = 8 << 20  # bytes of a file that are mapped at a time
 
 
 def digests(texts: Texts, salt: bytes = b"") -> Array:
-    """(N, 2) uint64: 128 bits of XXH3 of each text."""
+    """(N, 2) uint64: 128 bits of XXH3 of each text's normal form, white space collapsed."""
+    texts = whole_forms(texts).texts
     data, cuts = memoryview(cast(Any, texts.data)), texts.offsets.tolist()
     made = bytearray()
     for begin, end in itertools.pairwise(cuts):
@@ -142,7 +144,8 @@ class Signatures:
         for start in range(0, len(places), CHUNK):
             made[start : start + CHUNK] = self.signatures(places[start : start + CHUNK])
         made.flush()
-        facts = {"ngram": ngram, "bands": self.banding.bands, "rows": self.banding.rows, "documents": len(kept)}
+        facts = {"version": Dedup.version, "ngram": ngram, "bands": self.banding.bands, "rows": self.banding.rows}
+        facts["documents"] = len(kept)
         (folder / "index.json").write_text(json.dumps(facts))
 
 
@@ -162,6 +165,11 @@ class _SavedIndex:
         if not (folder / "index.json").exists():
             raise UserError(f"{artifact.id} has no index; run that `dedup` with `save_index: true`.")
         facts: dict[str, Any] = json.loads((folder / "index.json").read_text())
+        if facts.get("version") != Dedup.version:
+            raise UserError(
+                f"the index of {artifact.id} was made by an earlier Flywheel, which took other stretches of text for words; "
+                "run that `dedup` anew."
+            )
         wanted = {"ngram": ngram, "bands": banding.bands, "rows": banding.rows}
         differ = [f"{name} {facts[name]} there, {value} here" for name, value in wanted.items() if facts[name] != value]
         if differ:

@@ -7,16 +7,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from engine.errors import UserError
+from engine.stage.preflight import Preflight
 from engine.stage.stage import NotIdentity, Port, Stage, port
 
 
 class Dedup(Stage):
     """Remove documents that are copies, or nearly copies, of another one; or parts of documents that stand elsewhere, too.
 
-    `exact`: the same text; by `level`, the same paragraph or line, which is cut out. `minhash`: also texts whose sets of
+    Texts are compared in their normal form (see `engine.text`). `exact`: the same text, however its white space is set; by
+    `level`, the same paragraph or line, which is cut out. `minhash`: also texts whose sets of
     word n-grams have a Jaccard similarity of at least `threshold`; candidates come from MinHash signatures, and each
     removal is verified on the sets themselves against the very document that is kept. Texts of at most `ngram` words
-    are compared as their whole sequence of words, texts without a word byte by byte. `substring`: cut out what has
+    are compared as their whole sequence of words, texts without a word as in `exact`. `substring`: cut out what has
     `passage` words in a row that stand in a document before, too. `semantic`: texts whose embeddings by a model have a
     cosine of at least `threshold`.
     """
@@ -30,7 +33,7 @@ class Dedup(Stage):
     phase: ClassVar[str] = "curation"
     work: ClassVar[str] = "pipelines.dedup.work:deduplicate"
     narrows: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     method: Literal["exact", "minhash", "substring", "semantic"] = "minhash"
     level: Literal["document", "paragraph", "line"] = Field(
@@ -76,6 +79,18 @@ class Dedup(Stage):
         if self.save_index and self.method != "minhash":
             raise ValueError(f"`save_index` needs `method: minhash`, found {self.method}.")
         return self
+
+    def check(self, known: Preflight) -> None:
+        if self.method != "minhash" and known.inputs.get("index"):
+            raise UserError(f"the input `index` is for `method: minhash`, found {self.method}.")
+        if self.method == "semantic" and self.model is None and not known.inputs.get("model"):
+            raise UserError("`method: semantic` needs a model for embeddings: the `model` input, or `model: FOLDER`.")
+        if self.quality is not None:
+            from pipelines.texts.columns import numbers
+
+            for documents in known.inputs.get("documents", []):
+                if documents.rows is not None:
+                    numbers(documents.rows, self.quality, "quality")
 
     def sources(self, base: str) -> dict[str, str]:
         if self.model is None:

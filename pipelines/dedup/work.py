@@ -17,9 +17,9 @@ from pipelines.dedup.minhash import choose_banding
 from pipelines.dedup.near import CandidateDocuments, Sets, buckets, components, same
 from pipelines.dedup.signatures import Signatures, digests
 from pipelines.dedup.stage import Dedup
-from pipelines.texts.columns import column, numbers, strings
+from pipelines.texts.columns import Array, column, numbers, strings, texts_of
 from pipelines.texts.documents import Documents, trim
-from pipelines.texts.shingles import Array, shared_runs, texts_of
+from pipelines.texts.shingles import shared_runs
 
 # Signatures of a pair at the threshold agree in fewer places than this many standard deviations below what is expected
 # once in a million pairs; such a pair is not worth reading.

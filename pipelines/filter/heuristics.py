@@ -7,6 +7,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from engine.text.normal_form import normal_form
+from engine.text.words import words
+
 TERMINALS = '.!?"”'  # C4: "a period, exclamation mark, question mark, or end quotation mark"
 
 
@@ -100,14 +103,14 @@ def clean_lines(text: str, rules: tuple[str, ...]) -> tuple[str, Counter[str]]:
             if kept and kept[-1]:
                 kept.append("")
             continue
-        lower = stripped.lower()
+        form = normal_form(stripped)
         if "c4_terminal" in rules and not stripped.endswith(tuple(TERMINALS)):
             removed["c4_terminal"] += 1
-        elif "c4_short_line" in rules and len(stripped.split(None, LINE_WORDS)) < LINE_WORDS:
+        elif "c4_short_line" in rules and len(words(stripped)) < LINE_WORDS:
             removed["c4_short_line"] += 1
-        elif "c4_javascript" in rules and "javascript" in lower:
+        elif "c4_javascript" in rules and "javascript" in form:
             removed["c4_javascript"] += 1
-        elif "c4_policy" in rules and any(phrase in lower for phrase in POLICIES):
+        elif "c4_policy" in rules and any(phrase in form for phrase in POLICIES):
             removed["c4_policy"] += 1
         else:
             kept.append(line)

@@ -1,7 +1,7 @@
 """A quality classifier from two sets of the user's examples, as fastText does it: hashed words and pairs of words, and a
 linear model.
 
-The words of a text (as in `pipelines.texts.shingles`) and all pairs of neighbours are counted in 2**20 buckets, each occurrence
+The words of a text (see `engine.text.words`) and all pairs of neighbours are counted in 2**20 buckets, each occurrence
 with a weight of 1 / sqrt(their number), so that a text's length says nothing. The linear model is scikit-learn's logistic
 regression with both sets weighted equally: a score of .5 means as like the one as the other.
 """
@@ -21,8 +21,11 @@ import pyarrow.parquet as pq
 import xxhash
 
 from engine.errors import UserError
+from engine.text.words import words
 from pipelines.kernels.compiled import kernel
-from pipelines.texts.shingles import Array, Texts, make_room, texts_of, words
+from pipelines.texts.columns import Array, Texts, texts_of
+from pipelines.texts.forms import word_forms
+from pipelines.texts.shingles import make_room
 
 _word_buckets = kernel("pipelines.kernels.word_buckets", "word_buckets")
 _margins = kernel("pipelines.kernels.word_buckets", "margins")
@@ -49,7 +52,7 @@ class Classifier:
 
     def score(self, column: pa.Array | pa.ChunkedArray) -> Array:
         """(N,) float64."""
-        texts = texts_of(column)
+        texts = word_forms(texts_of(column)).texts
         margins = np.zeros(len(texts))
         _margins(texts.data, texts.offsets, self.weights, *make_room(texts.longest()), margins)
         return 1 / (1 + np.exp(-(margins + self.bias)))
@@ -140,6 +143,7 @@ def auc_interval(good: Array, bad: Array) -> tuple[float, float, float]:
 
 
 def _features(texts: Texts) -> tuple[Array, Array]:
+    texts = word_forms(texts).texts
     out = np.empty(2 * int(texts.offsets[-1] - texts.offsets[0]) + 2, np.uint32)
     ends = np.zeros(len(texts), np.int64)
     _word_buckets(texts.data, texts.offsets, BUCKETS, *make_room(texts.longest()), out, ends)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from engine.errors import UserError, nearest
+from engine.stage.preflight import Preflight
 from engine.stage.stage import Port, Stage, port
 from pipelines.filter.heuristics import SETS, Rule
 from pipelines.filter.language_codes import LANGUAGES
@@ -36,7 +37,7 @@ class Filter(Stage):
     phase: ClassVar[str] = "curation"
     work: ClassVar[str] = "pipelines.filter.work:sift"
     narrows: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     rules: list[Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]] = Field(
         default_factory=lambda: [], description="Published sets of rules, with their published constants."
@@ -106,10 +107,24 @@ class Filter(Stage):
         return self
 
     def check(self, known: Preflight) -> None:
+        self.check_examples("good" in known.inputs, "bad" in known.inputs)
         if self.keep:
             from pipelines.filter import keep
 
             keep.check(self.keep, bool(self.languages), known)
+
+    def check_examples(self, good: bool, bad: bool) -> None:
+        """Whether the inputs that a classifier learns from are both there, or none where none is asked for.
+
+        Raises:
+            UserError: one is missing.
+        """
+        if self.min_quality is not None and not good and not bad:
+            raise UserError("`min_quality` needs the inputs `good` and `bad`: two sets of example documents.")
+        if good != bad:
+            raise UserError(
+                f"a quality classifier learns from both `good` and `bad`; `{'bad' if good else 'good'}` is missing."
+            )
 
     def compile(self) -> list[Rule]:
         """The rules over statistics, in order.

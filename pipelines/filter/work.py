@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from engine.errors import UserError
 from engine.stage.job import Job
 from engine.store.schema import row_id
 from pipelines.filter.heuristics import LINE_SETS, Rule, clean_lines
@@ -47,14 +46,9 @@ def sift(stage: Filter, job: Job) -> None:
 
 def _classifier(stage: Filter, job: Job) -> Classifier | None:
     good, bad = job.all("good"), job.all("bad")
-    if not good and not bad:
-        if stage.min_quality is not None:
-            raise UserError("`min_quality` needs the inputs `good` and `bad`: two sets of example documents.")
+    stage.check_examples(bool(good), bool(bad))
+    if not good:
         return None
-    if not good or not bad:
-        raise UserError(
-            f"a quality classifier learns from both `good` and `bad`; `{'bad' if good else 'good'}` is missing."
-        )
     one, other = ((b.column("text") for a in side for b in a.batches(columns=["text"])) for side in (good, bad))
     made = train(one, other)
     (job.output / "classifier.parquet").write_bytes(made.encode())

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.kernels.form_table import CODE_POINTS, KIND, MARK, UNIT, form_table
+
 Table = np.ndarray[Any, np.dtype[np.uint8]]
-CODE_POINTS = 0x110000
 
 # Of statistics: bits.
-SPACE, ALPHA, BULLET, CLOSER = 1, 2, 4, 8
+SPACE, ALPHA, BULLET, CLOSER, UNIT_BIT, MARK_BIT = 1, 2, 4, 8, 16, 32
 BULLETS = "•‣▶◀◦■□▪▫–-*"
 CLOSERS = "\"'”’)]"  # may follow the end of a sentence
 
@@ -25,7 +26,7 @@ WHITE_SPACE = (
 
 @cache
 def statistics_table() -> Table:
-    """What Python's `str.isspace` and `str.isalpha` say, and the sets above, as bits."""
+    """What Python's `str.isspace` and `str.isalpha` say, the sets above, and what words are made of, as bits."""
     table = np.zeros(CODE_POINTS, np.uint8)
     for point in range(CODE_POINTS):
         character = chr(point)
@@ -35,6 +36,9 @@ def statistics_table() -> Table:
             table[point] = SPACE
     for characters, bit in ((BULLETS, BULLET), (CLOSERS, CLOSER)):
         table[[ord(c) for c in characters]] |= bit
+    kinds = form_table()[0] & KIND
+    table[kinds == UNIT] |= UNIT_BIT
+    table[kinds == MARK] |= MARK_BIT
     return table
 
 

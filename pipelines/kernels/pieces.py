@@ -12,62 +12,46 @@ from pipelines.kernels.word_hashes import COMBINE, MULTIPLIER, U64, hash_words, 
 
 
 @numba.njit(cache=True, nogil=True)
-def _blank(byte: Any) -> bool:
-    return byte == 32 or (9 <= byte <= 13)
-
-
-@numba.njit(cache=True, nogil=True)
-def lines(data: Any, start: int, end: int, paragraphs: bool, keys: Any, spans: Any) -> int:
-    """Digests and places of the lines or paragraphs (runs of lines that are not blank) of a text; returns how many.
+def lines(
+    form: Any, begin: int, end: int, origin: Any, data: Any, first: int, last: int, words: Any, keys: Any, spans: Any
+) -> int:  # fmt: skip
+    """Digests and places of the lines of a form, which are lines or paragraphs of the text; returns how many.
 
     Args:
+        origin: where in `data` the character begins that a byte of `form` stands for; the text is `data[first:last]`.
+        words: where in `data` the text's words begin.
         keys: (n, 2) uint64, out.
-        spans: (n, 4) int64, out: first byte, the byte after the last, the first of what follows, words.
+        spans: (n, 4) int64, out, places in `data`: the beginning of the first line, the byte after the last character, the
+            beginning of what follows (a blank line belongs to what stands before it); and the number of words.
     """
-    count, at = 0, start
-    open_ = False
-    x, y, words = U64(0), U64(0), 0
+    count = met = 0
+    at = begin
     while at < end:
+        x, y = U64(0), U64(1)
         stop = at
-        while stop < end and data[stop] != 10:
+        while stop < end and form[stop] != 10:
+            x, y = x * MULTIPLIER + U64(form[stop]), y * COMBINE + U64(form[stop])
             stop += 1
-        after = min(stop + 1, end)
-        a, b = at, stop
-        while a < b and _blank(data[a]):
-            a += 1
-        while b > a and _blank(data[b - 1]):
-            b -= 1
-        if a == b:  # a blank line belongs to what stands before it
-            if count:
-                spans[count - 1, 2] = after
-            open_ = False
-            at = after
-            continue
-        if not (paragraphs and open_):
-            x, y, words = U64(0), U64(1), 0
-            spans[count, 0] = at
-            count += 1
-            open_ = True
-        else:
-            x, y = x * MULTIPLIER + U64(32), y * COMBINE + U64(32)
-        space = True
-        for i in range(a, b):
-            blank = _blank(data[i])
-            if blank and space:
-                continue
-            words += int(space)
-            byte = U64(32) if blank else U64(data[i])
-            x, y = x * MULTIPLIER + byte, y * COMBINE + byte
-            space = blank
-        keys[count - 1, 0], keys[count - 1, 1] = mix(x), mix(y)
-        spans[count - 1, 1], spans[count - 1, 2], spans[count - 1, 3] = b, after, words
-        at = after
+        start, after = origin[at], origin[stop - 1] + 1
+        while start > first and data[start - 1] != 10:
+            start -= 1
+        while after < last and data[after] & 0xC0 == 0x80:
+            after += 1
+        before = met
+        while met < len(words) and words[met] < after:
+            met += 1
+        keys[count, 0], keys[count, 1] = mix(x), mix(y)
+        spans[count, 0], spans[count, 1], spans[count, 2], spans[count, 3] = start, after, last, met - before
+        if count:
+            spans[count - 1, 2] = start
+        count += 1
+        at = stop + 1
     return count
 
 
 @numba.njit(cache=True, nogil=True)
 def windows(data: Any, start: int, end: int, width: int, room: Any, words: Any, keys: Any, spans: Any) -> int:
-    """Digests and places of all windows of so many words; as `lines`."""
+    """Digests and places in `data`, a word form, of all windows of so many words; as `lines`."""
     count = hash_words(data, start, end, room, words)
     total = max(count - width + 1, 0)
     high_x = high_y = U64(1)

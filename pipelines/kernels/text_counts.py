@@ -9,10 +9,13 @@ import numba
 import numpy as np
 
 from pipelines.kernels.bytemasks import BLOCK, ONE, copy, equals, ones, trailing_zeros, within, word_at, write_bits
-from pipelines.kernels.characters import ALPHA, BULLET, CLOSER, SPACE
+from pipelines.kernels.characters import ALPHA, BULLET, CLOSER, MARK_BIT, SPACE, UNIT_BIT
+from pipelines.kernels.form_writer import decode
 from pipelines.kernels.word_hashes import HIGH, LOW, MULTIPLIER, U64, mix
 
 SHORT_LINE = 30
+# Sets a letter of a script without spaces apart, which is a word by itself (see `engine.text.words`): no UTF-8 holds this byte.
+APART = 0xFF
 TIMES = U64((1 << 28) - 1)
 
 
@@ -56,20 +59,22 @@ def _clear(count: int, table: Any) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _repetition(words: Any, lengths: Any, count: int, characters: int, table: Any, room: Any, row: Any) -> None:
+def _repetition(
+    words: Any, lengths: Any, gaps: Any, count: int, characters: int, table: Any, room: Any, row: Any
+) -> None:
     """Fill the n-gram columns of a row.
 
     An n-gram that occurs twice holds two (n-1)-grams that do, so with every n only places where both do are looked at:
     in ordinary text next to nothing is left after a few words.
     """
-    # Where an n-gram that may occur twice begins, its hash, the characters of its words, its place in the table, how
-    # often it occurs.
+    # Where an n-gram that may occur twice begins, its hash, its characters (up to four words with the spaces between), its
+    # place in the table, how often it occurs.
     places, grams, width, slots, times = room
     left = max(count - 1, 0)
     for i in range(left):
         places[i] = i
         grams[i] = mix(words[i] * MULTIPLIER + words[i + 1])
-        width[i] = lengths[i] + lengths[i + 1]
+        width[i] = lengths[i] + gaps[i + 1] + lengths[i + 1]
     for column, n in enumerate(range(2, 11)):
         if n > 2:
             kept = 0
@@ -79,11 +84,14 @@ def _repetition(words: Any, lengths: Any, count: int, characters: int, table: An
                 both = (places[i + 1] == p + 1) & (times[i] > 1) & (times[i + 1] > 1)
                 places[kept] = p
                 grams[kept] = mix(grams[i] * MULTIPLIER + words[after])
-                width[kept] = width[i] + lengths[after]
+                width[kept] = width[i] + lengths[after] + (gaps[after] if n <= 4 else 0)
                 kept += int(both)
             left = kept
         if left < 2:
             break
+        if n == 5:
+            for i in range(left):
+                width[i] -= gaps[places[i] + 1] + gaps[places[i] + 2] + gaps[places[i] + 3]
         mask = _clear(left, table)
         for i in range(left):
             slots[i] = _insert(table, mask, grams[i])
@@ -94,7 +102,7 @@ def _repetition(words: Any, lengths: Any, count: int, characters: int, table: An
             for i in range(left):
                 if times[i] >= max(best, 2) and (times[i] > best or width[i] > longest):
                     best, longest = times[i], width[i]
-            row[column] = best * (longest + n - 1) / characters if best else 0.0
+            row[column] = best * longest / characters if best else 0.0
         else:
             repeated = 0
             free = -1  # the place from which on we look again
@@ -114,7 +122,7 @@ def _beyond_ascii(text: Any, at: int, table: Any, carried: Any) -> Any:
     space, closer = carried
     letter, over_space, over_closer = U64(0), U64(0), U64(0)
     ellipses = 0
-    leads = within(text, at, 0xC0, 0xFF)
+    leads = within(text, at, 0xC0, 0xF7)
     while leads:
         bit = trailing_zeros(leads)
         leads &= leads - ONE
@@ -145,6 +153,35 @@ def _beyond_ascii(text: Any, at: int, table: Any, carried: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
+def _copy_apart(data: Any, begin: Any, end: Any, table: Any, text: Any) -> Any:
+    """Copy a text, with `APART` where a letter of a script without spaces touches another character; the bytes written."""
+    i, o = begin, 0
+    after_unit, after_space = False, True
+    while i < end:
+        far = within(data, i, 0xE0, 0xF7) if i + BLOCK <= end else ONE
+        run = trailing_zeros(far) if far else BLOCK
+        if run and not after_unit:  # no letter of these scripts has fewer than three bytes
+            copy(data, i, text, o)
+            i += run
+            o += run
+            two = 1 + int(data[i - 1] >= 0x80)
+            after_space = table[decode(data, i - two)[0]] & SPACE != 0 if i - two >= begin else False
+            continue
+        point, size = decode(data, i)
+        kind = table[point]
+        if (kind & UNIT_BIT and not after_space) or (after_unit and not kind & (UNIT_BIT | MARK_BIT | SPACE)):
+            text[o] = APART
+            o += 1
+        after_unit = bool(kind & UNIT_BIT) or (after_unit and bool(kind & MARK_BIT))
+        after_space = bool(kind & SPACE)
+        for k in range(size):
+            text[o + k] = data[i + k]
+        i += size
+        o += size
+    return o
+
+
+@numba.njit(cache=True, nogil=True)
 def _scan(text: Any, size: int, table: Any, room: Any) -> Any:
     """Words and lines of a text, and what can be counted without looking at single words.
 
@@ -154,7 +191,7 @@ def _scan(text: Any, size: int, table: Any, room: Any) -> Any:
     Args:
         text: followed by 64 zeros at least.
         room: out: where words begin and end; the words before the end of each line; by blocks of 64 bytes, the bytes
-            that go on a character, and how many those are in all blocks before.
+            that begin no character, and how many those are in all blocks before.
 
     Returns:
         words, lines (empty ones, too), characters, "#", ellipses, words with a letter, words that end a sentence.
@@ -178,7 +215,9 @@ def _scan(text: Any, size: int, table: Any, room: Any) -> Any:
             letter |= more_letter
             closer |= more_closer
             ellipses += found
-            inner[at // BLOCK] = within(text, at, 0x80, 0xBF)
+            apart = equals(text, at, APART)
+            space |= apart
+            inner[at // BLOCK] = within(text, at, 0x80, 0xBF) | apart
             going_on += ones(inner[at // BLOCK])
         valid = ~U64(0) if at + BLOCK <= size else (ONE << U64(size - at)) - ONE
         word = ~space & valid
@@ -233,7 +272,7 @@ def _hash(text: Any, start: Any, end: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _inner_until(place: Any, inner: Any, inner_before: Any) -> int:
-    """How many bytes before this one go on a character."""
+    """How many bytes before this one begin no character."""
     return inner_before[place // BLOCK] + ones(inner[place // BLOCK] & ((ONE << U64(place % BLOCK)) - ONE))
 
 
@@ -241,7 +280,7 @@ def _inner_until(place: Any, inner: Any, inner_before: Any) -> int:
 def count_texts(
     data: Any, offsets: Any, table: Any, stops: Any,
     text: Any, starts: Any, ends: Any, line_words: Any, inner: Any, inner_before: Any,
-    words: Any, word_lengths: Any, lines: Any, line_lengths: Any, blocks: Any, block_lengths: Any,
+    words: Any, word_lengths: Any, gaps: Any, lines: Any, line_lengths: Any, blocks: Any, block_lengths: Any,
     places: Any, grams: Any, width: Any, slots: Any, times: Any, hashes: Any,
     out: Any,
 ) -> None:  # fmt: skip
@@ -254,12 +293,7 @@ def count_texts(
     """
     for t in range(len(out)):
         row = out[t]
-        begin, size = offsets[t], offsets[t + 1] - offsets[t]
-        whole_blocks = size // BLOCK * BLOCK
-        for at in range(0, whole_blocks, BLOCK):
-            copy(data, begin + at, text, at)
-        for i in range(whole_blocks, size):
-            text[i] = data[begin + i]
+        size = _copy_apart(data, offsets[t], offsets[t + 1], table, text)
         text[size : size + 2 * BLOCK - size % BLOCK] = 0
         word_count, row_count, characters, sharps, ellipses, alphas, sentences = _scan(
             text, size, table, (starts, ends, line_words, inner, inner_before)
@@ -276,6 +310,7 @@ def count_texts(
         for i in range(word_count):
             letters += word_lengths[i]
             words[i] = _hash(text, starts[i], ends[i])
+            gaps[i] = int(text[max(starts[i] - 1, 0)] != APART)
         stop_count = 0
         for stop in stops:
             met_stop = 0
@@ -336,4 +371,6 @@ def count_texts(
         row[14], row[15] = met / m, repeated / whole
         met, repeated = _duplicates(blocks, block_lengths, block_count, hashes)
         row[16], row[17] = met / max(block_count, 1), repeated / whole
-        _repetition(words, word_lengths, word_count, whole, hashes, (places, grams, width, slots, times), row[18:])
+        _repetition(
+            words, word_lengths, gaps, word_count, whole, hashes, (places, grams, width, slots, times), row[18:]
+        )

@@ -1,4 +1,7 @@
-"""Words and shingles of texts (see `pipelines.texts.shingles` for what they are), over Arrow's bytes and offsets."""
+"""Words and shingles of the word forms of texts (see `pipelines.texts.forms`), over Arrow's bytes and offsets.
+
+In a word form, ASCII letters, digits and `_` stand in words, and so does every byte beyond ASCII.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from pipelines.kernels.bytemasks import BLOCK, copy_lower, equals, within, word_at, write_bits
+from pipelines.kernels.bytemasks import BLOCK, copy_lower, equals, ones, within, word_at, write_bits
 
 U64 = np.uint64
 MULTIPLIER = U64(0x9E3779B97F4A7C15)  # odd; 2**64 / golden ratio
@@ -30,20 +33,10 @@ def mix(x: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _word_masks(data: Any, at: int, c2_before: Any, e2_before: Any) -> Any:
-    """(bytes that stand in words, bytes that begin one, the first bytes C2, E2) of 64 bytes.
-
-    `c2_before` and `e2_before` are the last two of the 64 bytes before, shifted to the front of these.
-    """
+def _in_words(data: Any, at: int) -> Any:
+    """Which of 64 bytes stand in words."""
     word = within(data, at, 0x61, 0x7A) | within(data, at, 0x41, 0x5A) | within(data, at, 0x30, 0x39)
-    word |= equals(data, at, 0x5F)
-    high = within(data, at, 0x80, 0xFF)
-    if high | c2_before | e2_before == 0:
-        return word, U64(0), U64(0), U64(0)
-    c2, e2 = equals(data, at, 0xC2), equals(data, at, 0xE2)
-    separates = c2 | c2 << U64(1) | c2_before | e2 | e2 << U64(1) | e2 << U64(2) | e2_before
-    leads = within(data, at, 0xE3, 0xEF) & ~equals(data, at, 0xEE)
-    return (word | high) & ~separates, leads, c2, e2
+    return word | equals(data, at, 0x5F) | within(data, at, 0x80, 0xFF)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -55,23 +48,39 @@ def find_words(data: Any, start: int, end: int, lower: Any, starts: Any, ends: A
         starts, ends: out, int32; `end - start + 1` places.
     """
     begun = ended = 0
-    inside = c2_before = e2_before = U64(0)
+    inside = U64(0)
     size = end - start
     for at in range(0, size + 1, BLOCK):
         if at + BLOCK <= size:
             copy_lower(data, start + at, lower, at)
-            word, leads, c2, e2 = _word_masks(data, start + at, c2_before, e2_before)
+            word = _in_words(data, start + at)
         else:  # the rest, followed by zeros
             for i in range(BLOCK):
                 lower[at + i] = data[start + at + i] if at + i < size else 0
-            word, leads, c2, e2 = _word_masks(lower, at, c2_before, e2_before)
+            word = _in_words(lower, at)
             copy_lower(lower, at, lower, at)
-        c2_before, e2_before = c2 >> U64(63), e2 >> U64(62) | e2 >> U64(63)
         before = word << U64(1) | inside
         inside = word >> U64(63)
-        begun = write_bits(word & (~before | leads), at, starts, begun)
-        ended = write_bits(before & (~word | leads), at, ends, ended)
+        begun = write_bits(word & ~before, at, starts, begun)
+        ended = write_bits(before & ~word, at, ends, ended)
     return begun
+
+
+@numba.njit(cache=True, nogil=True)
+def count_words(data: Any, offsets: Any, rest: Any, out: Any) -> None:
+    """Write how many words each text has to `out`; `rest` is room for 64 bytes."""
+    for t in range(len(out)):
+        count, inside = 0, U64(0)
+        for at in range(offsets[t], offsets[t + 1], BLOCK):
+            if at + BLOCK <= offsets[t + 1]:
+                word = _in_words(data, at)
+            else:
+                for i in range(BLOCK):
+                    rest[i] = data[at + i] if at + i < offsets[t + 1] else 0
+                word = _in_words(rest, 0)
+            count += ones(word & ~(word << U64(1) | inside))
+            inside = word >> U64(63)
+        out[t] = count
 
 
 @numba.njit(cache=True, nogil=True)

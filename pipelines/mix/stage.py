@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from engine.errors import UserError, nearest
+from engine.stage.preflight import Preflight
 from engine.stage.stage import Port, Stage, port
-
-if TYPE_CHECKING:
-    from engine.stage.preflight import Preflight
 
 
 class Mix(Stage):
@@ -51,9 +49,15 @@ class Mix(Stage):
     shuffle: bool = Field(True, description="Else: source after source, each in its order, epoch after epoch.")
 
     def check(self, known: Preflight) -> None:
-        """That weights, epochs and caps name the inputs, whatever their sizes turn out to be."""
-        if inputs := known.inputs.get("documents"):
-            self.shares({glimpse.name: 1 for glimpse in inputs})
+        sources = known.inputs.get("documents", [])
+        if sources:
+            self.shares({source.name: 1 for source in sources})
+        if self.curriculum is not None and (field := self.curriculum.removeprefix("-")) != "length":
+            from pipelines.texts.columns import numbers
+
+            for source in sources:
+                if source.rows is not None:
+                    numbers(source.rows, field, "curriculum")
 
     def shares(self, totals: dict[str, int]) -> dict[str, float]:
         """How much to take of each source, in units.

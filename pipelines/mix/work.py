@@ -15,8 +15,7 @@ import xxhash
 from engine.stage.job import Job, part_name
 from engine.store.schema import row_id
 from pipelines.mix.stage import Mix
-from pipelines.texts.columns import numbers
-from pipelines.texts.shingles import Array
+from pipelines.texts.columns import Array, numbers
 
 PART_ROWS = 10_000
 

@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.store.artifact import Artifact
-from pipelines.texts.columns import column, strings
-from pipelines.texts.shingles import Array, texts_of
+from pipelines.texts.columns import Array, column, strings, texts_of
 
 BATCH_ROWS = 10_000
 BATCH_BYTES = 4 << 20  # small ones are decoded four times as fast: their memory is used again

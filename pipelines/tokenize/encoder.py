@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.texts.shingles import Array, Texts
+from pipelines.texts.columns import Array, Texts
 from pipelines.tokenize.pretokens import PretokenCache, fits
 from pipelines.tokenize.tokenizer_files import load
 

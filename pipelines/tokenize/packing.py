@@ -11,7 +11,7 @@ import numpy as np
 from engine.store.schema import row_id
 from engine.store.whole_file import whole_file
 from pipelines.kernels.compiled import kernel
-from pipelines.texts.shingles import Array
+from pipelines.texts.columns import Array
 from pipelines.tokenize.shards import write_shard
 
 if TYPE_CHECKING:

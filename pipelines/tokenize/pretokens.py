@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelines.kernels.characters import pretokens_table
 from pipelines.kernels.compiled import kernel
-from pipelines.texts.shingles import Array, Texts
+from pipelines.texts.columns import Array, Texts
 
 _number_pretokens = kernel("pipelines.kernels.pretoken_numbers", "number_pretokens")
 _rehash = kernel("pipelines.kernels.pretoken_numbers", "rehash")

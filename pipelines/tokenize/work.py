@@ -13,7 +13,7 @@ import xxhash
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from pipelines.texts.shingles import Array, texts_of
+from pipelines.texts.columns import Array, texts_of
 from pipelines.tokenize.bpe import train_bpe
 from pipelines.tokenize.encoder import Encoder
 from pipelines.tokenize.packing import Packer, PackingState

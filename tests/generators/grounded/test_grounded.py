@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
-from generators.grounded.retrieval import Passage, PassageIndex, build, passages_of, words
+from engine.text.words import words
+from generators.grounded.retrieval import Passage, PassageIndex, build, passages_of
 from generators.grounded.stage import Grounded
 from generators.grounded.work import citations
 from generators.judge.stage import Judge
@@ -60,6 +61,26 @@ def test_passages_cover_the_document() -> None:
     found = passages_of("d", text, 30, 10)
     assert [p.text.split()[0] for p in found] == ["0", "20", "40", "60", "80"] and found[-1].text.endswith(" 99")
     assert all(text[p.start :].startswith(p.text) for p in found) and passages_of("d", " ", 30, 10) == []
+
+
+def test_documents_without_spaces_are_cut_and_found(tmp_path: Path) -> None:
+    texts = [
+        "巴黎是法国的首都，有许多桥梁。" * 5,
+        "利马是秘鲁的首都，位于太平洋沿岸。" * 5,
+        "Le théâtre est près de la forêt.",
+    ]
+    cut = [passage for i, text in enumerate(texts) for passage in passages_of(str(i), text, 30, 6)]
+    assert all(len(passage.text) <= 31 for passage in cut if passage.document != "2") and len(cut) > 6
+    assert all(texts[int(p.document)][p.start :].startswith(p.text) for p in cut)
+    build(cut, tmp_path)
+    index = PassageIndex(tmp_path)
+    for question, document in (
+        ("秘鲁在哪里？", "1"),
+        ("法国", "0"),
+        ("LE THE\u0301A\u0302TRE", "2"),
+        ("ｆｏｒ\u00adêt", "2"),
+    ):
+        assert index.search(question, 1)[0][0].document == document
 
 
 def test_citations() -> None:

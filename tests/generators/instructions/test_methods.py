@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from engine.errors import StageFailed, UserError
+from engine.text.words import words
 from generators.backends.protocol import Failure
-from generators.instructions.novelty import rouge_l, words
+from generators.instructions.novelty import rouge_l
 from generators.instructions.stage import Instructions
 from generators.text.templates import template
 from tests.generators.faulty_server import FaultyServer

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from generators.instructions.novelty import EarlierTexts, common_subsequence, rouge_l, words
+from engine.text.words import words
+from generators.instructions.novelty import EarlierTexts, common_subsequence, rouge_l
 from generators.instructions.novelty_rule import Novelty
 
 TEXT = st.lists(st.sampled_from(["the", "a", "cat", "sat", "on", "mat", "dog"]), max_size=12).map(" ".join)
@@ -40,6 +41,21 @@ def test_what_is_known_is_found_and_nothing_else(known: list[str], text: str, li
         o for o in known if words(o) == new or 2 * textbook(new, words(o)) >= limit * max(1, len(new) + len(words(o)))
     ]
     assert (index.like(text) is not None) == bool(alike)
+
+
+def test_texts_are_new_as_people_read_them() -> None:
+    index = EarlierTexts(Novelty())
+    for text in ("请说明为什么夏天的午后玻璃杯外面会出现水珠", "Décrivez la forêt près du théâtre", "🙂"):
+        index.add(text, text)
+    copies = (
+        "请说明为什么夏天的午后，\n玻璃杯外面会出现水珠？",
+        "De\u0301CRIVEZ la fore\u0302t près du thé\u00adâtre",
+        "🙂\ufe0f",
+    )
+    assert [(found or ("",))[0] for found in map(index.like, copies)] == ["exact"] * 3
+    near = index.like("请说明为什么冬天的午后玻璃杯外面会出现水珠")
+    assert near is not None and near[0] == "rouge_l" and near[2] == 20 / 21
+    assert index.like("请写一首关于大海的诗") is None and index.like("🙃") is None
 
 
 @for_all(st.lists(TEXT, min_size=1, max_size=12), TEXT)

@@ -54,6 +54,22 @@ def test_rows_that_share_a_passage_go_and_name_it(build: Build, given: Given) ->
     assert left.kind == "Conversation" and left.to_table(["id"])["id"].to_pylist() == ["d"]
 
 
+def test_a_few_words_of_a_script_without_spaces_are_no_passage(build: Build, given: Given) -> None:
+    """Thirteen letters of Thai are three words: what all questions of a kind begin with."""
+    questions = ["เมืองหลวงของประเทศฝรั่งเศสคืออะไร", "ប្រទេសបារាំងមានរាជធានីឈ្មោះអ្វី", "法国的首都是哪一座城市？", "ไป"]
+    exam = given("Prompt", [
+        {"id": f"q{i}", "parents": [], "prompt": [{"role": "user", "content": q}]} for i, q in enumerate(questions)
+    ])  # fmt: skip
+    others = ["เมืองหลวงของประเทศเปรูคืออะไร", "ប្រទេសបារាំងមានមនុស្សប៉ុន្មាន", "法国的首都有多少人口？", "ไปไหนมา"]
+    texts = [*others, *(f"({q})" for q in questions[:3])]
+    rows = given("Document", [{"id": f"{i}", "parents": [], "text": text} for i, text in enumerate(texts)])
+    clean = build("decontaminate", {"documents": rows, "against": exam})
+    assert clean.to_table()["id"].to_pylist() == ["0", "1", "2", "3"]
+    gone = clean.rejected()
+    assert gone is not None and gone["touched"].to_pylist() == ["q0", "q1", "q2"]
+    assert clean.manifest["summary"]["evaluation_rows_too_short"] == 1
+
+
 VOCABULARY = [f"w{i}" for i in range(6)]
 TEXT = st.lists(st.sampled_from(VOCABULARY), max_size=25).map(" ".join)
 
@@ -150,12 +166,16 @@ def test_contamination_tells_what_touches_and_removes_nothing(build: Build, give
     answered = given("Conversation", [{"id": "talk", "parents": [], "messages": [
         {"role": "user", "content": questions[2]}, {"role": "assistant", "content": "Nobody knows."}]}])  # fmt: skip
     asked = build("contamination", {"training": {"text": documents}, "against": answered})
-    known = [("q0", questions[0], "Nobody"), ("q2", questions[2], "Ada"), ("same", questions[2], "Three")]
+    known = [
+        ("q0", questions[0], "Ｎｏ\u00adＢody\n knows"),
+        ("q2", questions[2], "Ada"),
+        ("same", questions[2], "Three"),
+    ]
     with_answers = given("Prompt", [
         {"id": i, "parents": [], "prompt": [{"role": "user", "content": q}], "reference": answer} for i, q, answer in known
     ])  # fmt: skip
     told = build("contamination", {"training": training, "against": with_answers}).manifest["summary"]
-    # "nobody" stands in document a; "Ada" nowhere; "Three" is in its own question, which tells nothing
+    # "nobody knows" stands in document a; "Ada" nowhere; "Three" is in its own question, which tells nothing
     assert told["evaluation_rows_answered"] == 1
     assert told["headline"].endswith("text touches 3. Their known answer stands beside 1 of them.")
     assert asked.to_table()["value"].to_pylist() == [1]  # the question is there, followed by something else

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import unicodedata
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from engine.errors import UserError
 from engine.execution.worker import carry_out
 from engine.store.artifact import Artifact
 from engine.store.store import Store
+from engine.text.words import words
 from pipelines.dedup import signatures
 from pipelines.dedup import work as dedup
 from pipelines.dedup.minhash import Banding, choose_banding, permutations, sign_texts
@@ -26,14 +28,16 @@ from pipelines.dedup.semantic import near
 from pipelines.dedup.stage import Dedup
 from pipelines.kernels.word_hashes import hash_words, make_room
 from pipelines.texts import documents as documents_
-from pipelines.texts.shingles import jaccard, shingles, sorted_sets, texts_of, words
+from pipelines.texts.columns import texts_of
+from pipelines.texts.forms import word_forms
+from pipelines.texts.shingles import jaccard, shingles, sorted_sets
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
 
-# Characters from every class the definition tells apart, and from the edges of its ranges.
+# Characters of every kind that the definition tells apart, what folds into several, marks in and out of order, ignorable ones.
 ALPHABET = st.sampled_from(
-    "aBz09_ \n.-'\u0080\u00a0\u00bf\u00c0é\u1fff\u2000“”…\u2fff\u3000好いか가\ud7ff\ue000\uefff\uf000，\uffff🙂\U0010ffff"
+    "aBz09_ \n.-'\u0080\u00a0é“”…\u3000好いかガｶﾞー가힣ᄀ\ue000，\uffff🙂ẞﬁ½㍿ﷺ\u00ad\u200b\ufeff\u0301\u0323\u0345\u3099กำเ\u0e48ខ្ម႐İ\U0001d7d8\U0010ffff"
 )
 
 
@@ -83,22 +87,30 @@ def removed(artifact: Artifact) -> dict[int, tuple[int, float]]:
     return {int(r["id"][1:]): (int(r["kept_id"][1:]), r["jaccard"]) for r in rows}
 
 
-@for_all(st.lists(st.text(ALPHABET, max_size=30), min_size=1, max_size=5), st.integers(1, 4))
+@for_all(
+    st.lists(st.text(ALPHABET | st.characters(codec="utf-8"), max_size=30), min_size=1, max_size=5), st.integers(1, 4)
+)
 @settings(deadline=None)
+@example(["é", "か" + " " * 64 + "\u3099x", "好\n\u0301 \t\u0323", "a\u0323" + "\u0301\u0323" * 20], 1)
 @example(["", " ", "a好b", "好", "é“é", "\u0080", *(f"{'a' * k}é“bc 好d" for k in range(250, 258))], 2)
 def test_the_kernels_find_the_words_and_shingles_of_the_definition(texts: list[str], n: int) -> None:
-    column = texts_of(pa.chunked_array([pa.array(["cut off", *texts]).slice(1)]))
+    source = texts_of(pa.chunked_array([pa.array(["cut off", *texts]).slice(1)]))
+    forms = word_forms(source, origin=True)
+    column = forms.texts
     seen: dict[int, str] = {}
     for i, text in enumerate(texts):
         start, end = column.offsets[i], column.offsets[i + 1]
-        out = np.empty(end - start + 1, np.uint64)
-        count = hash_words(column.data, start, end, make_room(end - start), out)
+        out, room = np.empty(end - start + 1, np.uint64), make_room(end - start)
+        count = hash_words(column.data, start, end, room, out)
         expected = words(text)
         assert count == len(expected)
         for value, word in zip(out[:count].tolist(), expected, strict=True):
             assert seen.setdefault(value, word) == word  # equal hashes, equal words
         assert len(set(out[:count].tolist())) == len(set(expected))
-    values, ends = sorted_sets(column, np.arange(len(texts)), n)
+        places = forms.spans(start + np.stack([room[1][:count], room[2][:count]], 1))
+        for (begin, stop), word in zip(places.tolist(), expected, strict=True):
+            assert word in words(source.data[begin:stop].tobytes().decode())
+    values, ends = sorted_sets(source, np.arange(len(texts)), n)
     sets = [set(values[s:e].tolist()) for s, e in zip([0, *ends[:-1]], ends, strict=True)]
     expected_sets = [shingles(text, n) for text in texts]
     for i in range(len(texts)):
@@ -164,6 +176,42 @@ def test_short_and_empty_texts_are_compared_whole(build: Build, given: Given) ->
     assert got == {1: (0, 1.0), 4: (3, 1.0), 6: (5, 1.0), 9: (8, 1.0)}
     exact = removed(build("dedup", {"documents": given("Document", documents(texts))}, method="exact"))
     assert exact == {4: (3, 1.0), 6: (5, 1.0)}
+
+
+@pytest.mark.parametrize("method", ["exact", "minhash"])
+def test_copies_are_copies_however_they_are_written(build: Build, given: Given, method: str) -> None:
+    base = "Le café était fermé à midi, déjà, et le garçon rêvait près du théâtre où l'été s'achève sans bruit."
+    spellings = [
+        base, unicodedata.normalize("NFD", base), base.replace(" ", "\u200b "), base + "\r\n", "\ufeff" + base, base.upper(),
+        base.replace(" ", "\u00a0"), base.replace("e", "e\u00ad"), base.replace(" ", "\n  "),
+    ]  # fmt: skip
+    others = ["cat", "dog", "猫", "犬", "🙂", "🙃", "!!!", "???", "👨‍👩‍👧", "👨‍👩‍👦", "a b c", "a b d", "\u0301"]
+    texts = [*spellings, *others, *others, "我们在图书馆读书，\n然后回家。", "我们在图书馆\n读书，然后\u3000回家。"]
+    got = removed(build("dedup", {"documents": given("Document", documents(texts))}, method=method, keep="first"))
+    n, m = len(spellings), len(others)
+    assert {i: kept for i, (kept, _) in got.items()} == {
+        **{i: 0 for i in range(1, n)}, **{n + m + i: n + i for i in range(m)}, n + 2 * m + 1: n + 2 * m,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("level", "between"), [("line", "\n"), ("paragraph", "\n\n")])
+def test_lines_are_compared_and_counted_as_all_text_is(build: Build, given: Given, level: str, between: str) -> None:
+    line = "L'été s'achève ici."
+    pieces = ["我们在图书馆读了书。", unicodedata.normalize("NFD", line), "数据 ｶﾞｽ", "short one"]
+    texts = [
+        between.join(["我們", "我们在图书馆读了书。", line, "数据ガス", "short one"]),
+        between.join([*pieces, "own"]),
+    ]
+    made = build("dedup", {"documents": given("Document", documents(texts))}, method="exact", level=level)
+    assert made.to_table(["text"])["text"].to_pylist() == [texts[0], f"short one{between}own"]  # two words are too few
+
+
+def test_passages_are_cut_at_the_bytes_of_the_text(build: Build, given: Given) -> None:
+    """The form of a text has other bytes than it: what is cut out and what stays is the text's."""
+    passage = "Le café ﬁn était fermé ½ heure à midi 我们在图书馆读了书 ㍿"
+    texts = [passage, f"« Été » : {unicodedata.normalize('NFD', passage).upper()}! Ça va, ｶﾞ"]
+    made = build("dedup", {"documents": given("Document", documents(texts))}, method="substring", passage=20)
+    assert made.to_table(["text"])["text"].to_pylist() == [passage, "« Été » : ! Ça va, ｶﾞ"]
 
 
 def test_the_result_depends_on_neither_order_nor_batches(
@@ -306,6 +354,11 @@ def test_new_documents_against_an_index_are_as_if_all_had_come_together(build: B
     assert any(k < 100 for k, _ in removed(second).values())
     with pytest.raises(UserError, match="no index"):
         build("dedup", {"documents": given("Document", new), "index": given("Document", old)}, **options)
+    file = first.path / "index" / "index.json"
+    file.write_text(file.read_text().replace(f'"version": {Dedup.version}', '"version": 2'))
+    with pytest.raises(UserError, match=r"earlier Flywheel.*run that `dedup` anew"):
+        build("dedup", {"documents": given("Document", new), "index": first}, recall=0.99, keep="first")
+    file.write_text(file.read_text().replace('"version": 2', f'"version": {Dedup.version}'))
     with pytest.raises(UserError, match="other settings"):
         build("dedup", {"documents": given("Document", new), "index": first}, keep="first", ngram=4)
 
@@ -323,8 +376,7 @@ def test_lines_and_paragraphs_are_cut_as_in_plain_python(level: str, texts: list
     cutter = Cutter(level, 0, 3)
     for lines in texts:
         text = "\n".join(lines)
-        data = np.frombuffer(text.encode(), np.uint8)
-        keys, spans, long = cutter.pieces(data, 0, len(data))
+        ((keys, spans, long),) = cutter.pieces(texts_of(pa.array([text])))
         blocks: list[list[str]] = [[]]
         for line in lines:
             if level == "line" or not line.strip():

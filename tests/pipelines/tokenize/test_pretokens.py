@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from pipelines.kernels.characters import UNKNOWN, pretokens_table
-from pipelines.texts.shingles import texts_of
+from pipelines.texts.columns import texts_of
 from pipelines.tokenize import pretokens
 from pipelines.tokenize.bpe import train_bpe
 from pipelines.tokenize.pretokens import PretokenCache, fits
