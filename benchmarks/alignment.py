@@ -247,7 +247,7 @@ def bad_input(bench: Bench, quick: bool) -> list[Claim]:
         ("a reward model that gives NaN", "a score that is NaN or infinite",
          told("ppo", short, policy=policy, prompts=prompts, reward=bench.model(bench.folder / "broken", "RewardModel"))),
         ("a constant reward", "A constant reward teaches nothing",
-         told("ppo", {**short, "rules": {"one": "1"}}, policy=policy, prompts=prompts)),
+         told("ppo", {**short, "rules": {"one": "1"}, "missing_eos": 0}, policy=policy, prompts=prompts)),
         ("all answers equal", "answers are equal",
          told("ppo", {**short, "max_tokens": 1, "rules": {"l": "length"}}, policy=steered(bench, "one", {7: 50.0}), prompts=prompts)),
         ("an empty rollout", "answers are equal",

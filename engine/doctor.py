@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from engine.execution.threads import cores
 from engine.stage.stage import Device
 from engine.store.files import default_url
 
@@ -23,8 +24,7 @@ def examine() -> list[dict[str, Any]]:
         findings.append({"what": what, "found": found, "ok": ok})
 
     tell("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    tell("cores", str(cores), cores >= 2)
+    tell("cores", str(cores()), cores() >= 2)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     tell("memory", f"{memory:.1f} GiB", memory >= 6 or None)
     store = default_url()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import StageFailed, UserError, Waiting
+from engine.execution import threads
 from engine.execution.lock import lock
 from engine.plan.checks import check
 from engine.plan.inputs import External, Say
@@ -148,7 +149,12 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=(write,),
-            env={**os.environ, "FLYWHEEL_EVENTS": str(write), "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "true"},
+            env={
+                **threads.environment(),
+                "FLYWHEEL_EVENTS": str(write),
+                "PYTHONHASHSEED": "0",
+                "TOKENIZERS_PARALLELISM": "true",
+            },
         )
         os.close(write)
         try:

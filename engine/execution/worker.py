@@ -21,6 +21,7 @@ from typing import Any
 
 from engine.errors import FlywheelError, UserError, Waiting
 from engine.execution.finish import finish
+from engine.execution.threads import cores
 from engine.plan.identity import folder_of, identify, key_of, sources
 from engine.stage.job import Emit, Job
 from engine.stage.stage import Stage, load
@@ -92,7 +93,7 @@ def carry_out(
         "wall_s": round(time.monotonic() - wall, 3),
         "cpu_s": round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
         "peak_rss_mb": round(max(u.ru_maxrss for u in usage) / 1024, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {cores()} cores",
         "python": platform.python_version(),
     }
     return finish(job, facts, config.max_failed, timings)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from engine.errors import FlywheelError
+from engine.execution import threads
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -22,7 +24,8 @@ def chat(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Talk to a model. An empty line, Ctrl-D or Ctrl-C ends it; `/new` forgets what was said."""
-    from generators.chat.conversation import converse  # loads torch, which the help has no need of
+    os.environ.update(threads.environment())  # before torch is loaded, which starts threads by it
+    from generators.chat.conversation import converse  # and which the help has no need of
 
     try:
         converse([model, *([versus] if versus else [])], store, temperature, max_tokens, seed)

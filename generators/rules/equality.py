@@ -1,7 +1,8 @@
 r"""Whether a solution ends in the right mathematical answer: `\boxed{x}` is right for the reference x, and for what equals it.
 
-In this order: the same text; numbers, as exact fractions (`numbers.py`); tuples, intervals, sets and lists, member by member;
-words; and what is left symbolically, by math-verify (HuggingFace) in a process of its own (`symbolic.py`).
+Both are brought to one notation first (`notation.py`), and units are set aside (`units.py`). Then, in this order: the same text;
+numbers, as exact fractions (`numbers.py`); tuples, intervals, sets and lists, member by member; words; and what is left
+symbolically, by math-verify (HuggingFace) in a process of its own (`symbolic.py`).
 
 - A pair and an interval keep their brackets and their order: `(1,2)` is neither `[1,2]` nor `(2,1)`. A set's members, and those
   of a list without brackets, come in any order.
@@ -24,8 +25,10 @@ import threading
 from functools import lru_cache
 from pathlib import Path
 
-from generators.rules import numbers
+from generators.rules import numbers, units
+from generators.rules.notation import plain
 
+READABLE = 5_000  # characters of an answer that is more than a text
 LONGEST = 500  # characters of an expression that is compared symbolically
 CPU_S = 3.0  # for one comparison
 WALL_S = 60.0  # for a process that uses no CPU at all
@@ -33,22 +36,15 @@ WALL_S = 60.0  # for a process that uses no CPU at all
 _MATH = re.compile(
     r"\$\$(.+?)\$\$|(?<![\\\d])\$(?!\s)([^$\n]+?)(?<![\s\\])\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
 )
-_SHELL = re.compile(
-    r"\$\$(.+)\$\$|\$(.+)\$|\\\((.+)\\\)|\\\[(.+)\\\]|\\(?:text|textbf|mathrm|mbox|textrm)\{([^{}]*)\}", re.DOTALL
+_NAMED = re.compile(
+    r"\(?(?P<names>[A-Za-z](?:\s*,\s*[A-Za-z])+)\)?\s*=\s*(?=[(\[])|(?P<name>[A-Za-z])\s*\\in(?![A-Za-z])\s*"
 )
-_UNIT = re.compile(
-    r"(?P<amount>.+?)\s*(?:\\(?:text|mathrm|mbox|textrm)\{(?P<name>[^{}]*)\}|\^\s?\\circ|\^\s?\{\s?\\circ\s?\}|°)"
+_BUILT = re.compile(
+    r"\\\{\s*(?P<name>[A-Za-z])\s*(?:\\in\s*\\(?:mathbb\{R\}|R)\s*)?(?::|\||\\mid|\\colon)(?P<condition>.*[<>=].*|.*\\[lgn]e.*)\\\}"
 )
-_SCALES = re.compile(r"hundred|thousand|million|billion|trillion|dozen|pi\b|\d", re.IGNORECASE)
-_SAME = {
-    "−": "-", "×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "≤": r"\le ", "≥": r"\ge ",
-    "≠": r"\ne ", r"\left": "", r"\right": "", r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\%": "%", r"\$": "$", "{,}": ",",
-    r"\!": "", r"\,": " ", r"\;": " ", r"\:": " ", r"\ ": " ", r"\quad": " ", "~": " ", r"\lbrace": r"\{", r"\rbrace": r"\}",
-}  # fmt: skip
-_SAME_PATTERN = re.compile(
-    r"\\(?:left|right|dfrac|tfrac|quad|lbrace|rbrace)(?![A-Za-z])|\\[%$!,;: ]|\{,\}|[−×·π∞∪≤≥≠~]"
-)
-_OPEN, _CLOSE = {"(", "[", "{", r"\{"}, {")", "]", "}", r"\}"}
+_OR = re.compile(r"\\text\{\s*or\s*\}|\bor\b")
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|lt|gt)(?![A-Za-z])")
+_OPEN, _CLOSE = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 
 
@@ -84,15 +80,24 @@ def equal(a: str, b: str, tolerance: float = 0.0) -> bool:
     Args:
         tolerance: error of a number relative to `b` that is allowed, for what a program printed.
     """
-    a, b = _plain(a), _plain(b)
+    if max(len(a), len(b)) > READABLE:
+        return a.split() == b.split()
+    a, b = plain(a), plain(b)
     if a == b:
         return bool(a)
-    (amount, unit), (other, other_unit) = _amount(a), _amount(b)
-    ours, theirs = numbers.exact(amount), numbers.exact(other)
+    ours, theirs = numbers.exact(a), numbers.exact(b)
+    (amount, unit), (other, other_unit) = units.split(a), units.split(b)
+    if bool(unit) != bool(other_unit):  # where one has a unit the m of `5 m` is one, and else a variable
+        (amount, unit), (other, other_unit) = units.split(a, bool(other_unit)), units.split(b, bool(unit))
+    if (amount, other) != (a, b):
+        return (unit == other_unit or not unit or not other_unit) and equal(amount, other, tolerance)
     if ours and theirs:
-        return ours.equals(theirs, tolerance) and (unit == other_unit or not unit or not other_unit)
+        return ours.equals(theirs, tolerance)
+    (a, name), (b, other_name) = _named(a), _named(b)
+    if name and other_name and name != other_name:
+        return False
     if _is_text(a) and _is_text(b):
-        return a.casefold() == b.casefold()
+        return a.casefold() == b.casefold() or ("," in a and "," in b and _collections(a, b, tolerance))
     return _collections(a, b, tolerance)
 
 
@@ -108,27 +113,12 @@ def _stands_alone(match: re.Match[str]) -> bool:
     return not (before.endswith(tuple("{^_*/+,[\\")) or after.startswith(tuple("}^_*/+]\\")))
 
 
-def _plain(text: str) -> str:
-    """The text without what says nothing: dollars around it, a full stop, spaces, and how LaTeX sizes things."""
-    while True:
-        text = text.strip().rstrip(".").rstrip()
-        shell = _SHELL.fullmatch(text)
-        inner = next(group for group in shell.groups() if group is not None) if shell else ""
-        if not shell or re.search(r"(?<!\\)\$", inner):
-            break
-        text = inner
-    return " ".join(_SAME_PATTERN.sub(lambda match: _SAME[match.group()], text).split())
-
-
-def _amount(text: str) -> tuple[str, str]:
-    r"""`3 \text{ cm}` -> 3, cm. The unit is empty where there is none, or where it is a factor (million)."""
-    match = _UNIT.fullmatch(text)
-    if not match:
-        return text, ""
-    name = " ".join((match["name"] or "degrees").split()).casefold() if match["name"] != "" else ""
-    if name in ("percent", "per cent", "%"):
-        return f"{match['amount']}%", ""
-    return (text, "") if _SCALES.search(name) else (match["amount"], name)
+def _named(text: str) -> tuple[str, str]:
+    r"""`(x, y) = (1, 2)` -> (1, 2); `x \in [1, 2]` -> [1, 2]; and the names. `\{x : x > 2\}` -> x > 2."""
+    if built := _BUILT.fullmatch(text):
+        return built["condition"].strip(), built["name"]
+    match = _NAMED.match(text)
+    return (text[match.end() :], "".join((match["names"] or match["name"]).split())) if match else (text, "")
 
 
 def _is_text(text: str) -> bool:
@@ -139,10 +129,14 @@ def _is_text(text: str) -> bool:
 
 
 def _collections(a: str, b: str, tolerance: float) -> bool:
-    pieces, others = _split(a, r"\cup"), _split(b, r"\cup")
+    pieces, others = _union(a), _union(b)
     if len(pieces) > 1 and len(others) > 1:
         return _same_members(pieces, others, tolerance)
     (kind, members), (other, theirs) = _members(a), _members(b)
+    if kind == "list" and other == "()":
+        kind, members = _assigned(members)
+    elif kind == "()" and other == "list":
+        other, theirs = _assigned(theirs)
     if not kind and not other:
         return _symbolic(a, b)
     if not kind or not other:  # +-2 and 2, -2; an interval and its inequality; but not a pair and an expression
@@ -155,6 +149,21 @@ def _collections(a: str, b: str, tolerance: float) -> bool:
     return kind == other and len(members) == len(theirs) and all(
         equal(one, its, tolerance) for one, its in zip(members, theirs, strict=True)
     )  # fmt: skip
+
+
+def _assigned(members: list[str]) -> tuple[str, list[str]]:
+    """`x = 1, y = 2` -> the pair of them, in the order of the names. Any other list is one still."""
+    pairs = sorted(tuple(map(str.strip, member.split("=", 1))) for member in members if "=" in member)
+    names = {name for name, *_ in pairs}
+    if len(names) < len(members) or any(len(name) != 1 for name in names):
+        return "list", members
+    return "()", [value for _, value in pairs]
+
+
+def _union(text: str) -> list[str]:
+    r"""The intervals that are joined by `\cup`, or the inequalities by "or"."""
+    either = _OR.split(text)
+    return [one.strip() for one in either] if all(map(_RELATION.search, either)) else _split(text, r"\cup")
 
 
 def _same_members(a: list[str], b: list[str], tolerance: float) -> bool:
@@ -177,10 +186,22 @@ def _members(text: str) -> tuple[str, list[str]]:
             members = _split("".join(tokens[1:-1]), ",", ";")
             kind = (tokens[0] + tokens[-1]).replace("\\", "")
             if len(members) > 1 or kind == "{}":
-                return kind, [one for one in members if one]
+                return kind, _signed([one for one in members if one]) if kind == "{}" else members
             return "", []
-    members = _split(re.sub(r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*", ",", text), ",", ";")
+    joined = re.sub(r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*", ",", text)
+    members = _signed(_split(joined, ",", ";"))
     return ("list", members) if len(members) > 1 and all(members) else ("", [])
+
+
+def _signed(members: list[str]) -> list[str]:
+    r"""Each `\pm` as two: its upper signs and its lower ones."""
+    upper, lower = {r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"}
+    sign = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
+    return [
+        sign.sub(lambda found, signs=signs: signs[found.group()], one)
+        for one in members
+        for signs in ((upper, lower) if sign.search(one) else (upper,))
+    ]
 
 
 def _split(text: str, *separators: str) -> list[str]:

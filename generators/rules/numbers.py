@@ -22,7 +22,7 @@ NUMBER = re.compile(
     rf"|(?P<top>{_GROUPS}|\d+)/(?P<bottom>\d+)"  # 1/2
     rf"|(?P<digits>{_GROUPS}(?:\.\d+)?|\d*\.\d+|\d+)"
     r"(?:[eE](?P<e>[-+]?\d{1,3})(?!\w)|\s?(?:\\times|\\cdot|×|\*)\s?10\^(?:\{\s?(?P<power>[-−+]?\d{1,3})\s?\}|(?P<bare>-?\d{1,3})))?)"
-    r"(?!\d|\.\d)(?P<percent>\s?\\?%|\s?percent\b)?"
+    r"(?!\d|\.\d)(?P<percent>\s?\\?%|\s?per ?cent\b)?"
 )
 _MARK = re.compile(r"\\(?:boxed|fbox)\s*\{|####\s*(?P<line>.+)")
 

@@ -30,7 +30,7 @@ from engine.errors import UserError
 
 # Raised by hand when the same answer and reference would get another verdict than before, from a rule that compares answers
 # as numbers or as mathematics. It is part of the identity of stages that use one.
-EQUALITY = 2
+EQUALITY = 3
 
 
 class _Check(BaseModel):

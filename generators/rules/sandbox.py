@@ -167,7 +167,9 @@ def run(program: str | Sequence[str], limits: Limits | None = None, stdin: str =
 
 def run_all(programs: Sequence[str | Sequence[str]], limits: Limits | None = None, workers: int = 0) -> list[Outcome]:
     """`run` each, several at once (0: one a core), in order."""
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    from engine.execution.threads import cores  # the child runs this file without this project on its path
+
+    with ThreadPoolExecutor(workers or cores()) as pool:
         return list(pool.map(lambda program: run(program, limits), programs))
 
 

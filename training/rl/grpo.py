@@ -170,7 +170,8 @@ class Hooks:
         """TRL's reward function: of the answers sampled last."""
         iteration = self.iteration(trainer_state)
         scores, parts = self.scorer.score(self.rollouts)
-        warn_of_sameness(self.job, iteration, self.rollouts, scores)
+        groups = len(scores) // self.stage.samples
+        warn_of_sameness(self.job, iteration, self.rollouts, scores, self.stage.missing_eos, groups)
         keep(self.job, iteration, self.rollouts, scores)
         length = np.mean([len(rollout.token_ids) for rollout in self.rollouts])
         ended = np.array([rollout.ended for rollout in self.rollouts])

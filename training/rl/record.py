@@ -41,15 +41,36 @@ def consumed(job: Job) -> tuple[str, int]:
     return digest.hexdigest(), count
 
 
-def warn_of_sameness(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarray) -> None:
-    """Say so when an iteration can teach nothing."""
+def warn_of_sameness(
+    job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarray, missing_eos: float, groups: int = 1
+) -> None:
+    """Say so when an iteration can teach nothing, or nothing but to end an answer, and why.
+
+    Args:
+        scores: before `missing_eos` is taken off the answers that were cut.
+        groups: how many equal runs of answers are compared among themselves alone: GRPO's prompts.
+    """
     if len({tuple(rollout.token_ids) for rollout in rollouts}) == 1:
         job.say(
             f"Iteration {iteration + 1}: all {len(rollouts)} answers are equal, so that no advantage can be seen. "
             "The policy has collapsed: a larger `beta` or a smaller `lr` would have kept it alive."
         )
-    elif np.ptp(scores) == 0:
-        job.say(
-            f"Iteration {iteration + 1}: all {len(rollouts)} answers score {scores[0]:.4g}. A constant reward teaches "
-            "nothing but the KL penalty."
-        )
+        return
+    if np.ptp(scores.reshape(groups, -1), axis=1).any():
+        return
+    if np.ptp(scores):
+        alike = f"the {len(rollouts) // groups} answers to each of {groups} prompts score alike"
+    else:
+        alike = f"all {len(rollouts)} answers score {scores[0]:.4g}"
+    cut = np.array([not rollout.ended for rollout in rollouts])
+    worth = (scores - missing_eos * cut).reshape(groups, -1)
+    cause = (
+        f"{cut.sum()} were cut at `max_tokens`: raise it, so that they can be right before they are cut. "
+        if cut.any()
+        else ""
+    )
+    if np.ptp(worth, axis=1).any():
+        learnt = f"Until then all that is learnt is to end an answer, from `missing_eos` ({missing_eos:g})."
+    else:
+        learnt = "A constant reward teaches nothing but the KL penalty."
+    job.say(f"Iteration {iteration + 1}: {alike}. {cause}{learnt}")

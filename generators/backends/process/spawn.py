@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from engine.execution import threads
+
 ROOT = str(Path(__file__).resolve().parents[3])
 # What torchrun and accelerate leave in the environment: an engine would take itself for one of the training processes.
 TRAINING = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
@@ -28,12 +30,12 @@ def python(module: str, *arguments: str) -> list[str]:
 
 
 def environment(devices: str | None = None) -> dict[str, str]:
-    """This process's environment, as an engine needs it.
+    """This process's environment, as an engine needs it, with threads that share the machine.
 
     Args:
         devices: the GPUs it may see, as CUDA_VISIBLE_DEVICES takes them; None: all.
     """
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(TRAINING)}
+    variables = {name: value for name, value in threads.environment().items() if not name.startswith(TRAINING)}
     path = import_path()
     if path or "PYTHONPATH" in variables:
         variables["PYTHONPATH"] = os.pathsep.join(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +96,24 @@ class ToyCrash(Stage):
             raise ZeroDivisionError("planted")
         if self.how == "empty":
             return
-        import os
-
         os._exit(7)
+
+
+class ToyEnvironment(Stage):
+    """Its process's environment variables of these names, each as a document."""
+
+    gives = "Document"
+    names: list[str]
+
+    def run(self, job: Any) -> None:
+        rows = [
+            {
+                "id": row_id("Document", name),
+                "parents": [],
+                "text": os.environ.get(name, ""),
+                "source": name,
+                "offset": 0,
+            }
+            for name in self.names
+        ]
+        job.commit("00000-environment", pa.Table.from_pylist(rows))

@@ -121,6 +121,30 @@ def test_expressions_are_equal_if_they_were_built_equal(pair: Any) -> None:
         (r"\sqrt{2}+10^{-20}", r"\sqrt{2}", False), ("0.3333333333", r"\frac{1}{3}", False), ("paris", r"\text{Paris}", True),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix}1\\2\end{bmatrix}", True),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix}1\\3\end{bmatrix}", False),
+        (r"\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix}", r"\begin{bmatrix}1&2\\[4pt]3&4\end{bmatrix}", True),
+        # as it is typed
+        ("3√5", r"\sqrt{45}", True), ("2*sqrt(3)", r"\sqrt{12}", True), ("∛16", r"2\sqrt[3]{2}", True), ("x**2", "x^2", True),
+        ("x²+1", "x^2+1", True), ("2½", r"\frac52", True), ("（1，2）", "(1,2)", True), ("２０％", "20%", True), ("{2,1}", r"\{1,2\}", True),
+        ("8\\,605", "8605", True), ("1,000, 2,000", "2000, 1000", True), (r"0.\overline{3}", r"\frac13", True),
+        (r"0.1\overline{6}", r"\frac16", True), (r"0.\overline{3}", "0.3", False), (r"{6 \choose 2}", "15", True), ("2 million", "2000000", True),
+        (r"\sqrt[3]{-8}", "-2", True), (r"\log_2 8", "3", True), ("1011_2", "1011_{2}", True), ("1011_2", "1011_3", False),
+        # collections and their names
+        (r"\big(1, 2\big)", "(1,2)", True), ("(x, y) = (1, 2)", "(1,2)", True), ("(x, y) = (1, 2)", "(2,1)", False),
+        ("x=1, y=2", "(1,2)", True), ("y=2, x=1", "(1,2)", True), ("x=2, y=1", "(1,2)", False), ("x=1, x=2", "(1,2)", False),
+        (r"x \in [1,2]", "[1,2]", True), (r"x \in [1,2]", r"y \in [1,2]", False), (r"x\in[5,\infty)", r"x \ge 5", True),
+        (r"x<-6 \text{ or } x>-1", r"(-\infty,-6)\cup(-1,\infty)", True), (r"x<-6 \text{ or } x>-1", r"(-\infty,-6]\cup(-1,\infty)", False),
+        (r"\{x : x>2\}", r"(2,\infty)", True), ("]0,1]", "(0,1]", True), ("]0,1[", "[0,1]", False), (r"\langle 1,2\rangle", r"\langle 1, 3\rangle", False),
+        (r"\frac{6\pm 2\sqrt{3}}{2}", r"\{3-\sqrt{3}, 3+\sqrt{3}\}", True), (r"\pm 1, \pm 2", "1,-1,2", False),
+        ("red, blue", "blue, red", True), ("red, blue", "red, green", False),
+        # units
+        ("5 cm", r"5\text{ cm}", True), ("5 cm", "5", True), ("5 cm", "5 m", False), ("5 m", r"5\text{ meters}", True), ("5 m", "5", False),
+        ("12 square inches", r"12\text{ in}^2", True), ("12 square inches", "12 inches", False), ("9.8 m/s²", r"9.8\ \mathrm{m/s^2}", True),
+        ("60 mph", r"60\text{ miles per hour}", True), (r"10\,\frac{\text{km}}{\text{h}}", r"10\text{ km/h}", True),
+        (r"\$5.00", "5 dollars", True), (r"\$5", "€5", False), (r"\$5", r"5\text{ cm}", False), ("5 dollars", "5 cents", False),
+        (r"45\degree", "45 degrees", True), (r"25^\circ\text{C}", r"25^\circ\text{F}", False), ("7 apples", "7 oranges", False),
+        (r"2\sqrt3\text{ cm}", r"2\sqrt{3}", True), (r"2\sqrt3\text{ cm}", r"2\sqrt3\text{ m}", False), ("25 per cent", "0.25", True),
+        (r"x\text{ is even}", "x", False), ("2 theta", "2", False), ("5 squared", "5", False), ("3 quarters", "3", False),
+        ("5 less than x", "5", False), (r"5\text{ factorial}", "5", False), ("3 months", "3", True), ("2 pi", "2", False), (r"2\mathrm{e}", "2", False),
     ],
 )  # fmt: skip
 def test_verdicts_a_teacher_would_give(answer: str, reference: str, verdict: bool) -> None:

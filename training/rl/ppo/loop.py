@@ -80,12 +80,12 @@ def optimise(stage: Ppo, job: Job) -> None:
             stopped = watch.look(iteration, sampler, float(scores.mean()), old.kl, parts.get("disagreement"), last)
         if last or stopped:
             break
-        warn_of_sameness(job, iteration, rollouts, scores)
+        warn_of_sameness(job, iteration, rollouts, scores, stage.missing_eos)
         if lead:
             keep(job, iteration, rollouts, scores)
         if stage.ahead and iteration + 1 in iterations:
             sampler.sample_ahead(asked(iteration + 1), iteration + 1)
-        learnt = learn(stage, models, state.optimizer, old, iteration, job.seed)
+        learnt = learn(stage, models, state.optimizer, old, iteration, job)
         curves = {**parts, **describe(rollouts, worth, old), **learnt, "beta": state.controller.beta}
         job.metric(iteration + 1, **curves)
         job.progress(iteration + 1, stage.iterations, "iterations")
@@ -183,15 +183,17 @@ def look_back(stage: Ppo, models: Models, rollouts: Sequence[Rollout], scores: n
 
 
 def learn(
-    stage: Ppo, models: Models, optimizer: torch.optim.Optimizer, old: Experience, iteration: int, seed: int
+    stage: Ppo, models: Models, optimizer: torch.optim.Optimizer, old: Experience, iteration: int, job: Job
 ) -> dict[str, float]:
-    """Epochs of minibatch steps on what was looked back on. Returns means over the steps taken."""
+    """Epochs of minibatch steps on what was looked back on. Returns means over the steps taken, and of `step_kl` the last
+    value: where an iteration ends early, the one that ended it."""
     policy, critic = models.policy, models.critic
     for group in optimizer.param_groups:
         group["lr"] = stage.lr * (schedule.linear(iteration, stage.iterations, 0.0) if stage.decay else 1.0)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     seen: list[dict[str, float]] = []
-    for minibatch in minibatches(stage, len(old.answers), iteration, seed):
+    step_kl = 0.0
+    for minibatch in minibatches(stage, len(old.answers), iteration, job.seed):
         tokens = int(old.mask_BR[minibatch].sum())
         optimizer.zero_grad()
         sums: dict[str, float] = {}
@@ -203,7 +205,12 @@ def learn(
             (counts * summed / tokens).backward()
             sums = {name: sums.get(name, 0.0) + counts * value for name, value in parts.items()}
         step = {name: value / tokens for name, value in distributed.totals(sums).items()}
-        if stage.stop_kl is not None and step["step_kl"] > stage.stop_kl:
+        step_kl = step["step_kl"]
+        if stage.stop_kl is not None and step_kl > stage.stop_kl:
+            job.say(
+                f"Iteration {iteration + 1}: {len(seen)} of {stage.epochs * stage.minibatches} steps were taken; after them the "
+                f"policy's `step_kl` is {step_kl:.3g}, beyond `stop_kl` ({stage.stop_kl:g})."
+            )
             break
         distributed.sum_gradients(policy)
         distributed.sum_gradients(critic)
@@ -211,7 +218,7 @@ def learn(
         optimizer.step()
         seen.append(step)
     means = {name: float(np.mean([step[name] for step in seen])) for name in (seen[0] if seen else {})}
-    return {**means, "steps": float(len(seen))}
+    return {**means, "step_kl": step_kl, "steps": float(len(seen))}
 
 
 def minibatches(stage: Ppo, rollouts: int, iteration: int, seed: int) -> Iterator[np.ndarray]:

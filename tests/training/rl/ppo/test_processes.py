@@ -149,6 +149,7 @@ def test_two_processes_train_the_policy_of_one(
                 assert curves[step][name] == pytest.approx(value, abs=1e-4, rel=1e-3), (step, name)
     if "stop_kl" in config:
         assert 0 < expected[2]["steps"] < 4
+        assert expected[2]["step_kl"] > config["stop_kl"]  # the value that ended the iteration
 
 
 def test_the_checkpoint_of_two_processes_is_gone_on_from_by_one(
