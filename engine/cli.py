@@ -210,10 +210,14 @@ def status(store: StoreUrl = None, json_: Json = False) -> None:
             f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}  {row['artifact']}"
         )
         if "error" in row:
-            look = f"Its log: {row['log']}. Its rows: flywheel show {row['stage'] or row['artifact']} --rejected"
+            look = f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
             print("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))
     for run, spent in spent_by_run(opened).items():
         print(f"{run}: {in_words(spent)}")
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['run']}/{row['stage']}" if row["stage"] else row["artifact"]
 
 
 @app.command()

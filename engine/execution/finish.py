@@ -16,6 +16,7 @@ from engine.store.artifact import Artifact
 from engine.store.parquet import encode
 from engine.store.writer import Contents
 from engine.view.card import card
+from engine.view.rows import shorten
 
 
 def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str, Any]) -> Artifact:
@@ -68,17 +69,24 @@ def _check(job: Job, made: Contents, max_failed: float, summary: dict[str, Any])
         if not reasons:
             nothing = f"{came_in:,} rows came in, and nothing was made of them" if came_in else "nothing came in"
             raise StageFailed(f"no row came out: {nothing}.")
-        raise StageFailed(" ".join([f"no row came out: {reasons}.", *_shortfall(summary), where]))
+        raise StageFailed(" ".join([f"no row came out: {reasons}.", *_particulars(job, made, summary), where]))
     # A model has no rows of its own: what failed did so among what came in.
     seen = made.rows + made.rejected if job.gives in schema.DATASETS else max(came_in, made.rejected)
     if made.failed > max_failed * seen:
         failed = f"{made.failed:,} of {seen:,} rows failed, more than the ceiling of {max_failed:.0%} (`max_failed`): {reasons}."
-        raise StageFailed(" ".join([failed, *_shortfall(summary), where]))
+        raise StageFailed(" ".join([failed, *_particulars(job, made, summary), where]))
 
 
-def _shortfall(summary: dict[str, Any]) -> list[str]:
-    """What the stage itself says of what is missing."""
-    return [summary["shortfall"]] if "shortfall" in summary else []
+def _particulars(job: Job, made: Contents, summary: dict[str, Any]) -> list[str]:
+    """The detail of the first row with the most frequent reason, and what the stage itself says of what is missing."""
+    reason = made.reasons.most_common(1)[0][0]
+    told = list[str]()
+    for name in sorted(job.writer.rejected_parts()):
+        rejected = job.writer.read_rejected(name, ["reason", "detail"]).to_pylist()
+        if detail := next((row["detail"] for row in rejected if row["reason"] == reason and row["detail"]), None):
+            told.append(f"The first {reason}: {shorten(detail, 200)}.")
+            break
+    return [*told, *([summary["shortfall"]] if "shortfall" in summary else [])]
 
 
 def _keep_metrics(job: Job) -> None:

@@ -15,7 +15,7 @@ from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS
 from engine.view.removed import examples, largest_clusters, rows_seen
 from engine.view.rows import print_row, quote, shorten
-from engine.view.spending import in_words
+from engine.view.spending import by_answerer, in_words
 
 
 def as_json(artifact: Artifact, rows: int, rejected: bool = False) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
         facts.add_row(
             "took", f"{timings['wall_s']:.1f} s, {timings['cpu_s']:.1f} CPU s, {timings['peak_rss_mb']:.0f} MB"
         )
-    for who, spent in timings.get("spent", {}).items():
+    for who, spent in by_answerer(artifact).items():
         facts.add_row("spent", Text(f"{in_words(spent)} ({who})"))
     console.print(facts)
     lost = sum(manifest["rejected"].values())

@@ -12,14 +12,19 @@ Spending = Mapping[str, float]
 
 def spending(artifacts: Iterable[Artifact]) -> Spending:
     """The sum over artifacts, each counted once: `tokens_in`, `tokens_out`, `cost`; empty if nobody was asked."""
-    told = [
-        one for a in {a.id: a for a in artifacts}.values() for one in a.manifest["timings"].get("spent", {}).values()
-    ]
+    once = {artifact.id: artifact for artifact in artifacts}.values()
+    told = [spent for artifact in once for spent in by_answerer(artifact).values()]
     total = {name: sum(one.get(name, 0) for one in told) for name in AMOUNTS}
     return total if any(total.values()) else {}
 
 
+def by_answerer(artifact: Artifact) -> dict[str, Spending]:
+    """Who answered -> what it took. A plugin may note there what it likes; what is no such table is left out."""
+    noted = artifact.manifest["timings"].get("spent", {})
+    return {who: spent for who, spent in noted.items() if isinstance(spent, dict) and "tokens_in" in spent}
+
+
 def in_words(spent: Spending) -> str:
     """One line; the money only where there are prices."""
-    told = f"{spent['tokens_in']:,.0f} tokens in, {spent['tokens_out']:,.0f} out"
-    return told + (f", cost {spent['cost']:,.2f}" if spent["cost"] else "")
+    told = f"{spent['tokens_in']:,.0f} tokens in, {spent.get('tokens_out', 0):,.0f} out"
+    return told + (f", cost {cost:,.2f}" if (cost := spent.get("cost", 0)) else "")

@@ -15,7 +15,7 @@ def status_of(store: Store) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for run in store.runs():
         record = store.run(run) or {"stages": {}}
-        failed: dict[str, str] = record.get("failed", {})
+        failed = {name: folder for name, folder in record.get("failed", {}).items() if failure(store, folder)}
         for name, entry in record["stages"].items():
             if name not in failed:
                 rows.append(_row(store, run, name, entry["kind"], entry["artifact"]))

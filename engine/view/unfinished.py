@@ -26,8 +26,10 @@ def find(store: Store, name: str) -> Artifact:
         UserError: as for `Store.find`.
     """
     run, _, stage = name.rpartition("/")
-    for record_name in [run] if run else store.runs():
-        failed = (store.run(record_name) or {}).get("failed", {}).get(stage)
+    records = {one: store.run(one) or {} for one in ([run] if run else store.runs())}
+    known = [record for record in records.values() if stage in {**record.get("stages", {}), **record.get("failed", {})}]
+    if len(known) == 1:  # a name that several runs have is the finished one's
+        failed = known[0].get("failed", {}).get(stage)
         if failed and (found := read_unfinished(store, failed)):
             return found
     try:

@@ -15,8 +15,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from engine.errors import UserError
 from generators.backends import adapters
+from generators.backends.answerer import check_answerer
 from generators.backends.engines import load_engine
 from generators.backends.local_model import Local
 from generators.backends.process.watched import WatchedEngine
@@ -44,11 +44,7 @@ def open_backend(
         UserError: the recipe names both, or neither.
     """
     model = job.maybe("model")
-    if (model is None) == (server is None):
-        raise UserError(
-            "who answers? Expected either a model among the inputs (`from: {model: ...}`) or a `server:`, "
-            f"found {'neither' if model is None else 'both'}."
-        )
+    check_answerer(int(model is not None), int(server is not None))
     if server is not None:
         return open_server(job, server), server.model
     assert model is not None

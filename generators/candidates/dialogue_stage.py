@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from engine.stage.stage import Stage, port
+from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
@@ -62,6 +63,7 @@ class Dialogue(Stage):
     )
 
     def check(self, known: Preflight) -> None:
+        check_answerer(len(known.inputs.get("model", [])), int(self.server is not None))
         check_servers(known, self.server, self.user_server)
 
     def asks(self) -> bool:

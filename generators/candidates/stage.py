@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from engine.stage.stage import NotIdentity, Stage, port
+from generators.backends.answerer import check_answerers
 from generators.backends.protocol import EngineName
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
@@ -92,6 +93,7 @@ class Candidates(Stage):
         return self
 
     def check(self, known: Preflight) -> None:
+        check_answerers(len(known.inputs.get("model", [])), len(self.server), self.n, len(self.temperature))
         check_servers(known, *self.server)
 
     def asks(self) -> bool:

@@ -16,6 +16,7 @@ from engine.stage.job import Job, Part
 from engine.store.digest import digest_json
 from engine.store.schema import DATASETS, Message, ToolMessage, row_id, table
 from generators.backends import json_answers
+from generators.backends.answerer import check_answerers
 from generators.backends.in_flight import in_flight
 from generators.backends.open import open_model, open_server
 from generators.backends.protocol import Answer, Backend, Failure, Sampling
@@ -55,6 +56,7 @@ def _answerers(stage: Candidates, job: Job) -> list[tuple[str, Callable[[], Back
     if stage.engine == "transformers":
         options.pop("options")
     models = job.all("model")
+    check_answerers(len(models), len(stage.server), stage.n, len(stage.temperature))
     names = [model.name for model in models]
     who = list[tuple[str, Callable[[], Backend]]]()
     for model, name in zip(models, names, strict=True):
@@ -62,17 +64,8 @@ def _answerers(stage: Candidates, job: Job) -> list[tuple[str, Callable[[], Back
         opened = partial(open_model, job, model, stage.engine, stage.replicas, part=part, **options)
         who.append((part or name, opened))
     who += [(server.model, partial(open_server, job, server)) for server in stage.server]
-    if not who:
-        raise UserError(
-            "who answers? Expected a model among the inputs (`from: {model: ...}`) or a `server:`, found neither."
-        )
     if len({name for name, _ in who}) < len(who):
         raise UserError(f"who answers? One is named twice: {', '.join(name for name, _ in who)}.")
-    if (pairs := len(who) * len(stage.temperature)) > stage.n:
-        raise UserError(
-            f"`n: {stage.n}` is too small for {len(who)} who answer at {len(stage.temperature)} temperatures: each "
-            f"prompt gets one answer of each, so {pairs} at least."
-        )
     return who
 
 

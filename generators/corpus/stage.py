@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import Field, field_validator, model_validator
 
 from engine.stage.stage import Stage, port
+from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
@@ -100,6 +101,9 @@ class Corpus(Stage):
 
         self.style_templates(known.base)
         check_records(compiled(self.templates, "templates"), known)
+        models = len(known.inputs.get("model", []))
+        if self.styles or self.server or models:
+            check_answerer(models, int(self.server is not None))
         check_servers(known, self.server)
 
     def asks(self) -> bool:

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import math
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,10 +19,9 @@ from generators.backends.open import open_backend
 from generators.backends.protocol import REFUSED, Answer, Failure, Sampling
 from generators.corpus.stage import Corpus
 from generators.corpus.styles import REPHRASED
-from generators.drafts.content import fault
+from generators.drafts.content import PREAMBLE, fault
 from generators.text.templates import Template, Unrenderable, compiled, template, variables
 
-PREAMBLE = re.compile(r"^(sure|certainly|of course)?\W*here('s| is| are)\b[^\n:]{0,120}:\s+", re.I)
 ATTEMPTS = 8  # draws for one document before it is given up
 Draw = Callable[[int, int], dict[str, Any]]  # number of the document, number of the attempt -> what to ask or say
 USELESS = ("empty", "no_content", "loop")  # not kept: the next run asks again

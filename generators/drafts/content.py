@@ -13,6 +13,7 @@ CONTENT = 1  # raised when another text counts as saying something: part of the 
 LEAST_LOOP = 40  # characters: "ha ha ha ha" is no loop yet
 RUN = re.compile(r"(\S(?:.{0,199}?\S)?\s*?)\1{3,}", re.DOTALL)  # something said four times in a row, or more often
 NUMBERED = re.compile(r"^\s*(?:[-*]|\d+[.):])\s*")
+PREAMBLE = re.compile(r"^(sure|certainly|of course)?\W*here('s| is| are)\b[^\n:]{0,120}:\s+", re.I)
 LABEL = re.compile(r"^\W*(?:task|instruction|question|prompt|input|output|answer|response)\s*\d*\s*:", re.I)
 
 
@@ -48,7 +49,7 @@ def loop(text: str) -> str | None:
 
 def echo(text: str, asked: str) -> str | None:
     """How a text repeats what was asked, or its first paragraph (an instruction before its input), word for word; else None."""
-    said = _words(LABEL.sub("", text))
+    said = _words(LABEL.sub("", PREAMBLE.sub("", text)))
     for whole in (asked, asked.strip().partition("\n\n")[0]):
         if len(said) > 2 and said == _words(LABEL.sub("", whole)):
             return f"it says what was asked: {text[:100]!r}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from engine.stage.stage import Stage, port
+from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
@@ -80,6 +81,7 @@ class Grounded(Stage):
 
     def check(self, known: Preflight) -> None:
         self.templates(known.base)
+        check_answerer(len(known.inputs.get("model", [])), int(self.server is not None))
         check_servers(known, self.server)
 
     def templates(self, base: str | Path) -> dict[str, Template]:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.stage.job import Job
-from engine.store.schema import DATASETS, row_id
+from engine.store.schema import row_id, table
 from generators.backends.open import open_backend
 from generators.backends.protocol import Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
@@ -22,11 +22,10 @@ CITED = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
 # Beside a Candidate's columns: passages as `document:character`, in the order shown, and their texts (a judge needs them);
 # those cited; citations of passages that were not shown; whether a passage has the reference in it (null without one): what
 # retrieval could give at best.
-SCHEMA = pa.schema([
-    *DATASETS["Candidate"], ("retrieved", pa.list_(pa.string())), ("passages", pa.list_(pa.string())),
-    ("cited", pa.list_(pa.string())),
-    ("bad_citations", pa.int32()), ("found", pa.bool_()),
-])  # fmt: skip
+TEXTS = pa.list_(pa.string())
+EXTRA = (
+    ("retrieved", TEXTS), ("passages", TEXTS), ("cited", TEXTS), ("bad_citations", pa.int32()), ("found", pa.bool_()),
+)  # fmt: skip
 
 
 def answer(stage: Grounded, job: Job) -> None:
@@ -89,7 +88,7 @@ def answer(stage: Grounded, job: Job) -> None:
                     "bad_citations": sum(c > len(found) or c < 1 for c in _numbers(reply.text)),
                     "found": _has(found, row["reference"]),
                 })  # fmt: skip
-            part.commit(pa.Table.from_pylist(kept, SCHEMA), pa.Table.from_pylist(rejected) if rejected else None)
+            part.commit(table("Candidate", kept, EXTRA), pa.Table.from_pylist(rejected) if rejected else None)
     job.summary(model=model, asked=stage.n * job.rows("prompts"), passages=len(index.passages), **_totals(job))
 
 

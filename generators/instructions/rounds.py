@@ -36,15 +36,7 @@ LEAST_YIELD = 0.1  # a round is not made larger than the rows that are missing a
 
 def synthesize(stage: Instructions, job: Job, method: Method) -> None:
     """Make `count` conversations by a method, or say why there are fewer."""
-    for name in method.needs:
-        if not (job.all(name) or (name == "seeds" and job.all("records"))):
-            raise UserError(
-                f"this method makes instructions from `{name}`: say which, `from: {{{name}: ..., model: ...}}`."
-            )
-    if method.weights and stage.server:
-        raise UserError(
-            "this method needs the model itself (`from: {model: ...}`); a `server:` hides its chat template."
-        )
+    method.require({port for port, given in job.inputs.items() if given}, stage.server is not None)
     # Answers to what is there already are alike by nature: only copies are not new.
     rule = stage.novelty or Novelty.model_validate({} if method.fresh else {"rouge_l": None})
     world = World(

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from engine.errors import UserError
 from engine.stage.stage import Stage, port
+from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
@@ -51,6 +53,7 @@ METHODS: tuple[type[Method], ...] = get_args(get_args(AnyMethod)[0])
 TEMPLATES = ("questions", "answers", "reference", "system", "per_record", "split", "take")
 SYNTHESIS = ("count", "novelty", "tries", "temperature", "top_p", "max_tokens", "partition", "engine", "server",
              "template")  # fmt: skip
+NO_RECORDS = "templates need records to render: `from: {records: ...}`."
 
 
 class Instructions(Stage):
@@ -166,6 +169,13 @@ class Instructions(Stage):
 
         self.prompt_templates(known.base)
         check_records([one for group in self.record_templates().values() for one in group], known)
+        given = {port for port, inputs in known.inputs.items() if inputs}
+        if self.method is None:
+            if "records" not in given:
+                raise UserError(NO_RECORDS)
+            return
+        self.method.require(given, self.server is not None)
+        check_answerer(len(known.inputs.get("model", [])), int(self.server is not None))
         check_servers(known, self.server)
 
     def record_templates(self) -> dict[str, list[Template]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from engine.stage.stage import Stage, port
+from generators.backends.answerer import check_answerer
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 from generators.rules.rule import EQUALITY, Rule, Verifier, sources, version
@@ -123,7 +124,8 @@ class Judge(Stage):
 
         self.templates(known.base)
         reward_function.check(self.rules.values(), known)
-        if self.asks():
+        if self.pairwise or self.rubric:
+            check_answerer(len(known.inputs.get("model", [])), int(self.server is not None))
             check_servers(known, self.server)
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:

@@ -56,7 +56,9 @@ def test_what_failed_is_asked_again_and_what_was_good_is_not(
             count, server.served = sum(server.served.values()), type(server.served)()
             return count
 
-        with pytest.raises(StageFailed, match=r"no row came out: invalid_json \(4\)"):
+        with pytest.raises(
+            StageFailed, match=r"no row came out: invalid_json \(4\)\. The first invalid_json: it is not JSON"
+        ):
             flywheel.run(recipe, store=url)
         assert asked() == 8  # four, and four repairs
 
@@ -69,7 +71,7 @@ def test_what_failed_is_asked_again_and_what_was_good_is_not(
         shown = CliRunner().invoke(app, ["show", "answers", "--rejected", "--store", url]).output
         assert "failed" in shown and "no row came out" in shown and "it is not JSON" in shown
         told = CliRunner().invoke(app, ["status", "--store", url]).output
-        assert "failed" in told and row["log"] in told and "flywheel show answers --rejected" in told
+        assert "failed" in told and row["log"] in told and "flywheel show asked/answers --rejected" in told
 
         # The next run asks again, and is not answered from what was bad.
         bad -= {"0", "1", "2"}

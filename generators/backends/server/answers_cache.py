@@ -36,6 +36,7 @@ class AnswersCache:
         # What was paid for and is not kept.
         self._db.execute("CREATE TABLE IF NOT EXISTS forgotten (payer TEXT, tokens_in INTEGER, tokens_out INTEGER)")
         self._db.execute("CREATE TABLE IF NOT EXISTS batches (requests TEXT PRIMARY KEY, batch TEXT NOT NULL)")
+        self._db.execute("CREATE TABLE IF NOT EXISTS batches_read (batch TEXT PRIMARY KEY)")
 
     def get(self, request: str) -> Answer | None:
         row = self._db.execute("SELECT answer FROM answers WHERE request = ?", (request,)).fetchone()
@@ -62,11 +63,14 @@ class AnswersCache:
         self._db.executemany("DELETE FROM answers WHERE request = ?", requests)
         self._db.execute("COMMIT")
 
-    def put_all(self, results: Mapping[str, Answer | Failure], batch: str) -> dict[str, Answer | Failure]:
+    def put_all(
+        self, results: Mapping[str, Answer | Failure], requests: str, batch: str
+    ) -> dict[str, Answer | Failure]:
         """All that came of a batch, and that it is done with: at once or not at all. Returns them as `put` does."""
         self._db.execute("BEGIN IMMEDIATE")
         put = {request: self.put(request, result) for request, result in results.items()}
-        self.put_batch(batch, None)
+        self.put_batch(requests, None)
+        self._db.execute("INSERT OR IGNORE INTO batches_read VALUES (?)", (batch,))
         self._db.execute("COMMIT")
         return put
 
@@ -83,6 +87,10 @@ class AnswersCache:
         """The provider's batch that these requests (by their digest) are in."""
         row = self._db.execute("SELECT batch FROM batches WHERE requests = ?", (requests,)).fetchone()
         return row[0] if row else None
+
+    def has_read(self, batch: str) -> bool:
+        """Whether what came of this batch was taken: asking again takes another one."""
+        return bool(self._db.execute("SELECT 1 FROM batches_read WHERE batch = ?", (batch,)).fetchone())
 
     def put_batch(self, requests: str, batch: str | None) -> None:
         """Note the batch of these requests; None forgets it."""

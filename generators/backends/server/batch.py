@@ -135,7 +135,7 @@ class BatchBackend:
                 problems[digest] = result
             else:
                 came[digest] = result
-        results |= self._cache.put_all(came, name)
+        results |= self._cache.put_all(came, name, batch.id)
         self._usage(self.usage)
 
     def _submitted(self, name: str, requests: dict[str, dict[str, Any]]) -> Any:
@@ -145,7 +145,8 @@ class BatchBackend:
             if known := self._cache.batch(name):
                 return client.batches.retrieve(known)
             for batch in client.batches.list(limit=100):  # made, but not noted
-                if (batch.metadata or {}).get("flywheel") == name and batch.status not in ENDED[1:]:
+                ours = (batch.metadata or {}).get("flywheel") == name and batch.status not in ENDED[1:]
+                if ours and not self._cache.has_read(batch.id):
                     self._cache.put_batch(name, batch.id)
                     return batch
             lines = (

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0  # seconds for the whole answer
 LONGEST = 4_000_000  # bytes of a list of models
+HERE = ("localhost", "127.0.0.1", "::1")  # servers that seldom want a key
 OFFICIAL = "https://api.openai.com/v1"  # where the official client goes without a `url`
 
 
@@ -40,6 +41,8 @@ def check(server: ServerSettings, known: Preflight) -> None:
         )
     if status == 404 and not url.endswith("/v1") and _get(f"{url}/v1/models", key, place)[0] == 200:
         raise UserError(f"{place} has no `/models`, but `/v1/models`: write `url: {place}/v1`.")
+    if key == "none" and httpx.URL(url).host not in HERE:
+        known.say(f"${server.key} is not set: {place} is asked without a key.")
     if status != 200:
         known.say(
             f"{place} is there, but answers {status} when it is asked for its models: `{server.model}` is not checked."

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from engine import seeds
-from generators.drafts.content import fault
+from generators.drafts.content import emptiness, fault
 from generators.drafts.drafts import YES_NO, Draft, Made, Rejected, Useless, ask, assistant, user, yes
 from generators.instructions.method import Method, Seed, World
 
@@ -99,6 +99,8 @@ class SelfInstruct(Method):
         given, output = instance["input"].strip(), instance["output"].strip()
         if not output:
             raise Useless("empty", "the instance has no output")
+        if given and (found := emptiness(given)):
+            raise Useless("no_content", f"the input has {found}")
         if given == output:
             raise Rejected("output_repeats_input", output[:200])
         return Made(

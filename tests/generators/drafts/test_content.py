@@ -42,7 +42,13 @@ def test_no_content(text: str) -> None:
 
 def test_echoes() -> None:
     asked = "Name three rivers of Peru."
-    for text in (asked, "name three rivers of peru", f"Instruction: {asked}", f"**{asked}**"):
+    for text in (
+        asked,
+        "name three rivers of peru",
+        f"Instruction: {asked}",
+        f"**{asked}**",
+        f"Sure! Here is the task: {asked}",
+    ):
         assert fault(text, asked) and fault(text, f"{asked}\n\nAmazon, Rhine")
     assert not echo(f"{asked} The Amazon, for one.", asked) and not echo("Amazon, Rhine", f"{asked}\n\nAmazon, Rhine")
     assert not echo("yes", "yes")  # "Say yes."

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.stage.preflight import Preflight
+from engine.stage.preflight import Glimpse, Preflight
 from engine.stage.stage import Stage
 from generators.backends.server.reachable import has, shown
 from generators.backends.server.server_check import check_servers
@@ -36,6 +36,11 @@ def nowhere() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("generators.backends.server.reachable.PATIENCE", 30.0)  # the machine may be busy
 
 
 def check(known: Preflight | None = None, **settings: Any) -> None:
@@ -106,18 +111,40 @@ def test_names_that_servers_take_beside_those_they_list() -> None:
 @pytest.mark.parametrize(
     "stage",
     [
-        lambda s: Candidates.model_validate({"server": s}),
-        lambda s: Candidates.model_validate({"server": [s]}),
-        lambda s: Dialogue.model_validate({"user_server": s}),
+        lambda s: Candidates.model_validate({"server": s, "n": 1}),
+        lambda s: Candidates.model_validate({"server": [s] if s else [], "n": 1}),
+        lambda s: Dialogue.model_validate({"server": s}),
         lambda s: Grounded.model_validate({"server": s}),
-        lambda s: Instructions.model_validate({"method": {"name": "self_instruct"}, "count": 1, "server": s}),
+        lambda s: Instructions.model_validate({"method": {"name": "multi_turn"}, "count": 1, "server": s}),
         lambda s: Corpus.model_validate({"documents": 1, "styles": ["wiki"], "server": s}),
         lambda s: Judge.model_validate({"pairwise": True, "server": s}),
     ],
 )
 def test_every_stage_with_a_server_looks_whether_it_is_there(stage: Any, nowhere: str, tmp_path: Path) -> None:
     made: Stage = stage({"model": "m", "url": nowhere})
+    inputs = {name: [Glimpse("x", "Prompt")] for name, port in made.takes.items() if name != "model"}
     with pytest.raises(UserError, match="nothing answers at"):
-        made.check(Preflight())
-    made.check(Preflight(offline=True))
+        made.check(Preflight(inputs))
+    made.check(Preflight(inputs, offline=True))
     assert made.asks()
+    with pytest.raises(UserError, match=r"(who answers\?.*found both|is too small for 2 who answer)"):
+        made.check(Preflight({**inputs, "model": [Glimpse("m", "Model")]}, offline=True))
+    with pytest.raises(UserError, match=r"who answers\?.*found neither"):
+        alone: Stage = stage(None)
+        alone.check(Preflight(inputs))
+
+
+def test_what_a_method_works_from_is_known_before_the_run() -> None:
+    def check_of(config: dict[str, Any], *ports: str) -> None:
+        inputs = {port: [Glimpse(port, "Document")] for port in ports}
+        Instructions.model_validate(config).check(Preflight(inputs, offline=True))
+
+    server = {"model": "m", "url": "http://127.0.0.1:1/v1"}
+    check_of({"method": {"name": "evol_instruct"}, "server": server}, "records")
+    with pytest.raises(UserError, match="makes instructions from `records`"):
+        check_of({"method": {"name": "backtranslation"}, "server": server}, "seeds")
+    with pytest.raises(UserError, match="needs the model itself"):
+        check_of({"method": {"name": "magpie"}, "count": 1, "server": server})
+    with pytest.raises(UserError, match="templates need records"):
+        check_of({"questions": ["{{ a }}"]}, "seeds")
+    check_of({"questions": ["{{ a }}"]}, "records")
