@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.parts.claims import Claim, claim
-from engine.plan.importers import bring_in, importer_of
+from engine.plan.inputs import resolve
 from engine.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "real.yaml"
 COUNTRIES = ROOT / "recipes" / "quickstart" / "countries.csv"
-MODEL = "SmolLM2-135M-Instruct"
+MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTIONS = (
     "What is the capital of {country}?",
     "Which city is the capital of {country}?",
@@ -149,26 +149,25 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
 
     started = time.monotonic()
     file = gguf_file()
-    importer = importer_of(file)
-    assert importer is not None
-    facts = timed("GGUF in", lambda: bring_in(importer, file, folder / MODEL))
+    if not (folder / MODEL).exists():
+        (folder / MODEL).symlink_to(file)
     write_data(folder, rows)
     shutil.copy(RECIPE, folder)
     question = "What is the capital of Peru?\n\n"
-    answer = timed("chat", lambda: flywheel(folder, "chat", f"./{MODEL}", "--temperature", "0", "--max-tokens", "32", say=question))  # fmt: skip
+    answer = timed("GGUF in, chat", lambda: flywheel(folder, "chat", f"./{MODEL}", "--temperature", "0", "--max-tokens", "32", say=question))  # fmt: skip
     for stage in ("sft", "dpo", "answers", "results"):
         timed(stage, lambda stage=stage: flywheel(folder, "run", RECIPE.name, "--only", stage))
     table = json.loads(flywheel(folder, "report", "real", "--json"))
     timed("GGUF out", lambda: flywheel(folder, "export", "real/dpo", "--to", "out", "--format", "gguf"))
     out = folder / "out" / "dpo.gguf"
-    timed("GGUF back", lambda: bring_in(importer, out, folder / "back"))
     store = Store(str(folder / "store"))
+    back = timed("GGUF back", lambda: resolve(str(out), folder, ("Model",), store).adopt(store))
     served = store.find("real/answers").to_table().to_pylist()
     prompts = [[{"role": m["role"], "content": m["content"]} for m in row["prompt"]] for row in served[:8]]
     before = timed("greedy, trained", lambda: greedy(store.find("real/dpo").path, prompts))
-    after = timed("greedy, read back", lambda: greedy(folder / "back", prompts))
+    after = timed("greedy, read back", lambda: greedy(back.path, prompts))
     return {
-        "facts": facts, "answer": answer, "table": table, "seconds": seconds, "cpu_seconds": cpu, "total": round(time.monotonic() - started, 1),
+        "facts": resolve(MODEL, folder, ("Model",), store).adopt(store).manifest["summary"], "answer": answer, "table": table, "seconds": seconds, "cpu_seconds": cpu, "total": round(time.monotonic() - started, 1),
         "greedy": before, "equal": sum(a == b for a, b in zip(before, after, strict=True)), "served": served,
         "bytes": {"in": file.stat().st_size, "out": out.stat().st_size},
     }  # fmt: skip

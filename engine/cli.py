@@ -78,16 +78,23 @@ def run(
     set_: Settings = None,
     only: Only = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for people instead of leaving with exit code 3.")] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Ask servers again for the rows of finished stages that did not make it."),
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Run a recipe; what the store already holds is not run again."""
     from engine.execution.progress import Bars, Lines
     from engine.execution.runner import run as run_recipe
+    from engine.view.spending import spending
 
     view = Lines() if json_ else Bars()
     done = run_recipe(
-        recipe, store=store, overrides=_settings(recipe, set_, context.args), only=only, wait=wait, view=view
-    )
+        recipe, store=store, overrides=_settings(recipe, set_, context.args), only=only, wait=wait,
+        retry_failed=retry_failed, view=view,
+    )  # fmt: skip
+    view.total(spending(done.values()))
     if not json_:
         from engine.plan.recipe import load_recipe
 
@@ -165,11 +172,34 @@ def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]
 
 
 @app.command()
-def status(store: StoreUrl = None, json_: Json = False) -> None:
-    """List the runs in the store, how far each is, and what is under way."""
-    from engine.view.status import status_of
+def new(
+    name: Annotated[str | None, typer.Argument(help="The recipe to copy, or with --from a name for the copy.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="RECIPE", help="The recipe to copy.")] = None,
+) -> None:
+    """Copy a recipe to start from into this folder, and tell what to change in it; without a name, list them."""
+    from engine.plan.starters import start, starters
 
-    rows = status_of(_open(store))
+    if name is None:
+        for starter in starters():
+            print(f"{starter.name:<18} {starter.what}")
+        return
+    files, changes = start(name, from_, Path())
+    print(f"Written: {', '.join(map(str, files))}")
+    if changes:
+        print("What to change:")
+    for line, what in changes:
+        print(f"  {files[0]}:{line}: {what}")
+    print(f"Then: flywheel plan {files[0]}")
+
+
+@app.command()
+def status(store: StoreUrl = None, json_: Json = False) -> None:
+    """List the runs in the store, how far each is, what failed and why, and what is under way."""
+    from engine.view.spending import in_words
+    from engine.view.status import spent_by_run, status_of
+
+    opened = _open(store)
+    rows = status_of(opened)
     if json_:
         _print_json(rows)
         return
@@ -179,6 +209,15 @@ def status(store: StoreUrl = None, json_: Json = False) -> None:
         print(
             f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}  {row['artifact']}"
         )
+        if "error" in row:
+            look = f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
+            print("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))
+    for run, spent in spent_by_run(opened).items():
+        print(f"{run}: {in_words(spent)}")
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['run']}/{row['stage']}" if row["stage"] else row["artifact"]
 
 
 @app.command()
@@ -189,10 +228,11 @@ def show(
     rejected: Annotated[bool, typer.Option("--rejected", help="The rows that did not make it, and why.")] = False,
     json_: Json = False,
 ) -> None:
-    """Show an artifact: what made it, its numbers and rows one can read."""
+    """Show an artifact: what made it, its numbers and rows one can read; of a stage that failed, what there is and why."""
     from engine.view.show import as_json, print_artifact
+    from engine.view.unfinished import find
 
-    artifact = _open(store).find(name)
+    artifact = find(_open(store), name)
     if json_:
         _print_json(as_json(artifact, rows, rejected))
     else:
@@ -244,7 +284,7 @@ def stages(
     from engine.view.kinds import describe_kind, describe_kinds
 
     if json_:
-        _print_json(describe_kinds())
+        _print_json(describe_kinds(kind))
     elif kind:
         describe_kind(kind)
     else:

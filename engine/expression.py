@@ -12,6 +12,7 @@ import polars as pl
 
 from engine.errors import UserError, nearest
 
+LONGEST = 200  # characters of what Polars says of an expression; it can be a page
 FUNCTION = re.compile(r"[\w./-]+:[A-Za-z_]\w*")  # what somebody writes who means a function of their own
 
 
@@ -33,6 +34,9 @@ def column(expression: str, frame: pl.DataFrame, where: str = "expression") -> p
             f"Columns: {', '.join(frame.columns)}."
         ) from None
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        if FUNCTION.fullmatch(expression):
+            hint = f'To name a Python function: `{{python: "{expression}"}}`.'
+            raise UserError(f"{where}: `{expression}` is not an expression of Polars SQL. {hint}") from None
         told = str(error).strip().partition("\n")[0].rstrip(".")
-        hint = f' A Python function is named by `{{python: "{expression}"}}`.' if FUNCTION.fullmatch(expression) else ""
-        raise UserError(f"{where}: `{expression}` is not an expression Polars SQL understands: {told}.{hint}") from None
+        told = told if len(told) <= LONGEST else f"{told[:LONGEST]}..."
+        raise UserError(f"{where}: `{expression}` is not an expression Polars SQL understands: {told}.") from None

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import inspect
 import json
 import os
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -116,12 +116,19 @@ def locate(target: str, base: str | Path) -> tuple[Origin, str]:
 
 
 def sources(target: str, base: str | Path) -> dict[str, str]:
-    """Digests of the files that a function is made of, by path below the folder that its import starts from.
+    """Digests of the files that a function is made of, by their path from the recipe's folder; those of an installed package by module.
 
     Raises:
         UserError: there is no such module.
     """
-    return digests(locate(target, base)[0])
+    origin, _ = locate(target, base)
+    told = digests(origin)
+    if not origin.beside:
+        return told
+    return {
+        Path(os.path.relpath(origin.root / name, Path(base).absolute())).as_posix(): digest
+        for name, digest in told.items()
+    }
 
 
 def digests(origin: Origin) -> dict[str, str]:
@@ -316,13 +323,16 @@ def _origin_installed(target: str, module: str, root: Path) -> Origin:
 def _installed(top: str) -> ModuleSpec | None:
     """Where Python finds a name by itself: without the finders that serve people's code."""
     for finder in sys.meta_path:
-        if not isinstance(finder, _Beside) and (spec := finder.find_spec(top, None, None)):
+        find = None if isinstance(finder, _Beside) else getattr(finder, "find_spec", None)
+        if find and (spec := find(top, None, None)):
             return spec
     return None
 
 
 def _digest(file: Path) -> str:
     told = file.stat()
+    if time.time() - told.st_mtime < 2:  # another edit may leave time and size as they are
+        return digest_file(file)
     return _digest_of(file, told.st_mtime_ns, told.st_size)
 
 

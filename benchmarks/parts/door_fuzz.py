@@ -51,9 +51,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 COMMON = ("id", "parents", "tools", "split", "extra")
 
-DEEP: Any = 1
-for _ in range(200):
-    DEEP = [DEEP]
+DEEP: Any = json.loads("[" * 200 + "1" + "]" * 200)
 VALUES: list[Any] = [
     None, True, False, 0, -1, 7, 2**31, 2**63, 2**70, 1.5, 1e308, "", " ", "text", "007", "a\0b", "\ud800", "\ufeff", "null", "[", "{}",
     "[1]", '[{"role": "user", "content": "q"}]', [], [None], [1], ["a"], [[["a"]]], {}, {"a": 1}, {"a": {"b": [None]}}, DEEP,

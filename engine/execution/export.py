@@ -6,6 +6,7 @@ A room that writes such a format adds an entry point under `flywheel.exporters`.
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,6 +26,7 @@ from engine.store.store import Store
 from engine.store.writer import CARD
 from engine.view.card import card
 
+ADAPTER = "adapter_config.json"
 TEMPLATES = "additional_chat_templates/"  # the only folder in the Hugging Face layout of a model
 
 
@@ -54,6 +56,7 @@ def export_artifact(artifact: Artifact, to: str, format: str | None = None, dtyp
         for name in _model_files(artifact):
             with (artifact.path / name).open("rb") as source:
                 _put(source, fs, f"{root}/{name}")
+        _name_base(artifact, store, fs, root)
     else:
         _copy_rows(artifact, fs, root)
     told = card(store, artifact.id, artifact.manifest, format)
@@ -73,6 +76,18 @@ def _model_files(artifact: Artifact) -> list[str]:
         file.relative_to(artifact.path).as_posix() for file in sorted(artifact.path.rglob("*")) if file.is_file()
     ]
     return [n for n in names if n not in (SUMMARY, CARD) and ("/" not in n or n.startswith(TEMPLATES))]
+
+
+def _name_base(artifact: Artifact, store: Store, fs: Any, root: str) -> None:
+    """Have an adapter on a model of the hub name that by its repository: only this store knows the artifact's id."""
+    if artifact.kind != "Adapter" or not (artifact.path / ADAPTER).exists():
+        return
+    config: dict[str, Any] = json.loads((artifact.path / ADAPTER).read_text())
+    base = store.get(str(config.get("base_model_name_or_path")))
+    if base is not None and "hub" in base.manifest:
+        fs.pipe_file(
+            f"{root}/{ADAPTER}", json.dumps({**config, "base_model_name_or_path": base.name}, indent=2).encode()
+        )
 
 
 def _write_as(format: str, dtype: str, artifact: Artifact, title: str, fs: Any, root: str) -> None:
@@ -104,6 +119,6 @@ def _copy_rows(artifact: Artifact, fs: Any, root: str) -> None:
         holding = [name for name in artifact.parts() if splits[split].get(name)]
         for index, name in enumerate(holding):
             table: pa.Table = artifact.read_table(name)
-            rows = table.filter(pc.equal(table.column("split"), split))
+            rows = table.filter(pc.field("split") == split)
             with fs.open(f"{root}/data/{split}-{index:05d}-of-{len(holding):05d}.parquet", "wb") as opened:
                 pq.write_table(rows, opened)

@@ -14,7 +14,9 @@ from engine.stage.job import SUMMARY, Job
 from engine.store import schema
 from engine.store.artifact import Artifact
 from engine.store.parquet import encode
+from engine.store.writer import Contents
 from engine.view.card import card
+from engine.view.rows import shorten
 
 
 def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str, Any]) -> Artifact:
@@ -31,17 +33,8 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
     for file in sorted(p for p in job.output.rglob("*") if p.is_file()):
         job.writer.put_file(file, file.relative_to(job.output).as_posix())
     made = job.writer.contents()
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in made.reasons.most_common())
-    where = job.writer.rejected_place()
-    if job.gives in schema.DATASETS and not made.rows:
-        raise StageFailed(
-            f"no row came out: {reasons or 'nothing came in'}." + (f" The rows are in {where}." if reasons else "")
-        )
-    if made.failed > max_failed * (made.rows + made.rejected):
-        raise StageFailed(
-            f"{made.failed} of {made.rows + made.rejected} rows failed, more than the ceiling of {max_failed:.0%} "
-            f"(`max_failed`): {reasons}. The rows are in {where}."
-        )
+    summary = json.loads(job.writer.read_file(SUMMARY)) if SUMMARY in made.files else {}
+    _check(job, made, max_failed, summary)
     manifest = {
         **facts,
         "kind": "dataset" if job.gives in schema.DATASETS else "model",
@@ -51,7 +44,7 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
         "failed": made.failed,
         "files": made.files,
         "digest": made.digest,
-        "summary": json.loads(job.writer.read_file(SUMMARY)) if SUMMARY in made.files else {},
+        "summary": summary,
         "timings": {**timings, "spent": job.spent} if job.spent else timings,
     }
     log = job.scratch / "stage.log"
@@ -62,6 +55,38 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
     )
     shutil.rmtree(job.scratch, ignore_errors=True)
     return artifact
+
+
+def _check(job: Job, made: Contents, max_failed: float, summary: dict[str, Any]) -> None:
+    """
+    Raises:
+        StageFailed: no row came out, or too many failed.
+    """
+    came_in = sum(a.rows for given in job.inputs.values() for a in given.values() if a.kind in schema.DATASETS)
+    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in made.reasons.most_common())
+    where = f"The rows are in {job.writer.rejected_place()}."
+    if job.gives in schema.DATASETS and not made.rows:
+        if not reasons:
+            nothing = f"{came_in:,} rows came in, and nothing was made of them" if came_in else "nothing came in"
+            raise StageFailed(f"no row came out: {nothing}.")
+        raise StageFailed(" ".join([f"no row came out: {reasons}.", *_particulars(job, made, summary), where]))
+    # A model has no rows of its own: what failed did so among what came in.
+    seen = made.rows + made.rejected if job.gives in schema.DATASETS else max(came_in, made.rejected)
+    if made.failed > max_failed * seen:
+        failed = f"{made.failed:,} of {seen:,} rows failed, more than the ceiling of {max_failed:.0%} (`max_failed`): {reasons}."
+        raise StageFailed(" ".join([failed, *_particulars(job, made, summary), where]))
+
+
+def _particulars(job: Job, made: Contents, summary: dict[str, Any]) -> list[str]:
+    """The detail of the first row with the most frequent reason, and what the stage itself says of what is missing."""
+    reason = made.reasons.most_common(1)[0][0]
+    told = list[str]()
+    for name in sorted(job.writer.rejected_parts()):
+        rejected = job.writer.read_rejected(name, ["reason", "detail"]).to_pylist()
+        if detail := next((row["detail"] for row in rejected if row["reason"] == reason and row["detail"]), None):
+            told.append(f"The first {reason}: {shorten(detail, 200)}.")
+            break
+    return [*told, *([summary["shortfall"]] if "shortfall" in summary else [])]
 
 
 def _keep_metrics(job: Job) -> None:

@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 from engine.plan.plan import Planned
+from engine.view.spending import Spending, in_words
 
 
 def _number(value: float) -> str:
@@ -40,6 +41,11 @@ class Lines:
         print(json.dumps({"stage": stage.name, **event}), flush=True)
 
     def stop(self) -> None: ...
+
+    def total(self, spent: Spending) -> None:
+        """What all stages of the run took together, if they asked anybody."""
+        if spent:
+            print(json.dumps({"event": "total", "spent": spent}), flush=True)
 
 
 class Bars:
@@ -93,12 +99,18 @@ class Bars:
                 self._print(stage, "=", f"{stage.step.kind:<12} cached{self._rows(event['rows'])}", "dim")
             case "done":
                 told = f"{stage.step.kind:<12} {_seconds(event['seconds'])}{self._rows(event['rows'])}"
+                told += f", {in_words(event['spent'])}" if "spent" in event else ""
                 self._print(stage, "✓", told, "green")
             case _:
                 pass
 
     def stop(self) -> None:
         self.bars.stop()
+
+    def total(self, spent: Spending) -> None:
+        """What all stages of the run took together, if they asked anybody."""
+        if spent:
+            self.console.print(f"All stages together took {in_words(spent)}.", highlight=False)
 
     def _tokens(self, event: dict[str, Any]) -> str:
         """What was read and written so far, how fast, and at what cost."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import StageFailed, UserError, Waiting
+from engine.execution.again import note_failure, prepare
 from engine.execution.lock import lock
 from engine.plan.checks import check
 from engine.plan.inputs import External, Say
@@ -21,6 +22,8 @@ from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import Recipe, load_recipe
 from engine.store.artifact import Artifact
 from engine.store.store import Store
+from engine.view.spending import spending
+from engine.view.unfinished import LOG, SPEC
 
 
 class View(Protocol):
@@ -38,6 +41,7 @@ def run(
     overrides: list[str] | None = None,
     only: list[str] | None = None,
     wait: bool = False,
+    retry_failed: bool = False,
     view: View | None = None,
 ) -> dict[str, Artifact]:
     """Run a recipe to its end and return stage name -> artifact. What the store already holds is not run again.
@@ -48,12 +52,15 @@ def run(
         overrides: `STAGE.FIELD=VALUE` settings on top of the recipe.
         only: run these stages and what they need.
         wait: where people have to rank, wait for them instead of raising `Waiting`.
+        retry_failed: make those stages anew that asked a server and had rows that did not make it: answers that were good are
+            kept, the others are asked for again. What was made of a stage follows where that gave other rows.
 
     Raises:
         UserError: the recipe is wrong. StageFailed: a stage could not finish. Waiting: people have to rank first.
     """
     loaded = load_recipe(recipe, overrides)
-    return run_plan(loaded, Store(store or loaded.store), only=only, wait=wait, view=view)
+    where = Store(store or loaded.store)
+    return run_plan(loaded, where, only=only, wait=wait, retry_failed=retry_failed, view=view)
 
 
 def run_plan(
@@ -62,6 +69,7 @@ def run_plan(
     *,
     only: list[str] | None = None,
     wait: bool = False,
+    retry_failed: bool = False,
     view: View | None = None,
     record: bool = True,
 ) -> dict[str, Artifact]:
@@ -77,13 +85,21 @@ def run_plan(
     try:
         for stage in plan:
             found = where.get(stage.folder)
-            if found is None:
+            anew = _why_anew(stage, found, done, retry_failed) if found else None
+            if found is None or anew:
+                if anew and view:
+                    view.event(stage, {"event": "say", "text": anew})
                 for given in stage.inputs.values():
                     for _, source in given:
                         if isinstance(source, External):
                             source.adopt(where, _saying(view, stage))
                 with lock(where, stage.folder):
-                    _work(where, stage, str(recipe.base), {"wait": wait}, view)
+                    try:
+                        prepare(where, stage, anew=anew is not None)
+                        _work(where, stage, str(recipe.base), {"wait": wait}, view)
+                    except BaseException as error:
+                        note_failure(where, recipe.name if record else "", stage, error)
+                        raise
                 found = where.get(stage.folder)
                 if found is None:
                     raise StageFailed(f"stage `{stage.name}` ended without an artifact.")
@@ -108,6 +124,21 @@ def _saying(view: View | None, stage: Planned) -> Say:
     return say
 
 
+def _why_anew(stage: Planned, found: Artifact, done: dict[str, Artifact], retry_failed: bool) -> str | None:
+    """Why a finished stage is made anew under the same key; None if it stays."""
+    made_of = {entry["artifact"]: entry["digest"] for given in found.manifest["inputs"].values() for entry in given}
+    for given in stage.inputs.values():
+        for _, source in given:
+            # Keys follow keys, so that rows that were asked for again change no key after them.
+            if isinstance(source, Planned) and made_of.get(source.folder) != done[source.name].digest:
+                return f"made anew: `{source.name}` has other rows than those it was made of"
+    lost = sum(found.manifest["rejected"].values())
+    if retry_failed and lost and stage.step.config.asks():
+        rows = "1 row did not make it and is" if lost == 1 else f"{lost:,} rows did not make it and are"
+        return f"{rows} asked for again; answers that were good are kept"
+    return None
+
+
 def _record(store: Store, run: str, file: str, stage: Planned, order: list[str]) -> None:
     """Note what the stage of this name was, for names and for `plan --why`."""
     record = store.run(run) or {"recipe": Path(file).name, "stages": {}}
@@ -117,8 +148,10 @@ def _record(store: Store, run: str, file: str, stage: Planned, order: list[str])
         "identity": stage.identity,
         "inputs": {port: [[label, s.folder] for label, s in given] for port, given in stage.inputs.items()},
     }
-    if record["stages"].get(stage.name) == entry:
+    failed = record.get("failed", {})
+    if record["stages"].get(stage.name) == entry and stage.name not in failed:
         return
+    failed.pop(stage.name, None)
     stages = {**record["stages"], stage.name: entry}
     record["stages"] = {name: stages[name] for name in [*order, *stages] if name in stages}
     store.put(json.dumps(record, indent=1).encode(), "runs", f"{run}.json")
@@ -132,12 +165,13 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
         "config": stage.step.config.model_dump(mode="json"),
         "identity": stage.identity,
         "inputs": {port: [[label, s.folder] for label, s in given] for port, given in stage.inputs.items()},
+        "gives": stage.gives,
         "base": base,
         "options": options,
     }
-    spec_file = scratch / "spec.json"
+    spec_file = scratch / SPEC
     spec_file.write_text(json.dumps(spec))
-    log = scratch / "stage.log"
+    log = scratch / LOG
     started = time.monotonic()
     read, write = os.pipe()
     last: dict[str, Any] = {}
@@ -169,7 +203,9 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
         if view:
             found = store.get(stage.folder)
             seconds = time.monotonic() - started
-            view.event(stage, {"event": "done", "seconds": seconds, "rows": found.rows if found else 0})
+            spent = spending([found]) if found else {}
+            done = {"event": "done", "seconds": seconds, "rows": found.rows if found else 0}
+            view.event(stage, {**done, "spent": spent} if spent else done)
         return
     if code == Waiting.exit_code:
         raise Waiting(last.get("text", "waiting for people"))

@@ -148,7 +148,7 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
             config = stage_class.model_validate(fields)
         except ValidationError as error:
             first = error.errors()[0]
-            loc = first["loc"]  # empty where it is the fields together that don't fit
+            loc = _written(first["loc"], fields)  # empty where it is the fields together that don't fit
             found = "" if first["type"] == "missing" or not loc else f", found {first['input']!r}"
             hint = ""
             if first["type"] == "extra_forbidden":
@@ -156,6 +156,8 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
             field = f" `{'.'.join(str(part) for part in loc)}`:" if loc else ""
             hint += _yaml_hint(first["input"]) if first["type"] == "string_type" else ""
             told = first["msg"].removeprefix("Value error, ").rstrip(".")
+            if first["type"] == "value_error" and str(first["input"]) in told:
+                found = ""  # our own words have it already
             raise fail((*where, *loc), f"stage `{name}`:{field} {told}{found}.{hint}") from None
         steps[name] = Step(name, str(body["kind"]), config, body.get("from"), lines.get(where, 1))
 
@@ -205,6 +207,20 @@ def names_in(given: Any) -> list[Any]:
 def _brief(value: Any) -> str:
     text = repr(value) if isinstance(value, str) else f"`{value}`"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _written(loc: tuple[int | str, ...], fields: dict[str, Any]) -> tuple[int | str, ...]:
+    """The place of a fault as the recipe has it: without the names that pydantic gives to the members of a union."""
+    path: list[int | str] = []
+    at: Any = fields
+    for part in loc:
+        inside = cast(list[Any], at) if isinstance(at, list) else []
+        if (isinstance(at, dict) and part in at) or (isinstance(part, int) and part < len(inside)):
+            at = at[part]
+            path.append(part)
+        elif isinstance(at, dict) and part == loc[-1]:  # a key that is missing
+            path.append(part)
+    return tuple(path)
 
 
 def _nested_hint(stage_class: type[Stage], loc: tuple[int | str, ...]) -> str:

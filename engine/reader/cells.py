@@ -105,16 +105,16 @@ def text(value: Any, column: str, *, structured: bool = False) -> str | None:
                 made = value.decode()
             except UnicodeDecodeError as error:
                 raise Unfit("invalid_utf8", column, f"byte 0x{value[error.start]:02x} at {error.start}") from None
-        case (
-            int() | float() | Decimal() | datetime.datetime() | datetime.date() | datetime.time() | datetime.timedelta()
-        ):
-            made = value.isoformat() if hasattr(value, "isoformat") else str(value)
+        case datetime.datetime() | datetime.date() | datetime.time():
+            made = value.isoformat()
+        case int() | float() | Decimal() | datetime.timedelta():
+            made = str(value)
         case list() | tuple() | dict() if structured:
             made = spelled(value)
         case _:
             raise Unfit("bad_type", column, f"expected a text, found {brief(value)}")
     if not _encodes(made):
-        raise Unfit("invalid_utf8", column, "a lone surrogate, which UTF-8 can't hold")
+        raise Unfit("invalid_utf8", column, _unencodable(made))
     if "\0" in made:
         raise Unfit("nul_bytes", column, f"a NUL at character {made.index(chr(0))}")
     return made
@@ -195,6 +195,14 @@ def _list(value: Any, column: str) -> list[Any]:
         if isinstance(read, list):
             return cast(list[Any], read)
     raise Unfit("bad_type", column, f"expected a list, found {brief(value)}")
+
+
+def _unencodable(value: str) -> str:
+    """Why UTF-8 can't hold a text: its first surrogate, which stands for a byte where a file was not in UTF-8."""
+    at, code = next((i, ord(c)) for i, c in enumerate(value) if 0xD800 <= ord(c) <= 0xDFFF)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"byte 0x{code - 0xDC00:02x} at character {at} is not UTF-8; `encoding` may say what it is, or `encoding: detect`"
+    return f"a lone surrogate at character {at}, which UTF-8 can't hold"
 
 
 def _encodes(value: str) -> bool:

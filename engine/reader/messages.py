@@ -41,6 +41,8 @@ def messages(value: Any, column: str, role: str | None = None) -> list[Message]:
         if read is None:
             return _said(value, column, role)
         value = read
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):  # as OpenAI wraps a prompt
+        value = value["messages"]
     if isinstance(value, dict):
         turn = cast(dict[str, Any], value)
         columns = {k: v for k, v in turn.items() if isinstance(v, list | tuple)}

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -127,6 +128,9 @@ def records(file: SourceFile, form: str, limits: RecordOptions) -> Iterator[Reco
 
 def _jsonl(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
     """One JSON object a line; blank lines are nothing."""
+    if _is_array(file, limits):
+        yield from _json(file, limits)
+        return
     limit = 6 * limits.max_bytes + (1 << 20)  # JSON may spell one byte in six; the rest is room for other columns
     with file.open() as raw:
         utf8, encoding = opened(raw, limits.encoding)
@@ -147,6 +151,13 @@ def _jsonl(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
                 yield Bad("bad_json", str(error), offset, line[:EXCERPT], place)
                 continue
             yield _record(row, offset, place, line)
+
+
+def _is_array(file: SourceFile, limits: RecordOptions) -> bool:
+    """Whether a file called JSON lines is one array of objects: it begins with `[`, and then with `{` or on another line."""
+    with file.open() as raw:
+        start, _ = opened(raw, limits.encoding)
+        return re.match(rb"\s*\[\s*(\{|\n)", bytes(start.read(1 << 10))) is not None
 
 
 def _record(row: Any, offset: int, place: str, text: str) -> Record | Bad:

@@ -12,6 +12,7 @@ What a shape does not use stays in `metadata`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -28,8 +29,14 @@ ANSWERED = ("completion", "response", "answer", "output", "solution", "target")
 KNOWN_ANSWER = ("reference", "answer", "solution", "ground_truth", "target", "expected_answer")
 TALK = ("messages", "conversations", "conversation", "dialog", "dialogue")
 SYSTEM = ("system", "system_prompt")
-# Columns that any kind may have beside those of its schema, and how a cell becomes one.
-EXTRA = ("tools", "split", "label")
+BETTER_WORSE = (
+    ("chosen", "rejected"), ("preferred_output", "non_preferred_output"), ("response_j", "response_k"),
+    ("chosen_response", "rejected_response"),
+)  # fmt: skip
+NAMES = {
+    *ASKED, *ANSWERED, *KNOWN_ANSWER, *TALK, *SYSTEM, *(name for pair in BETTER_WORSE for name in pair), "text", "content", "tools",
+    "functions", "split", "label", "history", "ranks", "completions", "subject", "metric", "value", "margin",
+}  # fmt: skip
 
 
 @dataclass
@@ -53,7 +60,14 @@ class _Columns:
     """A row whose columns are asked for by name; remembers which were."""
 
     def __init__(self, row: Row) -> None:
-        self.row = {name: value for name, value in row.items() if not missing(value)}
+        self.row: Row = {}
+        self.origin: dict[str, str] = {}
+        for name, value in row.items():
+            if not missing(value):
+                # `Question` and `Known Answer` of a spreadsheet are the `question` and `known_answer` that are known here.
+                spelt = name.strip().lower().replace(" ", "_")
+                known = spelt if spelt in NAMES and spelt not in row else name
+                self.row[known], self.origin[known] = value, name
         self.used: set[str] = set()
         self.more: Row = {}
 
@@ -66,7 +80,7 @@ class _Columns:
         return next((name for name in there if self.row[name] != ""), next(iter(there), None))
 
     def take(self, name: str) -> Any:
-        self.used.add(name)
+        self.used.add(self.origin[name])
         return self.row[name]
 
     def say(self, name: str, role: str | None = None) -> list[Message]:
@@ -89,8 +103,8 @@ def understand(kind: str, row: Row) -> Shaped:
         return Shaped(shape, made, columns.used, columns.more)
     if columns.has("tools") or columns.has("functions"):
         made["tools"] = _tools(columns)
-    if columns.has("split") and (split := SPLITS.get(str(columns.row["split"]).strip().lower())):
-        columns.used.add("split")
+    if columns.has("split") and (split := split_of(columns.row["split"])):
+        columns.take("split")
         made["split"] = split
     if columns.has("label") and kind == "Candidate":
         made["label"] = boolean(columns.take("label"), "label")
@@ -102,7 +116,7 @@ def kind_of(row: Row, accepts: tuple[str, ...]) -> str | None:
     columns = _Columns(row)
     answers = columns.first(ANSWERED) is not None and columns.first(ASKED) not in (None, columns.first(ANSWERED))
     natural: list[str] = []
-    if columns.has("chosen", "rejected"):
+    if any(columns.has(*pair) for pair in BETTER_WORSE):
         natural = ["Preference"]
     elif columns.has("ranks"):
         natural = ["Ranking"]
@@ -123,6 +137,11 @@ def kind_of(row: Row, accepts: tuple[str, ...]) -> str | None:
     elif columns.has("content"):
         natural = ["Document"]
     return next((kind for kind in natural if kind in accepts), None)
+
+
+def split_of(told: Any) -> str | None:
+    """What a cell says of its row's split, by its first word: `test` of `test_sft`; None for a fold or another name."""
+    return SPLITS.get(re.split(r"[^a-z]+", str(told).strip().lower())[0])
 
 
 def metadata(row: Row, used: set[str], more: Row) -> str:
@@ -213,10 +232,7 @@ def _candidate(columns: _Columns) -> tuple[str, Row]:
 
 
 def _preference(columns: _Columns) -> tuple[str, Row]:
-    names = next(
-        (pair for pair in (("chosen", "rejected"), ("chosen_response", "rejected_response")) if columns.has(*pair)),
-        None,
-    )
+    names = next((pair for pair in BETTER_WORSE if columns.has(*pair)), None)
     if names is None:
         for name, other in (("chosen", "rejected"), ("rejected", "chosen")):
             if columns.has(name):

@@ -51,7 +51,7 @@ CARDS = re.compile(r"(readme|license|licence|changelog|citation|notice|contribut
 SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test", "holdout": "test", "heldout": "test",
 }  # fmt: skip
 # Packages that were installed into the library's folder are not the standard library.
 NOT_STDLIB = ("site-packages/*", "dist-packages/*", "*__pycache__/*")
@@ -109,9 +109,12 @@ class SourceFile:
         if blob := info.get("blob_id"):
             return f"blob:{blob}"
         digest = xxhash.xxh3_128()
-        with self.fs.open(self.path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+        try:
+            with self.fs.open(self.path, "rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+        except OSError as error:
+            raise UserError(f"{self.path} can't be read: {error.strerror or error}.") from None
         return f"xxh3:{digest.hexdigest()}"
 
 

@@ -158,10 +158,6 @@ def pdf(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
     yield Text("\n\n".join(page for page in pages if page), 0, _json(facts))
 
 
-def _not_json(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
 def python(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
     """Source code: every docstring and every other string literal of at least `min_chars` characters."""
     with file.open() as raw:

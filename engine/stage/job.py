@@ -18,6 +18,7 @@ A model::
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -32,9 +33,11 @@ from engine import seeds
 from engine.store.artifact import Artifact
 from engine.store.schema import united
 from engine.store.store import Store
+from engine.store.whole_file import whole_file
 from engine.store.writer import ArtifactWriter
 
-SUMMARY = "summary.json"
+SUMMARY, SPENT = "summary.json", "spent.json"
+AMOUNTS = ("tokens_in", "tokens_out", "cost")
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -60,7 +63,6 @@ class Job:
         gives: the kind of dataset or model being made.
         base: the folder of the recipe, for paths in its configuration.
         options: how to run, never what to make (`{"wait": bool}`).
-        spent: what it took, e.g. tokens and money by model; kept with the timings, outside the digest.
     """
 
     store: Store
@@ -71,8 +73,8 @@ class Job:
     base: str = "."
     emit: Emit = lambda event: None
     options: dict[str, Any] = field(default_factory=lambda: {})
-    spent: dict[str, Any] = field(default_factory=lambda: {})
     _last_progress: float = 0.0
+    _spending: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def writer(self) -> ArtifactWriter:
@@ -163,6 +165,12 @@ class Job:
         """A local folder that survives a kill: checkpoints, caches. Removed when the artifact is finished."""
         return self.store.scratch(self.artifact)
 
+    @cached_property
+    def spent(self) -> dict[str, dict[str, Any]]:
+        """What was spent so far, by whoever answers (`spend`). Kept with the timings, outside the digest."""
+        file = self.scratch / SPENT
+        return json.loads(file.read_text()) if file.exists() else {}
+
     @property
     def output(self) -> Path:
         """A local folder whose files become the artifact's own when `run` returns."""
@@ -182,6 +190,16 @@ class Job:
     def say(self, text: str) -> None:
         """One line for the person watching."""
         self.emit({"event": "say", "text": text})
+
+    def spend(self, name: str, **amounts: float) -> None:
+        """Note what one who answers has spent in all (`tokens_in`, `tokens_out`, `cost`), and tell the sum over all of them."""
+        with self._spending:  # backends tell it from threads of their own
+            self.spent[name] = amounts
+            with whole_file(self.scratch / SPENT) as partial:  # a run that goes on after a kill goes on counting
+                partial.write_text(json.dumps(self.spent))
+            told = {part: sum(one.get(part, 0) for one in self.spent.values()) for part in AMOUNTS}
+        event = {"event": "tokens", "in": told["tokens_in"], "out": told["tokens_out"]}
+        self.emit({**event, "cost": round(told["cost"], 4)} if told["cost"] else event)
 
     def metric(self, step: int, **values: float) -> None:
         """One point of one or more curves. Kept in scratch; `logs/metrics.parquet` of the artifact in the end.

@@ -164,6 +164,10 @@ class Stage(BaseModel):
                 template, a server that is not there ...
         """
 
+    def asks(self) -> bool:
+        """Whether it asks a server, which may answer otherwise another time. Answers are kept: to do it anew costs what failed alone."""
+        return False
+
     def identity(self) -> dict[str, Any]:
         """The part of the configuration that changes the bytes of the result, as JSON."""
         skip = {name for name, field in type(self).model_fields.items() if NotIdentity in field.metadata}

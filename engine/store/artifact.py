@@ -88,9 +88,10 @@ class Artifact:
     @property
     def name(self) -> str:
         """What people call it: what no stage made by its folder, file or repository, the rest by its id."""
-        if self.manifest["stage"]["kind"] != "external":
+        stage: dict[str, Any] = self.manifest.get("stage", {})
+        if stage.get("kind") != "external":
             return self.id
-        stated = str(self.manifest["stage"]["config"]["name"])
+        stated = str(stage["config"]["name"])
         if "hub" in self.manifest or stated.startswith("hub:"):
             return stated.removeprefix("hub:")
         place = Path(self.manifest.get("external") or stated)

@@ -116,10 +116,13 @@ class StoreFiles:
 
     def scratch(self, artifact: str) -> Path:
         """A local folder for work under way on this artifact; in the store when that is local."""
-        if self.local:
-            folder = Path(self.path("work", artifact))
-        else:
-            home = Path(os.environ.get("FLYWHEEL_SCRATCH") or Path(tempfile.gettempdir()) / "flywheel")
-            folder = home / hashlib.sha256(self.url.encode()).hexdigest()[:12] / artifact
+        folder = self.workplace() / artifact
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def workplace(self) -> Path:
+        """Where the folders for work under way are, if there are any."""
+        if self.local:
+            return Path(self.path("work"))
+        home = Path(os.environ.get("FLYWHEEL_SCRATCH") or Path(tempfile.gettempdir()) / "flywheel")
+        return home / hashlib.sha256(self.url.encode()).hexdigest()[:12]

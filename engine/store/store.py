@@ -1,4 +1,5 @@
-"""The store: a folder or bucket of immutable artifacts, each named by what made it.
+"""The store: a folder or bucket of artifacts, each named by what made it. None is changed; one may be replaced, whole
+(`engine.execution.again`).
 
 artifacts/<stage kind>-<key>/   manifest.json (written last: no manifest, no artifact), data/*.parquet, rejected/*.parquet,
                                 model files, logs/ (timings, metrics: not part of the digest)

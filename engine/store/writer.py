@@ -83,6 +83,11 @@ class ArtifactWriter:
         """Where rejected rows are, to tell people."""
         return self.store.path("artifacts", self.artifact, "rejected")
 
+    def discard(self) -> None:
+        """Take away all that was committed."""
+        if self.store.exists("artifacts", self.artifact):
+            self.store.fs.rm(self.store.path("artifacts", self.artifact), recursive=True)
+
     def contents(self) -> Contents:
         """Read what is there, once, whole."""
         found = Contents()

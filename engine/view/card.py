@@ -114,7 +114,7 @@ def _ancestry(store: Store, name: str, manifest: dict[str, Any]) -> Iterator[tup
         current, facts = waiting.pop(0)
         given = [entry["artifact"] for entries in facts["inputs"].values() for entry in entries]
         config = facts["stage"]["config"]
-        stated = config.get("license") or facts.get("facts", {}).get("license")
+        stated = config.get("license") or facts["summary"].get("license")  # a recipe says it, or the file itself
         yield current, facts, "" if given else str(stated or UNSTATED)
         for one in given:
             found = store.get(one)

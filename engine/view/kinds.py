@@ -8,8 +8,12 @@ from typing import Any
 from engine.stage.stage import kinds, load
 
 
-def describe_kinds() -> list[dict[str, Any]]:
-    """Every stage kind: what it takes, gives and does."""
+def describe_kinds(only: str | None = None) -> list[dict[str, Any]]:
+    """Every stage kind, or one: what it takes, gives and does, and what its prompts may use.
+
+    Raises:
+        UserError: there is no such kind.
+    """
     return [
         {
             "kind": kind,
@@ -19,8 +23,9 @@ def describe_kinds() -> list[dict[str, Any]]:
             },
             "gives": c.gives,
             "what": (c.__doc__ or "").strip().split("\n")[0],
+            "template_variables": c.template_variables,
         }
-        for kind, c in ((kind, load(kind)) for kind in kinds())
+        for kind, c in ((kind, load(kind)) for kind in ([only] if only else kinds()))
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from engine.store.artifact import Artifact, read_artifact
+from engine.store.schema import DATASETS
 from engine.view.lineage import rows_by_id
 
 POINTERS = {"kept_id": "kept", "touched": "evaluation row"}
@@ -24,6 +25,21 @@ class RejectedExample:
     row: dict[str, Any]
     against: str | None = None
     other: dict[str, Any] | None = None
+
+
+def rows_seen(artifact: Artifact) -> int | None:
+    """The rows among which some did not make it: those that came out with them, or, of a model, those that came in.
+
+    None where the store no longer has what a model was made from.
+    """
+    lost = sum(artifact.manifest["rejected"].values())
+    if artifact.kind in DATASETS:
+        return lost + artifact.rows
+    entries = [entry for given in artifact.manifest["inputs"].values() for entry in given]
+    sources = [read_artifact(artifact.store, entry["artifact"]) for entry in entries]
+    if any(source is None for source in sources):
+        return None
+    return max(lost, sum(source.rows for source in sources if source and source.kind in DATASETS))
 
 
 def examples(artifact: Artifact, each: int = 2) -> dict[str, list[RejectedExample]]:

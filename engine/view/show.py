@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS
-from engine.view.removed import examples, largest_clusters
+from engine.view.removed import examples, largest_clusters, rows_seen
 from engine.view.rows import print_row, quote, shorten
+from engine.view.spending import by_answerer, in_words
 
 
 def as_json(artifact: Artifact, rows: int, rejected: bool = False) -> dict[str, Any]:
@@ -38,6 +41,8 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
     manifest = artifact.manifest
     console.print(f"[bold]{artifact.id}[/]  {artifact.kind}" + (f", {artifact.rows:,} rows" if artifact.rows else ""))
     console.print(f"[dim]{artifact.path}[/]", highlight=False)
+    if unfinished := manifest.get("unfinished"):
+        _print_unfinished(console, unfinished)
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
@@ -48,16 +53,20 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
         text = json.dumps(value, ensure_ascii=False, default=str)
         facts.add_row(key, text if len(text) < 300 else text[:299] + "…")
     timings = manifest["timings"]
-    if timings:
+    if "wall_s" in timings:
         facts.add_row(
             "took", f"{timings['wall_s']:.1f} s, {timings['cpu_s']:.1f} CPU s, {timings['peak_rss_mb']:.0f} MB"
         )
+    for who, spent in by_answerer(artifact).items():
+        facts.add_row("spent", Text(f"{in_words(spent)} ({who})"))
     console.print(facts)
     lost = sum(manifest["rejected"].values())
     if lost:
-        share = lost / max(1, lost + artifact.rows)
-        console.print(f"\n[bold]{lost:,} rows did not make it[/] ({share:.1%}, {manifest['failed']:,} of them failed):")
-        _print_removed(console, artifact, lost + artifact.rows)
+        seen = rows_seen(artifact)
+        share = f"{lost / seen:.1%} of {seen:,}, " if seen else ""
+        what = "1 row" if lost == 1 else f"{lost:,} rows"
+        console.print(f"\n[bold]{what} did not make it[/] ({share}{manifest['failed']:,} of them failed):")
+        _print_removed(console, artifact, seen)
     table = artifact.rejected() if rejected else _head(artifact, rows)
     if table is None:
         return
@@ -71,11 +80,23 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
             print_row(console, artifact.kind, row)
 
 
-def _print_removed(console: Any, artifact: Artifact, total: int) -> None:
+def _print_unfinished(console: Any, unfinished: dict[str, Any]) -> None:
+    """That a stage failed or is not done, in its own words, and where to look on."""
+    if "error" in unfinished:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(unfinished["at"]))
+        console.print(f"[bold red]failed[/] {when}: ", end="", highlight=False)
+        console.print(unfinished["error"], markup=False, highlight=False)
+    else:
+        console.print("[yellow]not finished[/]: under way, or it was stopped", highlight=False)
+    console.print(f"log  {unfinished['log']}", markup=False, highlight=False)
+
+
+def _print_removed(console: Any, artifact: Artifact, seen: int | None) -> None:
     """Each reason with its count, and examples of it beside what they are held against."""
     for reason, shown in examples(artifact).items():
         count = artifact.manifest["rejected"][reason]
-        console.print(f"  {count:>9,}  [yellow]{reason}[/]  [dim]{count / total:.1%}[/]", highlight=False)
+        share = f"  [dim]{count / seen:.1%}[/]" if seen else ""
+        console.print(f"  {count:>9,}  [yellow]{reason}[/]{share}", highlight=False)
         for example in shown:
             detail = f"({example.row['detail']}) " if example.row.get("detail") else ""
             console.print(f"             {detail}{quote(example.row, 110)}", markup=False, highlight=False)

@@ -57,14 +57,14 @@ def complete(
     """As `Backend.complete`, with every answer following the schema, and the positions of those that were repaired.
 
     An answer that does not is shown to the model with what is wrong, once; if the second does not either, it is a
-    `Failure("invalid_json", ...)`.
+    `Failure("invalid_json", ...)`, and both are forgotten. A refusal is an answer, and stays what it is.
     """
     guided = replace(sampling, json_schema=json.dumps(schema, sort_keys=True))
     answers = backend.complete(conversations, guided, seeds_)
     wrong = {
         i: why
         for i, answer in enumerate(answers)
-        if isinstance(answer, Answer) and (why := problem(answer.text, schema))
+        if isinstance(answer, Answer) and not answer.refused and (why := problem(answer.text, schema))
     }
     asked = list[list[Message]]()
     for i, why in wrong.items():
@@ -75,11 +75,15 @@ def complete(
             *conversations[i], {"role": "assistant", "content": answer.text}, {"role": "user", "content": ask},
         ])  # fmt: skip
     again = backend.complete(asked, guided, [seeds.derive("repair", seeds_[i]) for i in wrong]) if wrong else []
-    repaired = set[int]()
+    repaired, useless = set[int](), list[Answer | Failure]()
     for (i, why), answer in zip(wrong.items(), again, strict=True):
         if isinstance(answer, Answer) and not problem(answer.text, schema):
             answers[i] = answer
             repaired.add(i)
         else:
-            answers[i] = Failure("invalid_json", f"{why}; and no better after asking to repair it")
+            useless += [answers[i], answer]
+            cut = isinstance(first := answers[i], Answer) and first.finish_reason == "length"
+            more = ": `max_tokens` cut it off, raise it" if cut else ""
+            answers[i] = Failure("invalid_json", f"{why}{more}; and no better after asking to repair it")
+    backend.forget(answer for answer in useless if isinstance(answer, Answer))
     return answers, repaired

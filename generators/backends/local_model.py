@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,14 +13,27 @@ from generators.text.prompts import Message, decode_all
 
 
 class Local:
-    """A token engine with its tokenizer: tokenises every conversation once, and nothing that was sampled."""
+    """A token engine with its tokenizer: tokenises every conversation once, and nothing that was sampled.
 
-    def __init__(self, engine: TokenEngine, tokenizer: Any, width: int = 2) -> None:
+    Args:
+        usage: told after each batch what was spent.
+        before: what was spent by a run that was killed.
+    """
+
+    def __init__(
+        self,
+        engine: TokenEngine,
+        tokenizer: Any,
+        width: int = 2,
+        usage: Callable[[Usage], None] = lambda usage: None,
+        before: Usage | None = None,
+    ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.template = ChatTemplate(tokenizer)
         self.width = width  # one batch in the engine, another that is tokenised or written
-        self._tokens_in = self._tokens_out = 0
+        self._usage = usage
+        self._tokens_in, self._tokens_out = (before.tokens_in, before.tokens_out) if before else (0, 0)
         self._counting = threading.Lock()
 
     @property
@@ -48,6 +61,7 @@ class Local:
         with self._counting:
             self._tokens_in += sum(map(len, prompts))
             self._tokens_out += sum(len(one.token_ids) for one in made if not isinstance(one, Failure))
+            self._usage(self.usage)
         answers: list[Answer | Failure] = []
         for prompt, one, text in zip(prompts, made, texts, strict=True):
             if isinstance(one, Failure):
@@ -70,6 +84,9 @@ class Local:
         if len(ids) >= room:
             return Failure("too_long", f"a prompt of {len(ids)} tokens leaves no room in a context of {room}")
         return ids
+
+    def forget(self, answers: Iterable[Answer]) -> None:
+        """Nothing is kept here."""
 
     def close(self) -> None:
         self.engine.close()

@@ -11,11 +11,12 @@ in another process no vLLM.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from engine.errors import UserError
 from generators.backends import adapters
+from generators.backends.answerer import check_answerer
 from generators.backends.engines import load_engine
 from generators.backends.local_model import Local
 from generators.backends.process.watched import WatchedEngine
@@ -43,28 +44,29 @@ def open_backend(
         UserError: the recipe names both, or neither.
     """
     model = job.maybe("model")
-    if (model is None) == (server is None):
-        raise UserError(
-            "who answers? Expected either a model among the inputs (`from: {model: ...}`) or a `server:`, "
-            f"found {'neither' if model is None else 'both'}."
-        )
+    check_answerer(int(model is not None), int(server is not None))
     if server is not None:
         return open_server(job, server), server.model
     assert model is not None
     return open_model(job, model, engine, **options), model.name
 
 
-def open_server(job: Job, server: ServerSettings) -> Backend:
-    """A server as a backend, with the answers that it gave before."""
+def open_server(job: Job, server: ServerSettings, part: str = "") -> Backend:
+    """A server as a backend, with the answers that it gave before.
+
+    Args:
+        part: what it plays, where a stage opens several: what each spends is noted apart.
+    """
     answers = job.store.scratch("answers") / "answers.sqlite"
-    report = partial(report_usage, job)
+    name = f"{server.model} ({part})" if part else server.model
+    payer, report = f"{job.artifact} {name}", partial(report_usage, job, name)
     if server.batch:
         from generators.backends.server.batch import BatchBackend
 
-        return BatchBackend(server, answers, job.artifact, job.say, report)
+        return BatchBackend(server, answers, payer, job.say, report)
     from generators.backends.server.chat_completions import ServerBackend
 
-    return ServerBackend(server, answers, job.artifact, report)
+    return ServerBackend(server, answers, payer, report)
 
 
 def open_model(
@@ -73,11 +75,13 @@ def open_model(
     engine: EngineName = "vllm",
     replicas: int = 1,
     options: dict[str, Any] | None = None,
+    part: str = "",
     **more: Any,
 ) -> Local:
     """A model of the store as a backend: in watched processes, or behind a `vllm serve` of its own.
 
     Args:
+        part: as for `open_server`.
         model: a model, or an adapter, which is served unmerged on its base.
         replicas: engines that share the batches; on a machine with GPUs each gets its share of them.
         options: of the engine, as it calls them itself.
@@ -88,14 +92,18 @@ def open_model(
     if model.kind == "Adapter":
         settings["adapter"], location = location, adapters.base_of(location, job.store)
     tokenizer = load_tokenizer(model.location)
+    name = f"{model.name} ({part})" if part else model.name
+    before = Usage(**job.spent[name]) if name in job.spent else None
+    report = partial(report_usage, job, name)
     if engine == "serve":
         from generators.backends.vllm.server_process import ServedEngine
 
-        return Local(ServedEngine(location, job.scratch, job.say, **settings), tokenizer, width=4)
+        return Local(ServedEngine(location, job.scratch, job.say, **settings), tokenizer, 4, report, before)
     if engine == "vllm":
         settings.setdefault("gpu_memory_utilization", 0.9)  # nobody trains beside it
     engines = [open_engine(engine, location, say=job.say, devices=d, **settings) for d in devices_of(replicas)]
-    return Local(engines[0] if replicas == 1 else Replicas(engines), tokenizer, width=2 * replicas)
+    both = engines[0] if replicas == 1 else Replicas(engines)
+    return Local(both, tokenizer, 2 * replicas, report, before)
 
 
 @overload
@@ -135,7 +143,6 @@ def open_engine(
     return load_engine(engine, model, **options)
 
 
-def report_usage(job: Job, usage: Usage) -> None:
-    """Tell whoever watches what was spent so far."""
-    event = {"event": "tokens", "in": usage.tokens_in, "out": usage.tokens_out}
-    job.emit({**event, "cost": round(usage.cost, 4)} if usage.cost else event)
+def report_usage(job: Job, name: str, usage: Usage) -> None:
+    """Note what one who answers has spent in all."""
+    job.spend(name, **asdict(usage))

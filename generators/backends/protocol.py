@@ -12,7 +12,7 @@ A request that can't be answered comes back as a `Failure` in its place: never a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -65,10 +65,16 @@ class Completion:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request has no answer: a short code (`too_long`) and the particulars."""
+    """Why a request has no answer: a short code (`too_long`) and the particulars; what it took all the same, in tokens."""
 
     reason: str
     detail: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+# How an answer ends that a server would not give, or not all of: the model refused, or a filter held it back.
+REFUSED = ("refusal", "content_filter")
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,10 @@ class Answer:
     """An answer with its text. Both lists of ids are None where a server keeps them to itself.
 
     Attributes:
+        finish_reason: as of a `Completion`, or one of `REFUSED`.
         thought: what was written before the answer; `text` is without it.
         calls: of tools, as JSON, where a server has read them out of the answer.
+        request: what the answer is kept under, where answers are kept.
     """
 
     text: str
@@ -89,6 +97,12 @@ class Answer:
     tokens_out: int
     thought: str = ""
     calls: str = ""
+    request: str | None = None
+
+    @property
+    def refused(self) -> Failure | None:
+        """The refusal as a failure, for those who can't use one; None if this is none."""
+        return Failure(self.finish_reason, self.text) if self.finish_reason in REFUSED else None
 
 
 @dataclass(frozen=True)
@@ -129,5 +143,9 @@ class Backend(Protocol):
     def complete(
         self, conversations: Sequence[list[Message]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Answer | Failure]: ...
+
+    def forget(self, answers: Iterable[Answer]) -> None:
+        """Keep these no longer, where answers are kept: they were no use, and the next run asks again."""
+        ...
 
     def close(self) -> None: ...

@@ -31,9 +31,9 @@ def converse(stage: Dialogue, job: Job) -> None:
         stack.enter_context(contextlib.closing(model))
         user, player = model, name
         if stage.user_server is not None:
-            user, player = open_server(job, stage.user_server), stage.user_server.model
+            user, player = open_server(job, stage.user_server, "user"), stage.user_server.model
         elif given := job.maybe("user"):
-            user, player = open_model(job, given, stage.engine, **options), given.name
+            user, player = open_model(job, given, stage.engine, part="user", **options), given.name
         if user is not model:
             stack.enter_context(contextlib.closing(user))
 

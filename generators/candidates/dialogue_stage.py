@@ -9,13 +9,18 @@ The user is played by a model, too: it sees the conversation with the roles exch
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from engine.stage.stage import Stage, port
+from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
+from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 PLAY = (
     "You play a person who talks with an assistant. Write the person's next message and nothing else: react to what the "
@@ -35,7 +40,7 @@ class Dialogue(Stage):
     phase = "generation"
     work = "generators.candidates.dialogue:converse"
     random = True
-    version = 2
+    version = 3
 
     turns: int = Field(3, ge=1, description="Answers of the model in one conversation.")
     n: int = Field(1, ge=1, description="Conversations a prompt.")
@@ -56,6 +61,13 @@ class Dialogue(Stage):
     user_server: ServerSettings | None = Field(
         None, description="One that plays the user. Without: the model itself does."
     )
+
+    def check(self, known: Preflight) -> None:
+        check_answerer(len(known.inputs.get("model", [])), int(self.server is not None))
+        check_servers(known, self.server, self.user_server)
+
+    def asks(self) -> bool:
+        return self.server is not None or self.user_server is not None
 
     def identity(self) -> dict[str, Any]:
         servers = {name: getattr(self, name) for name in ("server", "user_server")}

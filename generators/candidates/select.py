@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from engine import seeds
 from engine.errors import UserError, nearest
 from engine.stage.job import Job
 from engine.store.schema import DATASETS, row_id
+from engine.store.schema import table as as_table
 from generators.candidates.select_stage import Select
 
 KEPT = "kept"
@@ -109,15 +111,27 @@ def _mean(rows: pl.DataFrame) -> float | None:
 
 
 def conversations(candidates: pa.Table) -> pa.Table:
-    """Each answer after its prompt, as a Conversation row."""
+    """Each answer after its prompt, as a Conversation row, with the columns that not every candidate has (`retrieved`, `cited`)."""
+    own = {*DATASETS["Candidate"].names, *DATASETS["Conversation"].names, "value"}
+    extra = [(field.name, field.type) for field in candidates.schema if field.name not in own]
     rows = [
         {
+            **{name: row[name] for name, _ in extra},
             "id": row_id("Conversation", row["id"]),
             "parents": [row["id"]],
             "messages": [*row["prompt"], *row["completion"]],
             "reference": row["reference"],
-            "metadata": json.dumps({"model": row["model"], "value": row["value"]}),
+            "metadata": json.dumps({**_metadata(row), "model": row["model"], "value": row["value"]}),
         }
         for row in candidates.to_pylist()
     ]
-    return pa.Table.from_pylist(rows, DATASETS["Conversation"])
+    return as_table("Conversation", rows, extra)
+
+
+def _metadata(row: dict[str, Any]) -> dict[str, Any]:
+    """What people noted of an answer of their own, if it is a JSON object."""
+    try:
+        noted = json.loads(row.get("metadata") or "{}")
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", noted) if isinstance(noted, dict) else {}

@@ -25,6 +25,7 @@ class Select(Stage):
     phase = "generation"
     work = "generators.candidates.select:select"
     random = True
+    version = 2
 
     metric: str | None = Field(None, description="What to go by; may be left out if there is one metric only.")
     weights: dict[str, float] = Field({}, description="Metric -> weight, to go by a weighted sum instead.")

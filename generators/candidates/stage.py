@@ -11,13 +11,18 @@ that is its.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from engine.stage.stage import NotIdentity, Stage, port
+from generators.backends.answerer import check_answerers
 from generators.backends.protocol import EngineName
+from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from engine.stage.preflight import Preflight
 
 # Options of an engine that say where it runs: they are no part of what is made.
 HARDWARE = {
@@ -41,7 +46,7 @@ class Candidates(Stage):
     phase = "generation"
     work = "generators.candidates.work:sample"
     random = True
-    version = 3
+    version = 4
 
     n: int = Field(4, ge=1, description="Answers a prompt.")
     temperature: Annotated[list[Annotated[float, Field(ge=0, le=10)]], BeforeValidator(listed)] = Field(
@@ -86,6 +91,13 @@ class Candidates(Stage):
         if self.replicas > 1 and self.engine == "serve":
             raise ValueError("`engine: serve` shares requests out by itself: `options: {data_parallel_size: ...}`")
         return self
+
+    def check(self, known: Preflight) -> None:
+        check_answerers(len(known.inputs.get("model", [])), len(self.server), self.n, len(self.temperature))
+        check_servers(known, *self.server)
+
+    def asks(self) -> bool:
+        return bool(self.server)
 
     def identity(self) -> dict[str, Any]:
         options = {name: value for name, value in self.options.items() if name not in HARDWARE}

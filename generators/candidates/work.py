@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,9 +16,10 @@ from engine.stage.job import Job, Part
 from engine.store.digest import digest_json
 from engine.store.schema import DATASETS, Message, ToolMessage, row_id, table
 from generators.backends import json_answers
+from generators.backends.answerer import check_answerers
 from generators.backends.in_flight import in_flight
-from generators.backends.open import open_model, open_server, report_usage
-from generators.backends.protocol import Answer, Backend, Failure, Sampling, Usage
+from generators.backends.open import open_model, open_server
+from generators.backends.protocol import Answer, Backend, Failure, Sampling
 from generators.candidates.dealing import COUNTED, PartitionAnswers, Share, read_prompts, repeated_ids, totals
 from generators.candidates.stage import Candidates
 
@@ -26,7 +28,6 @@ def sample(stage: Candidates, job: Job) -> None:
     """Commit the answers of all who answer, one after another."""
     answerers = _answerers(stage, job)
     repeated, done = repeated_ids(job), job.committed()
-    spent: dict[str, Usage] = {}
     for place, (name, open_) in enumerate(answerers):
         share = Share(name, place, range(place, stage.n, len(answerers)), stage.temperature, len(answerers))
 
@@ -42,12 +43,6 @@ def sample(stage: Candidates, job: Job) -> None:
                 made, failed = _rows(stage, batch, share)
                 rejected = batch.rejected + failed
                 job.commit(share.part(part), made, pa.Table.from_pylist(rejected) if rejected else None)
-                report_usage(job, backend.usage)
-            spent[name] = backend.usage
-    job.spent = {
-        name: {"tokens_in": u.tokens_in, "tokens_out": u.tokens_out, "cost": u.cost, "retries": u.retries}
-        for name, u in spent.items()
-    }
     job.summary(asked=stage.n * job.rows("prompts"), **totals(job))
 
 
@@ -61,26 +56,16 @@ def _answerers(stage: Candidates, job: Job) -> list[tuple[str, Callable[[], Back
     if stage.engine == "transformers":
         options.pop("options")
     models = job.all("model")
+    check_answerers(len(models), len(stage.server), stage.n, len(stage.temperature))
     names = [model.name for model in models]
-    who: list[tuple[str, Callable[[], Backend]]] = [
-        (
-            name if names.count(name) == 1 else model.id,  # two folders may end in the same name
-            lambda model=model: open_model(job, model, stage.engine, stage.replicas, **options),
-        )
-        for model, name in zip(models, names, strict=True)
-    ]
-    who += [(server.model, lambda server=server: open_server(job, server)) for server in stage.server]
-    if not who:
-        raise UserError(
-            "who answers? Expected a model among the inputs (`from: {model: ...}`) or a `server:`, found neither."
-        )
+    who = list[tuple[str, Callable[[], Backend]]]()
+    for model, name in zip(models, names, strict=True):
+        part = model.id if names.count(name) > 1 else ""  # two folders may end in the same name
+        opened = partial(open_model, job, model, stage.engine, stage.replicas, part=part, **options)
+        who.append((part or name, opened))
+    who += [(server.model, partial(open_server, job, server)) for server in stage.server]
     if len({name for name, _ in who}) < len(who):
         raise UserError(f"who answers? One is named twice: {', '.join(name for name, _ in who)}.")
-    if (pairs := len(who) * len(stage.temperature)) > stage.n:
-        raise UserError(
-            f"`n: {stage.n}` is too small for {len(who)} who answer at {len(stage.temperature)} temperatures: each "
-            f"prompt gets one answer of each, so {pairs} at least."
-        )
     return who
 
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
 from engine.errors import UserError
+from engine.plan.inputs import resolve
 from engine.store.store import Store
 from generators.backends import adapters
 from generators.text.chat_template import ChatTemplate, Unusable
@@ -85,14 +86,16 @@ class Talker:
 
 
 def load(name: str, store: Store) -> Talker:
-    """A model, or an adapter on its base, by artifact name, folder or hub name.
+    """A model, or an adapter on its base, by artifact name, folder, file of another program (GGUF) or hub name.
 
     Raises:
         FlywheelError: there is none of this name. OSError, ValueError: it can't be loaded.
     """
     disable_progress_bar()
     location = name.removeprefix("hub:")
-    if not name.startswith("hub:") and not Path(name).is_dir():
+    if Path(name).is_file():
+        location = resolve(name, Path(), ("Model",), store).adopt(store).location
+    elif not name.startswith("hub:") and not Path(name).is_dir():
         location = store.find(name).location
     adapter = (Path(location) / adapters.CONFIG).exists()
     model: Any = AutoModelForCausalLM.from_pretrained(

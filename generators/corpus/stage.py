@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import Field, field_validator, model_validator
 
 from engine.stage.stage import Stage, port
+from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
+from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 from generators.corpus.styles import REPHRASED, Style
 from generators.text import own_templates
@@ -43,6 +45,7 @@ class Corpus(Stage):
     phase = "generation"
     work = "generators.corpus.work:make"
     random = True
+    version = 2
     template_variables = {
         style: WITH_READERS if not style.startswith(REPHRASED) else ALONE for style in get_args(Style)
     }
@@ -98,6 +101,13 @@ class Corpus(Stage):
 
         self.style_templates(known.base)
         check_records(compiled(self.templates, "templates"), known)
+        models = len(known.inputs.get("model", []))
+        if self.styles or self.server or models:
+            check_answerer(models, int(self.server is not None))
+        check_servers(known, self.server)
+
+    def asks(self) -> bool:
+        return self.server is not None
 
     def style_templates(self, base: str | Path) -> dict[str, Template]:
         """The recipe's own templates, by style."""

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import math
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,14 +16,15 @@ from engine.errors import UserError
 from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
 from generators.backends.open import open_backend
-from generators.backends.protocol import Answer, Failure, Sampling
+from generators.backends.protocol import REFUSED, Answer, Failure, Sampling
 from generators.corpus.stage import Corpus
 from generators.corpus.styles import REPHRASED
+from generators.drafts.content import PREAMBLE, fault
 from generators.text.templates import Template, Unrenderable, compiled, template, variables
 
-PREAMBLE = re.compile(r"^(sure|certainly|of course)?\W*here('s| is| are)\b[^\n:]{0,120}:\s+", re.I)
 ATTEMPTS = 8  # draws for one document before it is given up
 Draw = Callable[[int, int], dict[str, Any]]  # number of the document, number of the attempt -> what to ask or say
+USELESS = ("empty", "no_content", "loop")  # not kept: the next run asks again
 WITHOUT_MODEL = 5_000  # documents a partition when nothing is generated
 
 
@@ -142,13 +142,16 @@ def _written(stage: Corpus, job: Job, draw: Draw) -> None:
                             last[number] = Failure("unrenderable", str(error))
                     own = [job.derive("corpus", number, attempt, "sample") for number, _ in draws]
                     prompts = [[{"role": "user", "content": drawn["text"]}] for _, drawn in draws]
-                    answers = backend.complete(prompts, sampling, own)
+                    answers, useless = backend.complete(prompts, sampling, own), list[Answer]()
                     for (number, drawn), seed, answer in zip(draws, own, answers, strict=True):
                         text = _text(answer, drawn)
                         if isinstance(text, Failure):
                             last[number] = text
+                            if isinstance(answer, Answer) and text.reason in USELESS:
+                                useless.append(answer)
                         else:
                             documents[number] = _document(number, text, drawn, {**facts, "seed": seed})
+                    backend.forget(useless)
                 rejected = [_rejected(n, last[n].reason, last[n].detail) for n in numbers if n not in documents]
                 commit(job, name, [documents[n] for n in numbers if n in documents], rejected)
             job.progress(numbers[-1] + 1, stage.documents, "documents")
@@ -158,12 +161,16 @@ def _text(answer: Answer | Failure, drawn: dict[str, Any]) -> str | Failure:
     """The document that an answer is, or why it is none."""
     if isinstance(answer, Failure):
         return answer
+    if refused := answer.refused:
+        return refused
     text = answer.text
     if cell := drawn.get("cell"):
         if answer.finish_reason == "length" and cell["style"].startswith(REPHRASED):
             return Failure("cut_off", f"not all of it was said in {answer.tokens_out} tokens")
         text = PREAMBLE.sub("", text)
-    return text or Failure("empty", "the model wrote nothing")
+    if not text:
+        return Failure("empty", "the model wrote nothing")
+    return Failure(*found) if (found := fault(text)) else text
 
 
 def _document(number: int, text: str, made: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +192,7 @@ def _rejected(number: int, reason: str, detail: str) -> dict[str, Any]:
         "offset": number,
         "reason": reason,
         "detail": detail,
-        "failed": True,
+        "failed": reason not in REFUSED,
     }
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from generators.backends.protocol import Answer, Sampling
+from generators.drafts.content import fault
 from generators.rules.sandbox import Limits
 from generators.text.prompts import Message
 
@@ -81,11 +82,27 @@ class Made:
 
 
 class Rejected(Exception):
-    """This draft comes to nothing: a short code and the particulars. `failed`: something broke, nobody chose."""
+    """This draft comes to nothing: a short code and the particulars. `failed`: something broke, nobody chose.
 
-    def __init__(self, reason: str, detail: str = "", failed: bool = False) -> None:
+    Args:
+        facts: for the row's metadata, as those of a draft that was made (`score`).
+    """
+
+    def __init__(self, reason: str, detail: str = "", failed: bool = False, **facts: int | str) -> None:
         super().__init__(reason, detail)
-        self.reason, self.detail, self.failed = reason, detail, failed
+        self.reason, self.detail, self.failed, self.facts = reason, detail, failed, facts
+
+
+class Useless(Rejected):
+    """An answer is none: nothing in it, an echo, a loop, not in the form asked for. It is not kept: the next run asks again.
+
+    Args:
+        answers: which; without any, the last one.
+    """
+
+    def __init__(self, reason: str, detail: str = "", answers: Sequence[Answer] = ()) -> None:
+        super().__init__(reason, detail)
+        self.answers = list(answers)
 
 
 Reply: TypeAlias = Any  # an Answer to a Query, an Outcome to an Execution
@@ -114,10 +131,13 @@ def whole(answer: Answer) -> str:
     """The text of an answer that came to its own end.
 
     Raises:
-        Rejected: it was cut off, or is empty.
+        Rejected: it was cut off, is empty, or says nothing (`content.py`).
     """
+    text = answer.text.strip()
     if answer.finish_reason == "length":
-        raise Rejected("cut_off", f"after {answer.tokens_out} tokens: {answer.text[-100:]!r}")
-    if not answer.text.strip():
-        raise Rejected("empty", "the model wrote nothing")
-    return answer.text.strip()
+        raise Rejected("cut_off", f"after {answer.tokens_out} tokens: {text[-100:]!r}")
+    if not text:
+        raise Useless("empty", "the model wrote nothing")
+    if found := fault(text):
+        raise Useless(*found)
+    return text

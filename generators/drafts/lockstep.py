@@ -14,7 +14,8 @@ from typing import Any
 from generators.backends import json_answers
 from generators.backends.local_model import Local
 from generators.backends.protocol import Answer, Backend, Failure
-from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected, Request, user
+from generators.drafts.content import fault
+from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected, Request, Useless, user
 from generators.rules.sandbox import Outcome, run_all
 from generators.text.templates import Template, Unrenderable, template
 
@@ -54,9 +55,10 @@ def carry(
     replies: list[Answer | Failure | Outcome | None] = [None] * len(going)
     ended = list[Line]()
     while going:
-        steps = list[tuple[Line, Query | Execution]]()
+        steps, useless = list[tuple[Line, Query | Execution]](), list[Answer]()
         for line, reply in zip(going, replies, strict=True):
-            _step(line, reply, steps, ended, templates or {})
+            _step(line, reply, steps, ended, templates or {}, useless)
+        backend.forget(useless)
         going = [line for line, _ in steps]
         queries = [(index, line, step) for index, (line, step) in enumerate(steps) if isinstance(step, Query)]
         for _, line, step in queries:
@@ -83,25 +85,35 @@ def _step(
     steps: list[tuple[Line, Query | Execution]],
     ended: list[Line],
     templates: Mapping[str, Template],
+    useless: list[Answer],
 ) -> None:
-    """Let a draft go on to its next step, its end, or the drafts it ends in."""
+    """Let a draft go on to its next step, its end, or the drafts it ends in; `useless` takes an answer that was none."""
     try:
         if isinstance(reply, Failure):
             line.draft.close()
             raise Rejected(reply.reason, reply.detail, failed=True)
-        asked = next(line.draft) if reply is None else line.draft.send(reply)
-        steps.append((line, _rendered(line, asked, templates) if isinstance(asked, Request) else asked))
-    except StopIteration as end:
-        made: Made | Sequence[Draft] = end.value
+        if isinstance(reply, Answer) and (refused := reply.refused):
+            line.draft.close()
+            raise Rejected(refused.reason, refused.detail)
+        try:
+            asked = next(line.draft) if reply is None else line.draft.send(reply)
+        except StopIteration as end:
+            made: Made | Sequence[Draft] = end.value
+        else:
+            steps.append((line, _rendered(line, asked, templates) if isinstance(asked, Request) else asked))
+            return
         if isinstance(made, Made):
+            check_answers(made)
             line.result = made
             ended.append(line)
             return
         for place, draft in enumerate(made):
             tokens = (0, 0) if place else line.tokens
             child = Line((*line.path, place), draft, list(line.seeds), list(line.templates), tokens)
-            _step(child, None, steps, ended, templates)
+            _step(child, None, steps, ended, templates, useless)
     except Rejected as error:
+        if isinstance(error, Useless):
+            useless += error.answers or ([reply] if isinstance(reply, Answer) else [])
         line.result = error
         ended.append(line)
 
@@ -119,6 +131,21 @@ def _rendered(line: Line, asked: Request, templates: Mapping[str, Template]) -> 
         line.draft.close()
         raise Rejected("unrenderable", str(error), failed=True) from None
     return Query([user(text)], asked.sampling, asked.schema, used.digest)
+
+
+def check_answers(made: Made) -> None:
+    """Look whether every answer in a row says something, and something else than it was asked.
+
+    Raises:
+        Useless: one does not.
+    """
+    asked = ""
+    for message in made.messages:
+        if message["role"] == "user":
+            asked = message["content"]
+        said = message["role"] == "assistant" and not message.get("tool_calls")
+        if said and (found := fault(message["content"], asked)):
+            raise Useless(*found)
 
 
 def _answers(backend: Backend, queries: Sequence[Query], seeds: Sequence[int]) -> list[Answer | Failure]:

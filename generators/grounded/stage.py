@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from engine.stage.stage import Stage, port
+from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
+from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 from generators.text import own_templates
 from generators.text.own_templates import OwnTemplates
@@ -37,6 +39,7 @@ class Grounded(Stage):
     phase = "generation"
     work = "generators.grounded.work:answer"
     random = True
+    version = 2
     template_variables = {
         "answer": {
             "question": "what the user last said",
@@ -65,6 +68,9 @@ class Grounded(Stage):
         own_templates.check_inline(self.template, PROMPTS, self.template_variables)
         return self
 
+    def asks(self) -> bool:
+        return self.server is not None
+
     def identity(self) -> dict[str, Any]:
         identity = {**super().identity(), "server": self.server.identity() if self.server else None}
         identity.pop("template")
@@ -75,6 +81,8 @@ class Grounded(Stage):
 
     def check(self, known: Preflight) -> None:
         self.templates(known.base)
+        check_answerer(len(known.inputs.get("model", [])), int(self.server is not None))
+        check_servers(known, self.server)
 
     def templates(self, base: str | Path) -> dict[str, Template]:
         """The recipe's own template, if it gives one."""

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.stage.job import Job
-from engine.store.schema import DATASETS, row_id
+from engine.store.schema import row_id, table
 from generators.backends.open import open_backend
 from generators.backends.protocol import Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
@@ -19,12 +19,13 @@ from generators.grounded.stage import Grounded
 from generators.text.templates import Unrenderable, template
 
 CITED = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
-# Beside a Candidate's columns: passages as `document:character`, in the order shown; those cited; citations of passages
-# that were not shown; whether a passage has the reference in it (null without one): what retrieval could give at best.
-SCHEMA = pa.schema([
-    *DATASETS["Candidate"], ("retrieved", pa.list_(pa.string())), ("cited", pa.list_(pa.string())),
-    ("bad_citations", pa.int32()), ("found", pa.bool_()),
-])  # fmt: skip
+# Beside a Candidate's columns: passages as `document:character`, in the order shown, and their texts (a judge needs them);
+# those cited; citations of passages that were not shown; whether a passage has the reference in it (null without one): what
+# retrieval could give at best.
+TEXTS = pa.list_(pa.string())
+EXTRA = (
+    ("retrieved", TEXTS), ("passages", TEXTS), ("cited", TEXTS), ("bad_citations", pa.int32()), ("found", pa.bool_()),
+)  # fmt: skip
 
 
 def answer(stage: Grounded, job: Job) -> None:
@@ -60,8 +61,9 @@ def answer(stage: Grounded, job: Job) -> None:
             for i, reply in enumerate(backend.complete(conversations, sampling, own)):
                 row, found, sample = asked[i // stage.n], shown[i // stage.n], i % stage.n
                 if isinstance(reply, Failure):
-                    if not sample:
-                        rejected.append({**row, "reason": reply.reason, "detail": reply.detail, "failed": True})
+                    lost = {**row, "reason": reply.reason, "detail": reply.detail, "failed": True}
+                    if not (rejected and rejected[-1] == lost):  # the samples of a prompt fail together
+                        rejected.append(lost)
                     continue
                 cited = citations(reply.text, len(found))
                 documents = list(dict.fromkeys(passage.document for passage in found))
@@ -81,11 +83,12 @@ def answer(stage: Grounded, job: Job) -> None:
                     "sample": sample,
                     "reference": row["reference"],
                     "retrieved": [f"{passage.document}:{passage.start}" for passage in found],
+                    "passages": [passage.text for passage in found],
                     "cited": [f"{found[c - 1].document}:{found[c - 1].start}" for c in cited if c <= len(found)],
                     "bad_citations": sum(c > len(found) or c < 1 for c in _numbers(reply.text)),
                     "found": _has(found, row["reference"]),
                 })  # fmt: skip
-            part.commit(pa.Table.from_pylist(kept, SCHEMA), pa.Table.from_pylist(rejected) if rejected else None)
+            part.commit(table("Candidate", kept, EXTRA), pa.Table.from_pylist(rejected) if rejected else None)
     job.summary(model=model, asked=stage.n * job.rows("prompts"), passages=len(index.passages), **_totals(job))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from engine import seeds
+from engine.errors import UserError
 from generators.backends.protocol import Sampling
 from generators.drafts.drafts import Draft
 from generators.text.prompts import Message
@@ -91,6 +92,26 @@ class Method(BaseModel):
     template_variables: ClassVar[dict[str, dict[str, str]]] = {}
     folder: ClassVar[str] = ""  # of its templates, where that is not its name
     fresh: ClassVar[bool] = True  # a row must also be unlike the seeds; else it is one of them, gone on from
+
+    def require(self, ports: set[str], server: bool) -> None:
+        """Look whether what the method works from is there.
+
+        Args:
+            ports: of the stage, that have an input.
+            server: whether a server answers.
+
+        Raises:
+            UserError: an input is missing, or the model is.
+        """
+        for name in self.needs:
+            if name not in ports and not (name == "seeds" and "records" in ports):
+                raise UserError(
+                    f"this method makes instructions from `{name}`: say which, `from: {{{name}: ..., model: ...}}`."
+                )
+        if self.weights and server:
+            raise UserError(
+                "this method needs the model itself (`from: {model: ...}`); a `server:` hides its chat template."
+            )
 
     def draft(self, world: World, number: int) -> Draft:
         """Begin draft `number`."""

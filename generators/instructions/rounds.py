@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import math
-import time
 from collections import Counter
 from typing import Any
 
@@ -25,6 +24,7 @@ from generators.backends.open import open_backend
 from generators.backends.protocol import Backend, Sampling
 from generators.drafts.drafts import Made, Rejected
 from generators.drafts.lockstep import carry
+from generators.instructions.advice import advice
 from generators.instructions.method import Method, Seed, World
 from generators.instructions.novelty import EarlierTexts
 from generators.instructions.novelty_rule import Novelty
@@ -36,15 +36,7 @@ LEAST_YIELD = 0.1  # a round is not made larger than the rows that are missing a
 
 def synthesize(stage: Instructions, job: Job, method: Method) -> None:
     """Make `count` conversations by a method, or say why there are fewer."""
-    for name in method.needs:
-        if not (job.all(name) or (name == "seeds" and job.all("records"))):
-            raise UserError(
-                f"this method makes instructions from `{name}`: say which, `from: {{{name}: ..., model: ...}}`."
-            )
-    if method.weights and stage.server:
-        raise UserError(
-            "this method needs the model itself (`from: {model: ...}`); a `server:` hides its chat template."
-        )
+    method.require({port for port, given in job.inputs.items() if given}, stage.server is not None)
     # Answers to what is there already are alike by nature: only copies are not new.
     rule = stage.novelty or Novelty.model_validate({} if method.fresh else {"rouge_l": None})
     world = World(
@@ -64,7 +56,7 @@ def synthesize(stage: Instructions, job: Job, method: Method) -> None:
         if count is None:
             raise UserError("how many? This method has no end of its own: give `count`.")
         made, stopped = _rounds(stage, job, method, count, world, backend, model, finished)
-    _summarize(job, stage, count, world, made, stopped)
+    _summarize(job, stage, method, count, world, made, stopped)
 
 
 def _rounds(
@@ -77,7 +69,6 @@ def _rounds(
     facts = {"method": method.model_dump()["name"], "model": model, "temperature": stage.temperature,
              "top_p": stage.top_p, "max_tokens": stage.max_tokens}  # fmt: skip
     own = stage.prompt_templates(job.base)
-    tokens, began = (0, 0), time.monotonic()
     for index in itertools.count(len(finished)):
         missing = count - len(world.made)
         job.progress(len(world.made), count, "conversations", drafts=number)
@@ -96,7 +87,6 @@ def _rounds(
             spent = {"tokens_in": line.tokens[0], "tokens_out": line.tokens[1]}
             one = {"draft": line.path[0], "templates": line.templates, "seed": line.seeds[0] if line.seeds else None}
             row = _row(job, line.path, line.result, {**facts, **one, **spent})
-            tokens = tokens[0] + line.tokens[0], tokens[1] + line.tokens[1]
             if "reason" not in row and isinstance(line.result, Made):
                 alike = world.known.like(line.result.key)
                 if len(kept) == missing:
@@ -106,8 +96,6 @@ def _rounds(
                 else:
                     world.known.add(line.result.key, row["id"])
             (rejected if "reason" in row else kept).append(row)
-        rate = round(tokens[1] / (time.monotonic() - began))
-        job.emit({"event": "tokens", "in": tokens[0], "out": tokens[1], "out_per_s": rate})
         name = f"{index:05d}-{number}-{size}"
         job.commit(
             name,
@@ -123,7 +111,7 @@ def _rounds(
 def _row(job: Job, path: tuple[int, ...], result: Any, facts: dict[str, Any]) -> dict[str, Any]:
     if isinstance(result, Rejected):
         one = row_id("Conversation", job.seed, str(path), result.reason, result.detail)
-        row = {"id": one, "parents": [], "metadata": json.dumps(facts, sort_keys=True)}
+        row = {"id": one, "parents": [], "metadata": json.dumps({**facts, **result.facts}, sort_keys=True)}
         return _refused(row, result.reason, result.detail, result.failed)
     assert isinstance(result, Made)
     messages = stored(result.messages)
@@ -156,6 +144,10 @@ def _rows(job: Job, port: str) -> list[Seed]:
                 messages, answer = row["prompt"], row["completion"][-1]["content"]
             else:
                 messages, answer = prompt_of(row)
+                if answer is None and len(row.get("messages") or []) > len(messages):
+                    answer = row["messages"][len(messages)][
+                        "content"
+                    ]  # a model's: no reference, but what to go on from
                 values = {**values, "reference": row.get("reference")}
             asked = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
             rows.append(Seed(row["id"], asked, answer or "", messages, values))
@@ -175,8 +167,10 @@ def _remember(job: Job, world: World, name: str) -> None:
         world.known.add(world.made[-1]["metadata"]["key"], row["id"])
 
 
-def _summarize(job: Job, stage: Instructions, count: int, world: World, made: int, stopped: str) -> None:
-    """The summary; and, where rows are missing, what became of the drafts."""
+def _summarize(
+    job: Job, stage: Instructions, method: Method, count: int, world: World, made: int, stopped: str
+) -> None:
+    """The summary; and, where rows are missing, what became of the drafts and what to change."""
     reasons: Counter[str] = Counter()
     spent: Counter[str] = Counter()
     drafts = [row["metadata"] for row in world.made]
@@ -189,12 +183,18 @@ def _summarize(job: Job, stage: Instructions, count: int, world: World, made: in
     delivered = len(world.made)
     facts: dict[str, Any] = {"asked": count, "delivered": delivered, "drafts": made, **spent,
                              "reasons": dict(sorted(reasons.items()))}  # fmt: skip
+    scores = Counter[int](one["score"] for one in drafts if "score" in one)
+    if scores:
+        facts["scores"] = {str(score): times for score, times in sorted(scores.items())}
     if delivered < count:
         causes = ", ".join(f"{times} {reason}" for reason, times in reasons.most_common()) or "none was rejected"
         why = {
             "exhausted": "every input was used",
             "tries": f"`tries: {stage.tries:g}` allows no more drafts",
         }[stopped]
-        facts["shortfall"] = f"{count - delivered} of {count} are missing: {why} after {made} drafts ({causes})."
+        facts["shortfall"] = (
+            f"{count - delivered} of {count} are missing: {why} after {made} drafts ({causes}). "
+            f"{advice(reasons, scores, getattr(method, 'threshold', None))}"
+        ).strip()
         job.say(facts["shortfall"])
     job.summary(**facts)

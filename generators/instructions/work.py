@@ -13,7 +13,7 @@ from engine.errors import UserError
 from engine.stage.job import Job
 from engine.store.schema import DATASETS, messages_digest, row_id
 from generators.instructions.rounds import synthesize
-from generators.instructions.stage import Instructions
+from generators.instructions.stage import NO_RECORDS, Instructions
 from generators.text.templates import Template, Unrenderable, variables
 
 
@@ -32,7 +32,7 @@ def render(stage: Instructions, job: Job) -> None:
         UserError: there are no records, or none in the split; or a template uses a name that no record has.
     """
     if not job.all("records"):
-        raise UserError("templates need records to render: `from: {records: ...}`.")
+        raise UserError(NO_RECORDS)
     records = list[tuple[str, dict[str, Any]]]()
     for artifact in job.all("records"):
         for row in artifact.to_table(["id", "text", "metadata"]).to_pylist():

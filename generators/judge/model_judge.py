@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from engine.stage.job import Job, part_name
+from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS, row_id
 from generators.backends import json_answers
-from generators.backends.protocol import Answer, Backend, Failure, Sampling
+from generators.backends.protocol import REFUSED, Backend, Failure, Sampling
 from generators.judge import agreement_with_people
+from generators.judge.distribution import distributions
 from generators.text.templates import Template, Unrenderable, template
 
 ASPECTS = {
@@ -95,9 +98,8 @@ class JudgeQuestion:
 def groups(job: Job, prompts: int, tag: str) -> list[tuple[str, list[list[dict[str, Any]]]]]:
     """Partitions that are not committed yet: name, and the candidates of each of its prompts together."""
     by_prompt: dict[str, list[dict[str, Any]]] = {}
-    columns = ["id", "prompt_id", "prompt", "completion", "reference", "model"]
     for artifact in job.all("candidates"):
-        for row in artifact.to_table(columns).to_pylist():
+        for row in _rows(artifact):
             by_prompt.setdefault(row["prompt_id"], []).append(row)
     done, cut = job.committed(), list[tuple[str, list[list[dict[str, Any]]]]]()
     ordered = list(by_prompt.values())
@@ -109,6 +111,25 @@ def groups(job: Job, prompts: int, tag: str) -> list[tuple[str, list[list[dict[s
     return cut
 
 
+def _rows(artifact: Artifact) -> Iterator[dict[str, Any]]:
+    """What a judge sees of candidates: of grounded ones also the texts they were written from."""
+    columns = ["id", "prompt_id", "prompt", "completion", "reference", "model"]
+    for name in artifact.parts():
+        with artifact.parquet(name) as file:
+            grounded = ["passages"] if "passages" in file.schema_arrow.names else []
+        for row in artifact.read_table(name, [*columns, *grounded]).to_pylist():
+            passages = row.get("passages") or []
+            yield {**row, "passages": [passages] if isinstance(passages, str) else passages}
+
+
+def _passages(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[str]]:
+    """The passages of two answers: once where only one has any, or both the same; else each beside its answer."""
+    one, other = first["passages"], second["passages"]
+    if not one or not other or one == other:
+        return {"passages": one or other, "first_passages": [], "second_passages": []}
+    return {"passages": [], "first_passages": one, "second_passages": other}
+
+
 def ask(
     backend: Backend, questions: Sequence[JudgeQuestion], sampling: Sampling, schema: dict[str, Any]
 ) -> list[dict[str, Any] | Failure]:
@@ -116,7 +137,7 @@ def ask(
     asked = [question for question in questions if not isinstance(question.text, Failure)]
     conversations = [[{"role": "user", "content": str(question.text)}] for question in asked]
     answers, _ = json_answers.complete(backend, conversations, sampling, [q.seed for q in asked], schema)
-    said = iter([json.loads(answer.text) if isinstance(answer, Answer) else answer for answer in answers])
+    said = iter([one if isinstance(one, Failure) else one.refused or json.loads(one.text) for one in answers])
     return [question.text if isinstance(question.text, Failure) else next(said) for question in questions]
 
 
@@ -146,11 +167,12 @@ def compare(
                 text = _question(asked, {
                     "prompt": one["prompt"], "criteria": criteria,
                     "first": first["completion"][-1]["content"], "second": second["completion"][-1]["content"],
+                    **_passages(first, second),
                 })  # fmt: skip
                 ids = (first["id"], second["id"])
                 questions.append(JudgeQuestion(ids, text, job.derive("judge", *ids)))
         said = ask(backend, questions, sampling, GRADE if comparison.graded else WINNER)
-        kept, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
+        kept, rejected = list[dict[str, Any]](), [row for group in chunk for row in _unpaired(comparison, group)]
         for (one, other), forth, back in zip(pairs, said[::2], said[1::2], strict=True):
             if failure := next((answer for answer in (forth, back) if isinstance(answer, Failure)), None):
                 rejected.append(_failed((one["id"], other["id"]), failure))
@@ -176,7 +198,7 @@ def verdict(shown_first: str, shown_second: str) -> float:
 
 
 def report(job: Job, against: str | None) -> dict[str, Any]:
-    """What the verdicts come to: position bias, win rates, and where people ranked the same answers, agreement_with_people.
+    """What the verdicts come to: how scores are spread, position bias, win rates, and where people ranked the same answers, agreement_with_people.
 
     `order_decided` is the share of pairs in which the same place won in both orders, `first_preferred` that of the
     first place: 0 is none, 1 is a judge that always takes the first.
@@ -204,6 +226,9 @@ def report(job: Job, against: str | None) -> dict[str, Any]:
             if row["model"] != against:
                 won.setdefault(row["model"], {}).setdefault(prompts[row["subject"]], []).append(row["value"])
     facts: dict[str, Any] = {}
+    if scored:
+        flat = [{"metric": metric, "value": value} for metric, values in scored.items() for value in values.values()]
+        facts["scores"] = distributions(pl.DataFrame(flat))
     if pairs:
         facts |= {"order_decided": same / pairs, "first_preferred": first / pairs}
         if len(won) > 1 or against:
@@ -284,7 +309,20 @@ def _verdict(
 
 def _failed(subjects: tuple[str, ...], failure: Failure) -> dict[str, Any]:
     return {"id": row_id("Verdict", *subjects), "parents": list(subjects), "reason": failure.reason,
-            "detail": failure.detail, "failed": True}  # fmt: skip
+            "detail": failure.detail, "failed": failure.reason not in REFUSED}  # fmt: skip
+
+
+def _unpaired(comparison: Comparison, group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answers to a prompt that gives no pair."""
+    if comparison.pairs(group):
+        return []
+    detail = "the prompt has one answer, and a pair needs two"
+    if comparison.against is not None:
+        detail = f"the prompt has no answer of `{comparison.against}` beside another model's"
+    return [
+        {"id": row_id("Verdict", row["id"]), "parents": [row["id"]], "reason": "no_pair", "detail": detail,
+         "failed": False} for row in group
+    ]  # fmt: skip
 
 
 def _commit(job: Job, name: str, kept: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> None:

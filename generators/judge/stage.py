@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from engine.stage.stage import Stage, port
+from generators.backends.answerer import check_answerer
+from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 from generators.rules.rule import EQUALITY, Rule, Verifier, sources, version
 from generators.text import own_templates
@@ -23,6 +25,9 @@ COMPARED = {
     "first": "the answer that is A",
     "second": "the answer that is B",
     "criteria": "what to judge by, and the principle drawn for this pair; may be empty",
+    "passages": "texts that both answers rest on; none where each has its own",
+    "first_passages": "those of A, where they are others than B's",
+    "second_passages": "those of B, where they are others than A's",
 }
 
 
@@ -33,7 +38,8 @@ class Judge(Stage):
     Python function (`{python: "rewards.py:score"}`).
 
     A rule sees `completion` (text), `reference`, `prompt` (the last thing the user said), `length` (tokens) and
-    `finish_reason`. Where it is null there is no verdict. People's rankings of the same candidates calibrate the judge.
+    `finish_reason`. Where it is null there is no verdict. Of grounded answers a model sees the passages. People's rankings of the same
+    candidates calibrate the judge.
     """
 
     takes = {
@@ -45,6 +51,7 @@ class Judge(Stage):
     phase = "generation"
     work = "generators.judge.work:judge"
     random = True
+    version = 2
     template_variables = {
         "pairwise": COMPARED,
         "graded": COMPARED,
@@ -53,6 +60,7 @@ class Judge(Stage):
             "completion": "the answer",
             "reference": "the known right answer, or none",
             "aspects": "name of an aspect -> what it means",
+            "passages": "texts that a grounded answer was written from",
         },
     }
 
@@ -94,6 +102,9 @@ class Judge(Stage):
         """The recipe's own templates, by prompt."""
         return own_templates.load(self.template, self.prompts(), self.template_variables, base)
 
+    def asks(self) -> bool:
+        return self.server is not None and bool(self.pairwise or self.rubric)
+
     def identity(self) -> dict[str, Any]:
         identity = {**super().identity(), "server": self.server.identity() if self.server else None}
         for name in ("verifiers", "principles", "graded", "against", "template"):
@@ -113,6 +124,9 @@ class Judge(Stage):
 
         self.templates(known.base)
         reward_function.check(self.rules.values(), known)
+        if self.pairwise or self.rubric:
+            check_answerer(len(known.inputs.get("model", [])), int(self.server is not None))
+            check_servers(known, self.server)
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         model = self.pairwise or self.rubric

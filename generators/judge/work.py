@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -15,15 +17,27 @@ from generators.backends.protocol import Sampling
 from generators.judge import model_judge
 from generators.judge.stage import Judge
 from generators.rules.answer_columns import readable
+from generators.rules.rule import PythonRule, Rule
 from generators.rules.verify import values, verify
+
+LOST = ["id", "parents", "prompt", "completion", "model"]
+WHY = {"length": " (it counts `token_ids`, which this answer does not have)"}
 
 
 def judge(stage: Judge, job: Job) -> None:
     """Commit verdicts by rules and verifiers, then those of a model."""
     if stage.rules or stage.verifiers:
         _by_rules(stage, job)
-    if not (stage.pairwise or stage.rubric):
-        return
+    if stage.pairwise or stage.rubric:
+        _by_model(stage, job)
+    facts = model_judge.report(job, stage.against)
+    for metric, told in facts.get("scores", {}).items():
+        if told["answers"] > 1 and told["least"] == told["most"]:
+            job.say(f"`{metric}` is {told['most']:g} for all {told['answers']} answers: it does not tell them apart.")
+    job.summary(**facts)
+
+
+def _by_model(stage: Judge, job: Job) -> None:
     own = stage.templates(job.base)
     backend, name = open_backend(job, stage.server, dtype="auto")
     sampling = Sampling(stage.temperature, max_tokens=stage.max_tokens, logprobs=False)
@@ -36,7 +50,6 @@ def judge(stage: Judge, job: Job) -> None:
         if stage.rubric:
             aspects = model_judge.ASPECTS if stage.rubric is True else stage.rubric
             model_judge.rate(job, backend, name, sampling, aspects, stage.partition, own)
-    job.summary(**model_judge.report(job, stage.against))
 
 
 def _check_against(job: Job, model: str) -> None:
@@ -73,15 +86,44 @@ def _by_rules(stage: Judge, job: Job) -> None:
         kept = verdicts.with_columns(
             pl.Series("id", ids, pl.String), pl.concat_list("subject").alias("parents")
         ).to_arrow()
-        failed = [
-            {"id": row_id("Verdict", "rules", frame["id"][row], name), "parents": [frame["id"][row]], "subject": frame["id"][row],
-             "metric": name, "reason": "rule_failed", "detail": told, "failed": True}
-            for name, one in measured.items() for row, told in sorted(one.faults.items())
-        ]  # fmt: skip
-        part.commit(kept, pa.Table.from_pylist(failed) if failed else None)
+        faults = {name: one.faults for name, one in measured.items() if one.faults}
+        part.commit(kept, _without(stage, part.table, seen, set(verdicts["subject"]), faults))
 
 
 def _told(stage: Judge, metric: str) -> str:
     """The rule of a metric, as part of the ids of its verdicts."""
     rule = stage.rules.get(metric, "verifier")
     return rule if isinstance(rule, str) else rule.model_dump_json()
+
+
+def _without(
+    stage: Judge, candidates: pa.Table, seen: pl.DataFrame, judged: set[str], faults: dict[str, dict[int, str]]
+) -> pa.Table | None:
+    """The candidates that a rule failed on, and those that none gives a value, with what is null about them.
+
+    Args:
+        judged: ids of those with a value.
+        faults: metric -> row -> what went wrong.
+    """
+    used = {name for name in seen.columns if any(_uses(rule, name) for rule in stage.rules.values())}
+    used |= {"reference"} if stage.verifiers else set()
+    metrics = ", ".join(f"`{name}`" for name in [*stage.rules, *stage.verifiers])
+    rejected = list[dict[str, Any]]()
+    for place, row in enumerate(candidates.select(LOST).to_pylist()):
+        failed = {metric: told[place] for metric, told in faults.items() if place in told}
+        for metric, detail in failed.items():
+            own = {"id": row_id("Verdict", "rules", row["id"], metric), "parents": [row["id"]], "subject": row["id"]}
+            rejected.append({**row, **own, "metric": metric, "reason": "rule_failed", "detail": detail, "failed": True})
+        if row["id"] not in judged and not failed:
+            null = [f"`{name}` is null{WHY.get(name, '')}" for name in sorted(used) if seen[name][place] is None]
+            detail = f"{metrics} gives it no value" + (f": {', '.join(null)}" if null else "")
+            own = {"subject": row["id"], "metric": None, "reason": "no_verdict", "detail": detail, "failed": False}
+            rejected.append({**row, **own})
+    return pa.Table.from_pylist(rejected) if rejected else None
+
+
+def _uses(rule: Rule, name: str) -> bool:
+    """Whether a rule goes by a column; of a function of one's own that is not known."""
+    if isinstance(rule, str):
+        return re.search(rf"\b{name}\b", rule, re.I) is not None
+    return name == "reference" and not isinstance(rule, PythonRule) and rule.compares

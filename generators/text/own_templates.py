@@ -30,7 +30,7 @@ def _named(value: Any) -> Any:
 
 OwnTemplates = Annotated[
     dict[str, str],
-    BeforeValidator(_named),
+    BeforeValidator(_named, json_schema_input_type=str | dict[str, str]),
     Field(
         description="Jinja, or a file with it, instead of the stage's own prompt; where it sends several: prompt -> template."
     ),

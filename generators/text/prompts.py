@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from engine.errors import UserError
 
@@ -45,7 +46,7 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[list[Message], str | None]:
     """What a Prompt or Conversation row asks, and the known right answer.
 
     A conversation asks everything up to its last assistant turn, whose content is the reference unless the row has
-    its own.
+    its own, or a model said it (its metadata names the model): what a model guessed is no known right answer.
     """
     if row.get("prompt") is not None:
         return said(row["prompt"]), row.get("reference")
@@ -54,7 +55,17 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[list[Message], str | None]:
     if last is None:
         return messages, row.get("reference")
     reference = row.get("reference")
-    return messages[:last], messages[last]["content"] if reference is None else reference
+    if reference is None and not _said_by_a_model(row):
+        reference = messages[last]["content"]
+    return messages[:last], reference
+
+
+def _said_by_a_model(row: Mapping[str, Any]) -> bool:
+    try:
+        noted = json.loads(row.get("metadata") or "{}")
+    except (TypeError, ValueError):
+        return False
+    return isinstance(noted, dict) and bool(cast("dict[str, Any]", noted).get("model"))
 
 
 def said(messages: Sequence[Mapping[str, Any]]) -> list[Message]:

@@ -82,6 +82,28 @@ def test_a_model_from_outside_is_exported_as_well(store: Store, tmp_path: Path) 
     assert names(tmp_path / "out") == MODEL
 
 
+class Adapted(Stage):
+    """Leaves an adapter that names the artifact it was trained on, as PEFT does."""
+
+    takes = {"model": port("Model")}
+    gives = "Adapter"
+
+    def run(self, job: Job) -> None:
+        settings = {"r": 8, "base_model_name_or_path": job.input("model").id}
+        (job.output / "adapter_config.json").write_text(json.dumps(settings))
+
+
+def test_an_adapter_names_the_repository_of_its_base(store: Store, tmp_path: Path) -> None:
+    base = resolve("hub:org/Smol-1B", tmp_path, ("Model",), store).adopt(store)
+    made = carry_out(store, "adapted", Adapted(), {"model": {"base": base}})
+    export_artifact(made, str(tmp_path / "out"))
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config == {"r": 8, "base_model_name_or_path": "org/Smol-1B"}
+    assert front(tmp_path / "out")["base_model"] == "org/Smol-1B"
+    with pytest.raises(UserError, match="org/Smol-1B is a model on a hub"):
+        export_artifact(base, str(tmp_path / "base"))
+
+
 @pytest.mark.parametrize(
     ("facts", "name"),
     [

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from engine.execution.progress import Bars
+from engine.store.artifact import Artifact
+from engine.store.store import Store
 from engine.view.show import print_artifact
+from engine.view.spending import in_words, spending
 
 ROW = {
     "id": "a" * 32, "parents": [], "prompt_id": "b" * 32, "prompt": [{"role": "user", "content": "Why [bold]?"}],
@@ -40,3 +43,14 @@ def test_a_bar_tells_tokens_their_rates_and_the_cost(monkeypatch: pytest.MonkeyP
     now[0] += 10
     told = bars._tokens({"in": 3000, "out": 40500, "cost": 1.234})
     assert told == "3,000 tokens in, 40,500 out (200 and 4,000/s)  cost 1.23"
+
+
+def test_spending_is_added_up_once_an_artifact_and_odd_notes_are_left_out() -> None:
+    def noted(name: str, spent: Any) -> Artifact:
+        return Artifact(Store("."), name, {"timings": {"spent": spent} if spent else {}})
+
+    one = noted("a", {"m": {"tokens_in": 1000, "tokens_out": 20, "cost": 0.5}, "n": {"tokens_in": 1, "tokens_out": 2}})
+    told = spending([one, one, noted("b", None), noted("c", {"usd": 3, "odd": {"calls": 1}})])
+    assert told == {"tokens_in": 1001, "tokens_out": 22, "cost": 0.5}
+    assert in_words(told) == "1,001 tokens in, 22 out, cost 0.50"
+    assert spending([noted("b", None)]) == {} and spending([noted("c", {"usd": 3})]) == {}

@@ -29,7 +29,9 @@ class FaultyServer:
         share: of attempts that fail, each kind alike.
         capacity: requests served at once; the others queue.
         seconds: time to serve one.
-        answer: what it says to messages and a seed.
+        answer: what it says to messages and a seed: a text, or the whole choice (`{"finish_reason": ..., "message": {...}}`).
+        models: the names of its models; a GET is answered with them.
+        key: what it wants as a key, if it wants one.
         stall: seconds after which a stalled connection is closed.
         before: called with the number of different requests answered, the present one included, before its answer is sent.
     """
@@ -40,11 +42,14 @@ class FaultyServer:
         capacity: int = 32,
         seconds: float = 0.002,
         stall: float = 30,
-        answer: Callable[[list[dict[str, str]], int], str] = said,
+        answer: Callable[[list[dict[str, str]], int], str | dict[str, Any]] = said,
         before: Callable[[int], None] = lambda count: None,
+        models: tuple[str, ...] = ("m", "judge"),
+        key: str | None = None,
     ) -> None:
         self.share, self.capacity, self.seconds, self.stall = share, capacity, seconds, stall
         self.answer, self.before = answer, before
+        self.models, self.key = models, key
         self.url = ""
         self.faults: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
@@ -79,7 +84,12 @@ class FaultyServer:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:  # one request after another, as HTTP/1.1 keeps connections
-                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                sent = (await reader.readuntil(b"\r\n\r\n")).decode()
+                head = sent.lower()
+                if head.startswith("get "):
+                    if not await self._list(sent, writer):
+                        break
+                    continue
                 size = int(head.split("content-length:")[1].split("\r\n")[0])
                 body = json.loads(await reader.readexactly(size))
                 if not await self._serve(body, writer):
@@ -88,6 +98,16 @@ class FaultyServer:
             pass
         finally:
             writer.close()
+
+    async def _list(self, head: str, writer: asyncio.StreamWriter) -> bool:
+        if self.status:
+            return await send(writer, self.status, b'{"error": {"message": "told so"}}')
+        if self.key and f"Bearer {self.key}\r" not in head:
+            return await send(writer, 401, b'{"error": {"message": "no such key"}}')
+        if head.split()[1] != "/v1/models":
+            return await send(writer, 404, b'{"error": {"message": "no such page"}}')
+        listed = {"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]}
+        return await send(writer, 200, json.dumps(listed).encode())
 
     async def _serve(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         if self.status:
@@ -116,10 +136,12 @@ class FaultyServer:
             await asyncio.sleep(self.seconds)
         self.served[key] += 1
         self.before(len(self.served))
-        text = self.answer(body["messages"], seed)
+        choice = self.answer(body["messages"], seed)
+        if isinstance(choice, str):
+            choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": choice}}
         answer = {
             "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+            "choices": [{"index": 0, **choice}],
             "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
         }  # fmt: skip
         return await send(writer, 200, json.dumps(answer).encode())

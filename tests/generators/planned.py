@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from generators.backends.protocol import Answer, Failure, Sampling
 
 
 class Planned:
-    """`reply(text of the last message, seed)` gives the answer's text, a Failure, or an exception to raise.
+    """`reply(text of the last message, seed)` gives the answer, its text alone, a Failure, or an exception to raise.
 
     Attributes:
         asked: everything that was asked, in order.
+        forgotten: texts of the answers that were no use.
     """
 
     def __init__(self, reply: Callable[[str, int], Any]) -> None:
         self.reply = reply
         self.asked = list[str]()
         self.batches = list[int]()
+        self.forgotten = list[str]()
 
     def complete(
         self, conversations: Sequence[list[dict[str, str]]], sampling: Sampling, seeds: Sequence[int]
@@ -30,7 +32,10 @@ class Planned:
             said = self.reply(messages[-1]["content"], seed)
             if isinstance(said, Exception):
                 raise said
-            answers.append(said if isinstance(said, Failure) else Answer(said, "stop", None, None, None, 1, 1))
+            answers.append(said if isinstance(said, Failure | Answer) else Answer(said, "stop", None, None, None, 1, 1))
         return answers
+
+    def forget(self, answers: Iterable[Answer]) -> None:
+        self.forgotten += [answer.text for answer in answers]
 
     def close(self) -> None: ...

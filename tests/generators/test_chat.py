@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers import LlamaConfig
 from typer.testing import CliRunner
 
 from engine.store.store import Store
 from generators.chat.command import app
 from generators.chat.conversation import load, side_by_side
+from tests.training.models.test_gguf import SHAPE, save
+from training.models.gguf.to_gguf import write
 
 
 def test_two_models_answer_every_question(tiny: Path) -> None:
@@ -18,6 +21,19 @@ def test_two_models_answer_every_question(tiny: Path) -> None:
     assert done.exit_code == 0, done.output
     answers = [line.rpartition("▸")[2] for line in done.output.splitlines() if str(tiny) in line]
     assert len(answers) == 4 and len(set(answers)) == 1
+
+
+def test_a_gguf_talks(tmp_path: Path, monkeypatch: Any) -> None:
+    save(tmp_path / "given", LlamaConfig(**SHAPE))
+    write(tmp_path / "given", tmp_path / "it.gguf", "mine")
+    monkeypatch.setenv("FLYWHEEL_STORE", str(tmp_path / "store"))
+    answers: set[str] = set()
+    for name in ("given", "it.gguf", "it.gguf"):
+        arguments = [str(tmp_path / name), "--max-tokens", "6", "--temperature", "0"]
+        done = CliRunner().invoke(app, arguments, input="hello\n\n")
+        assert done.exit_code == 0, done.output
+        answers.add(next(line.rpartition("▸")[2] for line in done.output.splitlines() if str(tmp_path) in line))
+    assert len(answers) == 1 and len(list(Store(str(tmp_path / "store")).artifacts())) == 1
 
 
 def test_what_the_model_can_not_be_asked_is_said_and_the_conversation_goes_on(tiny: Path) -> None:

@@ -20,11 +20,12 @@ the next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from engine.errors import UserError
+from engine.errors import UserError, nearest
 from engine.stage.drawing import Intervals
 from engine.stage.stage import Audit, NotIdentity, Stage, port
 from generators.rules.rule import Rule, sources, version
@@ -84,7 +85,36 @@ class Evaluate(Stage):
     def check(self, known: Preflight) -> None:
         from generators.rules import reward_function
 
+        models, stored = ([one.name for one in known.inputs.get(port, [])] for port in ("models", "candidates"))
+        self.check_names(models, stored, bool(known.inputs.get("reward")))
         reward_function.check(self._rules(), known)
+
+    def check_names(self, models: Sequence[str], stored: Sequence[str], reward: bool) -> None:
+        """Hold the names in the configuration to those of the inputs.
+
+        Args:
+            stored: names of candidates that were sampled before.
+            reward: whether a reward model is given.
+
+        Raises:
+            UserError: a name is no model's, or is taken.
+        """
+        lines = [*models, *stored]
+        if len(set(lines)) < len(lines):
+            raise UserError(
+                "a model and stored candidates have the same name: call one of them something else in `from`."
+            )
+        for field, named in (("reference", [self.reference] if self.reference else []), ("best_of", self.best_of)):
+            for name in named:
+                if name not in lines:
+                    raise UserError(
+                        f"`{field}` is {name}, which is none of the models.{nearest(name, lines)} Models: {', '.join(lines)}."
+                    )
+        if self.best_of and not reward:
+            raise UserError("`best_of` chooses by a reward model: give one as `reward`.")
+        reserved = {*metrics.BEHIND, *metrics.columns([])}
+        for name in sorted(reserved & set(self.checks)):
+            raise UserError(f"a check can't be called `{name}`: that is measured already. Choose another name.")
 
     def _rules(self) -> list[Rule]:
         return [*self.checks.values(), *([self.utility] if self.utility else [])]

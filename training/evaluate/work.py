@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import polars as pl
 
-from engine.errors import StageFailed, UserError, nearest
+from engine.errors import StageFailed, UserError
 from engine.store.schema import row_id
 from generators.rules.verify import measure
 from generators.text.prompts import prompt_of
@@ -95,19 +95,8 @@ def table_lines(stage: Evaluate, job: Job) -> list[Entry]:
         UserError: a name in the configuration is no model's, or is taken.
     """
     artifacts = {**job.inputs.get("models", {}), **job.inputs.get("candidates", {})}
-    if len(artifacts) < len(job.inputs.get("models", {})) + len(job.inputs.get("candidates", {})):
-        raise UserError("a model and stored candidates have the same name: call one of them something else in `from`.")
-    for field, named in (("reference", [stage.reference] if stage.reference else []), ("best_of", stage.best_of)):
-        for name in named:
-            if name not in artifacts:
-                raise UserError(
-                    f"`{field}` is {name}, which is none of the models.{nearest(name, artifacts)} Models: {', '.join(artifacts)}."
-                )
-    if stage.best_of and not job.maybe("reward"):
-        raise UserError("`best_of` chooses by a reward model: give one as `reward`.")
-    reserved = {*metrics.BEHIND, *metrics.columns([])}
-    for name in sorted(reserved & set(stage.checks)):
-        raise UserError(f"a check can't be called `{name}`: that is measured already. Choose another name.")
+    models, stored = ([*job.inputs.get(port, {})] for port in ("models", "candidates"))
+    stage.check_names(models, stored, job.maybe("reward") is not None)
     entries: list[Entry] = []
     for label, artifact in artifacts.items():
         entries.append(Entry(label, label, artifact))

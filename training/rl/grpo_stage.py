@@ -29,6 +29,7 @@ from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
 from training.rl.drawings import DRAWINGS
+from training.rl.reward_settings import check_rewards, check_weights
 
 if TYPE_CHECKING:
     from engine.stage.preflight import Preflight
@@ -102,6 +103,7 @@ class Grpo(Stage):
             raise ValueError(f"`samples` ({self.samples}) must divide `rollouts` ({self.rollouts})")
         if self.rollouts % (self.minibatches * (self.micro_batch or 1)):
             raise ValueError(f"`minibatches` times `micro_batch` must divide `rollouts` ({self.rollouts})")
+        check_weights(self.weights, self.rules)
         return self
 
     def chosen(self, name: str) -> Any:
@@ -116,10 +118,9 @@ class Grpo(Stage):
         return sources(self._rules(), base)
 
     def check(self, known: Preflight) -> None:
-        from generators.rules import reward_function
         from training.rl import prompts_check
 
-        reward_function.check(self._rules(), known)
+        check_rewards(self.rules, known)
         prompts_check.check(known)
 
     def _rules(self) -> list[Rule]:

@@ -25,6 +25,7 @@ from engine.view.removed import examples, largest_clusters
 from engine.view.report import charts, distributions
 from engine.view.report.flow import Stop, colours, flow_svg, stops_of
 from engine.view.rows import quote, turns
+from engine.view.spending import in_words, spending
 
 
 def evaluation_table(store: Store, run: str) -> dict[str, dict[str, Any]]:
@@ -74,6 +75,9 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         distributions=[(s, svg) for s, a in done for svg in [_histograms(a)] if svg],
         clusters=[(s, found) for s, a in done for found in [largest_clusters(a)] if found],
         examples=[(s, examples(a, 1)) for s, a in done if a.manifest["rejected"]],
+        spent=[(s, one) for s, a in done if (one := spending([a]))],
+        total=spending(a for _, a in done),
+        in_words=in_words,
         times=charts.bars([(s.name, a.manifest["timings"].get("wall_s", 0.0)) for s, a in done], "seconds"),
         summaries=[(s, a) for s, a in done if a.manifest["summary"]],
         packages={k: v for _, a in done for k, v in a.manifest["packages"].items()},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from engine.store.digest import digest_json
 from generators.backends.protocol import Answer, Failure, Sampling, Usage
 from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.chat_completions import EMPTY, answer_of, request_of
-from generators.backends.server.delivery import check_budget, client_of, refusal
-from generators.backends.server.settings import ServerSettings
+from generators.backends.server.delivery import check_budget, refusal
+from generators.backends.server.settings import ServerSettings, client_of
 from generators.text.prompts import Message
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of one input file, as the API documents them
@@ -100,7 +100,11 @@ class BatchBackend:
                 results.setdefault(digest, Failure("server_failed", reason))
         return [EMPTY if digest is None else results[digest] for digest in digests]
 
+    def forget(self, answers: Iterable[Answer]) -> None:
+        self._cache.forget(answers)
+
     def close(self) -> None:
+        self._usage(self.usage)
         if self._client:
             self._client.close()
         self._cache.close()
@@ -121,7 +125,7 @@ class BatchBackend:
             self._cache.put_batch(name, None)
             reason = "; ".join(error.message or "" for error in (batch.errors and batch.errors.data) or [])
             raise StageFailed(f"the provider did not take batch {batch.id}: {reason or 'it gives no reason'}")
-        answers = dict[str, Answer]()
+        came = dict[str, Answer | Failure]()
         for entry in self._lines(batch):
             digest = entry.get("custom_id")
             if digest not in requests:
@@ -129,11 +133,9 @@ class BatchBackend:
             result = read(entry)
             if isinstance(result, str):
                 problems[digest] = result
-                continue
-            results[digest] = result
-            if isinstance(result, Answer):
-                answers[digest] = result
-        self._cache.put_all(answers, name)
+            else:
+                came[digest] = result
+        results |= self._cache.put_all(came, name, batch.id)
         self._usage(self.usage)
 
     def _submitted(self, name: str, requests: dict[str, dict[str, Any]]) -> Any:
@@ -143,7 +145,8 @@ class BatchBackend:
             if known := self._cache.batch(name):
                 return client.batches.retrieve(known)
             for batch in client.batches.list(limit=100):  # made, but not noted
-                if (batch.metadata or {}).get("flywheel") == name and batch.status not in ENDED[1:]:
+                ours = (batch.metadata or {}).get("flywheel") == name and batch.status not in ENDED[1:]
+                if ours and not self._cache.has_read(batch.id):
                     self._cache.put_batch(name, batch.id)
                     return batch
             lines = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,7 @@ class ServerBackend:
 
     @property
     def usage(self) -> Usage:
-        delivery = self._delivery
-        return Usage(delivery.tokens_in, delivery.tokens_out, delivery.cost, delivery.retries)
+        return self._delivery.usage
 
     def complete(
         self, conversations: Sequence[list[Message]], sampling: Sampling, seeds: Sequence[int]
@@ -56,6 +55,9 @@ class ServerBackend:
         for i, result in zip(asked, self._delivery.deliver(requests, [seeds[i] for i in asked]), strict=True):
             results[i] = result
         return results
+
+    def forget(self, answers: Iterable[Answer]) -> None:
+        self._delivery.cache.forget(answers)
 
     def close(self) -> None:
         self._delivery.close()
@@ -96,27 +98,28 @@ def request_of(server: ServerSettings, messages: list[Message], sampling: Sampli
 
 
 def answer_of(response: Any) -> Answer | Failure:
-    """Read a response; anything that is not as the API documents it raises."""
-    choice = response.choices[0]
-    if choice.finish_reason == "content_filter":
-        return Failure("filtered", "the server's content filter held the answer back")
-    calls = called(choice.message)
-    text = choice.message.content or ("" if calls else choice.message.content)
+    """Read a response; anything that is not as the API documents it raises.
+
+    A refusal is an answer. Nothing at all at `max_tokens` is none: the model was still thinking.
+    """
+    choice, usage = response.choices[0], response.usage
+    spent = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage else (0, 0)
+    ended = choice.finish_reason if choice.finish_reason in ("length", "content_filter") else "stop"
+    text, refusal = choice.message.content, getattr(choice.message, "refusal", None)
+    ids, calls = getattr(choice, "token_ids", None), called(choice.message)
+    if refusal and not text:
+        text, ended = refusal, "refusal"
+    if ended == "length" and not (text or "").strip() and not ids and not calls:
+        detail = f"nothing was said in {spent[1]:,} tokens, at which `max_tokens` cut it off: raise `max_tokens`"
+        return Failure("empty_answer", detail, *spent)
+    if text is None and (calls or ended == "content_filter"):
+        text = ""
     if not isinstance(text, str):
         raise TypeError(f"`content` should be text, found {text!r}")
     logprobs = [float(entry.logprob) for entry in choice.logprobs.content or ()] if choice.logprobs else None
-    usage = response.usage
-    return Answer(
-        text.strip(),
-        "length" if choice.finish_reason == "length" else "stop",
-        getattr(response, "prompt_token_ids", None),
-        getattr(choice, "token_ids", None),
-        logprobs,
-        int(usage.prompt_tokens) if usage else 0,
-        int(usage.completion_tokens) if usage else 0,
-        thought=getattr(choice.message, "reasoning_content", None) or "",
-        calls=calls,
-    )
+    thought = getattr(choice.message, "reasoning_content", None) or ""
+    prompt_ids = getattr(response, "prompt_token_ids", None)
+    return Answer(text.strip(), ended, prompt_ids, ids, logprobs, *spent, thought, calls)
 
 
 def called(message: Any) -> str:

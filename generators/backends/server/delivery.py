@@ -8,7 +8,6 @@ written down as they come (`answers_cache.py`).
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from engine.store.digest import digest_json
 from generators.backends.protocol import Answer, Failure, Usage
 from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.pacing import Pace
-from generators.backends.server.settings import ServerSettings
+from generators.backends.server.settings import ServerSettings, client_of
 
 LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more
 STALLED = "no answer in time"
@@ -37,7 +36,7 @@ class Delivery:
     Args:
         send: one request to the client, e.g. `client.chat.completions.create(**request)`.
         read: its response as an answer; raises where it is not as the API documents it.
-        usage: told every half second what was spent.
+        usage: told every half second what was spent, and in the end.
         revive: called when a connection breaks: brings the server back, and tells how often it has died so far.
     """
 
@@ -97,6 +96,7 @@ class Delivery:
             if self._client:
                 await self._client.close()
 
+        self._usage(self.usage)
         asyncio.run_coroutine_threadsafe(end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -134,17 +134,12 @@ class Delivery:
                     raise
                 finally:
                     self._under_way.discard(digest)
-            if isinstance(result, Answer):
-                self._deaths.pop(digest, None)
-                self.cache.put(digest, result)
-                self.tokens_in += result.tokens_in
-                self.tokens_out += result.tokens_out
-                self._tell()
-                return result
             if wait is None:
-                return result
+                self._deaths.pop(digest, None)
+                return self._keep(digest, result)
             if self._deaths[digest] >= KILLS:
                 return None
+            assert isinstance(result, Failure)
             problem = result.detail
             stalls += problem == STALLED
             self.retries += 1
@@ -157,11 +152,11 @@ class Delivery:
         """Ask while nothing else is asked: a server that dies now dies of this."""
         assert self._pace is not None
         async with self._pace.alone():
-            result, _, died = await self._try(request, 0, seed)
+            result, wait, died = await self._try(request, 0, seed)
         if died:
             return Failure("engine_died", "the server dies on this request")
-        self._deaths.pop(digest_json(request), None)
-        again = await self._one(request, seed) if not isinstance(result, Answer) else result
+        self._deaths.pop(digest := digest_json(request), None)
+        again = await self._one(request, seed) if wait is not None else self._keep(digest, result)
         return again or Failure("engine_died", "the server dies on this request")
 
     async def _try(
@@ -236,15 +231,28 @@ class Delivery:
         finally:
             task.cancel()
 
+    def _keep(self, digest: str, result: Answer | Failure) -> Answer | Failure:
+        """Write down and count what came of a request."""
+        if isinstance(result, Answer) or result.tokens_out:
+            result = self.cache.put(digest, result)
+            self.tokens_in += result.tokens_in
+            self.tokens_out += result.tokens_out
+            self._tell()
+        return result
+
     def _check_budget(self) -> None:
         if self._ended:
             raise self._ended
         check_budget(self.server, self.tokens_in, self.tokens_out)
 
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.tokens_in, self.tokens_out, self.cost, self.retries)
+
     def _tell(self) -> None:
         if time.monotonic() - self._reported > 0.5:
             self._reported = time.monotonic()
-            self._usage(Usage(self.tokens_in, self.tokens_out, self.cost, self.retries))
+            self._usage(self.usage)
 
     def _connect(self) -> None:
         if self._client:
@@ -253,18 +261,6 @@ class Delivery:
         # One retry loop, ours: it knows the pace and the budget.
         self._client = openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=None)
         self._pace = Pace(self.server.concurrency)
-
-
-def client_of(server: ServerSettings) -> tuple[str, str | None]:
-    """The key and the base URL for the official client.
-
-    Raises:
-        UserError: there is no key, and no server that could do without.
-    """
-    key, url = os.environ.get(server.key), server.url or os.environ.get("OPENAI_BASE_URL")
-    if not key and not url:
-        raise UserError(f"no key: set ${server.key}, or `url` to a server that needs none.")
-    return key or "none", url
 
 
 def check_budget(server: ServerSettings, tokens_in: int, tokens_out: int) -> None:

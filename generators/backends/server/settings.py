@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from engine.errors import UserError
 
 
 class ServerSettings(BaseModel):
@@ -33,3 +36,15 @@ class ServerSettings(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         return {"model": self.model, "dialect": self.dialect}
+
+
+def client_of(server: ServerSettings) -> tuple[str, str | None]:
+    """The key and the base URL for the official client.
+
+    Raises:
+        UserError: there is no key, and no server that could do without.
+    """
+    key, url = os.environ.get(server.key), server.url or os.environ.get("OPENAI_BASE_URL")
+    if not key and not url:
+        raise UserError(f"no key: set ${server.key}, or `url` to a server that needs none.")
+    return key or "none", url

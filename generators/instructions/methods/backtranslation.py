@@ -58,7 +58,7 @@ class Backtranslation(Method):
         answer = yield ask("backtranslation/score", certain, SCORE, instruction=instruction, answer=text)
         score = int(json.loads(answer.text)["score"])
         if score < self.threshold:
-            raise Rejected("low_score", f"{score} of 5: {instruction[:200]}")
+            raise Rejected("low_score", f"{score} of 5: {instruction[:200]}", score=score)
         said = [user(instruction), assistant(text)]
         if self.tag:
             said.insert(0, {"role": "system", "content": TAG})

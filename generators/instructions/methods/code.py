@@ -13,7 +13,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from generators.drafts.drafts import Draft, Execution, Made, Rejected, ask, assistant, user, whole
+from generators.backends.protocol import Answer
+from generators.drafts.drafts import Draft, Execution, Made, Rejected, Useless, ask, assistant, user, whole
 from generators.instructions.method import Method, World
 from generators.rules.sandbox import Limits
 
@@ -45,11 +46,12 @@ class Code(Method):
         task = whole(answer)
         if alike := world.known.like(task):
             raise Rejected("not_novel", f"{alike[0]} {alike[2]:.2f} with {alike[1]}")
-        trouble = "no answer has a block of code and a block of tests"
+        trouble, without = "no answer has a block of code and a block of tests", list[Answer]()
         for sample in range(self.samples):
             answer = yield ask("code/solution", world.sampling, task=task)
             blocks = [block.strip() for block in BLOCK.findall(answer.text)]
             if len(blocks) < 2:
+                without.append(answer)
                 continue
             solution, tests = blocks[0], blocks[-1]
             outcome = yield Execution([solution, tests], limits)
@@ -65,4 +67,4 @@ class Code(Method):
                 [user(task), assistant(said)], task, [record.id], reference=tests,
                 metadata={"concepts": concepts, "sample": sample, "solution": solution, "verified": "tests passed"},
             )  # fmt: skip
-        raise Rejected("tests_failed", trouble)
+        raise Useless("tests_failed", trouble, without) if without else Rejected("tests_failed", trouble)

@@ -13,7 +13,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from generators.drafts.drafts import Draft, Execution, Made, Rejected, ask, assistant, user, whole
+from generators.backends.protocol import Answer
+from generators.drafts.drafts import Draft, Execution, Made, Rejected, Useless, ask, assistant, user, whole
 from generators.instructions.method import Method, World
 from generators.instructions.methods.code import BLOCK
 from generators.rules.equality import equal, final_answer
@@ -44,13 +45,15 @@ class Mathematics(Method):
         problem = whole(answer)
         if alike := world.known.like(problem):
             raise Rejected("not_novel", f"{alike[0]} {alike[2]:.2f} with {alike[1]}")
-        solutions = list[tuple[str, str]]()
+        solutions, without = list[tuple[str, str]](), list[Answer]()
         for _ in range(self.votes):
             answer = yield ask("mathematics/solution", world.sampling, problem=problem)
             if found := final_answer(answer.text):
                 solutions.append((found, answer.text))
+            else:
+                without.append(answer)
         if not solutions:
-            raise Rejected("no_answer", f"none of {self.votes} solutions ends in an answer")
+            raise Useless("no_answer", f"none of {self.votes} solutions ends in an answer", without)
         counts: Counter[str] = Counter()
         for found, _ in solutions:
             counts[next((one for one in counts if equal(one, found)), found)] += 1

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from engine import seeds
-from generators.drafts.drafts import YES_NO, Draft, Made, Rejected, ask, assistant, user, yes
+from generators.drafts.content import emptiness, fault
+from generators.drafts.drafts import YES_NO, Draft, Made, Rejected, Useless, ask, assistant, user, yes
 from generators.instructions.method import Method, Seed, World
 
 # A model that reads and writes text alone can't do these.
@@ -69,11 +70,13 @@ class SelfInstruct(Method):
         if answer.finish_reason == "length":
             found = found[:-1]  # it may be half a task
         if not found:
-            raise Rejected("unparsable", f"no numbered task in {answer.text[:200]!r}")
+            raise Useless("unparsable", f"no numbered task in {answer.text[:200]!r}")
         return [self._instance(world, text, [one for one, _ in shown]) for text in found[: self.asked_for]]
 
     def _instance(self, world: World, instruction: str, parents: list[str]) -> Draft:
         check(instruction)
+        if found := fault(instruction):
+            raise Rejected(*found)
         if alike := world.known.like(instruction):  # before anything is spent on it
             raise Rejected("not_novel", f"{alike[0]} {alike[2]:.2f} with {alike[1]}")
         certain = replace(world.sampling, temperature=0.0)
@@ -95,7 +98,9 @@ class SelfInstruct(Method):
         instance = json.loads(answer.text)
         given, output = instance["input"].strip(), instance["output"].strip()
         if not output:
-            raise Rejected("empty", "the instance has no output")
+            raise Useless("empty", "the instance has no output")
+        if given and (found := emptiness(given)):
+            raise Useless("no_content", f"the input has {found}")
         if given == output:
             raise Rejected("output_repeats_input", output[:200])
         return Made(

@@ -81,6 +81,8 @@ def test_rows_compressed_and_called_otherwise(bring: Any, tmp_path: Path) -> Non
         assert truth(bring(name, "Prompt")) == ROWS, name
     (tmp_path / "s.csv").write_text(comma(ROWS, ";"))
     assert truth(bring("s.csv", "Prompt")) == ROWS
+    (tmp_path / "array.jsonl").write_text(json.dumps(ROWS, indent=1))
+    assert truth(bring("array.jsonl", "Prompt")) == ROWS
     (tmp_path / "w.json").write_text(json.dumps({"data": ROWS}))
     assert truth(bring("w.json", "Prompt")) == ROWS
     many = jsonl([{"prompt": f"Frage {i} {os.urandom(30).hex()}"} for i in range(5000)]).encode()
@@ -147,6 +149,10 @@ def test_a_key_that_comes_late_and_a_number_among_texts_are_kept(bring: Any, tmp
     made = bring("a.jsonl", "Prompt").to_table().to_pylist()
     assert [made[i]["reference"] for i in (0, 250, 299)] == [None, "42", "0.5"]
     assert json.loads(made[250]["metadata"]) == {"extra": {"deep": [1]}}
+    (tmp_path / "l.csv").write_bytes("prompt,reference\nq,a\nr,café\n".encode("latin-1"))
+    (told,) = rejected(bring("l.csv", "Prompt"))
+    assert told["detail"].startswith("l.csv:3: `reference`: byte 0xe9 at character 3 is not UTF-8; `encoding` may say")
+    assert [row["reference"] for row in truth(bring("l.csv", "Prompt", encoding="latin-1"))] == ["a", "café"]
     (tmp_path / "a.csv").write_text("prompt,reference\nq,007\nr,1e3\ns,\n")
     assert [row["reference"] for row in truth(bring("a.csv", "Prompt"))] == ["007", "1e3", None]
 

@@ -85,6 +85,7 @@ CONVERSATIONS: list[tuple[Row, list[Row], Row, str]] = [
         {"messages": [{**user("Hi?"), "timestamp": 5}, says("Yes.")]},
         [user("Hi?"), says("Yes.")], {"messages_fields": {"0": {"timestamp": 5}}}, "conversations",
     ),
+    ({"Question ": "Q?", "Answer": "A", "Level": 1}, [user("Q?"), says("A")], {"Level": 1}, "question and answer"),
     ({"messages": [{"role": "developer", "content": "S"}, user("Hi?"), says("Yes.")]}, [system("S"), user("Hi?"), says("Yes.")], {}, "conversations"),
 ]  # fmt: skip
 
@@ -110,6 +111,8 @@ PREFERENCES: list[tuple[Row, list[Row], list[Row], list[Row]]] = [
     ({"conversations": [{"from": "human", "value": "Hi?"}], "chosen": {"from": "gpt", "value": "Yes."}, "rejected": {"from": "gpt", "value": "No."}}, PROMPT, GOOD, BAD),
     ({"chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.", "rejected": "\n\nHuman: Hi?\n\nAssistant: No."}, PROMPT, GOOD, BAD),
     ({"chosen": "The sky is blue.", "rejected": "The sky is black."}, [user("The sky is")], [says(" blue.")], [says(" black.")]),
+    ({"input": {"messages": PROMPT, "tools": []}, "preferred_output": GOOD, "non_preferred_output": BAD}, PROMPT, GOOD, BAD),
+    ({"question": "Hi?", "response_j": "Yes.", "response_k": "No."}, PROMPT, GOOD, BAD),
     ({"chosen": [user("A?"), says("B"), user("C?"), says("D")], "rejected": [user("A?"), says("B"), user("C?"), says("E")]},
      [user("A?"), says("B"), user("C?")], [says("D")], [says("E")]),
 ]  # fmt: skip
@@ -170,7 +173,7 @@ def test_system_label_tools_split_and_metadata_keep_their_meaning(bring: Any, tm
     tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
     rows = [
         {"prompt": "q", "completion": "a", "label": True, "tools": [tool], "score": 3},
-        {"prompt": "q", "completion": "b", "label": "no", "tools": json.dumps([tool]), "split": "dev"},
+        {"prompt": "q", "completion": "b", "label": "no", "tools": json.dumps([tool]), "split": "Validation_sft"},
         {"prompt": "q", "completion": "c", "split": "fold1", "metadata": {"url": "u"}},
     ]
     first, second, third = bring(write(tmp_path, *rows), "Candidate").to_table().to_pylist()
@@ -242,3 +245,14 @@ def test_a_tool_call_far_down_widens_all_parts(bring: Any, tmp_path: Path, monke
     assert (
         spoken(read[5]["messages"])[1]["tool_calls"] == CALL and read[5]["split"] == "test" and read[0]["split"] is None
     )
+
+
+def test_documents_with_numbers_for_ids_are_deduplicated(bring: Any, build: Any, tmp_path: Path) -> None:
+    text = "the quick brown fox jumps over the lazy dog and then sleeps for the rest of a long afternoon"
+    pq.write_table(
+        pa.table({"id": [11, 12, 13], "text": [text, text, text.upper() + " or so, another day"]}),
+        tmp_path / "c.parquet",
+    )
+    made = build("dedup", {"documents": bring("c.parquet", "Document")})
+    assert made.to_table()["id"].to_pylist()[0] == "11" and made.rows == 2
+    assert [row["id"] for row in made.rejected().to_pylist()] == ["12"]

@@ -56,6 +56,9 @@ class Scripted:
         self.asked += conversations
         return [Answer(self.texts.pop(0), "stop", None, None, None, 0, 0) for _ in conversations]
 
+    def forget(self, answers: Any) -> None:
+        self.forgotten = [answer.text for answer in answers]
+
     def close(self) -> None: ...
 
 
@@ -67,5 +70,6 @@ def test_a_wrong_answer_is_repaired_once_or_fails_with_its_reason() -> None:
     assert repaired == {1}
     failure = answers[2]
     assert isinstance(failure, Failure) and failure.reason == "invalid_json" and "it is not JSON" in failure.detail
+    assert backend.forgotten == ["no", "[]"]  # what was repaired is kept: the row rests on both answers
     assert backend.asked[3][:2] == [*ASK[1], {"role": "assistant", "content": '{"n": "x"}'}]
     assert "at n: 'x' is not of type 'integer'" in backend.asked[3][2]["content"]

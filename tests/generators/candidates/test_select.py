@@ -123,3 +123,20 @@ def test_candidates_from_a_plain_file_are_chosen_prompt_by_prompt(store: Any, bu
     made = build(Select, inputs, best=1)
     assert sorted(made.to_table()["id"].to_pylist()) == ["01", "10"]
     assert made.manifest["summary"]["prompts"] == made.manifest["summary"]["prompts_kept"] == 2
+
+
+def test_conversations_keep_the_columns_that_only_some_answers_have(given: Any, build: Any) -> None:
+    rows = [
+        {**row, "retrieved": [f"d{i}:0"], "cited": [], "stars": i, "metadata": json.dumps({"from": "my app"})}
+        for i, row in enumerate(CANDIDATES[:6])
+    ]
+    inputs = {"candidates": [given("Candidate", rows), given("Candidate", CANDIDATES[6:12])]}
+    made = build(Select, {**inputs, "verdicts": given("Verdict", VERDICTS)}, at_least=0, give="conversations")
+    kept = {row["parents"][0]: row for row in made.to_table().to_pylist()}
+    for i, row in enumerate(rows):
+        if row["id"] not in UNJUDGED:
+            got = kept[row["id"]]
+            assert (got["retrieved"], got["cited"], got["stars"]) == ([f"d{i}:0"], [], i)
+            assert json.loads(got["metadata"]) == {"from": "my app", "model": "m", "value": VALUE[row["id"]]}
+            assert got["messages"] == [*row["prompt"], *row["completion"]] and got["reference"] == row["reference"]
+    assert kept[CANDIDATES[8]["id"]]["retrieved"] is None

@@ -16,6 +16,7 @@ from generators.grounded.retrieval import Passage, PassageIndex, build, passages
 from generators.grounded.stage import Grounded
 from generators.grounded.work import citations
 from generators.judge.stage import Judge
+from tests.generators.faulty_server import FaultyServer
 from tests.generators.planned import Planned
 
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Peru": "Lima", "Kenya": "Nairobi"}
@@ -107,6 +108,48 @@ def test_retrieval_is_judged_beside_fine_tuning(given: Any, build: Any, monkeypa
     verdicts = build(Judge, {"candidates": [grounded, tuned]}, rules=rules).to_polars()
     rates = dict(verdicts.group_by("model").agg(pl.col("value").mean()).iter_rows())
     assert rates == {"m+grounded": 1.0, "sft": 0.2}
+
+
+def test_a_judge_sees_the_passages_and_no_guess_is_called_a_right_answer(
+    given: Any, build: Any, monkeypatch: Any
+) -> None:
+    """The prompts are conversations of a model that answered without a book: its answers are no references."""
+    monkeypatch.setattr("generators.grounded.work.open_backend", lambda *a, **k: (Planned(answers), "m"))
+    guesses = given("Conversation", [
+        {"id": q["id"], "parents": [], "messages": [*q["prompt"], {"role": "assistant", "content": "My guess: Ulm."}],
+         "metadata": '{"model": "closed", "method": "self_instruct"}'} for q in QUESTIONS
+    ])  # fmt: skip
+    documents, asked = given("Document", DOCUMENTS), list[str]()
+    grounded = build(Grounded, {"documents": documents, "prompts": guesses}, k=2)
+    assert {row["reference"] for row in grounded.to_table().to_pylist()} == {None}
+    other = build(Grounded, {"documents": documents, "prompts": guesses}, k=1)
+    closed = given("Candidate", [
+        {"id": f"{i:032x}", "parents": [], "prompt_id": q["id"], "prompt": q["prompt"], "model": "closed", "sample": 0,
+         "completion": [{"role": "assistant", "content": "My guess: Ulm."}]} for i, q in enumerate(QUESTIONS)
+    ])  # fmt: skip
+
+    def says(messages: list[dict[str, str]], seed: int) -> str:
+        asked.append(messages[0]["content"])
+        return '{"truth": 5}' if "whole number" in asked[-1] else '{"winner": "A"}'
+
+    with FaultyServer(share=0, answer=says) as server:
+        settings: dict[str, Any] = {"server": {"model": "judge", "url": server.url}}
+        rated = build(Judge, {"candidates": grounded}, rubric={"truth": "it is true"}, **settings)
+        build(Judge, {"candidates": [grounded, closed]}, pairwise=True, **settings)
+        build(Judge, {"candidates": [grounded, other]}, pairwise=True, **settings)
+    assert rated.rows == 5 and not any("known right answer" in text for text in asked)
+    spent = rated.manifest["timings"]["spent"]["judge"]
+    assert (spent["tokens_in"], spent["tokens_out"]) == (50, 25)
+    scores = rated.manifest["summary"]["scores"]["truth"]
+    assert scores["counts"] == {"5": 5} and scores["mean"] == 5 and scores["answers"] == 5
+    texts = {row["prompt_id"]: row["passages"] for row in grounded.to_table().to_pylist()}
+    assert len(asked) == 5 + 10 + 10
+    for text in asked:
+        (shown,) = [
+            p for q, p in texts.items() if f"user: {QUESTIONS[int(q, 16) - 100]['prompt'][0]['content']}" in text
+        ]
+        assert f"[1] {shown[0]}\n" in text and text.count(f"[1] {shown[0]}") == (2 if text in asked[15:] else 1)
+        assert (f"[2] {shown[1]}\n" in text) == (len(shown) > 1)
 
 
 def test_the_index_is_kept(given: Any, build: Any, monkeypatch: Any, store: Any) -> None:

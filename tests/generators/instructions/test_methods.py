@@ -448,3 +448,83 @@ def test_templates_keep_their_key_and_a_method_its_own() -> None:
 def test_a_configuration_survives_being_written_down(config: dict[str, Any]) -> None:
     stage = Instructions.model_validate({**config, "seed": 1})
     assert Instructions.model_validate(stage.model_dump(mode="json")) == stage  # how a worker gets it
+
+
+FAULTY = {
+    "no_content": lambda asked: "...",
+    "echo": lambda asked: f"Task: {asked}",
+    "loop": lambda asked: "tf." + "_reduce_sum" * 20,
+}
+
+
+@pytest.mark.parametrize("reason", FAULTY)
+@pytest.mark.parametrize("name", ["evol_instruct", "personas", "multi_turn", "self_instruct", "constitutional"])
+def test_answers_that_say_nothing_are_left_out_by_every_method(make: Any, name: str, reason: str) -> None:
+    """Every second answer is one; each stands beside a good answer to the same kind of request."""
+    spoilt, asked_of = list[str](), list[str]()
+
+    def said(asked: str) -> str:
+        asked_of.append(asked)
+        if len(asked_of) % 2:
+            return f"A word on this, {len(asked_of)}"
+        spoilt.append(asked)
+        return FAULTY[reason](asked)
+
+    def reply(asked: str, seed: int) -> str:
+        if asked.startswith(("Rewrite an instruction", "Take inspiration", "Here is the beginning")):
+            return task(seed % 9973)
+        if asked.startswith(("Is a task", "Do these two")):
+            return '{"answer": "no"}'
+        if asked.startswith("Make an example"):
+            return json.dumps({"input": "", "output": said(task(int(re.findall(r"exactly (\d+)", asked)[-1])))})
+        if "as this person would put it" in asked:
+            return f"{task(seed % 9973)} {seed}"
+        if "Write the critique" in asked:
+            return "It could be kinder."
+        if "Rewrite the answer" in asked:
+            return said(asked.split("user: ")[1].split("\n")[0])
+        return said(asked) if name != "constitutional" else "first"
+
+    method: dict[str, Any] = {"name": name, **({"least": 1, "most": 1} if name == "multi_turn" else {})}
+    rows = [{**row, "text": json.loads(row["metadata"])["instruction"]} for row in seeds(8)]
+    inputs = {"records": rows}
+    if name == "constitutional":  # a Document's own answer would be revised
+        inputs = {"records": [{**row, "metadata": None} for row in rows]}
+    made, backend = make(reply, method, inputs, count=4, tries=6)
+    assert made.manifest["rejected"][reason] == len(spoilt) and made.rows > 0
+    assert len(backend.forgotten) == len(spoilt)  # the next run asks for these again
+    for row in rows_of(made):
+        assert row["messages"][-1]["content"].startswith("A word on this")
+
+
+def test_a_refusal_ends_a_draft_with_its_text_and_is_no_failure(make: Any) -> None:
+    from generators.backends.protocol import Answer
+
+    refusal = Answer("I won't.", "refusal", None, None, None, 1, 1)
+    with pytest.raises(StageFailed, match=r"no row came out: refusal \(8\)\..*The model refuses"):
+        make(lambda asked, seed: refusal, {"name": "evol_instruct", "generations": 1}, {"records": seeds(8)}, count=4)
+
+
+def test_scores_and_what_to_change_are_told(make: Any) -> None:
+    pages = [
+        {"id": f"{i:032x}", "parents": [], "text": f"Page {i}: {THINGS[i]} are old.", "source": "w", "offset": i}
+        for i in range(5)
+    ]
+
+    def reply(asked: str, seed: int) -> str:
+        page = int(re.findall(r"Page (\d)", asked)[0])
+        return f'{{"score": {3 + (page == 2)}}}' if asked.startswith("Rate") else f"What of {page} {THINGS[page]} now?"
+
+    told = r"no row came out: low_score \(5\)\..*each: 3 \(4\), 4 \(1\); `threshold: 4` would have kept 1 of 5\."
+    with pytest.raises(StageFailed, match=told):
+        make(reply, {"name": "backtranslation"}, {"records": pages})
+    made, _ = make(reply, {"name": "backtranslation", "threshold": 4}, {"records": pages}, count=5)
+    summary = made.manifest["summary"]
+    assert made.rows == 1 and summary["scores"] == {"3": 4, "4": 1}
+    assert "`threshold: 3` would have kept 5 of 5" in summary["shortfall"]
+
+    def same(asked: str, seed: int) -> str:
+        return '{"answer": "yes"}' if asked.startswith("Do these two") else f"As it was, {seed}"
+
+    with pytest.raises(StageFailed, match=r"no row came out: no_news \(5\)\..*says the same: .*`operations`"):
+        make(same, {"name": "evol_instruct", "generations": 1}, {"records": seeds(5)})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from engine.errors import UserError
+from engine.errors import StageFailed, UserError
 from generators.judge.stage import Judge
 from generators.rules.answer_columns import COLUMNS, score
 
@@ -84,3 +85,41 @@ def test_what_is_for_pairs_needs_pairs() -> None:
         Judge.model_validate({"rules": RULES, "graded": True})
     stage = Judge.model_validate({"rules": RULES})
     assert Judge.model_validate(stage.model_dump(mode="json")) == stage  # how a worker gets it
+
+
+def test_how_values_are_spread_and_what_has_none(given: Any, build: Any) -> None:
+    own = [{**row, "token_ids": None} if i < 3 else row for i, row in enumerate(CANDIDATES)]
+    made = build(Judge, {"candidates": given("Candidate", own)}, rules={"utility": "length"})
+    assert made.manifest["rejected"] == {"no_verdict": 3} and made.rows == 1
+    lost = made.rejected().to_pylist()
+    assert {row["id"] for row in lost} == {row["id"] for row in own[:3]}
+    assert {row["detail"] for row in lost} == {
+        "`utility` gives it no value: `length` is null (it counts `token_ids`, which this answer does not have)"
+    }
+    with pytest.raises(StageFailed, match=r"no row came out: no_verdict \(3\)\."):
+        build(Judge, {"candidates": given("Candidate", own[:3])}, rules={"utility": "length"})
+    scores = build(Judge, {"candidates": given("Candidate", CANDIDATES)}, rules=RULES).manifest["summary"]["scores"]
+    assert scores["length"]["counts"] == {"1": 1, "3": 1, "5": 1, "9": 1}
+    assert [scores["length"][name] for name in ("mean", "least", "median", "most")] == [4.5, 1, 4, 9]
+    assert scores["cut"]["counts"] == {"0": 3, "1": 1} and scores["short"]["answers"] == 2
+
+
+def test_an_answer_without_a_value_is_told_once(given: Any, build: Any, tmp_path: Path) -> None:
+    """A check without its reference and a function that says None give no verdict; a function that fails has failed."""
+    (tmp_path / "mine.py").write_text(
+        "def score(completions, **_):\n    return [None if 'whole' in text else 1 / ('fail' not in text) for text in completions]\n"
+    )
+    texts = {"a whole": None, "fail": None, "fail 4": "4", "5": "4"}
+    rows = [
+        {"id": f"{i:032x}", "prompt": [{"role": "user", "content": "?"}], "model": "m", "reference": reference,
+         "completion": [{"role": "assistant", "content": text}]} for i, (text, reference) in enumerate(texts.items())
+    ]  # fmt: skip
+    rules = {"mine": {"python": "mine.py:score"}, "right": {"kind": "number"}}
+    made = build(Judge, {"candidates": given("Candidate", rows)}, rules=rules, base=str(tmp_path))
+    assert sorted((row["subject"], row["metric"], row["value"]) for row in made.to_table().to_pylist()) == [
+        (rows[2]["id"], "right", 1.0), (rows[3]["id"], "mine", 1.0), (rows[3]["id"], "right", 0.0)
+    ]  # fmt: skip
+    lost = [(row["subject"], row["reason"], row["metric"]) for row in made.rejected().to_pylist()]
+    assert lost == [(rows[0]["id"], "no_verdict", None), (rows[1]["id"], "rule_failed", "mine"),
+                    (rows[2]["id"], "rule_failed", "mine")]  # fmt: skip
+    assert made.rejected()["detail"][0].as_py() == "`mine`, `right` gives it no value: `reference` is null"

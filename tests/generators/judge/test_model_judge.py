@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from engine.errors import UserError
+from engine.errors import StageFailed, UserError
 from generators.judge.agreement_with_people import kappa
 from generators.judge.stage import Judge
 from tests.generators.faulty_server import FaultyServer
@@ -61,6 +61,20 @@ def test_pairs_are_judged_in_both_orders(given: Any, build: Any) -> None:
                 by_prompt.setdefault(model[one][1], []).append(value)
         assert rate == pytest.approx(sum(sum(v) / len(v) for v in by_prompt.values()) / len(by_prompt))
     assert summary == {"first_preferred": 0.0, "order_decided": 0.0}
+    assert made.manifest["rejected"] == {"no_pair": 1}  # the prompt with one answer
+
+
+def test_a_judge_that_refuses_is_quoted_and_is_no_failure(given: Any, build: Any) -> None:
+    def refuses(messages: list[dict[str, str]], seed: int) -> Any:
+        message = {"role": "assistant", "content": None, "refusal": "I judge nobody."}
+        return {"finish_reason": "stop", "message": message} if "dddd" in messages[0]["content"] else '{"winner": "A"}'
+
+    made = judged(given, build, refuses, pairwise=True)
+    assert made.manifest["rejected"] == {"no_pair": 1, "refusal": 1} and made.manifest["failed"] == 0
+    assert "I judge nobody." in made.rejected().column("detail").to_pylist()
+    alone = {"candidates": given("Candidate", CANDIDATES[-1:])}
+    with pytest.raises(StageFailed, match=r"no row came out: no_pair \(1\)"):
+        build(Judge, alone, pairwise=True, server={"model": "judge", "url": "http://127.0.0.1:1/v1"})
 
 
 def test_a_judge_that_always_takes_the_first_decides_nothing_and_is_found_out(given: Any, build: Any) -> None:
@@ -86,6 +100,9 @@ def test_aspects_are_rated_and_nonsense_is_rejected(given: Any, build: Any) -> N
         else:
             assert values[one, "brevity"] == max(1, 5 - length) and values[one, "tone"] == 3
     assert made.manifest["rejected"] == {"invalid_json": 1}
+    scores = made.manifest["summary"]["scores"]
+    assert scores["tone"]["counts"] == {"3": 9} and scores["brevity"]["counts"] == {"1": 2, "2": 1, "3": 3, "4": 3}
+    assert scores["brevity"]["mean"] == pytest.approx((2 * 1 + 2 + 3 * 3 + 3 * 4) / 9, abs=1e-6)
 
 
 def test_graded_against_one_model_by_a_principle(given: Any, build: Any) -> None:

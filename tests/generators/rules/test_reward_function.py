@@ -19,7 +19,7 @@ from engine.stage.preflight import Preflight
 from engine.store.store import Store
 from generators.judge.stage import Judge
 from generators.rules import reward_function
-from generators.rules.rule import PythonRule
+from generators.rules.rule import PythonRule, sources
 from generators.rules.verify import measure, values
 from training.evaluate.stage import Evaluate
 from training.rl.grpo_stage import Grpo
@@ -172,6 +172,24 @@ def test_its_code_is_in_the_key_and_the_plan_says_which(folder: Path) -> None:
     assert len(said) == 1 and said[0].startswith("python: mypkg.rewards:score (digest ")
 
 
+def test_two_files_of_one_name_are_two_and_packages_without_a_marker_are_packages(tmp_path: Path) -> None:
+    targets = {"a/rewards.py:score": 1, "b/rewards.py:score": 2, "c.deep.rewards:score": 3, "d/in/rewards.py:score": 44}
+    for place, value in (("a", "1"), ("b", "2"), ("c/deep", "3"), ("d/in", "FOUR + d.FORTY")):
+        (tmp_path / place).mkdir(parents=True)
+        imports = "import d\nfrom .four import FOUR\n" if place == "d/in" else ""
+        body = f"{imports}def score(completions): return [{value}] * len(completions)\n"
+        (tmp_path / place / "rewards.py").write_text(body)
+    (tmp_path / "d" / "__init__.py").write_text("FORTY = 40\n")
+    (tmp_path / "d" / "in" / "__init__.py").write_text("")
+    (tmp_path / "d" / "in" / "four.py").write_text("FOUR = 4\n")
+    rules = {str(value): PythonRule(python=target) for target, value in targets.items()}
+    for name, rule in rules.items():
+        assert values(rule, frame(rollouts()), name, str(tmp_path)).values.to_list() == [float(name)] * 4
+    assert list(sources(rules.values(), str(tmp_path))) == [
+        "a/rewards.py", "b/rewards.py", "c/deep/rewards.py", "d/__init__.py", "d/in/__init__.py", "d/in/four.py", "d/in/rewards.py",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("target", "says"),
     [
@@ -221,6 +239,19 @@ def test_it_may_stand_wherever_a_rule_may(stage: Any, tmp_path: Path) -> None:
 def test_an_expression_that_does_not_fit_is_refused_when_the_recipe_is_read(stage: Any, rule: str) -> None:
     with pytest.raises(ValidationError, match=r"names a column|is not an expression|gives String"):
         stage.model_validate({"rules": {"mine": rule}})
+
+
+def test_the_recipe_names_the_line_of_a_wrong_rule(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "stages:\n  g:\n    kind: judge\n    from: ./a.jsonl\n    rules:\n      long: length\n      short: lenght < 5\n"
+    )
+    with pytest.raises(UserError) as caught:
+        load_recipe(file)
+    assert str(caught.value) == (
+        f"{file}:7: stage `g`: `rules.short`: this rule: `lenght < 5` names a column that is not there: lenght. Did you mean `length`? "
+        "Columns: completion, reference, prompt, length, finish_reason."
+    )
 
 
 def test_judge_rejects_the_row_that_the_function_failed_on(given: Any, build: Any, tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ def test_prompt_rows_and_conversation_rows() -> None:
     assert prompt_of({"messages": [*ASK, answer], "reference": None}) == (ASK, "Paris.")
     assert prompt_of({"messages": [*ASK, answer, *ASK, answer], "reference": ""}) == ([*ASK, answer, *ASK], "")
     assert prompt_of({"messages": ASK}) == (ASK, None)
+    guessed = {"messages": [*ASK, answer], "metadata": '{"model": "m", "value": 1.0}'}
+    assert prompt_of(guessed) == (ASK, None) and prompt_of({**guessed, "reference": "Paris"}) == (ASK, "Paris")
+    for noted in (None, "", "not JSON", "[1]", '{"source": "people"}'):
+        assert prompt_of({**guessed, "metadata": noted}) == (ASK, "Paris.")
 
 
 def test_a_folder_without_a_tokenizer_is_the_users_error(tmp_path: Path) -> None:

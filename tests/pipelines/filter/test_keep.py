@@ -38,7 +38,7 @@ def checked(keep: str, rows: Any, **config: Any) -> None:
         ("TRUE", "gives one value for all rows"),
         ("text LIKE", "is not an expression"),
         ("REGEXP_LIKE(text, '[')", "regex"),
-        ("mypkg:keep", r"A Python function is named by `\{python"),
+        ("mypkg:keep", r"is not an expression of Polars SQL. To name a Python function: `\{python"),
     ],
 )
 def test_a_wrong_rule_is_refused_without_a_document(keep: str, says: str, rows: Any) -> None:

@@ -88,9 +88,59 @@ def test_what_is_written_is_read_as_the_same_model(config: Any, tmp_path: Path) 
     torch.testing.assert_close(logits(load(back)), logits(model), rtol=0, atol=0)
     ours, theirs = AutoTokenizer.from_pretrained(given), AutoTokenizer.from_pretrained(back)
     turns = [{"role": "user", "content": SAID}, {"role": "assistant", "content": "Yes."}]
-    assert theirs(SAID)["input_ids"] == ours(SAID)["input_ids"]
+    assert theirs(SAID)["input_ids"] == ours(SAID)["input_ids"] and theirs.get_vocab() == ours.get_vocab()
     assert theirs.apply_chat_template(turns, return_dict=False) == ours.apply_chat_template(turns, return_dict=False)
     assert theirs.eos_token == "<|end|>" and load(back).generation_config.eos_token_id == 4
+
+
+def sentencepiece(before: bool) -> Any:
+    """A BPE over characters with bytes to fall back on, as Llama 2 and Mistral have it; `before`: a space goes before a text."""
+    vocabulary = {
+        token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))])
+    }
+    merges: list[tuple[str, str]] = []
+    for token in ["▁", *"abcdefghilmnoprstuwyTPLI.,:"]:
+        vocabulary[token] = len(vocabulary)
+    pairs = [("▁", "t"), ("h", "e"), ("i", "s"), ("▁", "c"), ("i", "t"), ("a", "l"), ("L", "i"), ("▁", "is"), ("m", "a"), ("▁t", "he"),
+             ("a", "p"), ("Li", "ma"), ("▁c", "ap"), ("it", "al"), ("▁cap", "ital")]  # fmt: skip
+    for a, b in pairs:
+        vocabulary[a + b] = len(vocabulary)
+        merges.append((a, b))
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    raw: Any = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    spaces = [normalizers.Prepend("▁")] if before else []
+    raw.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", "▁")])
+    raw.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            *([decoders.Strip(" ", 1, 0)] if before else []),
+        ]
+    )
+    raw.post_processor = TemplateProcessing(single=["<s>", "$A"], pair=["<s>", "$A", "$B"], special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_sentencepiece_tokenizer_cuts_as_before(before: bool, tmp_path: Path) -> None:
+    made = sentencepiece(before)
+    save(tmp_path / "given", LlamaConfig(**SHAPE), made)
+    write(tmp_path / "given", tmp_path / "it.gguf", "mine")
+    fields = gguf.GGUFReader(tmp_path / "it.gguf").fields
+    assert fields["tokenizer.ggml.model"].contents() == "llama" and fields["tokenizer.ggml.add_bos_token"].contents()
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    assert kinds[:4] == [2, 3, 3, 6] and kinds[made.convert_tokens_to_ids("▁capital")] == 1 and kinds[-1] == 5
+    read(tmp_path / "it.gguf", tmp_path / "back")
+    back = AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert back.get_vocab() == made.get_vocab()
+    for text in (SAID, "the capital is Lima.", "  it is"):
+        assert back(text)["input_ids"] == made(text)["input_ids"]
+        assert back.decode(back(text)["input_ids"], skip_special_tokens=True) == text
+    assert made.convert_tokens_to_ids("▁capital") in made("the capital")["input_ids"]
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("f16", 2**-11), ("bf16", 2**-8)])

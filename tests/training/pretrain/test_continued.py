@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 
 from engine.errors import UserError
 from engine.execution.worker import carry_out
+from engine.plan.recipe import build_recipe, load_recipe, parse_yaml
 from engine.stage.job import Job
 from engine.stage.preflight import Glimpse, Preflight
 from engine.stage.stage import Stage
@@ -185,6 +186,14 @@ def test_what_does_not_fit_is_refused(
 def test_blocks_longer_than_the_models_context_are_refused(store: Store, build: Any) -> None:
     with pytest.raises(UserError, match="blocks of 80 tokens are longer than the 64"):
         build(Pretrain, {"tokens": blocks(store, block=80), "model": source(store)}, **GO_ON)
+
+
+def test_the_recipe_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
+    data, lines = parse_yaml(page.split("```yaml\n")[1].split("```")[0], "models.md")
+    recipe = build_recipe(data, lines, "models.md", Path())
+    assert isinstance(recipe.steps["more"].config, Pretrain)
+    load_recipe(Path(__file__).parents[3] / "recipes" / "real.yaml")
 
 
 def test_the_plan_refuses_a_shape_beside_a_model() -> None:

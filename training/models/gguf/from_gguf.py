@@ -14,13 +14,12 @@ from typing import Any, cast
 
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, TokenType
-from jinja2 import TemplateError
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.errors import UserError
-from generators.text.prompts import between
+from generators.text.chat_template import ChatTemplate
 from training.models.gguf import pretokenizers, rotary
 from training.models.load import quiet
 
@@ -145,17 +144,32 @@ def _model(file: Path, header: GGUFReader) -> Any:
 
 def _tokenizer(file: Path, header: GGUFReader) -> PreTrainedTokenizerFast:
     read_tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    if _value(header, "tokenizer.ggml.model") != "gpt2":
-        return read_tokenizer
+    backend: Any = read_tokenizer.backend_tokenizer
     tokens: list[str] = _value(header, "tokenizer.ggml.tokens")
+    plain = isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace)  # SentencePiece's, as Llama 2 has it
+    bytewise = _value(header, "tokenizer.ggml.model") == "gpt2"
+    if not bytewise and not plain:
+        return read_tokenizer
     kinds: list[int] = _value(header, "tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
-    backend = _with_control_tokens(read_tokenizer.backend_tokenizer, tokens, kinds)
-    pretokenizers.put(backend, _value(header, "tokenizer.ggml.pre") or "gpt-2")
+    backend = _with_own_tokens(backend, tokens, kinds)
+    if bytewise:
+        pretokenizers.put(backend, _value(header, "tokenizer.ggml.pre") or "gpt-2")
+    else:  # transformers' own puts no space before a text that begins with one; llama.cpp and the published files do
+        before = _value(header, "tokenizer.ggml.add_space_prefix") is not False
+        first, strip = ([normalizers.Prepend("▁")], [decoders.Strip(" ", 1, 0)]) if before else ([], [])
+        backend.pre_tokenizer = None
+        backend.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", "▁")])
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+        )
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     ids = {name: _value(header, f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
-    bos = tokens[ids["bos"]] if ids["bos"] is not None else None
-    if bos and _value(header, "tokenizer.ggml.add_bos_token"):
-        backend.post_processor = TemplateProcessing(single=[bos, "$A"], pair=[bos, "$A", "$B"], special_tokens=[(bos, ids["bos"])])  # pyright: ignore # fmt: skip
+    bos, begins = tokens[ids["bos"] or 0], _value(header, "tokenizer.ggml.add_bos_token")
+    backend.post_processor = (
+        TemplateProcessing(single=[bos, "$A"], pair=[bos, "$A", "$B"], special_tokens=[(bos, ids["bos"])])
+        if ids["bos"] is not None and (plain if begins is None else begins)
+        else None
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         clean_up_tokenization_spaces=False,
@@ -166,10 +180,11 @@ def _tokenizer(file: Path, header: GGUFReader) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _with_control_tokens(backend: Tokenizer, tokens: list[str], kinds: list[int]) -> Tokenizer:
-    """The tokenizer with every control and user-defined token whole, under its own id.
+def _with_own_tokens(backend: Tokenizer, tokens: list[str], kinds: list[int]) -> Tokenizer:
+    """The tokenizer with every control and user-defined token whole, under its own id, and without what fills unused ids.
 
-    transformers spells a token with a character outside the byte alphabet (`<｜User｜>`) in bytes, or adds it once more.
+    transformers spells a token with a character outside the byte alphabet (`<｜User｜>`) in bytes, or adds it once more; and
+    it takes `[PAD315]` for a token.
     """
     described = json.loads(backend.to_str())
     vocabulary: dict[str, int] = described["model"]["vocab"]
@@ -182,6 +197,8 @@ def _with_control_tokens(backend: Tokenizer, tokens: list[str], kinds: list[int]
             vocabulary.pop(spelled[id], None)
             vocabulary[token] = id
             added.append({"id": id, "content": token, **plain, "special": kind == TokenType.CONTROL})
+        elif kind == TokenType.UNUSED:
+            vocabulary.pop(spelled[id], None)
     described["added_tokens"] = sorted(added, key=lambda entry: entry["id"])
     return Tokenizer.from_str(json.dumps(described))
 
@@ -191,11 +208,11 @@ def _end_turns(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     if not tokenizer.chat_template:
         return
     try:
-        after = between(tokenizer, [], "?")
-    except (UserError, TemplateError, TypeError):  # a template that wants other turns than these
+        end = ChatTemplate(tokenizer).end
+    except UserError:  # no Jinja
         return
-    stated = tokenizer.eos_token_id
-    if after and after[0] in tokenizer.added_tokens_decoder and after[0] != stated:
-        tokenizer.eos_token = str(tokenizer.convert_ids_to_tokens(after[0]))
-        model.config.eos_token_id = after[0]
-        model.generation_config.eos_token_id = [after[0]] + ([stated] if isinstance(stated, int) else [])
+    stated, found = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(end)
+    if isinstance(found, int) and found in tokenizer.added_tokens_decoder and found != stated:
+        tokenizer.eos_token = end
+        model.config.eos_token_id = found
+        model.generation_config.eos_token_id = [found] + ([stated] if isinstance(stated, int) else [])

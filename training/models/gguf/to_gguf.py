@@ -7,7 +7,6 @@ transformers' halves. One tensor is in memory at a time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ import gguf
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig
 
 from engine.errors import UserError
 from engine.store.whole_file import whole_file
-from training.models.gguf import pretokenizers, rotary
+from training.models.gguf import rotary, vocabulary
 from training.models.load import quiet
 
 Dtype = Literal["auto", "f32", "f16", "bf16"]
@@ -81,7 +80,7 @@ def write(folder: Path, file: Path, name: str, dtype: Dtype = "auto") -> dict[st
         writer.add_file_type(STORED[kind][1])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _add_shape(writer, config)
-        _add_tokenizer(writer, folder, config.vocab_size)
+        vocabulary.add(writer, folder, config.vocab_size)
         tensors = [*_rope_divisors(config), *_named(folder, config, layout)]
         for tensor in tensors:
             form = _form(tensor, kind)
@@ -214,51 +213,3 @@ def _rope_divisors(config: Any) -> Iterator[Tensor]:
     if config.rope_parameters.get("rope_type") == "llama3":
         made = rotary.divisors(config.rope_parameters, _head_width(config))
         yield Tensor(rotary.DIVISORS, made.shape, None, "", made=made)
-
-
-# -- the tokenizer -----------------------------------------------------------------------------------------------------
-
-
-def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocabulary: int) -> None:
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
-    if described["model"]["type"] != "BPE" or described["model"].get("byte_fallback"):
-        raise UserError(
-            f"this model can't be written as GGUF: its tokenizer is a {described['model']['type']} over characters. Expected a "
-            "byte-level BPE. Export it without `--format gguf`."
-        )
-    pre = pretokenizers.name_of(tokenizer.backend_tokenizer)
-    tokens = [f"[PAD{i}]" for i in range(vocabulary)]
-    kinds = [gguf.TokenType.UNUSED] * vocabulary
-    added = tokenizer.added_tokens_decoder
-    for token, id in tokenizer.get_vocab().items():
-        if id >= vocabulary:
-            raise UserError(f"the tokenizer has the token `{token}` under {id}, and the model {vocabulary} ids.")
-        tokens[id] = token
-        special = id in added and added[id].special
-        kinds[id] = gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED if id in added else gguf.TokenType.NORMAL  # fmt: skip
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges([" ".join(merge) if isinstance(merge, list) else merge for merge in described["model"]["merges"]])  # fmt: skip
-    for name, id in (("bos", tokenizer.bos_token_id), ("unk", tokenizer.unk_token_id), ("pad", tokenizer.pad_token_id)):
-        if id is not None:
-            getattr(writer, f"add_{name}_token_id")(id)
-    _add_ends(writer, folder, tokenizer)
-    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    writer.add_add_bos_token(begins)
-    if isinstance(tokenizer.chat_template, str):
-        writer.add_chat_template(tokenizer.chat_template)
-
-
-def _add_ends(writer: gguf.GGUFWriter, folder: Path, tokenizer: Any) -> None:
-    """What ends a text, and, where that is another token, what ends a turn."""
-    ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    if (folder / "generation_config.json").exists():
-        more = GenerationConfig.from_pretrained(folder).eos_token_id
-        ends += [id for id in (more if isinstance(more, list) else [more]) if id is not None and id not in ends]
-    if ends:
-        writer.add_eos_token_id(ends[0])
-    if len(ends) > 1:
-        writer.add_eot_token_id(ends[1])

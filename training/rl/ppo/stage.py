@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from engine.errors import UserError
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from generators.rules.rule import Rule, sources, version
 from training.hardware import memory
@@ -37,6 +38,7 @@ from training.models.answers import TOKENS
 from training.models.lora_settings import Lora
 from training.rl.drawings import DRAWINGS
 from training.rl.guard_settings import GuardConfig
+from training.rl.reward_settings import check_rewards, check_weights
 
 if TYPE_CHECKING:
     from engine.stage.preflight import Preflight
@@ -121,6 +123,7 @@ class Ppo(Stage):
             raise ValueError(f"{self.rollouts} `rollouts` can't be cut into {self.minibatches} `minibatches`")
         if self.lora and self.sharding == "shard":
             raise ValueError("`lora` needs whole matrices: use `sharding: replicate`, or train all weights")
+        check_weights(self.weights, self.rules)
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -133,7 +136,10 @@ class Ppo(Stage):
         from generators.rules import reward_function
         from training.rl import prompts_check
 
-        reward_function.check(self._rules(), known)
+        check_rewards(self.rules, known)
+        if bool(self.gold) != bool(known.inputs.get("held_out")):
+            raise UserError("`gold` says what answers to the prompts of `held_out` are worth: give both, or neither.")
+        reward_function.check(self.gold.values(), known)
         prompts_check.check(known)
 
     def _rules(self) -> list[Rule]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.errors import StageFailed
+from generators.backends import json_answers
 from generators.backends.protocol import Answer, Failure, Sampling, Usage
 from generators.backends.server.batch import BatchBackend, cut
 from generators.backends.server.settings import ServerSettings
@@ -58,6 +59,17 @@ def test_a_killed_run_waits_on_for_the_batch_it_handed_in(tmp_path: Path, monkey
 
 def killed(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_bad_answers_are_asked_for_in_a_new_batch_by_the_next_run(tmp_path: Path) -> None:
+    """The provider still has the old batches, under the same name; what they came to was taken, and was no use."""
+    with BatchServer() as server:
+        for count in (2, 4):  # the answers and their repairs
+            backend = backend_of(server, tmp_path)
+            answers, _ = json_answers.complete(backend, ASK[:3], SAMPLING, [0, 1, 2], {"type": "object"})
+            assert [a.reason for a in answers if isinstance(a, Failure)] == ["invalid_json"] * 3
+            assert len(server.batches) == count and backend.usage.tokens_in == count * 30
+            backend.close()
 
 
 def test_nothing_is_handed_in_beyond_the_budget(tmp_path: Path) -> None:

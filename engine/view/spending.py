@@ -1,0 +1,30 @@
+"""What was spent on asking models: tokens and money, of one artifact and of many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from engine.stage.job import AMOUNTS
+from engine.store.artifact import Artifact
+
+Spending = Mapping[str, float]
+
+
+def spending(artifacts: Iterable[Artifact]) -> Spending:
+    """The sum over artifacts, each counted once: `tokens_in`, `tokens_out`, `cost`; empty if nobody was asked."""
+    once = {artifact.id: artifact for artifact in artifacts}.values()
+    told = [spent for artifact in once for spent in by_answerer(artifact).values()]
+    total = {name: sum(one.get(name, 0) for one in told) for name in AMOUNTS}
+    return total if any(total.values()) else {}
+
+
+def by_answerer(artifact: Artifact) -> dict[str, Spending]:
+    """Who answered -> what it took. A plugin may note there what it likes; what is no such table is left out."""
+    noted = artifact.manifest["timings"].get("spent", {})
+    return {who: spent for who, spent in noted.items() if isinstance(spent, dict) and "tokens_in" in spent}
+
+
+def in_words(spent: Spending) -> str:
+    """One line; the money only where there are prices."""
+    told = f"{spent['tokens_in']:,.0f} tokens in, {spent.get('tokens_out', 0):,.0f} out"
+    return told + (f", cost {cost:,.2f}" if (cost := spent.get("cost", 0)) else "")
