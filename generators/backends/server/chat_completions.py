@@ -12,6 +12,7 @@ from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.delivery import Delivery
 from generators.backends.server.settings import ServerSettings
 from generators.text.prompts import Message
+from generators.text.thoughts import sampled_apart
 from generators.text.tools import sent, tools_of
 
 
@@ -107,6 +108,9 @@ def answer_of(response: Any) -> Answer | Failure:
     ended = choice.finish_reason if choice.finish_reason in ("length", "content_filter") else "stop"
     text, refusal = choice.message.content, getattr(choice.message, "refusal", None)
     ids, calls = getattr(choice, "token_ids", None), called(choice.message)
+    thought = getattr(choice.message, "reasoning_content", None) or ""
+    if text and not thought:  # a server that doesn't tell them apart
+        thought, text = sampled_apart(text)
     if refusal and not text:
         text, ended = refusal, "refusal"
     if ended == "length" and not (text or "").strip() and not ids and not calls:
@@ -117,7 +121,6 @@ def answer_of(response: Any) -> Answer | Failure:
     if not isinstance(text, str):
         raise TypeError(f"`content` should be text, found {text!r}")
     logprobs = [float(entry.logprob) for entry in choice.logprobs.content or ()] if choice.logprobs else None
-    thought = getattr(choice.message, "reasoning_content", None) or ""
     prompt_ids = getattr(response, "prompt_token_ids", None)
     return Answer(text.strip(), ended, prompt_ids, ids, logprobs, *spent, thought, calls)
 

@@ -12,7 +12,7 @@ from engine.errors import StageFailed, UserError
 from engine.stage.job import Job
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from generators.text.chat_template import ChatTemplate
+from generators.text.learning_template import learning
 from tests.training import killed
 from tests.training.tiny import CONVERSATIONS as ROWS
 from tests.training.tiny import SFT as CONFIG
@@ -42,11 +42,11 @@ def test_the_template_renders_what_it_says(chat: Any) -> None:
 
 
 def test_only_answers_and_their_ends_are_learnt(chat: Any) -> None:
-    example = render(ChatTemplate(chat), "x", ROWS[3]["messages"])
+    example = render(learning(chat), "x", ROWS[3]["messages"])
     learnt = [i for i in example.labels if i != IGNORE]
     assert chat.decode(learnt) == "Rome.<|end|>Yes.<|end|>"
     assert [i for i, label in zip(example.input_ids, example.labels, strict=True) if label != IGNORE] == learnt
-    assert show(chat, render(ChatTemplate(chat), "x", ROWS[0]["messages"][:2])) == (
+    assert show(chat, render(learning(chat), "x", ROWS[0]["messages"][:2])) == (
         f"{DIM}<|user|>What is the capital of France?<|end|><|assistant|>{PLAIN}Paris.<|end|>"
     )
 
@@ -93,7 +93,7 @@ def test_the_first_loss_is_what_a_hand_computes(store: Store, given: Any, chat: 
     model = AutoModelForCausalLM.from_pretrained(base(store).location)
     total, count = 0.0, 0
     for row in ROWS:  # one at a time: no padding, no batch
-        example = render(ChatTemplate(chat), row["id"], row["messages"])
+        example = render(learning(chat), row["id"], row["messages"])
         with torch.no_grad():
             logp = torch.log_softmax(model(torch.tensor([example.input_ids])).logits[0], -1)
         for at in range(1, len(example.input_ids)):
@@ -188,9 +188,7 @@ def test_a_loss_that_is_no_number_names_the_rows(
     with pytest.raises(StageFailed, match=r"at step 3 the loss is nan .* The batch was of the rows") as caught:
         losses(store, conversations, "spoilt", batch=2, steps=4, packing=packing, max_length=40, checkpoint_every=1)
     named = [row["id"] for row in ROWS if row["id"] in str(caught.value)]
-    ids = {
-        row["id"]: " ".join(map(str, render(ChatTemplate(chat), row["id"], row["messages"]).input_ids)) for row in ROWS
-    }
+    ids = {row["id"]: " ".join(map(str, render(learning(chat), row["id"], row["messages"]).input_ids)) for row in ROWS}
     assert named and named == [name for name, text in ids.items() if any(f" {text} " in stream for stream in seen)]
     kept = store.scratch("spoilt") / "checkpoints"
     assert sorted(path.name for path in kept.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]

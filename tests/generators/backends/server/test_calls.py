@@ -22,6 +22,19 @@ def test_calls_and_thoughts_of_an_answer_are_kept_apart_from_it() -> None:
     assert json.loads(answer.calls) == [CALL]
 
 
+def test_a_thought_that_a_server_leaves_in_the_answer_is_told_from_it() -> None:
+    def said(text: str, ended: str = "stop") -> tuple[str, str]:
+        choice = {"index": 0, "finish_reason": ended, "message": {"role": "assistant", "content": text}}
+        body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        answer = answer_of(ChatCompletion.model_validate(body))
+        return (answer.thought, answer.text) if isinstance(answer, Answer) else (answer.reason, "")
+
+    assert said("<think>\nHm.\n</think>\n\nLima.") == ("Hm.", "Lima.")
+    assert said("<think>\n\n</think>\n\nLima.") == ("", "Lima.")
+    assert said("Lima, and <think> is a tag.") == ("", "Lima, and <think> is a tag.")
+    assert said("<think>Hm, or", "length") == ("empty_answer", "")  # it was still thinking
+
+
 def test_a_server_is_told_of_tools_and_calls_as_its_api_has_them() -> None:
     """Rows hold calls as JSON text, with arguments as an object or as text."""
     call = {**CALL, "function": {"name": "weather", "arguments": {"city": "Lima"}}}
