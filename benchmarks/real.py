@@ -163,7 +163,7 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
     store = Store(str(folder / "store"))
     back = timed("GGUF back", lambda: resolve(str(out), folder, ("Model",), store).adopt(store))
     served = store.find("real/answers").to_table().to_pylist()
-    prompts = [[{"role": m["role"], "content": m["content"]} for m in row["prompt"]] for row in served[:8]]
+    prompts = [[{"role": m["role"], "content": m["content"]} for m in row["prompt"]] for row in served[:4]]
     before = timed("greedy, trained", lambda: greedy(store.find("real/dpo").path, prompts))
     after = timed("greedy, read back", lambda: greedy(back.path, prompts))
     return {
