@@ -214,9 +214,8 @@ def _written(loc: tuple[int | str, ...], fields: dict[str, Any]) -> tuple[int | 
     path: list[int | str] = []
     at: Any = fields
     for part in loc:
-        inside = cast(list[Any], at) if isinstance(at, list) else []
-        if (isinstance(at, dict) and part in at) or (isinstance(part, int) and part < len(inside)):
-            at = at[part]
+        if (isinstance(at, dict) and part in at) or (isinstance(at, list) and isinstance(part, int)):
+            at = cast(Any, at)[part]
             path.append(part)
         elif isinstance(at, dict) and part == loc[-1]:  # a key that is missing
             path.append(part)

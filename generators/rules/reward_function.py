@@ -56,7 +56,11 @@ def call(rule: PythonRule, rows: pl.DataFrame, name: str, base: str) -> tuple[li
 
     def ask(chosen: Sequence[int]) -> list[Any]:
         asked = rows[list(chosen)]
-        answer: Any = function(**{keyword: _argument(rule, keyword, asked) for keyword in keywords})
+        given = {keyword: _argument(rule, keyword, asked) for keyword in keywords}
+        try:
+            answer: Any = function(**given)
+        except (Exception, SystemExit) as error:
+            raise _Raised(user_code.failure(error, root)) from error
         return _listed(answer, len(chosen), where)
 
     values: list[float | None] = [None] * len(rows)
@@ -66,21 +70,23 @@ def call(rule: PythonRule, rows: pl.DataFrame, name: str, base: str) -> tuple[li
         return values, faults
     try:
         given = ask(chosen)
-    except (UserError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
+    except _Raised as error:
         for row in chosen:
             try:
                 ask([row])
-            except (UserError, KeyboardInterrupt):
-                raise
-            except BaseException as own:
-                faults[row] = f"{where} raised for this answer: {user_code.failure(own, root)}"
+            except _Raised as own:
+                faults[row] = f"{where} raised for this answer: {own}"
         chosen = [row for row in chosen if row not in faults]
-        if not chosen or not faults:
-            of = f"all {len(rows)} answers" if faults else f"{len(rows)} answers together, and for none of them alone"
-            raise UserError(f"{where} raised for {of}: {user_code.failure(error, root)}.") from error
-        given = _again(ask, chosen, where, root)
+        if not chosen:
+            raise UserError(f"{where} raised for all {len(rows)} answers: {error}.") from error
+        if not faults:
+            raise UserError(
+                f"{where} raised for {len(rows)} answers together, and for none of them alone: {error}."
+            ) from error
+        try:
+            given = ask(chosen)
+        except _Raised as again:
+            raise UserError(f"{where} raised for {len(chosen)} answers that it took one by one: {again}.") from again
     for row, value in zip(chosen, given, strict=True):
         number, wrong = _number(value)
         values[row] = number
@@ -89,15 +95,8 @@ def call(rule: PythonRule, rows: pl.DataFrame, name: str, base: str) -> tuple[li
     return values, faults
 
 
-def _again(ask: Any, chosen: Sequence[int], where: str, root: Path) -> list[Any]:
-    try:
-        return ask(chosen)
-    except (UserError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise UserError(
-            f"{where} raised for {len(chosen)} answers that it took one by one: {user_code.failure(error, root)}."
-        ) from error
+class _Raised(Exception):
+    """The function raised an exception; told as `FILE:LINE: its last line`."""
 
 
 def _argument(rule: PythonRule, keyword: str, rows: pl.DataFrame) -> list[Any]:
