@@ -90,14 +90,14 @@ def equal(a: str, b: str, tolerance: float = 0.0) -> bool:
     if bool(unit) != bool(other_unit):  # where one has a unit the m of `5 m` is one, and else a variable
         (amount, unit), (other, other_unit) = units.split(a, bool(other_unit)), units.split(b, bool(unit))
     if (amount, other) != (a, b):
-        return (unit == other_unit or not unit or not other_unit) and equal(amount, other, tolerance)
+        return units.same(unit, other_unit) and equal(amount, other, tolerance)
     if ours and theirs:
         return ours.equals(theirs, tolerance)
     (a, name), (b, other_name) = _named(a), _named(b)
     if name and other_name and name != other_name:
         return False
-    if _is_text(a) and _is_text(b):
-        return a.casefold() == b.casefold() or ("," in a and "," in b and _collections(a, b, tolerance))
+    if _is_text(a) and _is_text(b) and not ("," in a and "," in b):
+        return a.casefold() == b.casefold() or (_is_product(a) and sorted(a) == sorted(b))
     return _collections(a, b, tolerance)
 
 
@@ -123,6 +123,11 @@ def _named(text: str) -> tuple[str, str]:
 
 def _is_text(text: str) -> bool:
     return bool(re.search(r"[^\W\d_]{2}", text)) and not re.search(r"[\d\\^_=+*/<>|{}\[\]()]", text)
+
+
+def _is_product(text: str) -> bool:
+    """Whether letters are variables side by side (xy, ab) and no word."""
+    return bool(re.fullmatch(r"[b-df-hj-np-tv-z]+|[a-df-hj-np-tv-z]{2}", text))
 
 
 # -- collections -----------------------------------------------------------------------------------------------------------

@@ -52,7 +52,15 @@ def same(text: str, other: str) -> bool:
         return False
     if isinstance(a, Relational) and isinstance(b, Relational):
         return _same_relation(a, b)
-    return bool(verify(b, a, numeric_precision=PRECISION, allow_set_relation_comp=True, timeout_seconds=None))
+    if verify(b, a, numeric_precision=PRECISION, allow_set_relation_comp=True, timeout_seconds=None):
+        return True
+    if not isinstance(a, sympy.Expr) or not isinstance(b, sympy.Expr):
+        return False
+    ours, theirs = ({one for one in expression.free_symbols if str(one) == "i"} for expression in (a, b))
+    if bool(ours) != bool(theirs):  # math-verify reads i as a variable; beside sqrt(-3) it is none
+        a, b = a.subs(dict.fromkeys(ours, sympy.I)), b.subs(dict.fromkeys(theirs, sympy.I))
+    difference: Any = sympy.Add(a, sympy.Mul(-1, b))
+    return sympy.simplify(difference) == 0  # also where it was read without cancelling: x^2 / x
 
 
 def _same_relation(a: Any, b: Any) -> bool:

@@ -11,8 +11,8 @@ from generators.rules import numbers
 
 _BASES = {
     "m": "meter metre", "g": "gram gramme", "l": "liter litre", "s": "second sec", "h": "hour hr", "min": "minute", "in": "inch inche",
-    "ft": "foot feet", "mi": "mile", "yd": "yard", "lb": "pound", "oz": "ounce", "$": "dollar usd", "€": "euro eur", "¢": "cent",
-    "°": "degree deg", "rad": "radian", "mi/h": "mph", "km/h": "kph kmh", "n": "newton", "j": "joule", "w": "watt", "v": "volt",
+    "ft": "foot feet", "mi": "mile", "yd": "yard", "lb": "pound", "oz": "ounce", "$": "dollar usd", "€": "euro eur", "£": "gbp", "¥": "yen jpy", "¢": "cent",
+    "°": "degree deg", "rad": "radian", "mi/h": "mph", "km/h": "kph kmh", "n": "newton", "j": "joule", "w": "watt", "v": "volt", "k": "kelvin", "°c": "celsius", "°f": "fahrenheit",
     "day": "", "week": "", "month": "", "year": "",
 }  # fmt: skip
 _PREFIXES = {"k": "kilo", "c": "centi", "m": "milli", "d": "deci", "": ""}
@@ -41,8 +41,8 @@ _SET = re.compile(rf"(?P<amount>.+?)\s*(?P<unit>{_TEXT}(?:\s*(?:/|\\cdot|\^\s?\{
 _DEGREES = re.compile(
     rf"(?P<amount>.+?)\s*(?:\^\s?\\circ|\^\s?\{{\s?\\circ\s?\}}|°)\s*(?P<scale>[CF]|{_TEXT})?", re.DOTALL
 )
-_MONEY = re.compile(r"(?P<sign>[-+]?)\s?(?P<unit>[$€])\s?(?P<amount>-?[\d.].*)")
-_BARE = re.compile(r"(?P<amount>.*\d\}?)(?P<space>\s*)(?P<unit>[A-Za-z][A-Za-z /.^{}\d]*)")
+_MONEY = re.compile(r"(?P<sign>[-+]?)\s?(?P<unit>[$€£¥])\s?(?P<amount>-?[\d.].*)")
+_BARE = re.compile(r"(?P<amount>.*\d\}?)(?P<space>\s*)(?P<unit>[$€£¥¢]|[A-Za-z][A-Za-z /.^{}\d]*)")
 
 
 def split(text: str, letters: bool = False) -> tuple[str, str]:
@@ -64,13 +64,15 @@ def split(text: str, letters: bool = False) -> tuple[str, str]:
             return f"{match['amount']}%", ""
         if not name:
             return match["amount"], ""
-        number = numbers.exact(match["amount"]) is not None and not _FACTORS.search(name)
-        return (match["amount"], normal(name)) if number or _known(name) else (text, "")
+        of_a_number = numbers.exact(match["amount"]) is not None and not _FACTORS.search(name)
+        return (match["amount"], normal(name)) if of_a_number or _known(name) else (text, "")
     match = _BARE.fullmatch(text)
+    if (number := numbers.exact(text)) and number.percent:
+        return text, ""
     if not match or not numbers.exact(match["amount"]) or _FACTORS.search(match["unit"]):
         return text, ""
     first = re.match(r"[A-Za-z]+", match["unit"])
-    length = len(first.group()) if first else 0
+    length = len(first.group()) if first else 2
     if _known(match["unit"]) and (length > 1 or (letters and match["space"])):
         return match["amount"], normal(match["unit"])
     # A word is no product of its letters.
@@ -81,7 +83,12 @@ def split(text: str, letters: bool = False) -> tuple[str, str]:
 def normal(name: str) -> str:
     """A unit's symbol: `centimeters`, `cm`; `square feet`, `ft^2`; `miles per hour`, `mph`. Other words as they are, in the singular."""
     parts = re.split(r"\s*(?:/|\bper\b)\s*", _words(name))
-    return "/".join(" ".join(_factors(part)) for part in parts)
+    return "/".join(" ".join(_factors(part)) for part in parts).replace("° °", "°")  # degrees Celsius
+
+
+def same(unit: str, other: str) -> bool:
+    """Whether two units may stand for one: they are equal, or one is missing. Both pounds are called so."""
+    return not unit or not other or unit == other or {unit, other} == {"£", "lb"}
 
 
 def _known(name: str) -> bool:
