@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from engine.stage.job import Job
 from engine.store.schema import row_id, table
+from engine.text.normal_form import normal_form
 from generators.backends.open import open_backend
 from generators.backends.protocol import Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
@@ -104,7 +105,8 @@ def citations(text: str, shown: int) -> list[int]:
 def _has(found: list[Passage], reference: str | None) -> bool | None:
     if not reference:
         return None
-    return any(reference.lower() in passage.text.lower() for passage in found)
+    wanted = normal_form(reference)
+    return any(wanted in normal_form(passage.text) for passage in found)
 
 
 def _totals(job: Job) -> dict[str, Any]:
