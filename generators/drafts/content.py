@@ -9,6 +9,8 @@ import re
 import unicodedata
 import zlib
 
+from engine.text.words import words
+
 CONTENT = 1  # raised when another text counts as saying something: part of the key of stages that go by it
 LEAST_LOOP = 40  # characters: "ha ha ha ha" is no loop yet
 RUN = re.compile(r"(\S(?:.{0,199}?\S)?\s*?)\1{3,}", re.DOTALL)  # something said four times in a row, or more often
@@ -49,9 +51,9 @@ def loop(text: str) -> str | None:
 
 def echo(text: str, asked: str) -> str | None:
     """How a text repeats what was asked, or its first paragraph (an instruction before its input), word for word; else None."""
-    said = _words(LABEL.sub("", PREAMBLE.sub("", text)))
+    said = words(LABEL.sub("", PREAMBLE.sub("", text)))
     for whole in (asked, asked.strip().partition("\n\n")[0]):
-        if len(said) > 2 and said == _words(LABEL.sub("", whole)):
+        if len(said) > 2 and said == words(LABEL.sub("", whole)):
             return f"it says what was asked: {text[:100]!r}"
     return None
 
@@ -62,9 +64,3 @@ def fault(text: str, asked: str = "") -> tuple[str, str] | None:
         if found:
             return reason, found
     return None
-
-
-def _words(text: str) -> list[str]:
-    from engine.text.words import words  # its tables take a while to load, and recipes import this file
-
-    return words(text)

@@ -105,7 +105,8 @@ def citations(text: str, shown: int) -> list[int]:
 def _has(found: list[Passage], reference: str | None) -> bool | None:
     if not reference:
         return None
-    return any(normal_form(reference) in normal_form(passage.text) for passage in found)
+    wanted = normal_form(reference)
+    return any(wanted in normal_form(passage.text) for passage in found)
 
 
 def _totals(job: Job) -> dict[str, Any]:

@@ -147,9 +147,8 @@ class Instructions(Stage):
         dropped = [*SYNTHESIS, "method"] if self.method is None else TEMPLATES
         if self.server:
             identity["server"] = self.server.identity()
-        if (
-            self.method is not None
-        ):  # 2: calls of tools are messages of their own, a thought is none of an answer; 3: words by UAX #29
+        # 2: calls of tools are messages of their own, and a thought is none of an answer. 3: words are those of UAX #29.
+        if self.method is not None:
             identity["drafts"] = 3
         if isinstance(self.method, Mathematics):  # its votes are counted by which answers are equal
             identity["equality"] = EQUALITY

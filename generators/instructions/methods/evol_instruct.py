@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from engine.text.words import tokens
 from generators.drafts.drafts import YES_NO, Draft, Made, Query, Rejected, ask, assistant, user, whole, yes
 from generators.instructions.method import Method, World
 
@@ -77,7 +78,7 @@ class EvolInstruct(Method):
         answer = yield Query([user(evolved)], world.sampling)
         said = whole(answer)
         spoken = re.findall(r"[a-z']+", said.lower())
-        if "sorry" in spoken and len(said.split()) < 80:
+        if "sorry" in spoken and len(tokens(said)) < 80:
             raise Rejected("too_hard", said[:200])
         if not any(word not in STOP_WORDS for word in re.findall(r"\w+", said.lower())):
             raise Rejected("says_nothing", said[:200])

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from engine import seeds
+from engine.text.words import tokens
 from generators.drafts.content import emptiness, fault
 from generators.drafts.drafts import YES_NO, Draft, Made, Rejected, Useless, ask, assistant, user, yes
 from generators.instructions.method import Method, Seed, World
@@ -124,7 +125,7 @@ def check(instruction: str) -> None:
     Raises:
         Rejected: it is left out.
     """
-    length = len(instruction.split())
+    length = len(tokens(instruction))
     if length <= 3 or length > 150:
         raise Rejected("length", f"{length} words: {instruction[:200]}")
     if found := BEYOND_TEXT.search(instruction):

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from engine.text.words import tokens
 from generators.drafts.drafts import YES_NO, Draft, Execution, Made, Rejected, ask, assistant, user, whole, yes
 from generators.instructions.method import Method, World
 from generators.rules.sandbox import Limits
@@ -88,8 +89,8 @@ class ToolCalls(Method):
         for call in calls:  # the schema has checked the form; a schema may be looser than the tool it belongs to
             if wrong := problem(json.dumps(call["arguments"]), by_name[call["name"]].parameters):
                 raise Rejected("invalid_arguments", f"{call['name']}: {wrong}")
-        if len(request.split()) < 3:
-            raise Rejected("empty", f"a request of {len(request.split())} words")
+        if (count := len(tokens(request))) < 3:
+            raise Rejected("empty", f"a request of {count} words")
         if alike := world.known.like(request):
             raise Rejected("not_novel", f"{alike[0]} {alike[2]:.2f} with {alike[1]}")
         results = list[str]()
