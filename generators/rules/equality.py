@@ -82,6 +82,8 @@ def equal(a: str, b: str, tolerance: float = 0.0) -> bool:
     """
     if max(len(a), len(b)) > READABLE:
         return a.split() == b.split()
+    if a.split() == b.split():
+        return bool(a.split())
     a, b = plain(a), plain(b)
     if a == b:
         return bool(a)

@@ -76,6 +76,7 @@ answers = st.one_of(numbers(), radicals(), polynomials(), collections(), words)
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(answers.map(lambda answer: answer[1]), st.text(min_size=1).filter(str.strip)))
 @example(" {")
+@example(".")
 def test_a_boxed_answer_is_right_for_itself(text: str) -> None:
     assert right(f"So it is \\boxed{{{text}}}.", text)
     if not re.search(r"[\\{}#]", text):
