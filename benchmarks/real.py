@@ -31,7 +31,7 @@ from engine.plan.inputs import resolve
 from engine.store.store import Store
 
 ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "recipes" / "real.yaml"
+RECIPE = ROOT / "benchmarks" / "real.yaml"
 COUNTRIES = ROOT / "recipes" / "quickstart" / "countries.csv"
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTIONS = (

@@ -124,6 +124,6 @@ def test_every_file_that_a_stranger_looks_for_is_two_steps_from_the_readme() -> 
     assert "(CONTRIBUTING.md)" in (ROOT / "README.md").read_text()
     table = (ROOT / "CONTRIBUTING.md").read_text().split("## Where is what?")[1].split("\n## ")[0]
     rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 12
+    assert len(rows) >= 12
     files = [target for row in rows for target in re.findall(r"\]\(([^)]+)\)", row)]
     assert len(files) >= 11 and all((ROOT / file).exists() for file in files)

@@ -80,6 +80,13 @@ class Job:
     def writer(self) -> ArtifactWriter:
         return ArtifactWriter(self.store, self.artifact)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock and what was read from files: training hands its job to processes of its own."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_spending", "spent", "writer")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _spending=threading.Lock())
+
     # -- what comes in -----------------------------------------------------------------------------------------------
 
     def input(self, port: str) -> Artifact:

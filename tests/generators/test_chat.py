@@ -56,7 +56,7 @@ def test_an_adapter_talks_on_its_base_and_old_turns_make_room(tiny: Path, tmp_pa
     adapted: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), LoraConfig(task_type="CAUSAL_LM"))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
-            parameter.data.fill_(0.5)
+            parameter.data.fill_(5.0)
     adapted.peft_config["default"].base_model_name_or_path = str(tiny)
     adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "adapter")

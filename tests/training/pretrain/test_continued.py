@@ -193,7 +193,7 @@ def test_the_recipe_in_the_documentation_is_one() -> None:
     data, lines = parse_yaml(page.split("```yaml\n")[1].split("```")[0], "models.md")
     recipe = build_recipe(data, lines, "models.md", Path())
     assert isinstance(recipe.steps["more"].config, Pretrain)
-    load_recipe(Path(__file__).parents[3] / "recipes" / "real.yaml")
+    load_recipe(Path(__file__).parents[3] / "benchmarks" / "real.yaml")
 
 
 def test_the_plan_refuses_a_shape_beside_a_model() -> None:
