@@ -5,7 +5,9 @@ then stand still together. And a thread that waits for the others of its team sp
 another process would use: for many small operations, on a machine that has other work, that is most of what it does, and
 since the others of its team wait for that core, too, each waits for all. A thread that sleeps gives its core away.
 
-How a thread waits changes no byte of a result.
+Sleeping at once costs a machine that has nothing else to do a third of its speed on small models; spinning for some microseconds first
+costs neither: a training step of 1.3M weights took 130 ms alone (130 with libgomp's 300,000 rounds, 171 without any), and .93 s beside
+six busy processes on two cores (3.0 and .92). How a thread waits changes no byte of a result.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from pathlib import Path
 
 # OpenMP's own names, which torch, MKL, oneDNN, OpenBLAS and vLLM go by, and those of the libraries that don't.
 WAITING = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "KMP_BLOCKTIME": "0",  # LLVM's and Intel's OpenMP: milliseconds before a thread that waits goes to sleep
+    "GOMP_SPINCOUNT": "2000",  # GNU's OpenMP: rounds of a loop before a thread that waits goes to sleep
+    "KMP_BLOCKTIME": "0",  # LLVM's and Intel's: milliseconds
 }
 COUNTS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
 
@@ -33,7 +35,8 @@ def environment() -> dict[str, str]:
     The number of threads is left to the libraries, which heed affinity, unless there is a quota, which not all of them heed.
     """
     counts = dict.fromkeys(COUNTS, str(cores())) if cores() < _allowed() else {}
-    return {**WAITING, **counts, **os.environ}
+    waiting = {} if "OMP_WAIT_POLICY" in os.environ else WAITING
+    return {**waiting, **counts, **os.environ}
 
 
 def quota(root: Path = Path("/")) -> float:

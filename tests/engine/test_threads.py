@@ -74,19 +74,23 @@ def test_cores_are_those_of_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_stage_runs_with_threads_that_sleep_while_they_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.setenv("KMP_BLOCKTIME", "30")  # what somebody set stays
     file = tmp_path / "recipe.yaml"
-    file.write_text("name: r\nstages: {all: {kind: toy_environment, names: [OMP_WAIT_POLICY, KMP_BLOCKTIME]}}\n")
+    file.write_text("name: r\nstages: {all: {kind: toy_environment, names: [GOMP_SPINCOUNT, KMP_BLOCKTIME]}}\n")
     made = flywheel.run(file, store=str(tmp_path / "store"))["all"]
-    assert made.to_table()["text"].to_pylist() == ["PASSIVE", "30"]
+    assert made.to_table()["text"].to_pylist() == ["2000", "30"]
     engine = spawn.environment()
-    assert (engine["OMP_WAIT_POLICY"], engine["KMP_BLOCKTIME"]) == ("PASSIVE", "30")
+    assert (engine["GOMP_SPINCOUNT"], engine["KMP_BLOCKTIME"]) == ("2000", "30")
 
 
 def test_the_openmp_that_torch_loads_goes_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     done = subprocess.run(
         [sys.executable, "-c", "import torch"], env={**threads.environment(), "OMP_DISPLAY_ENV": "VERBOSE"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr and "GOMP_SPINCOUNT = '0'" in done.stderr
+    assert "GOMP_SPINCOUNT = '2000'" in done.stderr
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # what somebody says of waiting is heeded whole
+    assert "GOMP_SPINCOUNT" not in threads.environment()
