@@ -178,7 +178,8 @@ def busy() -> list[Claim]:
     from benchmarks.parts.busy import busy as measure
 
     told = measure()
-    return [claim("busy_dpo_ratio", told["ratio"], "at most 5", told["ratio"] <= 5, **told)]
+    more = {name: value for name, value in told.items() if name not in ("ratio", "bar")}
+    return [claim("busy_dpo_ratio", told["ratio"], "at most 5", told["ratio"] <= 5, **more)]
 
 
 PARTS: dict[str, Callable[[], list[Claim]]] = {
