@@ -170,7 +170,8 @@ class External:
         if not names:
             raise UserError(f"no row of {self.name} can be read as {self.kind}: {findings.first or 'there are none'}.")
         level_parts(names, writer.read_part, lambda name, part: writer.put_part(name, part, self.kind), self.kind)
-        say(f"{self.name}: {findings}")
+        rest = f" (all of them: flywheel show {self.folder} --rejected)" if findings.reasons else ""
+        say(f"{self.name}: {findings}{rest}")
         contents = writer.contents()
         facts = {"kind": "dataset", "rows": contents.rows, "files": contents.files}
         return self._seal(writer, {**facts, "rejected": dict(contents.reasons), "failed": contents.failed})
