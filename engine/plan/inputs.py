@@ -96,6 +96,7 @@ class External:
     Attributes:
         place: where a model's files are, or the one file it is imported from.
         files: of a dataset, with how they are `read`.
+        digests: of the files, as the key was made of them.
         importer: what makes a model of that file (`engine.plan.importers`).
     """
 
@@ -106,6 +107,7 @@ class External:
     place: Path | None = None
     files: tuple[SourceFile, ...] = ()
     reading: Reading | None = None
+    digests: tuple[str, ...] = ()
     importer: str | None = None
 
     def adopt(self, store: Store, say: Say = silent) -> Artifact:
@@ -169,6 +171,12 @@ class External:
                 names.append(f"{index:05d}")
         if not names:
             raise UserError(f"no row of {self.name} can be read as {self.kind}: {findings.first or 'there are none'}.")
+        changed = [file.name for file, was in zip(self.files, self.digests, strict=True) if file.digest() != was]
+        if changed:
+            writer.discard()
+            raise UserError(
+                f"{', '.join(changed[:3])} changed after this run was planned. Nothing was kept of it; run again to read what is there now."
+            )
         level_parts(names, writer.read_part, lambda name, part: writer.put_part(name, part, self.kind), self.kind)
         rest = f" (all of them: flywheel show {self.folder} --rejected)" if findings.reasons else ""
         say(f"{self.name}: {findings}{rest}")
@@ -281,9 +289,11 @@ def _dataset(wanted: PlainInput, base: Path, datasets: tuple[str, ...], say: Say
     reading = Reading(kind, wanted.columns, wanted.format, wanted.encoding, wanted.split)
     options = [sorted(wanted.columns.items()), wanted.format, wanted.encoding, wanted.split]
     default = [[], "auto", "utf-8", None]
-    digests = [[file.name, file.digest()] for file in files]
-    key = digest_json(["rows", kind, VERSION, digests, *([options] if options != default else [])])
-    return External(wanted.path, kind, key, folder_of("external", key), files=tuple(files), reading=reading)
+    digests = tuple(file.digest() for file in files)
+    named = [[file.name, digest] for file, digest in zip(files, digests, strict=True)]
+    key = digest_json(["rows", kind, VERSION, named, *([options] if options != default else [])])
+    folder = folder_of("external", key)
+    return External(wanted.path, kind, key, folder, files=tuple(files), reading=reading, digests=digests)
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -100,3 +100,17 @@ def test_what_belongs_to_nothing_is_set_aside_by_file_and_line(adopt: Any, kind:
     assert told["detail"].startswith(words)
     with pytest.raises(UserError, match=r"no row of .*own\.jsonl can be read as"):
         adopt(kind, [row])
+
+
+def test_a_file_that_changes_after_the_plan_is_not_taken_for_what_it_was(tmp_path: Path, store: Store) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps({"prompt": "before"}) + "\n")
+    source = resolve("./own.jsonl", tmp_path, ("Prompt",), store)
+    file.write_text(json.dumps({"prompt": "after"}) + "\n")
+    with pytest.raises(UserError, match=r"own\.jsonl changed after this run was planned"):
+        source.adopt(store)
+    assert store.get(source.folder) is None
+    made = resolve("./own.jsonl", tmp_path, ("Prompt",), store).adopt(store)
+    assert made.to_table()["prompt"].to_pylist() == [ask("after")]
+    file.write_text(json.dumps({"prompt": "before"}) + "\n")
+    assert source.adopt(store).to_table()["prompt"].to_pylist() == [ask("before")]
