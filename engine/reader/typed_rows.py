@@ -153,12 +153,13 @@ def sample(files: list[SourceFile], reading: Reading, rows: int = 20) -> tuple[p
 def first_kind(files: list[SourceFile], reading: Reading, accepts: tuple[str, ...], rows: int = 200) -> str | None:
     """Which of these kinds the first rows are; None where they are none. Files of text are documents."""
     votes: Counter[str] = Counter()
+    mapping = ColumnMapping(reading.columns)
     for seen, (_, item, _) in enumerate(_records(files, reading)):
         if seen >= rows:
             break
         if isinstance(item, Record):
             try:
-                row, _ = ColumnMapping(reading.columns)(item.row)
+                row, _ = mapping(item.row)
             except Unfit:
                 continue
             if found := kind_of(row, accepts):
