@@ -236,7 +236,16 @@ def _csv(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
             encoding = "utf-8" if isinstance(decode(whole, 0), str) else looks_like(start)
         stream = io.TextIOWrapper(buffered, encoding, errors="surrogateescape", newline="")
         top = stream.readline()
-        delimiter = "\t" if file.suffix == ".tsv" else next((mark for mark in ",;\t|" if mark in top), ",")
+        stated = re.fullmatch(r"sep=(.)\r?\n?", top)  # Excel's way to say it, in a line of its own
+        if stated:
+            top = stream.readline()
+        delimiter = (
+            stated[1]
+            if stated
+            else "\t"
+            if file.suffix == ".tsv"
+            else next((mark for mark in ",;\t|" if mark in top), ",")
+        )
         # Strict, or a quote that is never closed would swallow all rows after it without a word.
         reader = csv.reader(itertools.chain([top] if top else [], stream), delimiter=delimiter, strict=True)
         try:
@@ -254,7 +263,7 @@ def _csv(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
         index = -1
         while True:
             index += 1
-            begins = reader.line_num + 1
+            begins = reader.line_num + 1 + bool(stated)
             try:
                 values = next(reader)
             except StopIteration:

@@ -81,6 +81,9 @@ def test_rows_compressed_and_called_otherwise(bring: Any, tmp_path: Path) -> Non
         assert truth(bring(name, "Prompt")) == ROWS, name
     (tmp_path / "s.csv").write_text(comma(ROWS, ";"))
     assert truth(bring("s.csv", "Prompt")) == ROWS
+    (tmp_path / "excel.csv").write_text("sep=;\n" + comma([*ROWS, {"prompt": "bad", "reference": "a\0"}], ";"))
+    excel = bring("excel.csv", "Prompt")
+    assert truth(excel) == ROWS and rejected(excel)[0]["detail"].startswith("excel.csv:8: `reference`: a NUL")
     (tmp_path / "array.jsonl").write_text(json.dumps(ROWS, indent=1))
     assert truth(bring("array.jsonl", "Prompt")) == ROWS
     (tmp_path / "w.json").write_text(json.dumps({"data": ROWS}))
