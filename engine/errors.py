@@ -30,6 +30,12 @@ class Waiting(FlywheelError):
     exit_code = 3
 
 
+class Damaged(FlywheelError):
+    """A file of a store is not what was recorded of it: name it, and what heals it. Exit code 1."""
+
+    exit_code = 1
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the closest known spelling, or the empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
