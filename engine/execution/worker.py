@@ -77,7 +77,6 @@ def carry_out(
     config.run(job)
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     facts = {
-        "format": 1,
         "key": key,
         "identity": identity,
         "seed": config.seed,

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import html
+import io
 import json
+import os
 import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.store.digest import digest_file
+from engine.errors import Damaged, UserError
+from engine.store.digest import digest_bytes, digest_file, digest_folder, digest_json
 from engine.store.files import StoreFiles
+from engine.store.known_digests import digest_of
 from engine.store.parquet import open_parquet, read_parquet
-from engine.store.schema import DATASETS
+from engine.store.schema import DATASETS, MODELS
 from engine.store.whole_file import whole_file
 
 if TYPE_CHECKING:
     import datasets
     import polars as pl
 
-MANIFEST = "manifest.json"
+MANIFEST, CARD = "manifest.json", "README.md"
+KEY_LENGTH = 16  # hexadecimal digits of the key that appear in a folder's name
+# What every manifest has.
+FIELDS = {
+    "key": str, "digest": str, "schema": str, "rows": int, "files": dict, "inputs": dict, "stage": dict, "rejected": dict,
+    "summary": dict,
+}  # fmt: skip
 
 
 def _cell(value: Any, width: int = 200) -> str:
@@ -116,31 +126,78 @@ class Artifact:
     def files(self, prefix: str = "") -> list[str]:
         return [name for name in self.manifest["files"] if name.startswith(prefix)]
 
-    @cached_property
-    def path(self) -> Path:
-        """A local folder with this artifact's files: the store's own, or a checked copy of a remote one."""
+    @property
+    def place(self) -> Path:
+        """Where this artifact's files are, or their copy will be, looked at or not: to tell people."""
         if "external" in self.manifest:
             return Path(self.manifest["external"])
-        if self.store.local:
-            return Path(self.store.path("artifacts", self.id))
-        copy = self.store.scratch(f"inputs/{self.id}")
+        return Path(self.store.path("artifacts", self.id)) if self.store.local else self._copy
+
+    @property
+    def path(self) -> Path:
+        """A local folder with this artifact's files: the store's own, or a copy of a remote one. Each file was looked at.
+
+        Raises:
+            Damaged: a file is not what was recorded of it. UserError: a model outside the store is another now.
+        """
+        if "external" in self.manifest:
+            self._check_external()
+        elif self.store.local:
+            for name in self.manifest["files"]:
+                with self._open(name):
+                    pass
+            self._check_strangers()
+        else:
+            self._fetch()
+        return self.place
+
+    @property
+    def _copy(self) -> Path:
+        return self.store.workplace() / "inputs" / self.id
+
+    def _fetch(self) -> None:
         for name, entry in self.manifest["files"].items():
-            target = copy / name
+            target = self._copy / name
             if target.exists() and digest_file(target) == entry["sha256"]:
                 continue
-            with whole_file(target) as partial:
-                self.store.fs.get_file(self.store.path("artifacts", self.id, name), str(partial))
-        return copy
+            with whole_file(target, shared=True) as partial:
+                try:
+                    self.store.fs.get_file(self.store.path("artifacts", self.id, name), str(partial))
+                except FileNotFoundError:
+                    raise self.damaged(name, "it is missing") from None
+                self._compare(name, digest_file(partial), partial.stat().st_size)
+
+    def _check_external(self) -> None:
+        folder = self.place
+        if folder.is_dir() and digest_json(digest_folder(folder)) == self.key:
+            return
+        gone = "is gone" if not folder.exists() else "changed after this run was planned, or since it was recorded"
+        raise UserError(
+            f"{folder} {gone} (as {self.id}). Nothing was made of it; run again to read what is there now."
+        )
+
+    def _check_strangers(self) -> None:
+        """Whoever loads a model's folder may load a file that was put there since."""
+        if self.kind not in MODELS:
+            return
+        known = {*self.manifest["files"], MANIFEST, CARD}
+        for name in self.store.walk("artifacts", self.id):
+            if name not in known and not name.startswith("logs/"):
+                raise self.damaged(name, "it is not of this artifact")
 
     @property
     def location(self) -> str:
-        """What `from_pretrained` and vLLM take: a local folder, or a hub name."""
+        """What `from_pretrained` and vLLM take: a local folder (see `path`), or a hub name."""
         return self.manifest.get("hub") or str(self.path)
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """One data file of this artifact (Parquet, or Arrow IPC for token shards)."""
+        """One data file of this artifact (Parquet, or Arrow IPC for token shards).
+
+        Raises:
+            Damaged: it is not what was recorded of it. So do all that read rows or files.
+        """
         if name.endswith(".arrow"):
-            table = pa.ipc.open_file(pa.memory_map(str(self.path / name))).read_all()
+            table = self._arrow(name)
             return table.select(columns) if columns else table
         with self._open(name) as file:
             return read_parquet(file, columns)
@@ -153,11 +210,17 @@ class Artifact:
         """Stream the rows in order, in batches of at most this many."""
         for name in self.parts():
             if name.endswith(".arrow"):
-                for batch in pa.ipc.open_file(pa.memory_map(str(self.path / name))).read_all().to_batches(rows):
+                for batch in self._arrow(name).to_batches(rows):
                     yield batch.select(columns) if columns else batch
                 continue
             with self.parquet(name) as file:
                 yield from file.iter_batches(rows, columns=columns, use_threads=False)
+
+    def _arrow(self, name: str) -> pa.Table:
+        if not self.store.local:
+            return pa.ipc.open_file(self.read_file(name)).read_all()
+        with self._open(name) as file:
+            return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
 
     @contextlib.contextmanager
     def parquet(self, name: str) -> Generator[pq.ParquetFile]:
@@ -193,39 +256,114 @@ class Artifact:
         return pa.concat_tables(tables, promote_options="default") if tables else None
 
     def read_file(self, name: str) -> bytes:
-        """A file of this artifact, whole."""
-        return self.store.read("artifacts", self.id, name)
+        """A file of this artifact, whole.
+
+        Raises:
+            Damaged: it is not what was recorded of it, or gone. FileNotFoundError: nothing was recorded of it, and it is not there.
+        """
+        try:
+            data = self.store.read("artifacts", self.id, name)
+        except FileNotFoundError:
+            if name in self._recorded:
+                raise self.damaged(name, "it is missing") from None
+            raise
+        self._compare(name, hashlib.sha256(data).hexdigest(), len(data))
+        return data
 
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_file(name))
 
     def log(self, name: str) -> bytes | None:
-        """A file under logs/ (metrics, timings), which is not part of the digest."""
+        """A file under logs/ (metrics, timings), which is not part of the digest; None if there is none."""
         try:
             return self.read_file(f"logs/{name}")
         except FileNotFoundError:
             return None
 
-    def verify(self) -> list[str]:
-        """Names of files that are missing or differ from the manifest."""
-        bad: list[str] = []
+    # -- whether it is whole -----------------------------------------------------------------------------------------
+
+    @property
+    def _recorded(self) -> dict[str, Any]:
+        """What the manifest knows of each file, those that are not part of the digest among them."""
+        return {**self.manifest["files"], **self.manifest.get("beside", {})}
+
+    def incomplete(self) -> str | None:
+        """Which file is missing or has another size, in words; None if there is none. Nothing is read."""
+        if "external" in self.manifest:
+            return None if self.place.is_dir() else f"{self.place} is gone"
         for name, entry in self.manifest["files"].items():
             try:
-                data = self.read_file(name)
-            except FileNotFoundError:
-                bad.append(name)
-                continue
-            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                size = self.store.size("artifacts", self.id, name)
+            except (FileNotFoundError, NotADirectoryError):
+                return f"{name} is missing"
+            if size != entry["bytes"]:
+                return f"{name} has {size:,} bytes instead of {entry['bytes']:,}"
+        return None
+
+    def verify(self) -> list[str]:
+        """Names of files that are missing or differ from the manifest; every byte is read, whatever was looked at before. Of a model
+        outside the store, its folder.
+        """
+        if "external" in self.manifest:
+            folder = self.place
+            digests = {p.relative_to(folder).as_posix(): digest_bytes(p) for p in folder.rglob("*") if p.is_file()}
+            return [] if digest_json(digests) == self.key else [str(folder)]
+        bad: list[str] = []
+        for name, entry in self._recorded.items():
+            try:
+                with self.store.fs.open(self.store.path("artifacts", self.id, name), "rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                        bad.append(name)
+            except OSError:
                 bad.append(name)
         return bad
 
+    def damaged(self, name: str, why: str) -> Damaged:
+        """What to raise where a file is not what was recorded of it."""
+        return Damaged(f"{self.id}: {name} is damaged ({why}). `flywheel repair {self.id}` makes it anew.")
+
+    def _compare(self, name: str, sha256: str, size: int) -> None:
+        entry = self._recorded.get(name)
+        if entry is None or entry["sha256"] == sha256:
+            return
+        if entry["bytes"] != size:
+            raise self.damaged(name, f"it has {size:,} bytes instead of {entry['bytes']:,}")
+        raise self.damaged(name, "its bytes are not those that were written")
+
     @contextlib.contextmanager
     def _open(self, name: str) -> Generator[Any]:
-        with self.store.fs.open(self.store.path("artifacts", self.id, name), "rb") as file:
-            yield file
+        """A file, looked at: its bytes were compared with the manifest in this run, and nobody touched it since."""
+        if not self.store.local:
+            yield io.BytesIO(self.read_file(name))
+            return
+        with contextlib.ExitStack() as opened:
+            try:
+                file = opened.enter_context(Path(self.store.path("artifacts", self.id, name)).open("rb"))
+                self._compare(name, digest_of(file), os.fstat(file.fileno()).st_size)
+            except (FileNotFoundError, NotADirectoryError):
+                raise self.damaged(name, "it is missing") from None
+            except OSError as error:
+                raise self.damaged(name, f"it can't be read: {error.strerror or error}") from None
+            try:
+                yield file
+            except OSError as error:
+                if "CRC checksum" not in str(error) and error.errno != errno.EIO:
+                    raise
+                raise self.damaged(name, str(error)) from None
 
 
 def read_artifact(store: StoreFiles, artifact: str) -> Artifact | None:
-    """The finished artifact in this folder, or None: no manifest, no artifact."""
-    manifest = store.read_json("artifacts", artifact, MANIFEST)
-    return Artifact(store, artifact, manifest) if manifest else None
+    """The finished artifact in this folder, or None: no manifest, no artifact.
+
+    Raises:
+        Damaged: there is a manifest, and it is not what was written.
+    """
+    manifest = store.read_sealed("artifacts", artifact, MANIFEST)
+    if manifest is None:
+        return None
+    for name, kind in FIELDS.items():
+        if not isinstance(manifest.get(name), kind):
+            raise Damaged(f"artifacts/{artifact}/{MANIFEST} is damaged: `{name}` is {_cell(manifest.get(name), 40)}.")
+    if manifest["schema"] not in (*DATASETS, *MODELS) or not artifact.endswith("-" + manifest["key"][:KEY_LENGTH]):
+        raise Damaged(f"artifacts/{artifact}/{MANIFEST} is damaged: it is of another artifact.")
+    return Artifact(store, artifact, manifest)

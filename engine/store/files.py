@@ -1,14 +1,17 @@
 """The files of a store, by fsspec: the root may be a path or any URL it knows (`s3://bucket/prefix`).
 
 One primitive carries all durability: `put`, which makes one file appear whole or not at all (a rename on disk, one PUT on an
-object store).
+object store), and last: on disk its bytes and the folders that name it are synced before `put` returns.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
 import uuid
 from pathlib import Path
@@ -16,8 +19,14 @@ from typing import Any, cast
 
 import fsspec
 
-from engine.errors import UserError
-from engine.store.digest import digest_file
+from engine.errors import Damaged, UserError
+from engine.store.known_digests import note_written
+from engine.store.refused import in_words
+from engine.store.sealed_json import unsealed
+from engine.store.whole_file import make_folder, sync, whole_file
+
+# What systems leave in folders: Finder, Windows, NFS (a file that was removed while somebody had it open).
+LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+")
 
 
 def default_url() -> str:
@@ -34,6 +43,7 @@ class StoreFiles:
         self.fs: Any = fs
         self.root = root.rstrip("/")
         self.local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+        self.damage: dict[str, str] = {}  # an artifact's folder, or `runs/NAME.json` -> what is wrong with its record
 
     def path(self, *parts: str) -> str:
         """A path inside the store.
@@ -47,41 +57,67 @@ class StoreFiles:
         return f"{self.root}/{joined}"
 
     def put(self, data: bytes, *parts: str) -> str:
-        """Write one file, whole or not at all. Returns its SHA-256."""
-        target = self.path(*parts)
-        if self.local:
-            partial = Path(self.path("tmp", uuid.uuid4().hex))
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        else:
-            self.fs.pipe_file(target, data)
-        return hashlib.sha256(data).hexdigest()
+        """Write one file, whole or not at all, to last. Returns its SHA-256.
 
-    def put_file(self, source: Path, *parts: str) -> str:
-        """Move a finished local file into the store, whole or not at all. Returns its SHA-256."""
-        digest = digest_file(source)
-        target = self.path(*parts)
-        if self.local:
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Raises:
+            StageFailed: the disk is full, or fails. UserError: it may not be written.
+        """
+        target, digest = self.path(*parts), hashlib.sha256(data).hexdigest()
+        with in_words(target):
+            if not self.local:
+                self.fs.pipe_file(target, data)
+                return digest
+            partial = Path(self.path("tmp", uuid.uuid4().hex))
+            make_folder(partial.parent)
+            make_folder(Path(target).parent)
             try:
-                with source.open("rb") as file:
+                with partial.open("wb") as file:
+                    file.write(data)
+                    file.flush()
                     os.fsync(file.fileno())
-                source.replace(target)
-            except OSError:  # another file system: copy aside, then rename
-                self.put(source.read_bytes(), *parts)
-                source.unlink()
-        else:
-            self.fs.put_file(str(source), target)
-            source.unlink()
+                partial.replace(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            sync(Path(target).parent)
+        note_written(Path(target), digest)
         return digest
 
+    def put_file(self, source: Path, *parts: str) -> None:
+        """Move a finished local file into the store, whole or not at all, to last.
+
+        Raises:
+            StageFailed: the disk is full, or fails. UserError: it may not be written.
+        """
+        target = self.path(*parts)
+        with in_words(target):
+            if not self.local:
+                self.fs.put_file(str(source), target)
+                source.unlink()
+                return
+            make_folder(Path(target).parent)
+            sync(source)
+            try:
+                source.replace(target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                with whole_file(Path(target)) as partial:  # another file system: copy aside, then rename
+                    shutil.copyfile(source, partial)
+                source.unlink()
+                return
+            sync(Path(target).parent)
+
     def read(self, *parts: str) -> bytes:
-        return cast(bytes, self.fs.cat_file(self.path(*parts)))
+        """A file, whole.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        try:
+            return cast(bytes, self.fs.cat_file(self.path(*parts)))
+        except NotADirectoryError as error:  # a file stands where a folder should
+            raise FileNotFoundError(*error.args) from None
 
     def read_json(self, *parts: str) -> dict[str, Any] | None:
         """The JSON object in this file, or None if there is no such file."""
@@ -90,26 +126,44 @@ class StoreFiles:
         except FileNotFoundError:
             return None
 
+    def read_sealed(self, *parts: str) -> dict[str, Any] | None:
+        """The record in this file (`engine.store.sealed_json`), or None if there is no such file.
+
+        Raises:
+            Damaged: it is not what was written, or can't be read.
+        """
+        name = "/".join(parts)
+        try:
+            return unsealed(self.read(*parts), name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if not self.local:  # a server or the way to it, and not the file
+                raise
+            raise Damaged(f"{name} can't be read: {error.strerror or error}.") from None
+
     def exists(self, *parts: str) -> bool:
         return bool(self.fs.exists(self.path(*parts)))
 
     def list(self, *parts: str) -> list[str]:
-        """Names in a folder of the store, sorted; empty if there is none."""
+        """Names in a folder of the store, sorted; empty if there is none. What systems leave in folders is left out."""
         folder = self.path(*parts)
         self.fs.invalidate_cache()
         try:
-            return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.fs.ls(folder, detail=False))
-        except FileNotFoundError:
+            names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.fs.ls(folder, detail=False)]
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        return sorted(name for name in names if not LITTER.fullmatch(name))
 
     def walk(self, *parts: str) -> list[str]:
-        """Paths of all files below a folder, relative to it, sorted."""
+        """Paths of all files below a folder, relative to it, sorted. What systems leave in folders is left out."""
         folder = self.path(*parts)
         self.fs.invalidate_cache()
         try:
-            return sorted(str(name)[len(folder) + 1 :] for name in self.fs.find(folder))
-        except FileNotFoundError:
+            names = [str(name)[len(folder) + 1 :] for name in self.fs.find(folder)]
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        return sorted(name for name in names if not LITTER.fullmatch(name.rpartition("/")[2]))
 
     def size(self, *parts: str) -> int:
         return int(self.fs.size(self.path(*parts)))
@@ -117,7 +171,8 @@ class StoreFiles:
     def scratch(self, artifact: str) -> Path:
         """A local folder for work under way on this artifact; in the store when that is local."""
         folder = self.workplace() / artifact
-        folder.mkdir(parents=True, exist_ok=True)
+        with in_words(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def workplace(self) -> Path:

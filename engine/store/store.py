@@ -9,14 +9,15 @@ work/<stage kind>-<key>/        scratch of stages under way: checkpoints, output
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from engine.errors import UserError, nearest
-from engine.store.artifact import Artifact, read_artifact
+from engine.errors import Damaged, UserError, nearest
+from engine.store.artifact import KEY_LENGTH, Artifact, read_artifact
 from engine.store.files import StoreFiles
 
-KEY_LENGTH = 16  # hexadecimal digits of the key that appear in a folder's name
+FOLDER = re.compile(rf"[^.].*-[0-9a-f]{{{KEY_LENGTH}}}")
 
 
 def open(name: str, store: str | None = None) -> Artifact:
@@ -35,12 +36,17 @@ class Store(StoreFiles):
     """Artifacts and runs, by name. `Store(None)` is the default store."""
 
     def get(self, artifact: str) -> Artifact | None:
-        """The finished artifact in this folder, or None: no manifest, no artifact."""
-        return read_artifact(self, artifact)
+        """The finished artifact in this folder, or None: no manifest, no artifact. A damaged manifest is none; `damage` says why."""
+        self.damage.pop(artifact, None)
+        try:
+            return read_artifact(self, artifact)
+        except Damaged as error:
+            self.damage[artifact] = str(error)
+            return None
 
     def folders(self) -> list[str]:
-        """Names of all artifacts, those under way too."""
-        return self.list("artifacts")
+        """Names of all artifacts, those under way too. What else lies there is none of ours."""
+        return [name for name in self.list("artifacts") if FOLDER.fullmatch(name)]
 
     def begun(self, artifact: str) -> bool:
         """Whether anything of this artifact is there."""
@@ -71,7 +77,7 @@ class Store(StoreFiles):
         """Open by `RUN/STAGE`, by stage name if one run has it, by folder name or the start of a key.
 
         Raises:
-            UserError: nothing fits, or several do.
+            UserError: nothing fits, or several do. Damaged: what fits has a manifest that can't be read.
         """
         run, _, stage = name.rpartition("/")
         known: list[str] = []
@@ -79,7 +85,7 @@ class Store(StoreFiles):
         for record_name in [run] if run else self.runs():
             for stage_name, entry in (self.run(record_name) or {"stages": {}})["stages"].items():
                 known += [stage_name, f"{record_name}/{stage_name}"]
-                if stage_name == stage and self.get(entry["artifact"]):
+                if stage_name == stage and (self.get(entry["artifact"]) or entry["artifact"] in self.damage):
                     found.add(entry["artifact"])
         if not found and not run:
             folders = self.folders()
@@ -90,6 +96,8 @@ class Store(StoreFiles):
             return finished[0]
         if finished:
             raise UserError(f"`{name}` fits several artifacts: {', '.join(a.id for a in finished)}. Name one of them.")
+        if damaged := sorted(found & self.damage.keys()):
+            raise Damaged(f"{self.damage[damaged[0]]} `flywheel repair {damaged[0]}` makes it anew.")
         raise UserError(
             f"no finished artifact `{name}` in the store {self.url}.{nearest(name, known)} "
             "`flywheel status` lists what there is."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 
 from engine.errors import UserError
 from engine.store import schema
-from engine.store.artifact import MANIFEST, Artifact
+from engine.store.artifact import CARD, MANIFEST, Artifact
 from engine.store.digest import digest_json
+from engine.store.known_digests import digest_of
 from engine.store.parquet import encode, read_parquet
+from engine.store.sealed_json import sealed
 from engine.store.store import Store
-
-CARD = "README.md"
 
 
 @dataclass
@@ -95,11 +95,7 @@ class ArtifactWriter:
             if name in (MANIFEST, CARD) or name.startswith("logs/"):
                 continue
             with self.store.fs.open(self.store.path("artifacts", self.artifact, name), "rb") as file:
-                found.files[name] = {
-                    "bytes": self.store.size("artifacts", self.artifact, name),
-                    "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-                }
-                file.seek(0)
+                found.files[name] = self._entry(name, file)
                 if name.startswith("rejected/"):
                     part = read_parquet(file, ["reason", "failed"])
                     found.failed += sum(part.column("failed").to_pylist())
@@ -109,13 +105,28 @@ class ArtifactWriter:
         return found
 
     def seal(self, manifest: dict[str, Any], card: str | None = None) -> Artifact:
-        """Write the card, if there is one, and the manifest: from now on it is an artifact."""
+        """Write the card, if there is one, and the manifest, which also knows the digests of the card and the logs (`beside`): they
+        are no part of the artifact's digest. From now on it is an artifact."""
         if card is not None:
             self._put(card.encode(), CARD)
-        self._put(json.dumps(manifest, indent=1).encode(), MANIFEST)
+        beside: dict[str, Any] = {}
+        for name in self.store.walk("artifacts", self.artifact):
+            if name == CARD or name.startswith("logs/"):
+                with self.store.fs.open(self.store.path("artifacts", self.artifact, name), "rb") as file:
+                    beside[name] = self._entry(name, file)
+        self._put(sealed({**manifest, "beside": beside}), MANIFEST)
         finished = self.store.get(self.artifact)
         assert finished is not None
         return finished
+
+    def _entry(self, name: str, file: Any) -> dict[str, Any]:
+        """What a manifest knows of a file that is open."""
+        if self.store.local:
+            size, digest = os.fstat(file.fileno()).st_size, digest_of(file)
+        else:
+            size, digest = self.store.size("artifacts", self.artifact, name), hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+        return {"bytes": size, "sha256": digest}
 
     def _put(self, data: bytes, *parts: str) -> None:
         self.store.put(data, "artifacts", self.artifact, *parts)

@@ -1,0 +1,122 @@
+"""Digests of files on this machine, each worked out once a run.
+
+What tells that a file was not touched since is what the file system says of it: device, inode, size, and the times of its last change
+to the nanosecond. The time of the inode's change can't be set back by a program, so that an edit shows even where size and time
+of modification are the old ones. A run shares what it knows with its workers by a file (`$FLYWHEEL_DIGESTS`), which goes with it:
+the next run looks at everything again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import xxhash
+
+Algorithm = Literal["sha256", "xxh3"]
+SHARED = "FLYWHEEL_DIGESTS"
+# A file that changed this short a time ago may change again without its times showing it: a file system's clock ticks.
+TICK_NS, SECOND_NS = 20_000_000, 1_000_000_000
+
+_known: dict[str, str] = {}
+_seen = 0  # bytes of the shared file that are in `_known`
+
+
+def digest_of(file: Path | IO[bytes], algorithm: Algorithm = "sha256") -> str:
+    """The digest of a file's bytes: SHA-256, or 128 bits of XXH3. Worked out, unless this run did and the file is untouched.
+
+    Args:
+        file: a path, or one that is open, whose place is kept. To open first and compare then leaves no moment between the two.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return digest_of(opened, algorithm)
+    before = os.fstat(file.fileno())
+    if found := _lookup(_name(before, algorithm)):
+        return found
+    at, started = file.tell(), time.time_ns()
+    file.seek(0)
+    digest = _digest(file, algorithm)
+    file.seek(at)
+    coarse = before.st_mtime_ns % SECOND_NS == 0 and before.st_ctime_ns % SECOND_NS == 0
+    settled = started - max(before.st_mtime_ns, before.st_ctime_ns) > (2 * SECOND_NS if coarse else TICK_NS)
+    if settled and _name(os.fstat(file.fileno()), algorithm) == _name(before, algorithm):
+        _note(_name(before, algorithm), digest)
+    return digest
+
+
+def note_written(file: Path, sha256: str) -> None:
+    """A file of the store's was just put in its place with these bytes: nobody else writes there."""
+    with contextlib.suppress(OSError):
+        _note(_name(file.stat(), "sha256"), sha256)
+
+
+def state(file: Path) -> str:
+    """What the file system says of a file: equal as long as nobody touches it."""
+    return _name(file.stat(), "xxh3")
+
+
+@contextlib.contextmanager
+def shared_digests(folder: Path) -> Generator[None]:
+    """Know nothing at first, and share what is found out with the processes that are started meanwhile.
+
+    Args:
+        folder: where the file that is shared is put, which goes in the end.
+    """
+    global _seen
+    _known.clear()
+    _seen = 0
+    outer = os.environ.get(SHARED)
+    file = folder / f"digests-{uuid.uuid4().hex}"
+    os.environ[SHARED] = str(file)
+    try:
+        yield
+    finally:
+        if outer is None:
+            os.environ.pop(SHARED, None)
+        else:
+            os.environ[SHARED] = outer
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+def _name(told: os.stat_result, algorithm: str) -> str:
+    return f"{algorithm}:{told.st_dev}:{told.st_ino}:{told.st_size}:{told.st_mtime_ns}:{told.st_ctime_ns}"
+
+
+def _digest(file: IO[bytes], algorithm: Algorithm) -> str:
+    digest: Any = hashlib.sha256() if algorithm == "sha256" else xxhash.xxh3_128()
+    while block := file.read(1 << 20):  # as much as the processor's cache holds
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _lookup(name: str) -> str | None:
+    global _seen
+    found, shared = _known.get(name), os.environ.get(SHARED)
+    if found or not shared:
+        return found
+    with contextlib.suppress(OSError), open(shared, "rb") as file:  # what other processes of this run found out
+        file.seek(_seen)
+        told, _, _ = file.read().rpartition(b"\n")
+        _seen += len(told) + 1 if told else 0
+        for line in told.decode("ascii", "replace").split("\n"):
+            key, _, digest = line.partition(" ")
+            _known[key] = digest
+    return _known.get(name)
+
+
+def _note(name: str, digest: str) -> None:
+    _known[name] = digest
+    if shared := os.environ.get(SHARED):
+        with contextlib.suppress(OSError), open(shared, "ab", buffering=0) as file:  # shorter than what is written in one go
+            file.write(f"{name} {digest}\n".encode())
