@@ -121,4 +121,4 @@ def _copy_rows(artifact: Artifact, fs: Any, root: str) -> None:
             table: pa.Table = artifact.read_table(name)
             rows = table.filter(pc.field("split") == split)
             with fs.open(f"{root}/data/{split}-{index:05d}-of-{len(holding):05d}.parquet", "wb") as opened:
-                pq.write_table(rows, opened)
+                pq.write_table(rows, opened, write_page_checksum=True)

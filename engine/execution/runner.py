@@ -22,6 +22,7 @@ from engine.plan.inputs import External, Say
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import Recipe, load_recipe
 from engine.store.artifact import Artifact
+from engine.store.known_digests import shared_digests
 from engine.store.store import Store
 from engine.view.spending import spending
 from engine.view.unfinished import LOG, SPEC
@@ -64,6 +65,7 @@ def run(
     return run_plan(loaded, where, only=only, wait=wait, retry_failed=retry_failed, view=view)
 
 
+@shared_digests()
 def run_plan(
     recipe: Recipe,
     where: Store,

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import signal
 import sys
@@ -72,9 +73,15 @@ def carry_out(
         return found
     gives = config.output({port: [a.kind for a in given.values()] for port, given in inputs.items()})
     seed = config.seed if config.seed is not None else 0
-    job = Job(store, folder, gives, inputs, seed, base, emit, options or {})
+    job = Job(store, folder, gives, inputs, seed, base, emit, options or {}, identity["sources"])
     started, wall = time.time(), time.monotonic()
     config.run(job)
+    try:
+        before, now = ({n: re.sub(r"^\d+:", "", d) for n, d in s.items()} for s in (identity["sources"], sources(config, base)))
+        _check_sources(before, {name: now[name] for name in before if name in now})  # what has come since was not read
+    except UserError:
+        job.start_over()
+        raise
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     facts = {
         "key": key,
@@ -103,8 +110,8 @@ def _check_sources(planned: dict[str, str], found: dict[str, str]) -> None:
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"{', '.join(changed[:3])}{more} changed after this run was planned. Nothing was made of it; run again to read "
-            "what is there now."
+            f"{', '.join(changed[:3])}{more} changed after this run was planned, or while it was read. Nothing was made of it; run "
+            "again to read what is there now."
         )
 
 

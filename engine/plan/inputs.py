@@ -119,18 +119,24 @@ class External:
         Raises:
             UserError: none of its rows can be understood.
         """
-        if found := store.get(self.folder):
+        if (found := store.get(self.folder)) and not self._moved(found):
             return found
         writer = ArtifactWriter(store, self.folder)
         if self.importer:
             return self._import(writer, self.importer, say)
         if self.reading is None:
             where = {"hub": self.name.removeprefix("hub:")} if self.place is None else {"external": str(self.place)}
+            if self.place is not None and digest_json(digest_folder(self.place)) != self.key:
+                raise _changed(str(self.place))
             return self._seal(writer, {"kind": "model", "rows": 0, "files": {}, **where})
         from engine.reader.typed_rows import Findings, tables
 
         findings = Findings()
         return self._fill(writer, tables(list(self.files), self.reading, findings), findings, say)
+
+    def _moved(self, found: Artifact) -> bool:
+        """Whether a model outside the store is at another place now, and gone from where it was."""
+        return "external" in found.manifest and self.place is not None and not found.place.is_dir()
 
     def _import(self, writer: ArtifactWriter, importer: str, say: Say) -> Artifact:
         """Make a model of a file in another program's format, in the layout that all models here have."""
@@ -138,6 +144,8 @@ class External:
         scratch = writer.store.scratch(self.folder)
         with TemporaryDirectory(dir=scratch) as temporary:
             facts = bring_in(importer, self.place, Path(temporary))
+            if digest_json(["import", importer, digest_file(self.place)]) != self.key:
+                raise _changed(str(self.place))
             for file in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
                 writer.put_file(file, file.relative_to(temporary).as_posix())
         told = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "kind" and value)
@@ -174,9 +182,9 @@ class External:
         changed = [file.name for file, was in zip(self.files, self.digests, strict=True) if file.digest() != was]
         if changed:
             writer.discard()
-            raise UserError(
-                f"{', '.join(changed[:3])} changed after this run was planned. Nothing was kept of it; run again to read what is there now."
-            )
+            raise _changed(", ".join(changed[:3]))
+        for name in writer.parts() - set(names):  # of an earlier try that was killed, on other bytes
+            writer.drop_part(name)
         level_parts(names, writer.read_part, lambda name, part: writer.put_part(name, part, self.kind), self.kind)
         rest = f" (all of them: flywheel show {self.folder} --rejected)" if findings.reasons else ""
         say(f"{self.name}: {findings}{rest}")
@@ -200,6 +208,13 @@ class External:
             "summary": {},
         }
         return writer.seal(common | facts)
+
+
+def _changed(names: str) -> UserError:
+    return UserError(
+        f"{names} changed after this run was planned, or while it was read. Nothing was kept of it; run again to read what is there "
+        "now."
+    )
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]], kind: str = "Document", *, store: str | None = None) -> Artifact:

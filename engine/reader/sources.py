@@ -13,7 +13,7 @@ import re
 import stat
 import sysconfig
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ import pyarrow as pa
 import xxhash
 
 from engine.errors import UserError, nearest
+from engine.store.known_digests import digest_of, state
 
 FORMATS = {
     ".txt": "text", ".text": "text", ".rst": "text",
@@ -108,14 +109,53 @@ class SourceFile:
             return f"etag:{str(tag).strip(chr(34))}"
         if blob := info.get("blob_id"):
             return f"blob:{blob}"
-        digest = xxhash.xxh3_128()
         try:
+            if self.local:
+                return f"xxh3:{digest_of(Path(self.path), 'xxh3')}"
+            digest = xxhash.xxh3_128()
             with self.fs.open(self.path, "rb") as file:
                 while block := file.read(1 << 22):
                     digest.update(block)
         except OSError as error:
             raise UserError(f"{self.path} can't be read: {error.strerror or error}.") from None
         return f"xxh3:{digest.hexdigest()}"
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine."""
+        return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+
+class Watch:
+    """Tells when a file on this machine changes while it is read: nothing is to be kept of what was read then.
+
+    Args:
+        digests: of the files, as `SourceFile.digest` has them, when the plan looked.
+    """
+
+    def __init__(self, files: Sequence[SourceFile], digests: Sequence[str]) -> None:
+        self._watched = {file: digest for file, digest in zip(files, digests, strict=True) if file.local}
+        self._states: dict[SourceFile, str] = {}
+        self.check(files)
+
+    def check(self, files: Iterable[SourceFile]) -> None:
+        """
+        Raises:
+            UserError: one of these files is not what it was.
+        """
+        for file in files:
+            if file not in self._watched:
+                continue
+            try:
+                now = state(Path(file.path))
+            except OSError as error:
+                raise UserError(f"{file.path} was there when it was looked at: {error.strerror or error}.") from None
+            if now != self._states.get(file):  # somebody touched it, or nobody looked yet
+                if file.digest() != self._watched[file]:
+                    raise UserError(
+                        f"{file.path} changed while it was read. Nothing was made of it; run again to read what is there now."
+                    )
+                self._states[file] = now
 
 
 def _gunzipped(raw: Any) -> Any:
@@ -160,6 +200,7 @@ def find(
         else:
             url = pattern if "://" in pattern else str(Path(base).expanduser().absolute() / Path(pattern).expanduser())
             fs, path = cast(tuple[Any, str], fsspec.core.url_to_fs(url))  # pyright: ignore[reportAttributeAccessIssue]
+            fs.invalidate_cache()  # what is there now
             root = fixed_root(path)
         folder = bool(fs.isdir(path))
         if folder:

@@ -18,9 +18,10 @@ A model::
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,7 @@ from engine.store.whole_file import whole_file
 from engine.store.writer import ArtifactWriter
 
 SUMMARY, SPENT = "summary.json", "spent.json"
+STAYS = (SPENT, "spec.json", "stage.log", "failed.json")  # of the scratch folder, where a stage starts over
 AMOUNTS = ("tokens_in", "tokens_out", "cost")
 Emit = Callable[[dict[str, Any]], None]
 
@@ -63,6 +65,7 @@ class Job:
         gives: the kind of dataset or model being made.
         base: the folder of the recipe, for paths in its configuration.
         options: how to run, never what to make (`{"wait": bool}`).
+        sources: digests of the files outside the store that the stage reads, as its key was made of them.
     """
 
     store: Store
@@ -73,6 +76,7 @@ class Job:
     base: str = "."
     emit: Emit = lambda event: None
     options: dict[str, Any] = field(default_factory=lambda: {})
+    sources: Mapping[str, str] = field(default_factory=lambda: {})
     _last_progress: float = 0.0
     _spending: threading.Lock = field(default_factory=threading.Lock)
 
@@ -163,6 +167,15 @@ class Job:
         """A partition of this job that was committed."""
         return self.writer.read_part(name, columns)
 
+    def start_over(self) -> None:
+        """Take away all that was committed, and what was kept for it; what was said and spent stays."""
+        self.writer.discard()
+        for entry in self.scratch.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in STAYS:
+                entry.unlink()
+
     def write_log(self, name: str, data: bytes) -> None:
         """Keep a file beside the result that may differ from run to run (times, curves): no part of the digest."""
         self.writer.put_log(name, data)
@@ -202,7 +215,7 @@ class Job:
         """Note what one who answers has spent in all (`tokens_in`, `tokens_out`, `cost`), and tell the sum over all of them."""
         with self._spending:  # backends tell it from threads of their own
             self.spent[name] = amounts
-            with whole_file(self.scratch / SPENT) as partial:  # a run that goes on after a kill goes on counting
+            with whole_file(self.scratch / SPENT, lasting=False) as partial:  # a run that goes on after a kill goes on counting
                 partial.write_text(json.dumps(self.spent))
             told = {part: sum(one.get(part, 0) for one in self.spent.values()) for part in AMOUNTS}
         event = {"event": "tokens", "in": told["tokens_in"], "out": told["tokens_out"]}

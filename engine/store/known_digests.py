@@ -2,7 +2,7 @@
 
 What tells that a file was not touched since is what the file system says of it: device, inode, size, and the times of its last change
 to the nanosecond. The time of the inode's change can't be set back by a program, so that an edit shows even where size and time
-of modification are the old ones. A run shares what it knows with its workers by a file (`$FLYWHEEL_DIGESTS`), which goes with it:
+of modification are the old ones. A run shares what it knows with its workers by a file in memory (`$FLYWHEEL_DIGESTS`), which goes with it:
 the next run looks at everything again.
 """
 
@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import time
-import uuid
 from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -66,27 +65,23 @@ def state(file: Path) -> str:
 
 
 @contextlib.contextmanager
-def shared_digests(folder: Path) -> Generator[None]:
-    """Know nothing at first, and share what is found out with the processes that are started meanwhile.
-
-    Args:
-        folder: where the file that is shared is put, which goes in the end.
-    """
+def shared_digests() -> Generator[None]:
+    """Know nothing at first, and share what is found out with the processes that are started meanwhile."""
     global _seen
     _known.clear()
     _seen = 0
     outer = os.environ.get(SHARED)
-    file = folder / f"digests-{uuid.uuid4().hex}"
-    os.environ[SHARED] = str(file)
+    file = os.memfd_create("flywheel-digests") if hasattr(os, "memfd_create") else None
+    if file is not None:  # a file without a name, that ends with this process; others reach it by its descriptor
+        os.environ[SHARED] = f"/proc/{os.getpid()}/fd/{file}"
     try:
         yield
     finally:
-        if outer is None:
-            os.environ.pop(SHARED, None)
-        else:
+        os.environ.pop(SHARED, None)
+        if outer is not None:
             os.environ[SHARED] = outer
-        with contextlib.suppress(OSError):
-            file.unlink(missing_ok=True)
+        if file is not None:
+            os.close(file)
 
 
 def _name(told: os.stat_result, algorithm: str) -> str:

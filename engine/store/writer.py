@@ -58,6 +58,12 @@ class ArtifactWriter:
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
         return self._read("data", name, columns)
 
+    def drop_part(self, name: str) -> None:
+        """Take away one partition, and its rejected rows."""
+        for folder in ("data", "rejected"):
+            if self.store.exists("artifacts", self.artifact, folder, f"{name}.parquet"):
+                self.store.fs.rm_file(self.store.path("artifacts", self.artifact, folder, f"{name}.parquet"))
+
     def rejected_parts(self) -> set[str]:
         return self._parquet("rejected")
 

@@ -23,7 +23,7 @@ def as_json(artifact: Artifact, rows: int, rejected: bool = False) -> dict[str, 
     table = (artifact.rejected() if rejected else None) if rejected else _head(artifact, rows)
     return {
         "manifest": {key: value for key, value in artifact.manifest.items() if key != "files"},
-        "path": str(artifact.path),
+        "path": str(artifact.place),
         "rows": table.slice(0, rows).to_pylist() if table is not None else [],
     }
 
@@ -40,7 +40,7 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
     console = Console(soft_wrap=True)
     manifest = artifact.manifest
     console.print(f"[bold]{artifact.id}[/]  {artifact.kind}" + (f", {artifact.rows:,} rows" if artifact.rows else ""))
-    console.print(f"[dim]{artifact.path}[/]", highlight=False)
+    console.print(f"[dim]{artifact.place}[/]", highlight=False)
     if unfinished := manifest.get("unfinished"):
         _print_unfinished(console, unfinished)
     facts = Table(box=None, show_header=False, pad_edge=False)

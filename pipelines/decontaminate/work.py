@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.errors import StageFailed
 from engine.stage.job import Job, Part
 from engine.store.artifact import Artifact
+from engine.store.parquet import encode
 from engine.store.schema import row_id
 from engine.text.normal_form import normal_form
 from pipelines.decontaminate.overlap import Passages, Touch
@@ -40,7 +40,7 @@ def decontaminate(stage: Decontaminate, job: Job) -> None:
         most_touched=dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))[:EXAMPLES]),
     )
     touched = pa.table({"id": pa.array(sorted(total), pa.string()), "rows": [total[i] for i in sorted(total)]})
-    pq.write_table(touched, job.output / "touched.parquet")
+    (job.output / "touched.parquet").write_bytes(encode(touched))
 
 
 def _commit(part: Part, touches: list[list[Touch]], against: Passages) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.stage.job import Job
 from pipelines.dedup.signatures import Signatures
@@ -242,10 +241,10 @@ def _texts(job: Job, texts: Documents, documents: Array, fixed: int) -> Iterator
     at = 0
     for artifact in job.all("index"):
         for name in artifact.parts():
-            rows = pq.read_metadata(artifact.path / name).num_rows
-            low, high = np.searchsorted(documents, [at, at + rows])
-            if high > low:
-                with artifact.parquet(name) as file:
+            with artifact.parquet(name) as file:
+                rows = file.metadata.num_rows
+                low, high = np.searchsorted(documents, [at, at + rows])
+                if high > low:
                     start = at
                     for batch in file.iter_batches(1000, columns=["text"], use_threads=False):
                         yield start, batch

@@ -8,7 +8,6 @@ regression with both sets weighted equally: a score of .5 means as like the one 
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from engine.errors import UserError
+from engine.store.parquet import encode
 from engine.text.words import words
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.columns import Array, Texts, texts_of
@@ -57,13 +56,11 @@ class Classifier:
         _margins(texts.data, texts.offsets, self.weights, *make_room(texts.longest()), margins)
         return 1 / (1 + np.exp(-(margins + self.bias)))
 
-    def encode(self) -> bytes:
+    def as_parquet(self) -> bytes:
         """The weights that are not zero as Parquet; the bias stands behind the last bucket."""
         used = np.flatnonzero(self.weights).astype(np.uint32)
         buckets, values = np.append(used, np.uint32(BUCKETS)), np.append(self.weights[used], np.float32(self.bias))
-        buffer = io.BytesIO()
-        pq.write_table(pa.table({"bucket": buckets, "weight": values}), buffer, compression="zstd")
-        return buffer.getvalue()
+        return encode(pa.table({"bucket": buckets, "weight": values}))
 
 
 def train(good: Iterable[pa.ChunkedArray | pa.Array], bad: Iterable[pa.ChunkedArray | pa.Array]) -> Classifier:

@@ -51,7 +51,7 @@ def _classifier(stage: Filter, job: Job) -> Classifier | None:
         return None
     one, other = ((b.column("text") for a in side for b in a.batches(columns=["text"])) for side in (good, bad))
     made = train(one, other)
-    (job.output / "classifier.parquet").write_bytes(made.encode())
+    (job.output / "classifier.parquet").write_bytes(made.as_parquet())
     return made
 
 

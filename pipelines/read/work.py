@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from engine.errors import UserError
 from engine.reader.records import Bad
-from engine.reader.sources import SourceFile, find
+from engine.reader.sources import SourceFile, Watch, find
 from engine.reader.text_files import Options, Text, parse
 from engine.reader.typed_rows import REJECTED, Findings, Reading, form_of, level_parts, tables
 from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
+from engine.store.whole_file import whole_file
 from pipelines.read.stage import Read
 
 PART_ROWS = 10_000
@@ -33,6 +34,7 @@ def read(stage: Read, job: Job) -> None:
     render, needs, left_out = renderer(stage.text)
     options = Options(render, needs, left_out, stage.max_bytes, stage.min_chars, stage.encoding)
     forms = [form_of(file, stage.format) for file in files]
+    watch = _watch(files, job)
     marks = job.scratch / "groups"
     marks.mkdir(exist_ok=True)
     done, taken, bytes_read = job.committed(), 0, 0
@@ -51,12 +53,15 @@ def read(stage: Read, job: Job) -> None:
                 name = part_name(index, [str(number), *(files[i].name for i in group)])
                 name = f"{name[:5]}-{number:05d}{name[5:]}"
                 if name not in done:
+                    watch.check(files[i] for i in group)
                     job.commit(name, kept, rejected)
                 taken += len(kept)
                 if not taken and len(rejected) and set(rejected["reason"].to_pylist()) == {"missing_text"}:
                     textless = textless or rejected
                 job.progress(bytes_read + size // 2, sum(f.size for f in files), "bytes", rows=taken)
-            mark.write_text(str(taken - before))
+            watch.check(files[i] for i in group)
+            with whole_file(mark) as partial:
+                partial.write_text(str(taken - before))
         bytes_read += size
         job.progress(bytes_read, sum(file.size for file in files), "bytes", rows=taken)
         if stage.limit is not None and taken >= stage.limit:
@@ -71,11 +76,13 @@ def _read_rows(stage: Read, kind: str, files: list[SourceFile], job: Job) -> Non
     """Files as rows of a kind, by the reader that plain inputs have, too."""
     reading = Reading(kind, stage.columns, stage.format, stage.encoding, stage.split, stage.max_bytes)
     findings, done, taken = Findings(), job.committed(), 0
+    watch = _watch(files, job)
     names: list[str] = []
     for index, (kept, rejected) in enumerate(tables(files, reading, findings)):
         kept = kept.slice(0, None if stage.limit is None else stage.limit - taken)
         name = part_name(index, [*kept["id"].to_pylist(), *rejected["id"].to_pylist()])
         if name not in done:
+            watch.check(files)
             job.commit(name, kept, rejected)
         names.append(name)
         taken += len(kept)
@@ -87,6 +94,14 @@ def _read_rows(stage: Read, kind: str, files: list[SourceFile], job: Job) -> Non
     level_parts(names, job.read_part, lambda name, part: job.commit(name, part), kind)
     job.say(str(findings))
     job.summary(files=len(files), bytes_on_disk=sum(f.size for f in files), rows=taken, shapes=dict(findings.shapes))
+
+
+def _watch(files: list[SourceFile], job: Job) -> Watch:
+    """What is read is what the key was made of (`Read.sources`)."""
+    planned = job.sources or {f.name: f"{i}:{f.digest()}" for i, f in enumerate(files)}
+    if new := [file.name for file in files if file.name not in planned]:
+        raise UserError(f"{', '.join(new[:3])} came after this run was planned; run again to read what is there now.")
+    return Watch(files, [planned[file.name].partition(":")[2] for file in files])
 
 
 def _rows(files: list[tuple[SourceFile, str]], options: Options) -> Iterator[tuple[str, Text | Bad]]:
