@@ -32,7 +32,7 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
     _keep_metrics(job)
     for file in sorted(p for p in job.output.rglob("*") if p.is_file()):
         job.writer.put_file(file, file.relative_to(job.output).as_posix())
-    made = job.writer.contents()
+    made = job.contents()
     summary = json.loads(job.writer.read_file(SUMMARY)) if SUMMARY in made.files else {}
     _check(job, made, max_failed, summary)
     manifest = {
@@ -95,10 +95,10 @@ def _keep_metrics(job: Job) -> None:
     if not reported.exists():
         return
     steps: dict[int, dict[str, float]] = {}
-    for line in reported.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill
-            point = json.loads(line)
-            steps.setdefault(point["step"], {}).update(point)
+    for line in reported.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut short by a kill, or damaged
+            point = {name: value for name, value in json.loads(line).items() if isinstance(value, int | float)}
+            steps.setdefault(int(point["step"]), {}).update(point)
     names = sorted({name for point in steps.values() for name in point} - {"step"})
     ordered = [steps[step] for step in sorted(steps)]
     table = pa.table({

@@ -74,10 +74,13 @@ def carry_out(
     gives = config.output({port: [a.kind for a in given.values()] for port, given in inputs.items()})
     seed = config.seed if config.seed is not None else 0
     job = Job(store, folder, gives, inputs, seed, base, emit, options or {}, identity["sources"])
+    job.resume()
     started, wall = time.time(), time.monotonic()
     config.run(job)
     try:
-        before, now = ({n: re.sub(r"^\d+:", "", d) for n, d in s.items()} for s in (identity["sources"], sources(config, base)))
+        before, now = (
+            {n: re.sub(r"^\d+:", "", d) for n, d in s.items()} for s in (identity["sources"], sources(config, base))
+        )
         _check_sources(before, {name: now[name] for name in before if name in now})  # what has come since was not read
     except UserError:
         job.start_over()

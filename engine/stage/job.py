@@ -17,11 +17,12 @@ A model::
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,13 +32,17 @@ import pyarrow as pa
 import xxhash
 
 from engine import seeds
+from engine.errors import Damaged, StageFailed
 from engine.store.artifact import Artifact
+from engine.store.journal import Journal
+from engine.store.known_digests import digest_of
 from engine.store.schema import united
 from engine.store.store import Store
 from engine.store.whole_file import whole_file
-from engine.store.writer import ArtifactWriter
+from engine.store.writer import ArtifactWriter, Contents
 
 SUMMARY, SPENT = "summary.json", "spent.json"
+WRITTEN = "written.txt"
 STAYS = (SPENT, "spec.json", "stage.log", "failed.json")  # of the scratch folder, where a stage starts over
 AMOUNTS = ("tokens_in", "tokens_out", "cost")
 Emit = Callable[[dict[str, Any]], None]
@@ -82,7 +87,7 @@ class Job:
 
     @cached_property
     def writer(self) -> ArtifactWriter:
-        return ArtifactWriter(self.store, self.artifact)
+        return ArtifactWriter(self.store, self.artifact, Journal(self.scratch / WRITTEN))
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the lock and what was read from files: training hands its job to processes of its own."""
@@ -167,6 +172,51 @@ class Job:
         """A partition of this job that was committed."""
         return self.writer.read_part(name, columns)
 
+    @contextlib.contextmanager
+    def keep(self, file: Path) -> Generator[Path]:
+        """A path to write a file of the scratch folder to, which then appears whole (`whole_file`). What is kept this way and is
+        another file when the stage goes on after a kill has the stage start over.
+        """
+        with whole_file(file) as partial:
+            yield partial
+            self.note(file, partial)
+
+    def note(self, place: Path, partial: Path | None = None) -> None:
+        """Have a file or folder of the scratch folder looked at when the stage goes on after a kill, as `keep` has.
+
+        Args:
+            partial: where its bytes are now, if not in its place.
+        """
+        assert self.writer.journal is not None
+        now = partial or place
+        for file in [now] if now.is_file() else sorted(f for f in now.rglob("*") if f.is_file()):
+            name = (place / file.relative_to(now)).relative_to(self.scratch)
+            self.writer.journal.note(f"scratch/{name}", digest_of(file, "xxh3"))
+
+    def resume(self) -> None:
+        """Look at what was committed and kept before a kill, and start over where it is not what was written."""
+        assert self.writer.journal is not None
+        damaged = self.writer.damage()
+        for name, digests in self.writer.journal.noted().items():
+            file = self.scratch / name.removeprefix("scratch/")
+            if name.startswith("scratch/") and file.is_file() and digest_of(file, "xxh3") not in digests:
+                damaged.append(name)
+        if damaged:
+            self.say(f"{', '.join(damaged[:3])} is damaged: what was begun is made anew")
+            self.start_over()
+
+    def contents(self) -> Contents:
+        """All that was committed.
+
+        Raises:
+            StageFailed: it is not what was written; it is taken away, so that the next run makes it anew.
+        """
+        try:
+            return self.writer.contents()
+        except Damaged as error:
+            self.start_over()
+            raise StageFailed(f"{error} Nothing was made of it; run again, and it is made anew.") from None
+
     def start_over(self) -> None:
         """Take away all that was committed, and what was kept for it; what was said and spent stays."""
         self.writer.discard()
@@ -188,8 +238,14 @@ class Job:
     @cached_property
     def spent(self) -> dict[str, dict[str, Any]]:
         """What was spent so far, by whoever answers (`spend`). Kept with the timings, outside the digest."""
-        file = self.scratch / SPENT
-        return json.loads(file.read_text()) if file.exists() else {}
+        try:
+            told = json.loads((self.scratch / SPENT).read_text())
+            return {str(name): {part: told[name].get(part, 0) for part in AMOUNTS} for name in told}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, AttributeError, TypeError):
+            self.say(f"{self.scratch / SPENT} is damaged: what was spent before is not counted")
+            return {}
 
     @property
     def output(self) -> Path:
@@ -215,7 +271,9 @@ class Job:
         """Note what one who answers has spent in all (`tokens_in`, `tokens_out`, `cost`), and tell the sum over all of them."""
         with self._spending:  # backends tell it from threads of their own
             self.spent[name] = amounts
-            with whole_file(self.scratch / SPENT, lasting=False) as partial:  # a run that goes on after a kill goes on counting
+            with whole_file(
+                self.scratch / SPENT, lasting=False
+            ) as partial:  # a run that goes on after a kill goes on counting
                 partial.write_text(json.dumps(self.spent))
             told = {part: sum(one.get(part, 0) for one in self.spent.values()) for part in AMOUNTS}
         event = {"event": "tokens", "in": told["tokens_in"], "out": told["tokens_out"]}
@@ -234,7 +292,8 @@ class Job:
         """Facts about the result for the manifest, the report and `show` (JSON; part of the digest)."""
         file = self.output / SUMMARY
         known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        file.write_text(json.dumps({**known, **values}, indent=1, sort_keys=True))
+        with self.keep(file) as partial:
+            partial.write_text(json.dumps({**known, **values}, indent=1, sort_keys=True))
 
 
 def part_name(index: int, ids: Iterable[str]) -> str:

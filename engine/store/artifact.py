@@ -172,9 +172,7 @@ class Artifact:
         if folder.is_dir() and digest_json(digest_folder(folder)) == self.key:
             return
         gone = "is gone" if not folder.exists() else "changed after this run was planned, or since it was recorded"
-        raise UserError(
-            f"{folder} {gone} (as {self.id}). Nothing was made of it; run again to read what is there now."
-        )
+        raise UserError(f"{folder} {gone} (as {self.id}). Nothing was made of it; run again to read what is there now.")
 
     def _check_strangers(self) -> None:
         """Whoever loads a model's folder may load a file that was put there since."""

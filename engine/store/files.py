@@ -56,13 +56,16 @@ class StoreFiles:
             raise UserError(f"`{joined}` would leave the store {self.url}.")
         return f"{self.root}/{joined}"
 
-    def put(self, data: bytes, *parts: str) -> str:
+    def put(self, data: bytes, *parts: str, sha256: str | None = None) -> str:
         """Write one file, whole or not at all, to last. Returns its SHA-256.
+
+        Args:
+            sha256: of the data, where it is known.
 
         Raises:
             StageFailed: the disk is full, or fails. UserError: it may not be written.
         """
-        target, digest = self.path(*parts), hashlib.sha256(data).hexdigest()
+        target, digest = self.path(*parts), sha256 or hashlib.sha256(data).hexdigest()
         with in_words(target):
             if not self.local:
                 self.fs.pipe_file(target, data)

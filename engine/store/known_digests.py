@@ -100,7 +100,7 @@ def _lookup(name: str) -> str | None:
     found, shared = _known.get(name), os.environ.get(SHARED)
     if found or not shared:
         return found
-    with contextlib.suppress(OSError), open(shared, "rb") as file:  # what other processes of this run found out
+    with contextlib.suppress(OSError), Path(shared).open("rb") as file:  # what other processes of this run found out
         file.seek(_seen)
         told, _, _ = file.read().rpartition(b"\n")
         _seen += len(told) + 1 if told else 0
@@ -113,5 +113,8 @@ def _lookup(name: str) -> str | None:
 def _note(name: str, digest: str) -> None:
     _known[name] = digest
     if shared := os.environ.get(SHARED):
-        with contextlib.suppress(OSError), open(shared, "ab", buffering=0) as file:  # shorter than what is written in one go
+        with (
+            contextlib.suppress(OSError),
+            open(shared, "ab", buffering=0) as file,
+        ):  # shorter than what is written in one go
             file.write(f"{name} {digest}\n".encode())

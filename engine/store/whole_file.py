@@ -11,9 +11,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole_file(
-    target: Path, *, private: bool = False, shared: bool = False, lasting: bool = True
-) -> Generator[Path]:
+def whole_file(target: Path, *, private: bool = False, shared: bool = False, lasting: bool = True) -> Generator[Path]:
     """A path beside `target` to write to. What is written there takes its place, by a rename, when the block ends without an error.
 
     With an error nothing is left. What a kill leaves behind is written over by whoever writes the same file again.

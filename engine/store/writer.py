@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.errors import UserError
+from engine.errors import Damaged, UserError
 from engine.store import schema
 from engine.store.artifact import CARD, MANIFEST, Artifact
 from engine.store.digest import digest_json
+from engine.store.journal import Journal
 from engine.store.known_digests import digest_of
 from engine.store.parquet import encode, read_parquet
 from engine.store.sealed_json import sealed
@@ -46,6 +47,7 @@ class ArtifactWriter:
 
     store: Store
     artifact: str
+    journal: Journal | None = None
 
     def parts(self) -> set[str]:
         """Names of the partitions that are there, whole."""
@@ -94,20 +96,40 @@ class ArtifactWriter:
         if self.store.exists("artifacts", self.artifact):
             self.store.fs.rm(self.store.path("artifacts", self.artifact), recursive=True)
 
+    def damage(self) -> list[str]:
+        """What is there and is not what was committed; nothing where no journal was kept."""
+        if self.journal is None:
+            return []
+        noted, found = self.journal.noted(), list[str]()
+        for name in self.store.walk("artifacts", self.artifact):
+            with self.store.fs.open(self.store.path("artifacts", self.artifact, name), "rb") as file:
+                if name in noted and self._entry(name, file)["sha256"] not in noted[name]:
+                    found.append(name)
+        return found
+
     def contents(self) -> Contents:
-        """Read what is there, once, whole."""
-        found = Contents()
+        """What is there, each file read once.
+
+        Raises:
+            Damaged: a file is not what was committed, or no table.
+        """
+        found, noted = Contents(), self.journal.noted() if self.journal else {}
         for name in self.store.walk("artifacts", self.artifact):
             if name in (MANIFEST, CARD) or name.startswith("logs/"):
                 continue
             with self.store.fs.open(self.store.path("artifacts", self.artifact, name), "rb") as file:
-                found.files[name] = self._entry(name, file)
-                if name.startswith("rejected/"):
-                    part = read_parquet(file, ["reason", "failed"])
-                    found.failed += sum(part.column("failed").to_pylist())
-                    found.reasons.update(part.column("reason").to_pylist())
-                elif name.startswith("data/"):
-                    found.rows += _rows(file, name)
+                entry = found.files[name] = self._entry(name, file)
+                if name in noted and entry["sha256"] not in noted[name]:
+                    raise Damaged(f"{self.artifact}: {name} is not what was committed.")
+                try:
+                    if name.startswith("rejected/"):
+                        part = read_parquet(file, ["reason", "failed"])
+                        found.failed += sum(part.column("failed").to_pylist())
+                        found.reasons.update(part.column("reason").to_pylist())
+                    elif name.startswith("data/"):
+                        found.rows += _rows(file, name)
+                except (OSError, pa.ArrowException) as error:
+                    raise Damaged(f"{self.artifact}: {name} is damaged ({error}).") from None
         return found
 
     def seal(self, manifest: dict[str, Any], card: str | None = None) -> Artifact:
@@ -130,12 +152,18 @@ class ArtifactWriter:
         if self.store.local:
             size, digest = os.fstat(file.fileno()).st_size, digest_of(file)
         else:
-            size, digest = self.store.size("artifacts", self.artifact, name), hashlib.file_digest(file, "sha256").hexdigest()
+            size, digest = (
+                self.store.size("artifacts", self.artifact, name),
+                hashlib.file_digest(file, "sha256").hexdigest(),
+            )
             file.seek(0)
         return {"bytes": size, "sha256": digest}
 
     def _put(self, data: bytes, *parts: str) -> None:
-        self.store.put(data, "artifacts", self.artifact, *parts)
+        digest = hashlib.sha256(data).hexdigest()
+        if self.journal:
+            self.journal.note("/".join(parts), digest)
+        self.store.put(data, "artifacts", self.artifact, *parts, sha256=digest)
 
     def _read(self, folder: str, name: str, columns: list[str] | None) -> pa.Table:
         path = self.store.path("artifacts", self.artifact, folder, f"{name}.parquet")

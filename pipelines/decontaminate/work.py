@@ -28,7 +28,8 @@ def decontaminate(stage: Decontaminate, job: Job) -> None:
     for part in job.parts("documents"):
         touches = against.touches(row_texts(part.table))
         by_row = Counter(against.ids[touch.row] for row in touches for touch in row)
-        (counts / f"{part.name}.json").write_text(json.dumps(by_row))
+        with job.keep(counts / f"{part.name}.json") as kept:
+            kept.write_text(json.dumps(by_row))
         _commit(part, touches, against)
     total = Counter[str]()
     for file in counts.glob("*.json"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.store.whole_file import whole_file
+from engine.stage.job import Job
 from pipelines.dedup.near import Sets
 from pipelines.texts.columns import Array
 
@@ -36,11 +36,11 @@ class Decision:
         made[self.near[low:high] - begin] = self.likeness[low:high]
         return made
 
-    def save(self, file: Path) -> None:
+    def save(self, job: Job, file: Path) -> None:
         facts = json.dumps({"facts": self.facts, "fixed": self.fixed})
         places: dict[str, Any] = {} if self.sets is None else self.sets.places()
         made: dict[str, Any] = {"kept_by": self.kept_by, "near": self.near, "likeness": self.likeness}
-        with whole_file(file) as partial, partial.open("wb") as opened:
+        with job.keep(file) as partial, partial.open("wb") as opened:
             np.savez(opened, facts=np.array(facts), **made, **places)
 
     @staticmethod

@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from engine.stage.job import Job, part_name
 from engine.store.schema import row_id
-from engine.store.whole_file import whole_file
 from pipelines.kernels.pieces import lines, repeats, windows
 from pipelines.kernels.word_hashes import U64, find_words, make_room
 from pipelines.texts.columns import Array, Texts, texts_of
@@ -92,7 +91,7 @@ def remove_repeats(job: Job, unit: str, passage: int, min_words: int, order: Arr
     file = job.scratch / "repeats.npy"
     if not file.exists():
         found = _find(job, cutter, order, memory)
-        with whole_file(file) as partial, partial.open("wb") as opened:
+        with job.keep(file) as partial, partial.open("wb") as opened:
             np.save(opened, found)
     _write(job, cutter, np.load(file, mmap_mode="r"))
 

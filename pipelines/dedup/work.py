@@ -47,7 +47,9 @@ def deduplicate(stage: Dedup, job: Job) -> None:
     else:
         shutil.rmtree(job.scratch / "signatures", ignore_errors=True)
         decision = _decide(stage, job, documents)
-        decision.save(file)
+        for sets in sorted((job.scratch / "signatures").glob("sets-*")):
+            job.note(sets)
+        decision.save(job, file)
     trim()
     _write(stage, job, documents, decision)
     shutil.rmtree(job.scratch / "signatures", ignore_errors=True)

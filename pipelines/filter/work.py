@@ -32,7 +32,8 @@ def sift(stage: Filter, job: Job) -> None:
     for part in job.parts("documents"):
         kept, rejected, tally = _sift_table(stage, part.table, rules, classifier)
         # Beside the part and before it, so that a run that was killed and goes on still counts all of them.
-        (tallies / f"{part.name}.json").write_text(json.dumps(tally.to_json()))
+        with job.keep(tallies / f"{part.name}.json") as partial:
+            partial.write_text(json.dumps(tally.to_json()))
         part.commit(kept, rejected)
     total = Tally()
     for file in sorted(tallies.glob("*.json")):

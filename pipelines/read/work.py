@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,6 @@ from engine.reader.text_files import Options, Text, parse
 from engine.reader.typed_rows import REJECTED, Findings, Reading, form_of, level_parts, tables
 from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
-from engine.store.whole_file import whole_file
 from pipelines.read.stage import Read
 
 PART_ROWS = 10_000
@@ -42,16 +42,18 @@ def read(stage: Read, job: Job) -> None:
     for index, group in enumerate(groups(files)):
         mark = marks / f"{index:05d}"
         size = sum(files[i].size for i in group)
-        if mark.exists():  # every part of this group is committed
-            taken += int(mark.read_text())
+        known: tuple[int, list[str]] = json.loads(mark.read_text()) if mark.exists() else (0, [""])
+        if done.issuperset(known[1]):  # every part of this group is committed
+            taken += known[0]
         else:
-            before = taken
+            before, names = taken, list[str]()
             rows = _rows([(files[i], forms[i]) for i in group], options)
             for number, (kept, rejected) in enumerate(
                 parts(rows, None if stage.limit is None else stage.limit - taken)
             ):
                 name = part_name(index, [str(number), *(files[i].name for i in group)])
                 name = f"{name[:5]}-{number:05d}{name[5:]}"
+                names.append(name)
                 if name not in done:
                     watch.check(files[i] for i in group)
                     job.commit(name, kept, rejected)
@@ -60,8 +62,8 @@ def read(stage: Read, job: Job) -> None:
                     textless = textless or rejected
                 job.progress(bytes_read + size // 2, sum(f.size for f in files), "bytes", rows=taken)
             watch.check(files[i] for i in group)
-            with whole_file(mark) as partial:
-                partial.write_text(str(taken - before))
+            with job.keep(mark) as partial:
+                partial.write_text(json.dumps([taken - before, names]))
         bytes_read += size
         job.progress(bytes_read, sum(file.size for file in files), "bytes", rows=taken)
         if stage.limit is not None and taken >= stage.limit:

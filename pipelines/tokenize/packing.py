@@ -12,7 +12,7 @@ from engine.store.schema import row_id
 from engine.store.whole_file import whole_file
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.columns import Array
-from pipelines.tokenize.shards import write_shard
+from pipelines.tokenize.shards import Keep, write_shard
 
 if TYPE_CHECKING:
     from pipelines.tokenize.encoder import Encoder
@@ -35,20 +35,29 @@ class PackingState:
         known = json.loads(file.read_text())
         return PackingState(known["documents"], known["splits"])
 
-    def save(self, file: Path) -> None:
-        with whole_file(file) as partial:
+    def save(self, file: Path, keep: Keep) -> None:
+        with keep(file) as partial:
             partial.write_text(json.dumps({"documents": self.documents, "splits": self.splits}))
 
 
 class Packer:
     """Strings documents together and cuts the stream into blocks, a file of them at a time."""
 
-    def __init__(self, folder: Path, block: int, by_best_fit: bool, encoder: Encoder, state: PackingState) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        block: int,
+        by_best_fit: bool,
+        encoder: Encoder,
+        state: PackingState,
+        keep: Keep = whole_file,
+    ) -> None:
         self.folder = folder
         self.block = block
         self.by_best_fit = by_best_fit
         self.encoder = encoder
         self.state = state
+        self.keep = keep
         known = state.splits.get(folder.name, {})
         self.files: int = known.get("files", 0)
         self.counts: dict[str, int] = known.get("counts") or dict.fromkeys(
@@ -95,7 +104,7 @@ class Packer:
 
     def _write(self, tokens_BT: Array, starts: list[list[int]], parents: list[list[str]]) -> None:
         ids = [row_id("TokenBlock", row.tobytes(), *of_row) for row, of_row in zip(tokens_BT, parents, strict=True)]
-        write_shard(self.folder / f"{self.files:05d}.arrow", ids, parents, tokens_BT, starts)
+        write_shard(self.folder / f"{self.files:05d}.arrow", ids, parents, tokens_BT, starts, self.keep)
         self.files += 1
         self.counts["blocks"] += len(ids)
 

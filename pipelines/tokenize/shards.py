@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,16 @@ from engine.errors import UserError
 from engine.store.whole_file import whole_file
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Keep = Callable[[Path], AbstractContextManager[Path]]  # `whole_file`, or a job's `keep`
 
 
 def write_shard(
-    path: Path, ids: list[str], parents: list[list[str]], tokens_BT: Array, starts: list[list[int]]
+    path: Path,
+    ids: list[str],
+    parents: list[list[str]],
+    tokens_BT: Array,
+    starts: list[list[int]],
+    keep: Keep = whole_file,
 ) -> None:
     """Write one file, whole or not at all."""
     block = tokens_BT.shape[1]
@@ -38,7 +45,7 @@ def write_shard(
         "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens_BT.reshape(-1)), block),
         "starts": pa.array(starts, pa.list_(pa.int32())),
     })  # fmt: skip
-    with whole_file(path) as partial, pa.ipc.new_file(str(partial), batch.schema) as writer:
+    with keep(path) as partial, pa.ipc.new_file(str(partial), batch.schema) as writer:
         writer.write_batch(batch)
 
 

@@ -29,14 +29,16 @@ def tokenize(stage: Tokenize, job: Job) -> None:
         return
     folder = job.output / "tokenizer"
     if not folder.exists():
-        partial = job.scratch / "tokenizer.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        _make_tokenizer(stage, job, partial)
-        partial.rename(folder)
+        with job.keep(folder) as partial:
+            shutil.rmtree(partial, ignore_errors=True)
+            _make_tokenizer(stage, job, partial)
     encoder = Encoder(folder)
     state = PackingState.load(job.scratch / "state.json")
     best = stage.packing == "best_fit"
-    packers = {split: Packer(job.output / split, stage.block, best, encoder, state) for split in ("data", "validation")}
+    packers = {
+        split: Packer(job.output / split, stage.block, best, encoder, state, job.keep)
+        for split in ("data", "validation")
+    }
     total = job.rows("documents")
     seen = 0
     for batch in _documents(job):
@@ -53,7 +55,7 @@ def tokenize(stage: Tokenize, job: Job) -> None:
             for packer in packers.values():
                 packer.flush()
             state.documents = seen
-            state.save(job.scratch / "state.json")
+            state.save(job.scratch / "state.json", job.keep)
         job.progress(seen, total, "rows")
     for packer in packers.values():
         packer.flush(last=True)

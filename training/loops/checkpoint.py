@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.errors import StageFailed
+from engine.store.whole_file import sync
 from training.loops.distributed import split_like
 from training.loops.sealed import is_whole, seal
 
@@ -124,6 +125,7 @@ class Checkpoints:
             seal(partial)
             shutil.rmtree(target, ignore_errors=True)
             partial.replace(target)
+            sync(self.folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -132,12 +134,18 @@ class Checkpoints:
     def _prune(self) -> None:
         folders = self._folders()
         old = folders[: -self.keep]
-        scores = {f: json.loads((f / RECORD).read_text())["score"] for f in folders if (f / RECORD).exists()}
-        scored = {f: score for f, score in scores.items() if score is not None}
+        scored = {f: score for f in folders if (score := _score(f)) is not None}
         best = min(scored, key=lambda f: scored[f]) if scored else None
         for folder in old:
             if folder != best:
                 shutil.rmtree(folder)
+
+
+def _score(folder: Path) -> float | None:
+    try:
+        return json.loads((folder / RECORD).read_text())["score"]
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: `latest` will pass it over
+        return None
 
 
 # -- what goes in --------------------------------------------------------------------------------------------------------

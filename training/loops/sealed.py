@@ -30,8 +30,8 @@ def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was sealed and each of its files is still as it was."""
     try:
         digests: dict[str, str] = json.loads((checkpoint / SEAL).read_text())
-        return all(_digest(checkpoint / name) == digest for name, digest in digests.items())
-    except (OSError, json.JSONDecodeError):
+        return bool(digests) and all(_digest(checkpoint / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError, AttributeError):
         return False
 
 

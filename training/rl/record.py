@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from engine.stage.job import Job
 from engine.store.parquet import encode, read_parquet
-from engine.store.whole_file import whole_file
 from training.rl.rollouts import Rollout
 
 
@@ -27,7 +26,7 @@ def keep(job: Job, iteration: int, rollouts: Sequence[Rollout], scores: np.ndarr
             "score": pa.array(scores, pa.float64()),
         }
     )
-    with whole_file(job.output / "rollouts" / f"{iteration:05d}.parquet") as partial:
+    with job.keep(job.output / "rollouts" / f"{iteration:05d}.parquet") as partial:
         partial.write_bytes(encode(table))
 
 

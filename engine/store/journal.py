@@ -1,0 +1,31 @@
+"""What was written for an artifact that is not finished: each file's digest, noted before the file is in its place.
+
+A stage that goes on after a kill takes what is there for what it wrote. The journal tells whether it still is. It is not synced: what a
+power cut takes of it is not compared, and only that.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+
+class Journal:
+    """Lines of `DIGEST NAME` in a file that several processes may append to."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def note(self, name: str, digest: str) -> None:
+        """This is about to be the digest of a file; until it is, the one before counts, too."""
+        with self.file.open("ab", buffering=0) as file:
+            file.write(f"{digest} {name}\n".encode())
+
+    def noted(self) -> dict[str, set[str]]:
+        """Name -> the digests that were noted of it."""
+        noted: defaultdict[str, set[str]] = defaultdict(set)
+        lines = self.file.read_bytes() if self.file.exists() else b""
+        for line in lines.decode("utf-8", "replace").splitlines():
+            digest, _, name = line.partition(" ")
+            noted[name].add(digest)
+        return dict(noted)
