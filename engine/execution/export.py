@@ -42,13 +42,14 @@ def export_artifact(artifact: Artifact, to: str, format: str | None = None, dtyp
         where it went.
 
     Raises:
-        UserError: there is nothing to copy, or the format has no place for it.
+        UserError: there is nothing to copy, or the format has no place for it. Damaged: a file is not what was recorded of it.
     """
     fs, root = fsspec.core.url_to_fs(to)  # pyright: ignore
     root = str(root).rstrip("/")
     store = Store(artifact.store.url)
     if artifact.manifest.get("hub"):
         raise UserError(f"{artifact.name} is a model on a hub: there are no files of it in this store.")
+    artifact.check_complete()
     fs.makedirs(root, exist_ok=True)
     if format is not None:
         _write_as(format, dtype, artifact, store.title(artifact), fs, root)
@@ -110,7 +111,7 @@ def _copy_rows(artifact: Artifact, fs: Any, root: str) -> None:
     splits = artifact.splits()
     for name in artifact.files():
         if not (splits and name.startswith("data/")):
-            with artifact.store.fs.open(artifact.store.path("artifacts", artifact.id, name), "rb") as source:
+            with artifact.opened(name) as source:
                 _put(source, fs, f"{root}/{name}")
     if not splits:
         return

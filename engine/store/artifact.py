@@ -144,7 +144,7 @@ class Artifact:
             self._check_external()
         elif self.store.local:
             for name in self.manifest["files"]:
-                with self._open(name):
+                with self.opened(name):
                     pass
             self._check_strangers()
         else:
@@ -197,7 +197,7 @@ class Artifact:
         if name.endswith(".arrow"):
             table = self._arrow(name)
             return table.select(columns) if columns else table
-        with self._open(name) as file:
+        with self.opened(name) as file:
             return read_parquet(file, columns)
 
     def parts(self) -> list[str]:
@@ -217,13 +217,13 @@ class Artifact:
     def _arrow(self, name: str) -> pa.Table:
         if not self.store.local:
             return pa.ipc.open_file(self.read_file(name)).read_all()
-        with self._open(name) as file:
+        with self.opened(name) as file:
             return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
 
     @contextlib.contextmanager
     def parquet(self, name: str) -> Generator[pq.ParquetFile]:
         """One Parquet file of this artifact, to read parts of it."""
-        with self._open(name) as file:
+        with self.opened(name) as file:
             yield open_parquet(file)
 
     def to_table(self, columns: list[str] | None = None) -> pa.Table:
@@ -265,6 +265,10 @@ class Artifact:
             if name in self._recorded:
                 raise self.damaged(name, "it is missing") from None
             raise
+        except OSError as error:
+            if not self.store.local:  # a server or the way to it
+                raise
+            raise self.damaged(name, f"it can't be read: {error.strerror or error}") from None
         self._compare(name, hashlib.sha256(data).hexdigest(), len(data))
         return data
 
@@ -289,13 +293,26 @@ class Artifact:
         """Which file is missing or has another size, in words; None if there is none. Nothing is read."""
         if "external" in self.manifest:
             return None if self.place.is_dir() else f"{self.place} is gone"
+        found = self._missing()
+        return f"{found[0]}: {found[1]}" if found else None
+
+    def check_complete(self) -> None:
+        """
+        Raises:
+            Damaged: a file is missing or has another size (`incomplete`).
+        """
+        if "external" not in self.manifest and (found := self._missing()):
+            raise self.damaged(*found)
+
+    def _missing(self) -> tuple[str, str] | None:
+        """A file that is missing or has another size, and what is wrong with it."""
         for name, entry in self.manifest["files"].items():
             try:
                 size = self.store.size("artifacts", self.id, name)
             except (FileNotFoundError, NotADirectoryError):
-                return f"{name} is missing"
+                return name, "it is missing"
             if size != entry["bytes"]:
-                return f"{name} has {size:,} bytes instead of {entry['bytes']:,}"
+                return name, f"it has {size:,} bytes instead of {entry['bytes']:,}"
         return None
 
     def verify(self) -> list[str]:
@@ -329,7 +346,7 @@ class Artifact:
         raise self.damaged(name, "its bytes are not those that were written")
 
     @contextlib.contextmanager
-    def _open(self, name: str) -> Generator[Any]:
+    def opened(self, name: str) -> Generator[Any]:
         """A file, looked at: its bytes were compared with the manifest in this run, and nobody touched it since."""
         if not self.store.local:
             yield io.BytesIO(self.read_file(name))

@@ -113,8 +113,5 @@ def _lookup(name: str) -> str | None:
 def _note(name: str, digest: str) -> None:
     _known[name] = digest
     if shared := os.environ.get(SHARED):
-        with (
-            contextlib.suppress(OSError),
-            open(shared, "ab", buffering=0) as file,
-        ):  # shorter than what is written in one go
-            file.write(f"{name} {digest}\n".encode())
+        with contextlib.suppress(OSError), Path(shared).open("ab", buffering=0) as file:
+            file.write(f"{name} {digest}\n".encode())  # in one go, so that lines of several processes don't mix

@@ -20,6 +20,7 @@ from engine.view.spending import by_answerer, in_words
 
 def as_json(artifact: Artifact, rows: int, rejected: bool = False) -> dict[str, Any]:
     """The manifest and the first rows (or rejected rows)."""
+    artifact.check_complete()
     table = (artifact.rejected() if rejected else None) if rejected else _head(artifact, rows)
     return {
         "manifest": {key: value for key, value in artifact.manifest.items() if key != "files"},
@@ -37,6 +38,7 @@ def _head(artifact: Artifact, rows: int) -> Any:
 
 def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
     """Print what made an artifact, its numbers and some rows."""
+    artifact.check_complete()
     console = Console(soft_wrap=True)
     manifest = artifact.manifest
     console.print(f"[bold]{artifact.id}[/]  {artifact.kind}" + (f", {artifact.rows:,} rows" if artifact.rows else ""))
