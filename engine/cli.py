@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from engine.errors import FlywheelError, UserError, nearest
+from engine.store.refused import refusal
 
 if TYPE_CHECKING:
     from engine.plan.plan import Planned
@@ -392,6 +393,12 @@ def main() -> None:
     except FlywheelError as error:
         print(f"flywheel: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        told = refusal(error)
+        if told is None:
+            raise
+        print(f"flywheel: {told}", file=sys.stderr)
+        sys.exit(told.exit_code)
     except KeyboardInterrupt:
         print("flywheel: stopped. Running again goes on from here.", file=sys.stderr)
         sys.exit(130)

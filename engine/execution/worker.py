@@ -27,6 +27,7 @@ from engine.plan.identity import folder_of, identify, key_of, sources
 from engine.stage.job import Emit, Job
 from engine.stage.stage import Stage, load
 from engine.store.artifact import Artifact
+from engine.store.refused import refusal
 from engine.store.store import Store
 
 PACKAGES = (
@@ -160,6 +161,9 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if told := refusal(error):
+            emit({"event": "failed", "text": str(told)})
+            return told.exit_code
         traceback.print_exc()  # to the log
         emit({"event": "failed", "text": f"{type(error).__name__}: {error}", "unexpected": True})
         return 1

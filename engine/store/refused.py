@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Generator
 from pathlib import Path
 
@@ -13,12 +14,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def refusal(error: OSError, place: str | Path = "") -> FlywheelError | None:
+def refusal(error: Exception, place: str | Path = "") -> FlywheelError | None:
     """What the system said of a file, in our words; None where it is nothing that a disk says.
 
     Args:
         place: where it happened, if the error does not name a file.
     """
+    if not isinstance(error, OSError):  # safetensors and torch wrap it
+        full = "No space left" in str(error) or "os error 28" in str(error)
+        return refusal(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), place) if full else None
     where = place or error.filename or "a file"
     said = error.strerror or str(error)
     if error.errno in FULL:
