@@ -175,9 +175,7 @@ class Artifact:
         raise UserError(f"{folder} {gone} (as {self.id}). Nothing was made of it; run again to read what is there now.")
 
     def _check_strangers(self) -> None:
-        """Whoever loads a model's folder may load a file that was put there since."""
-        if self.kind not in MODELS:
-            return
+        """Whoever is given a folder may read a file that was put there since."""
         known = {*self.manifest["files"], MANIFEST, CARD}
         for name in self.store.walk("artifacts", self.id):
             if name not in known and not name.startswith("logs/"):

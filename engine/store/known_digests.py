@@ -104,7 +104,7 @@ def _lookup(name: str) -> str | None:
         file.seek(_seen)
         told, _, _ = file.read().rpartition(b"\n")
         _seen += len(told) + 1 if told else 0
-        for line in told.decode("ascii", "replace").split("\n"):
+        for line in told.decode("ascii", "replace").splitlines():
             key, _, digest = line.partition(" ")
             _known[key] = digest
     return _known.get(name)

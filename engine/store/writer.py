@@ -92,7 +92,9 @@ class ArtifactWriter:
         return self.store.path("artifacts", self.artifact, "rejected")
 
     def discard(self) -> None:
-        """Take away all that was committed."""
+        """Take away all that was committed, the manifest first."""
+        if self.store.exists("artifacts", self.artifact, MANIFEST):
+            self.store.fs.rm_file(self.store.path("artifacts", self.artifact, MANIFEST))
         if self.store.exists("artifacts", self.artifact):
             self.store.fs.rm(self.store.path("artifacts", self.artifact), recursive=True)
 

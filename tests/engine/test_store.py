@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import flywheel
+from engine.errors import Damaged
 from engine.store.store import Store
 
 
@@ -56,6 +58,16 @@ def test_a_run_on_s3_gives_the_same_digests_as_on_disk(recipe: Path, run_store: 
     again = Store(bucket)
     assert again.find("toy/model").verify() == []
     assert len(list(again.artifacts())) == 5
+    for name, file in (("louder", remote["louder"].parts()[0]), ("model", "weights.json")):
+        made = again.find(f"toy/{name}")
+        object_ = again.path("artifacts", made.id, file)
+        data = bytearray(again.fs.cat_file(object_))
+        data[len(data) // 2] ^= 1
+        again.fs.pipe_file(object_, bytes(data))
+        shutil.rmtree(again.workplace(), ignore_errors=True)  # the copy of what it was
+        with pytest.raises(Damaged, match=f"{file} is damaged"):
+            made.to_table() if name == "louder" else made.location
+        assert made.verify() == [file]
 
 
 def test_a_damaged_file_is_noticed(run_store: Store) -> None:

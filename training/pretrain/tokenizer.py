@@ -13,8 +13,6 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from engine.errors import UserError
-from engine.store.artifact import Artifact
-from engine.store.digest import digest_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,20 +36,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def check_tokenizer(shards: Artifact) -> None:
-    """See that the tokenizer beside the shards is the one they were made with.
-
-    Raises:
-        UserError: it was exchanged, so that ids would mean other texts.
-    """
-    for name, entry in shards.manifest["files"].items():
-        if name.startswith("tokenizer/") and digest_file(shards.path / name) != entry["sha256"]:
-            raise UserError(
-                f"{shards.path / name} is not the file that these shards were made with: another tokenizer's ids would "
-                "mean other texts. Tokenise anew, or put the tokenizer of the `tokenize` stage back."
-            )
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

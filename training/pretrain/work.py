@@ -49,7 +49,7 @@ from training.pretrain.measure import bits_per_byte, complete, cross_entropy
 from training.pretrain.optim import build, has_bfloat16_units
 from training.pretrain.size import learning_rate
 from training.pretrain.stage import Pretrain
-from training.pretrain.tokenizer import check_tokenizer, load_tokenizer, token_bytes
+from training.pretrain.tokenizer import load_tokenizer, token_bytes
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -81,7 +81,6 @@ class Pretraining:
         self.leads = rank() == 0  # who reports and writes
         artifact = job.input("tokens")
         self.shards = Shards(artifact.path)
-        check_tokenizer(artifact)
         self.tokenizer = load_tokenizer(artifact.path / "tokenizer")
         self.vocabulary = len(self.tokenizer)
         self.validation = self.shards.validation
@@ -124,7 +123,6 @@ class Pretraining:
         artifact = self.job.maybe("retained")
         if artifact is None:
             return None
-        check_tokenizer(artifact)
         check_same(
             self.tokenizer, load_tokenizer(artifact.path / "tokenizer"), f"the model and `retained`, {artifact.name},"
         )

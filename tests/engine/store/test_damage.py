@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -209,3 +210,17 @@ def test_a_model_outside_the_store_that_changed_is_not_loaded(store: Store, tmp_
     with pytest.raises(UserError, match="mine changed after this run was planned"):
         planned.adopt(store)
     assert not (run / "manifest.json").exists()
+
+
+def test_a_run_on_damaged_rows_says_what_heals_them(
+    run_store: Store, recipe: Path, flywheel: Callable[..., Any]
+) -> None:
+    made = run_store.find("toy/lines")
+    file = made.place / made.parts()[0]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 2
+    file.write_bytes(data)
+    told = flywheel("run", recipe, "--set", "loud.times=3", "--only", "loud")
+    assert told.returncode == 1 and "Traceback" not in told.stderr
+    assert f"{made.id}: {made.parts()[0]} is damaged" in told.stderr
+    assert f"`flywheel repair {made.id}` makes it anew" in told.stderr

@@ -12,7 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from engine.errors import StageFailed, UserError
+from engine.errors import Damaged, StageFailed, UserError
 from engine.stage.job import Job
 from engine.store.store import Store
 from tests.training import killed
@@ -194,7 +194,7 @@ def test_shards_beside_another_tokenizer_are_refused(store: Store) -> None:
     file = tokens.path / "tokenizer" / "tokenizer.json"
     file.write_text(file.read_text().replace('"Ġcapital"', '"Ġcapitol"'))
     stage = Pretrain(**CONFIG)
-    with pytest.raises(UserError, match=r"tokenizer\.json is not the file that these shards were made with"):
+    with pytest.raises(Damaged, match=r"tokenizer/tokenizer\.json is damaged"):
         stage.run(job_for(store, stage, tokens))
 
 
