@@ -64,7 +64,8 @@ def _glimpse(label: str, source: Planned | External, store: Store, say: Callable
         known = replace(known, config=source.forecast.get("config"))
     if found := store.get(source.folder):
         if kind in schema.MODELS:
-            return replace(known, model=found.location)
+            # Its weights are looked at when they are loaded.
+            return replace(known, model=found.manifest.get("hub") or str(found.place if store.local else found.path))
         batch = next(found.batches(rows=ROWS), None) if kind != "TokenBlock" else None
         return replace(known, rows=None if batch is None else pa.Table.from_batches([batch]).slice(0, ROWS))
     if isinstance(source, Planned):
