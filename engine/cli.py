@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from engine.command_options import Json, StoreUrl
 from engine.errors import FlywheelError, UserError, nearest
+from engine.upkeep import upkeep_commands
 
 if TYPE_CHECKING:
     from engine.plan.plan import Planned
@@ -42,9 +44,7 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
-StoreUrl = Annotated[str | None, typer.Option("--store", help="Folder or URL of artifacts [.flywheel].")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="STAGE.FIELD=VALUE, on top of the recipe.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Only = Annotated[list[str] | None, typer.Option("--only", help="This stage and what it needs; repeatable.")]
 Name = Annotated[str, typer.Argument(help="RUN/STAGE, a stage's name, or the start of a key.", show_default=False)]
 
@@ -356,6 +356,9 @@ def schema(
     from engine.view.kinds import recipe_schema
 
     _print_json(load(kind).model_json_schema() if kind else recipe_schema())
+
+
+upkeep_commands.offer(app)
 
 
 def _open(store: str | None) -> Store:

@@ -258,7 +258,7 @@ def resolve(given: str | PlainInput, base: Path, accepts: tuple[str, ...], store
     path = path if path.is_absolute() else base / path
     if path.is_dir() and ((path / "config.json").exists() or (path / "adapter_config.json").exists()):
         path = path.resolve()
-        key = digest_json(_digests(path))
+        key = digest_json(digests_of(path))
         return External(name, _model_kind(path), key, folder_of("external", key), path)
     if models and path.is_file() and (importer := importer_of(path)):
         key = digest_json(["import", importer, digest_file(path)])
@@ -296,7 +296,8 @@ def _dataset(wanted: PlainInput, base: Path, datasets: tuple[str, ...], say: Say
     return External(wanted.path, kind, key, folder, files=tuple(files), reading=reading, digests=digests)
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def digests_of(folder: Path) -> dict[str, str]:
+    """Digests of all files below a model's folder: together, they are its key."""
     return {p.relative_to(folder).as_posix(): digest_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
