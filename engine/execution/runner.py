@@ -95,15 +95,8 @@ def run_plan(
                         if isinstance(source, External):
                             source.adopt(where, _saying(view, stage))
                 with lock(where, stage.folder):
-                    try:
-                        prepare(where, stage, anew=anew is not None)
-                        _work(where, stage, str(recipe.base), {"wait": wait}, view)
-                    except BaseException as error:
-                        note_failure(where, recipe.name if record else "", stage, error)
-                        raise
-                found = where.get(stage.folder)
-                if found is None:
-                    raise StageFailed(f"stage `{stage.name}` ended without an artifact.")
+                    run_name = recipe.name if record else ""
+                    found = make(where, stage, recipe.base, {"wait": wait}, view, anew=anew is not None, run=run_name)
             elif view:
                 view.event(stage, {"event": "cached", "rows": found.rows})
             done[stage.name] = found
@@ -113,6 +106,37 @@ def run_plan(
         if view:
             view.stop()
     return done
+
+
+def make(
+    where: Store,
+    stage: Planned,
+    base: Path,
+    options: dict[str, Any],
+    view: View | None = None,
+    *,
+    anew: bool = False,
+    run: str = "",
+) -> Artifact:
+    """Carry out one stage of a plan in a process of its own. The caller holds its lock.
+
+    Args:
+        anew: its artifact is finished, and to be replaced.
+        run: whose record notes a failure; empty: none.
+
+    Raises:
+        StageFailed: it could not finish.
+    """
+    try:
+        prepare(where, stage, anew=anew)
+        _work(where, stage, str(base), options, view)
+    except BaseException as error:
+        note_failure(where, run, stage, error)
+        raise
+    found = where.get(stage.folder)
+    if found is None:
+        raise StageFailed(f"stage `{stage.name}` ended without an artifact.")
+    return found
 
 
 def _saying(view: View | None, stage: Planned) -> Say:

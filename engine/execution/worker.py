@@ -79,6 +79,7 @@ def carry_out(
     facts = {
         "format": 1,
         "key": key,
+        "base": str(Path(base).resolve()),
         "identity": identity,
         "seed": config.seed,
         "stage": {"kind": kind, "version": type(config).version, "config": config.model_dump(mode="json")},

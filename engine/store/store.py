@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from engine.errors import UserError, nearest
-from engine.store.artifact import Artifact, read_artifact
+from engine.errors import Damaged, UserError, nearest
+from engine.store.artifact import MANIFEST, Artifact
 from engine.store.files import StoreFiles
+from engine.store.sealed_json import unsealed
 
 KEY_LENGTH = 16  # hexadecimal digits of the key that appear in a folder's name
 
@@ -34,13 +35,29 @@ def open(name: str, store: str | None = None) -> Artifact:
 class Store(StoreFiles):
     """Artifacts and runs, by name. `Store(None)` is the default store."""
 
+    def __init__(self, url: str | None = None) -> None:
+        super().__init__(url)
+        self.damage: dict[
+            str, str
+        ] = {}  # why what was asked for can't be used: an artifact's folder, or `runs/NAME.json`
+
     def get(self, artifact: str) -> Artifact | None:
-        """The finished artifact in this folder, or None: no manifest, no artifact."""
-        return read_artifact(self, artifact)
+        """The finished artifact in this folder, or None: no manifest, or one that is damaged, is no artifact."""
+        manifest = self._sealed(artifact, "artifacts", artifact, MANIFEST)
+        return Artifact(self, artifact, manifest) if manifest else None
+
+    def _sealed(self, name: str, *parts: str) -> dict[str, Any] | None:
+        try:
+            return unsealed(self.read(*parts), "/".join(parts[1:]))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except Damaged as error:
+            self.damage[name] = str(error)
+            return None
 
     def folders(self) -> list[str]:
         """Names of all artifacts, those under way too."""
-        return self.list("artifacts")
+        return [name for name in self.list("artifacts") if "-" in name and not name.startswith(".")]
 
     def begun(self, artifact: str) -> bool:
         """Whether anything of this artifact is there."""
@@ -53,11 +70,11 @@ class Store(StoreFiles):
 
     def run(self, name: str) -> dict[str, Any] | None:
         """The record of a recipe's last run: `{"stages": {name: {"artifact": ..., ...}}}`."""
-        return self.read_json("runs", f"{name}.json")
+        return self._sealed(f"runs/{name}.json", "runs", f"{name}.json")
 
     def runs(self) -> list[str]:
         """Names of the recipes that have run here."""
-        return [name.removesuffix(".json") for name in self.list("runs") if name.endswith(".json")]
+        return [name.removesuffix(".json") for name in self.list("runs") if name.endswith(".json") and name[0] != "."]
 
     def title(self, artifact: Artifact) -> str:
         """What people call an artifact: RUN/STAGE where a run has it, else its own name."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.store.parquet import open_parquet
 from engine.store.schema import DATASETS, REJECTED, Messages, ToolMessages

@@ -19,6 +19,7 @@ from engine.store.store import KEY_LENGTH, Store
 
 PLACES = ("artifacts", "runs", "work", "tmp")
 FOLDER = re.compile(rf"[\w.+][\w.+-]*-[0-9a-f]{{{KEY_LENGTH}}}")
+ASIDE, REPAIRS = "aside", "repairs"  # what a repair keeps until it is done: the old artifact, and a note of it
 EXTERNAL = "external"  # the kind of what no stage made
 # What file systems, file managers and interrupted writes leave: nobody reads it.
 LITTER = re.compile(r"(?:.*/)?(?:\.[^/]*|Thumbs\.db|desktop\.ini|[^/]*\.[0-9a-f]*partial)")
@@ -44,6 +45,7 @@ class Inventory:
         begun: folders without a manifest.
         records: of runs, by name.
         record_faults: why a run's record can't be used, by name.
+        repairs: folders of artifacts whose repair was begun.
         strange: what lies in the store and is no part of one.
     """
 
@@ -53,6 +55,7 @@ class Inventory:
     begun: list[str] = field(default_factory=lambda: [])
     records: dict[str, dict[str, Any]] = field(default_factory=lambda: {})
     record_faults: dict[str, str] = field(default_factory=lambda: {})
+    repairs: list[str] = field(default_factory=lambda: [])
     strange: list[str] = field(default_factory=lambda: [])
 
     def title(self, folder: str) -> str:
@@ -124,7 +127,8 @@ class Inventory:
             if title == stage and run in ("", one)
         }
         if not found and not run:
-            known = sorted({*folders, *(source for folder in folders for source in self.inputs(folder))})
+            named = [one for record in self.records for one in self.named(record)]
+            known = sorted({*folders, *named, *self.repairs, *(s for folder in folders for s in self.inputs(folder))})
             found = {folder for folder in known if folder == name or folder.rpartition("-")[2].startswith(name)}
         if len(found) == 1:
             return [], self.closure(found)
@@ -151,6 +155,7 @@ def take_inventory(store: Store) -> Inventory:
     """
     check_is_store(store)
     found = Inventory(store)
+    found.repairs = [name.removesuffix(".json") for name in store.list(REPAIRS) if name.endswith(".json")]
     for name in store.list("artifacts"):
         if not FOLDER.fullmatch(name):
             found.strange.append(f"artifacts/{name}")
@@ -239,7 +244,7 @@ def _manifest_fault(folder: str, manifest: Manifest) -> str | None:
         kind = manifest["stage"]["kind"]
         digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
         sizes = all(isinstance(entry["bytes"], int) for entry in manifest["files"].values())
-        sources = [entry["artifact"] for entry in given(manifest) if entry["digest"] is not None]
+        sources = [entry["artifact"] for entry in given(manifest) if entry["digest"] and entry["name"]]
         if not (isinstance(kind, str) and isinstance(manifest["stage"]["config"], dict) and sizes):
             raise TypeError
         if not all(FOLDER.fullmatch(source) for source in sources):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,11 +18,13 @@ Target = Annotated[
         metavar="[ARTIFACT|RUN]", help="RUN, RUN/STAGE or an artifact; everything without it.", show_default=False
     ),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")]
 
 
 def offer(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command("verify")(_verify)
+    app.command("repair")(_repair)
 
 
 @contextlib.contextmanager
@@ -56,4 +58,42 @@ def _verify(target: Target = None, store: StoreUrl = None, json_: Json = False) 
     else:
         print(*lines(found), sep="\n")
     if not found.whole:
-        sys.exit(1)
+        raise typer.Exit(1)
+
+
+def _repair(
+    target: Target = None,
+    store: StoreUrl = None,
+    base: Annotated[
+        Path | None, typer.Option("--base", help="The recipe's folder, for files that stages read, where it moved.")
+    ] = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Make anew what is damaged, and what was made of damage; the bytes are those of before. Exit code 1: something is left."""
+    from dataclasses import asdict
+
+    from engine.execution.progress import Bars
+    from engine.store.store import Store
+    from engine.upkeep.repair import Mended, repair
+
+    with contextlib.ExitStack() as bar:
+        tell = bar.enter_context(_reading("looking"))
+
+        def bars() -> Bars:
+            bar.close()  # a terminal has one at a time
+            return Bars()
+
+        def say(one: Mended) -> None:
+            bar.close()
+            if not json_:
+                print(one)
+
+        view = None if json_ else bars
+        mended = repair(Store(store), target, base=base, dry_run=dry_run, view=view, tell=tell, say=say)
+    if json_:
+        _print_json([asdict(one) for one in mended])
+    elif not mended:
+        print("Nothing is damaged.")
+    if not all(one.well for one in mended):
+        raise typer.Exit(1)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pyarrow as pa
 
@@ -42,6 +42,7 @@ from engine.upkeep.row_checks import lost_parents, repeated_id
 
 Tell = Callable[[int, int], None]  # bytes that were read, of how many
 READERS = 8
+Remedy = Literal["anew", "aside", "record", "none"]
 LATER_S = 2.0  # what was written so much later than the manifest was changed after it
 
 
@@ -56,7 +57,7 @@ class Damage:
         what: is wrong, in words.
         heal: what puts it right.
         since: when it changed, where the file system can tell.
-        strange: a file too many, and no more than that.
+        remedy: what `repair` does: makes the artifact anew, sets the file aside, rebuilds the record of a run, or can do nothing.
     """
 
     artifact: str
@@ -65,7 +66,7 @@ class Damage:
     heal: str
     file: str = ""
     since: str | None = None
-    strange: bool = False
+    remedy: Remedy = "anew"
 
 
 @dataclass
@@ -129,6 +130,9 @@ class Verifier:
         if everything:
             self._under_way()
             self.found.notes += [
+                f"A repair of {f} was begun; `flywheel repair {f}` ends it." for f in self.inventory.repairs
+            ]
+            self.found.notes += [
                 f"{path} is no part of a store. Remove it, or leave it." for path in self.inventory.strange
             ]
         return self.found
@@ -138,7 +142,7 @@ class Verifier:
     def _record(self, run: str) -> None:
         if fault := self.inventory.record_faults.get(run):
             heal = f"`flywheel repair {run}`, or run its recipe again: what is in the store is cached"
-            self.found.damage.append(Damage(f"runs/{run}.json", run, _after_name(fault), heal))
+            self.found.damage.append(Damage(f"runs/{run}.json", run, _after_name(fault), heal, remedy="record"))
             return
         for stage, entry in self.inventory.records[run]["stages"].items():
             if entry["artifact"] in self.inventory.begun or not self._there(entry["artifact"]):
@@ -201,7 +205,7 @@ class Verifier:
                 self.found.damage.append(
                     Damage(folder, self.inventory.title(folder), "no manifest names it: it was put here later",
                            f"remove it ({place}), or `flywheel repair {folder}` sets it aside", name,
-                           _since(stored, written), strange=True)
+                           _since(stored, written), remedy="aside")
                 )  # fmt: skip
         return [inside for _, inside in examined]
 
@@ -245,9 +249,9 @@ class Verifier:
         label = manifest["stage"]["config"].get("name", folder)
         heal = f"put back at {place} what was there, or run the recipe again with what is there now"
         if not Path(place).is_dir():
-            self.found.damage.append(Damage(folder, label, f"is not at {place} any more", heal))
+            self.found.damage.append(Damage(folder, label, f"is not at {place} any more", heal, remedy="none"))
         elif digest_json(digests_of(Path(place))) != manifest["key"]:
-            self.found.damage.append(Damage(folder, label, f"at {place} is not what it was", heal))
+            self.found.damage.append(Damage(folder, label, f"at {place} is not what it was", heal, remedy="none"))
 
     # -- rows and lineage ------------------------------------------------------------------------------------------------
 
@@ -323,7 +327,9 @@ class Verifier:
                 if fault := _fault_in(file):
                     heal = f"remove it ({file}): what it held is done again"
                     name = file.relative_to(folder).as_posix()
-                    self.found.damage.append(Damage(f"work/{folder.name}", folder.name, fault, heal, name))
+                    self.found.damage.append(
+                        Damage(f"work/{folder.name}", folder.name, fault, heal, name, remedy="aside")
+                    )
         for folder in self.inventory.begun:
             if busy(self.store, folder):
                 continue
@@ -331,7 +337,8 @@ class Verifier:
                 with self.store.fs.open(self.store.path("artifacts", folder, name), "rb") as file:
                     if fault := fault_inside(name, file):
                         heal = f"remove it ({self.store.path('artifacts', folder, name)}): it is made again"
-                        self.found.damage.append(Damage(folder, self.inventory.title(folder), fault, heal, name))
+                        title = self.inventory.title(folder)
+                        self.found.damage.append(Damage(folder, title, fault, heal, name, remedy="aside"))
 
 
 def _fault_in(file: Path) -> str | None:
