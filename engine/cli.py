@@ -210,7 +210,7 @@ def status(store: StoreUrl = None, json_: Json = False) -> None:
             f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}  {row['artifact']}"
         )
         if "error" in row:
-            look = f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
+            look = row.get("heal") or f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
             print("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))
     for run, spent in spent_by_run(opened).items():
         print(f"{run}: {in_words(spent)}")

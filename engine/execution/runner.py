@@ -95,8 +95,15 @@ def run_plan(
                         if isinstance(source, External):
                             source.adopt(where, _saying(view, stage))
                 with lock(where, stage.folder):
-                    run_name = recipe.name if record else ""
-                    found = make(where, stage, recipe.base, {"wait": wait}, view, anew=anew is not None, run=run_name)
+                    try:
+                        prepare(where, stage, anew=anew is not None)
+                        _work(where, stage, str(recipe.base), {"wait": wait}, view)
+                    except BaseException as error:
+                        note_failure(where, recipe.name if record else "", stage, error)
+                        raise
+                found = where.get(stage.folder)
+                if found is None:
+                    raise StageFailed(f"stage `{stage.name}` ended without an artifact.")
             elif view:
                 view.event(stage, {"event": "cached", "rows": found.rows})
             done[stage.name] = found
@@ -106,37 +113,6 @@ def run_plan(
         if view:
             view.stop()
     return done
-
-
-def make(
-    where: Store,
-    stage: Planned,
-    base: Path,
-    options: dict[str, Any],
-    view: View | None = None,
-    *,
-    anew: bool = False,
-    run: str = "",
-) -> Artifact:
-    """Carry out one stage of a plan in a process of its own. The caller holds its lock.
-
-    Args:
-        anew: its artifact is finished, and to be replaced.
-        run: whose record notes a failure; empty: none.
-
-    Raises:
-        StageFailed: it could not finish.
-    """
-    try:
-        prepare(where, stage, anew=anew)
-        _work(where, stage, str(base), options, view)
-    except BaseException as error:
-        note_failure(where, run, stage, error)
-        raise
-    found = where.get(stage.folder)
-    if found is None:
-        raise StageFailed(f"stage `{stage.name}` ended without an artifact.")
-    return found
 
 
 def _saying(view: View | None, stage: Planned) -> Say:
@@ -247,6 +223,29 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
     kind = UserError if code == UserError.exit_code else StageFailed
     tail = f"\nThe end of its log ({log}):\n" + _tail(log) if unexpected else ""
     raise kind(f"stage `{stage.name}` ({stage.step.kind}): {text}{tail}")
+
+
+def make(where: Store, stage: Planned, base: Path, view: View | None = None) -> Artifact:
+    """Carry out one stage, that no recipe names, in a process of its own. The caller holds its lock.
+
+    Raises:
+        StageFailed: it could not finish.
+    """
+    prepare(where, stage, anew=False)
+    if view:
+        view.start([stage])
+    try:
+        _work(where, stage, str(base), {"wait": False}, view)
+    except BaseException as error:
+        note_failure(where, "", stage, error)
+        raise
+    finally:
+        if view:
+            view.stop()
+    found = where.get(stage.folder)
+    if found is None:
+        raise StageFailed(f"stage `{stage.name}` ended without an artifact.")
+    return found
 
 
 def _tail(log: Path, lines: int = 15) -> str:

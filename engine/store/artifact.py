@@ -206,6 +206,19 @@ class Artifact:
         except FileNotFoundError:
             return None
 
+    def incomplete(self) -> str | None:
+        """Which file is missing or has another size, in words; None if there is none. Nothing is read."""
+        if "external" in self.manifest:
+            return None
+        for name, entry in self.manifest["files"].items():
+            try:
+                size = self.store.size("artifacts", self.id, name)
+            except FileNotFoundError:
+                return f"{name} is missing"
+            if size != entry["bytes"]:
+                return f"{name} has {size:,} bytes instead of {entry['bytes']:,}"
+        return None
+
     def verify(self) -> list[str]:
         """Names of files that are missing or differ from the manifest."""
         bad: list[str] = []

@@ -6,10 +6,12 @@ import datetime
 import fcntl
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from engine.errors import Damaged, UserError, nearest
+from engine.execution.lock import lock
 from engine.plan.identity import folder_of, key_of
 from engine.store.artifact import MANIFEST
 from engine.store.digest import digest_json
@@ -202,7 +204,15 @@ def read_manifest(store: Store, folder: str) -> Manifest:
     Raises:
         Damaged: it is no manifest, or not the one of this folder. FileNotFoundError: there is none.
     """
-    manifest = unsealed(store.read("artifacts", folder, MANIFEST), f"{folder}/{MANIFEST}")
+    return parse_manifest(folder, store.read("artifacts", folder, MANIFEST))
+
+
+def parse_manifest(folder: str, data: bytes) -> Manifest:
+    """
+    Raises:
+        Damaged: it is no manifest, or not the one of this folder.
+    """
+    manifest = unsealed(data, f"{folder}/{MANIFEST}")
     if fault := _manifest_fault(folder, manifest):
         raise Damaged(f"{folder}/{MANIFEST} is damaged: {fault}.")
     return manifest
@@ -213,7 +223,15 @@ def read_record(store: Store, run: str) -> dict[str, Any]:
     Raises:
         Damaged: it is no record of a run.
     """
-    record = unsealed(store.read("runs", f"{run}.json"), f"runs/{run}.json")
+    return parse_record(run, store.read("runs", f"{run}.json"))
+
+
+def parse_record(run: str, data: bytes) -> dict[str, Any]:
+    """
+    Raises:
+        Damaged: it is no record of a run.
+    """
+    record = unsealed(data, f"runs/{run}.json")
     stages = record.get("stages")
     if not isinstance(stages, dict) or not all(is_entry(entry) for entry in cast(dict[str, Any], stages).values()):
         raise Damaged(f"runs/{run}.json is damaged: an entry of a stage lacks what every entry has.")
@@ -259,7 +277,8 @@ def _manifest_fault(folder: str, manifest: Manifest) -> str | None:
         return f"there is no kind `{manifest['schema']}`"
     if kind != EXTERNAL and key_of(manifest["identity"]) != manifest["key"]:
         return "what it says the artifact was made of does not give its key"
-    if kind != EXTERNAL and digest_json(digests) != manifest["digest"]:
+    of_files = kind != EXTERNAL or (manifest["kind"] == "model" and digests)  # of rows from outside it is the key
+    if of_files and digest_json(digests) != manifest["digest"]:
         return "its digest is not that of the files it names"
     return next((f"it names a file {name!r}" for name in digests if not is_inside(name)), None)
 
@@ -285,6 +304,15 @@ def _stored(facts: dict[str, Any]) -> StoredFile:
     when = facts.get("mtime", facts.get("LastModified", 0))
     seconds = when.timestamp() if isinstance(when, datetime.datetime) else float(when or 0)
     return StoredFile(int(facts["size"] or 0), seconds)
+
+
+def claim(store: Store, artifact: str) -> AbstractContextManager[object]:
+    """Hold an artifact, so that nobody makes it meanwhile.
+
+    Raises:
+        UserError: somebody makes it right now.
+    """
+    return lock(store, artifact)
 
 
 def busy(store: Store, artifact: str) -> bool:

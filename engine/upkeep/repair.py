@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import FlywheelError, UserError
-from engine.execution.lock import lock
 from engine.execution.runner import View, make
 from engine.plan.inputs import External
 from engine.stage.job import SUMMARY
@@ -27,7 +26,7 @@ from engine.store.schema import DATASETS
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
 from engine.store.writer import ArtifactWriter, Contents
-from engine.upkeep.inventory import ASIDE, EXTERNAL, REPAIRS, Inventory, is_entry, read_manifest, take_inventory
+from engine.upkeep.inventory import ASIDE, EXTERNAL, REPAIRS, Inventory, claim, is_entry, read_manifest, take_inventory
 from engine.upkeep.making import (
     Making,
     config_of,
@@ -253,14 +252,14 @@ class _Mender:
         if self.dry_run:
             self.done(folder, True, f"{self._why(anew[folder])}; would be {how}")
             return
-        with lock(self.store, folder):
+        with claim(self.store, folder):
             self._set_aside(folder, making, digest, note)
             try:
                 if source:
                     made = source.adopt(self.store)
                 else:
                     assert stage
-                    made = make(self.store, stage[0], stage[1], {"wait": False}, self.view() if self.view else None)
+                    made = make(self.store, stage[0], stage[1], self.view() if self.view else None)
             except Exception:
                 self._bring_back(folder)
                 raise

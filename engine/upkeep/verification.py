@@ -26,6 +26,7 @@ from engine.store.digest import digest_json
 from engine.store.schema import DATASETS
 from engine.store.store import Store
 from engine.store.writer import CARD
+from engine.upkeep.collection import in_bytes
 from engine.upkeep.file_checks import Examined, examine_stored, fault_inside, fault_of_database
 from engine.upkeep.inventory import (
     EXTERNAL,
@@ -380,5 +381,5 @@ def lines(found: Verification) -> Iterator[str]:
         yield f"    {damage.heal}."
     for note in found.notes:
         yield f"· {note}"
-    told = f"{found.artifacts:,} artifacts, {found.files:,} files, {found.bytes / 1e6:,.1f} MB"
+    told = f"{found.artifacts:,} artifacts, {found.files:,} files, {in_bytes(found.bytes)}"
     yield f"{told}: {'all as they were written' if found.whole else f'{len(found.damage):,} things are not what they were'}."
