@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from engine.store import schema
 from engine.store.artifact import MANIFEST, Artifact
 from engine.store.digest import digest_json
 from engine.store.parquet import encode, read_parquet
+from engine.store.sealed_json import sealed
 from engine.store.store import Store
 
 CARD = "README.md"
@@ -112,7 +112,7 @@ class ArtifactWriter:
         """Write the card, if there is one, and the manifest: from now on it is an artifact."""
         if card is not None:
             self._put(card.encode(), CARD)
-        self._put(json.dumps(manifest, indent=1).encode(), MANIFEST)
+        self._put(sealed(manifest), MANIFEST)
         finished = self.store.get(self.artifact)
         assert finished is not None
         return finished

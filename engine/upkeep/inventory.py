@@ -139,7 +139,7 @@ class Inventory:
         titles = [f"{run}/{stage}" for run, record in self.records.items() for stage in record["stages"]]
         raise UserError(
             f"there is no run and no artifact `{name}` in the store {self.store.url}."
-            f"{nearest(name, [*self.records, *titles, *folders])} `flywheel status` lists what there is."
+            f"{nearest(name, [*self.records, *self.record_faults, *titles, *folders])} `flywheel status` lists what there is."
         )
 
 

@@ -25,7 +25,7 @@ from engine.store.digest import digest_json
 from engine.store.schema import DATASETS
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
-from engine.store.writer import ArtifactWriter, Contents
+from engine.store.writer import CARD, ArtifactWriter, Contents
 from engine.upkeep.inventory import ASIDE, EXTERNAL, REPAIRS, Inventory, claim, is_entry, read_manifest, take_inventory
 from engine.upkeep.making import (
     Making,
@@ -38,6 +38,7 @@ from engine.upkeep.making import (
     recorded_digests,
 )
 from engine.upkeep.verification import Damage, Tell, Verifier
+from engine.view.card import card
 
 _ENTRY = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*(?=\{\s*"artifact")')
 
@@ -86,6 +87,8 @@ def repair(
             mender.record(damage)
         elif damage.remedy == "aside":
             mender.set_file_aside(damage)
+        elif damage.remedy == "beside":
+            mender.leave_out(damage)
         elif damage.remedy == "none":
             mender.done(damage, False, f"{damage.what}. What heals it: {damage.heal}")
     anew: dict[str, list[Damage]] = {}
@@ -171,6 +174,18 @@ class _Mender:
             else:
                 self._move(f"artifacts/{inside}", target)
         self.done(damage, True, f"{damage.what}; {'would be' if self.dry_run else 'is'} set aside as {target}")
+
+    def leave_out(self, damage: Damage) -> None:
+        """A card is written again; of a log nothing but its name is known."""
+        again = damage.file == CARD
+        if not self.dry_run and damage.artifact in self.inventory.manifests:
+            manifest = {k: v for k, v in self.inventory.manifests[damage.artifact].items() if k != "beside"}
+            if self.store.exists("artifacts", damage.artifact, *damage.file.split("/")):
+                self._move(f"artifacts/{damage.artifact}/{damage.file}", f"{ASIDE}/{damage.artifact}/{damage.file}")
+            text = card(self.store, damage.artifact, manifest) if again else None
+            ArtifactWriter(self.store, damage.artifact).seal(manifest, text)
+            self.inventory.manifests[damage.artifact] = read_manifest(self.store, damage.artifact)
+        self.done(damage, True, f"{damage.what}; {'written again' if again else 'left out: nothing is made of it'}")
 
     def _move(self, source: str, target: str) -> None:
         """Within the store; what a former repair left in that place goes."""

@@ -43,7 +43,7 @@ from engine.upkeep.row_checks import lost_parents, repeated_id
 
 Tell = Callable[[int, int], None]  # bytes that were read, of how many
 READERS = 8
-Remedy = Literal["anew", "aside", "record", "none"]
+Remedy = Literal["anew", "aside", "beside", "record", "none"]
 LATER_S = 2.0  # what was written so much later than the manifest was changed after it
 
 
@@ -58,7 +58,8 @@ class Damage:
         what: is wrong, in words.
         heal: what puts it right.
         since: when it changed, where the file system can tell.
-        remedy: what `repair` does: makes the artifact anew, sets the file aside, rebuilds the record of a run, or can do nothing.
+        remedy: what `repair` does: makes the artifact anew, sets the file aside (of a log or a card, and goes on without it), rebuilds the
+            record of a run, or can do nothing.
     """
 
     artifact: str
@@ -192,8 +193,13 @@ class Verifier:
         look = functools.partial(self._file, folder, manifest, files)
         examined = list(readers.map(look, entries.items()))
         for (name, _), (fault, _) in zip(entries.items(), examined, strict=True):
-            if fault:
-                self._add(folder, fault, name, _since(files.get(name), written))
+            since = _since(files.get(name), written)
+            if fault and name in beside:
+                heal = f"`flywheel repair {folder}` {'writes it again' if name == CARD else 'leaves it out: nothing is made of it'}"
+                title = self.inventory.title(folder)
+                self.found.damage.append(Damage(folder, title, fault, heal, name, since, remedy="beside"))
+            elif fault:
+                self._add(folder, fault, name, since)
         for name, stored in files.items():
             if name in entries or name == MANIFEST:
                 continue
@@ -289,7 +295,8 @@ class Verifier:
                 self._repeated(artifact, fault)
             names = self.inventory.closure([artifact.id])[:-1]
             ancestors = [self.inventory.manifests.get(name) for name in names]
-            if None in ancestors or artifact.manifest["stage"]["kind"] == EXTERNAL:
+            damaged = {damage.artifact for damage in self.found.damage}
+            if None in ancestors or damaged & {*names} or not names:
                 return  # somebody else's parents, or told already
             made_of = [Artifact(self.store, n, cast(Manifest, m)) for n, m in zip(names, ancestors, strict=True)]
             lost, complete = lost_parents(artifact, made_of)
@@ -308,7 +315,7 @@ class Verifier:
         """Ids that people bring may repeat, and stay so in what only sifts those rows."""
         self.repeating.add(artifact.id)
         sources = self.inventory.inputs(artifact.id)
-        if artifact.manifest["stage"]["kind"] == EXTERNAL or len(sources) > 1 or self.repeating & {*sources}:
+        if len(sources) != 1 or self.repeating & {*sources}:
             self.found.notes.append(f"{self.inventory.title(artifact.id)}: {fault}, as in what it was made of.")
         else:
             self._add(artifact.id, fault)
