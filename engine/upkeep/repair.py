@@ -197,7 +197,11 @@ class _Mender:
             kept.parent.mkdir(parents=True, exist_ok=True)
             Path(self.store.path(source)).replace(kept)
         else:
-            fs.mv(self.store.path(source), self.store.path(target), recursive=fs.isdir(self.store.path(source)))
+            names = [f"/{name}" for name in self.store.walk(source)] or [""]
+            for name in names:
+                fs.copy(self.store.path(source + name), self.store.path(target + name))
+            for name in sorted(names, key=lambda name: name != f"/{MANIFEST}"):  # without it there is no artifact
+                fs.rm_file(self.store.path(source + name))
 
     # -- artifacts ---------------------------------------------------------------------------------------------------------
 
@@ -331,6 +335,8 @@ class _Mender:
         """Make room. A repair that was killed has done so, and what it made since then stays."""
         if note and note["aside"] and not self.store.exists("artifacts", folder, MANIFEST):
             return
+        if note and self.store.exists(ASIDE, folder) and not self.store.exists("artifacts", folder, MANIFEST):
+            ArtifactWriter(self.store, folder).discard()  # it is aside; what is left of it here was to go
         self._note(folder, making, digest, aside=False)
         if self.store.exists("artifacts", folder):
             self._move(f"artifacts/{folder}", f"{ASIDE}/{folder}")

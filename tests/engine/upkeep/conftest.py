@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import engine.upkeep.repair
+from engine.cli import main
 from engine.execution.worker import carry_out
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import load_recipe
@@ -77,6 +81,37 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(engine.upkeep.repair, "make", make)
     return again
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line in this process: a new one takes a second to start."""
+
+    def call(*arguments: Any) -> Said:
+        monkeypatch.setenv("FLYWHEEL_STORE", str(tmp_path / "store"))
+        monkeypatch.setattr(sys, "argv", ["flywheel", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        told = capsys.readouterr()
+        return Said(code, told.out, told.err)
+
+    return call
 
 
 def flip(file: Path, bit: int | None = None) -> None:

@@ -20,7 +20,7 @@ from engine.store.store import Store
 from engine.store.writer import ArtifactWriter
 from engine.upkeep.row_checks import ALL_ROWS, lost_parents
 from engine.upkeep.verification import Verification, lines, verify
-from tests.engine.upkeep.conftest import change_manifest, flip
+from tests.engine.upkeep.conftest import Command, change_manifest, flip
 
 
 def told(found: Verification) -> str:
@@ -248,21 +248,21 @@ def test_a_model_that_stays_outside(store: Store, tmp_path: Path) -> None:
     assert damage.artifact == made.id and "is not what it was" in damage.what and str(model) in damage.heal
 
 
-def test_what_is_no_store(tmp_path: Path, flywheel: Callable[..., Any]) -> None:
+def test_what_is_no_store(tmp_path: Path, command: Command) -> None:
     with pytest.raises(UserError, match="there is no store"):
         verify(Store(str(tmp_path / "nowhere")))
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "cat.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match=r"is no store: it has none of artifacts/, runs/, work/; it holds cat\.jpg"):
         verify(Store(str(tmp_path / "pictures")))
-    done = flywheel("verify", "--store", tmp_path / "pictures")
-    assert done.returncode == 2 and "is no store" in done.stderr and "Traceback" not in done.stderr
+    done = command("verify", "--store", tmp_path / "pictures")
+    assert done.code == 2 and "is no store" in done.err and "Traceback" not in done.err
 
 
-def test_the_command_and_its_exit_code(kept: Store, flywheel: Callable[..., Any]) -> None:
-    assert flywheel("verify").returncode == 0
+def test_the_command_and_its_exit_code(kept: Store, command: Command) -> None:
+    assert command("verify").code == 0
     flip(Path(kept.root) / "runs" / "toy.json")
-    done = flywheel("verify", "toy", "--json")
-    told = json.loads(done.stdout)
-    assert done.returncode == 1 and not told["whole"] and told["damage"][0]["artifact"] == "runs/toy.json"
-    assert "Did you mean `toy`?" in flywheel("verify", "toi").stderr
+    done = command("verify", "toy", "--json")
+    told = json.loads(done.out)
+    assert done.code == 1 and not told["whole"] and told["damage"][0]["artifact"] == "runs/toy.json"
+    assert "Did you mean `toy`?" in command("verify", "toi").err
