@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from engine.command_options import Json, StoreUrl
 from engine.errors import FlywheelError, UserError, nearest
 from engine.store.refused import refusal
+from engine.upkeep import upkeep_commands
 
 if TYPE_CHECKING:
     from engine.plan.plan import Planned
@@ -43,9 +45,7 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
-StoreUrl = Annotated[str | None, typer.Option("--store", help="Folder or URL of artifacts [.flywheel].")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="STAGE.FIELD=VALUE, on top of the recipe.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Only = Annotated[list[str] | None, typer.Option("--only", help="This stage and what it needs; repeatable.")]
 Name = Annotated[str, typer.Argument(help="RUN/STAGE, a stage's name, or the start of a key.", show_default=False)]
 
@@ -211,7 +211,7 @@ def status(store: StoreUrl = None, json_: Json = False) -> None:
             f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}  {row['artifact']}"
         )
         if "error" in row:
-            look = f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
+            look = row.get("heal") or f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
             print("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))
     for run, spent in spent_by_run(opened).items():
         print(f"{run}: {in_words(spent)}")
@@ -357,6 +357,9 @@ def schema(
     from engine.view.kinds import recipe_schema
 
     _print_json(load(kind).model_json_schema() if kind else recipe_schema())
+
+
+upkeep_commands.offer(app)
 
 
 def _open(store: str | None) -> Store:

@@ -227,5 +227,28 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
     raise kind(f"stage `{stage.name}` ({stage.step.kind}): {text}{tail}")
 
 
+def make(where: Store, stage: Planned, base: Path, view: View | None = None) -> Artifact:
+    """Carry out one stage, that no recipe names, in a process of its own. The caller holds its lock.
+
+    Raises:
+        StageFailed: it could not finish.
+    """
+    prepare(where, stage, anew=False)
+    if view:
+        view.start([stage])
+    try:
+        _work(where, stage, str(base), {"wait": False}, view)
+    except BaseException as error:
+        note_failure(where, "", stage, error)
+        raise
+    finally:
+        if view:
+            view.stop()
+    found = where.get(stage.folder)
+    if found is None:
+        raise StageFailed(f"stage `{stage.name}` ended without an artifact.")
+    return found
+
+
 def _tail(log: Path, lines: int = 15) -> str:
     return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-lines:])

@@ -89,6 +89,7 @@ def carry_out(
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     facts = {
         "key": key,
+        "base": str(Path(base).resolve()),
         "identity": identity,
         "seed": config.seed,
         "stage": {"kind": kind, "version": type(config).version, "config": config.model_dump(mode="json")},

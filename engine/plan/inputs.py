@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -98,6 +98,7 @@ class External:
         files: of a dataset, with how they are `read`.
         digests: of the files, as the key was made of them.
         importer: what makes a model of that file (`engine.plan.importers`).
+        origin: how the recipe wrote it, and the folder that this is relative to, so that it can be read again.
     """
 
     name: str
@@ -109,6 +110,7 @@ class External:
     reading: Reading | None = None
     digests: tuple[str, ...] = ()
     importer: str | None = None
+    origin: Mapping[str, Any] = field(default_factory=lambda: {})
 
     def adopt(self, store: Store, say: Say = silent) -> Artifact:
         """Bring it into the store (once) and return it as an artifact.
@@ -206,6 +208,7 @@ class External:
             "failed": 0,
             "timings": {},
             "summary": {},
+            **({"origin": dict(self.origin)} if self.origin else {}),
         }
         return writer.seal(common | facts)
 
@@ -253,6 +256,10 @@ def resolve(given: str | PlainInput, base: Path, accepts: tuple[str, ...], store
         UserError: nothing is there, or it is nothing the port takes.
     """
     wanted = PlainInput(given) if isinstance(given, str) else given
+    return replace(_look(wanted, base, accepts, store, say), origin={**asdict(wanted), "base": str(base.resolve())})
+
+
+def _look(wanted: PlainInput, base: Path, accepts: tuple[str, ...], store: Store, say: Say) -> External:
     name = wanted.path
     if name.startswith("store:"):
         artifact = store.find(name.removeprefix("store:"))

@@ -168,6 +168,10 @@ class Stage(BaseModel):
         """Whether it asks a server, which may answer otherwise another time. Answers are kept: to do it anew costs what failed alone."""
         return False
 
+    def sieve(self) -> str | None:
+        """The port each row of which comes out again, kept or rejected and none twice: `verify` counts them. None where rows are made."""
+        return None
+
     def identity(self) -> dict[str, Any]:
         """The part of the configuration that changes the bytes of the result, as JSON."""
         skip = {name for name, field in type(self).model_fields.items() if NotIdentity in field.metadata}

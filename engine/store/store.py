@@ -59,11 +59,16 @@ class Store(StoreFiles):
 
     def run(self, name: str) -> dict[str, Any] | None:
         """The record of a recipe's last run: `{"stages": {name: {"artifact": ..., ...}}}`."""
-        return self.read_json("runs", f"{name}.json")
+        self.damage.pop(f"runs/{name}.json", None)
+        try:
+            return self.read_sealed("runs", f"{name}.json")
+        except Damaged as error:
+            self.damage[f"runs/{name}.json"] = str(error)
+            return None
 
     def runs(self) -> list[str]:
         """Names of the recipes that have run here."""
-        return [name.removesuffix(".json") for name in self.list("runs") if name.endswith(".json")]
+        return [name.removesuffix(".json") for name in self.list("runs") if name.endswith(".json") and name[0] != "."]
 
     def title(self, artifact: Artifact) -> str:
         """What people call an artifact: RUN/STAGE where a run has it, else its own name."""

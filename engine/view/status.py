@@ -10,11 +10,14 @@ from engine.view.unfinished import failure
 
 
 def status_of(store: Store) -> list[dict[str, Any]]:
-    """One entry a stage of every run: done, failed (with `error` and `log`), under way (has committed partitions or checkpoints)
-    or gone; and what was spent on it."""
+    """One entry a stage of every run: done, failed (with `error` and `log`), damaged (with `error` and `heal`), under way (has committed
+    partitions or checkpoints) or gone; and what was spent on it. A run whose record is damaged has one entry, without a stage."""
     rows: list[dict[str, Any]] = []
     for run in store.runs():
         record = store.run(run) or {"stages": {}}
+        if fault := store.damage.get(f"runs/{run}.json"):
+            heal = f"`flywheel repair {run}`, or run its recipe again: what is in the store is cached."
+            rows.append(_entry(run, "", "", f"runs/{run}.json", "damaged", {"error": fault, "heal": heal}))
         failed = {name: folder for name, folder in record.get("failed", {}).items() if failure(store, folder)}
         for name, entry in record["stages"].items():
             if name not in failed:
@@ -37,10 +40,18 @@ def spent_by_run(store: Store) -> dict[str, Spending]:
 
 def _row(store: Store, run: str, stage: str, kind: str, folder: str) -> dict[str, Any]:
     artifact = store.get(folder)
+    fault = artifact.incomplete() if artifact else store.damage.get(folder)
+    if fault:
+        told = fault if folder in fault else f"{folder}: {fault}."
+        damaged = {"error": told, "heal": f"`flywheel repair {folder}` makes it anew."}
+        return _entry(run, stage, kind, folder, "damaged", damaged)
     failed = None if artifact else failure(store, folder)
     begun = "under way" if store.begun(folder) else "gone"
+    entry = _entry(run, stage, kind, folder, "done" if artifact else "failed" if failed else begun, failed or {})
+    return {**entry, "rows": artifact.rows, "spent": spending([artifact])} if artifact else entry
+
+
+def _entry(run: str, stage: str, kind: str, folder: str, state: str, told: dict[str, Any]) -> dict[str, Any]:
     return {
-        "run": run, "stage": stage, "kind": kind, "artifact": folder,
-        "state": "done" if artifact else "failed" if failed else begun,
-        "rows": artifact.rows if artifact else 0, "spent": spending([artifact]) if artifact else {}, **(failed or {}),
+        "run": run, "stage": stage, "kind": kind, "artifact": folder, "state": state, "rows": 0, "spent": {}, **told,
     }  # fmt: skip

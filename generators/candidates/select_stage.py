@@ -44,6 +44,9 @@ class Select(Stage):
             raise ValueError("`metric` and `weights` both say what to go by; give one of them")
         return self
 
+    def sieve(self) -> str | None:
+        return "candidates"
+
     def output(self, given: dict[str, list[str]]) -> str:
         return "Conversation" if self.give == "conversations" else "Candidate"
 

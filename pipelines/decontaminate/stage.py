@@ -39,6 +39,9 @@ class Decontaminate(Stage):
     min_words: MinWords = 5
     near: Near = 0.8
 
+    def sieve(self) -> str | None:
+        return "documents"
+
     def output(self, given: dict[str, list[str]]) -> str:
         """The kind of the training rows."""
         kinds = given.get("documents") or ["Document"]

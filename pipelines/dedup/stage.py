@@ -92,6 +92,11 @@ class Dedup(Stage):
                 if documents.rows is not None:
                     numbers(documents.rows, self.quality, "quality")
 
+    def sieve(self) -> str | None:
+        return (
+            "documents" if self.level == "document" and self.method != "substring" else None
+        )  # else pieces are cut out
+
     def sources(self, base: str) -> dict[str, str]:
         if self.model is None:
             return {}

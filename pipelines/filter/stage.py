@@ -105,6 +105,9 @@ class Filter(Stage):
             raise ValueError(str(error)) from None  # so that the recipe's error names its line
         return self
 
+    def sieve(self) -> str | None:
+        return "documents"
+
     def check(self, known: Preflight) -> None:
         self.check_examples(bool(known.inputs.get("good")), bool(known.inputs.get("bad")))
         if self.keep:

@@ -20,5 +20,8 @@ class Score(Stage):
     pessimism: float = Field(0.0, ge=0, description="Standard deviations over an ensemble's heads taken off its mean.")
     partition: int = Field(1024, ge=1, description="Candidates a partition.")
 
+    def sieve(self) -> str | None:
+        return "candidates"
+
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return rows["candidates"]

@@ -50,6 +50,9 @@ class ToyShout(Stage):
     pause: Annotated[float, NotIdentity] = 0.0
     workers: Annotated[int, NotIdentity] = 1
 
+    def sieve(self) -> str | None:
+        return "documents"
+
     def run(self, job: Any) -> None:
         for part in job.parts("documents", rows=4):
             time.sleep(self.pause)
