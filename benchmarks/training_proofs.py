@@ -456,8 +456,8 @@ def bad_input(store: Store) -> Claims:
             lambda: made(store, configured(Pretrain, **{**SMALL, "batch": 24}), tokens=beyond),
             "token id",
         ),
-        "shards of another tokenizer": (strange_tokenizer, "another tokenizer"),
-        "an empty dataset": (empty, "no token block"),
+        "shards of another tokenizer": (strange_tokenizer, "tokenizer.json is damaged"),
+        "an empty dataset": (empty, "is damaged (it is missing)"),
         "no conversation with an assistant turn": (
             lambda: made(store, configured(Sft, seed=3, steps=1, batch=1), model=base, conversations=silent),
             "no_assistant_turn",

@@ -396,14 +396,14 @@ def main() -> None:
     except FlywheelError as error:
         print(f"flywheel: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("flywheel: stopped. Running again goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
     except OSError as error:
         told = refusal(error)
         if told is None:
             raise
         print(f"flywheel: {told}", file=sys.stderr)
         sys.exit(told.exit_code)
-    except KeyboardInterrupt:
-        print("flywheel: stopped. Running again goes on from here.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)

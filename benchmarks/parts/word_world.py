@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.store.artifact import Artifact
-from engine.store.digest import digest_json
+from engine.store.digest import digest_folder, digest_json
 from engine.store.store import Store
 
 
@@ -37,7 +37,7 @@ def model(store: Store, folder: Path, tokenizer: Any, width: int, layers: int, c
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    key = digest_json(["Model", str(folder)])
+    key = digest_json(digest_folder(folder))  # what it is loaded as
     manifest = {"key": key, "schema": "Model", "digest": key, "rows": 0, "files": {}, "external": str(folder)}
     return Artifact(store, f"external-{key[:16]}", manifest)
 

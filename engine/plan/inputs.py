@@ -124,6 +124,8 @@ class External:
         if (found := store.get(self.folder)) and not self._moved(found):
             return found
         writer = ArtifactWriter(store, self.folder)
+        if self.folder in store.damage:
+            writer.discard()
         if self.importer:
             return self._import(writer, self.importer, say)
         if self.reading is None:

@@ -126,7 +126,7 @@ class SourceFile:
         return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
 
-class Watch:
+class SourceWatch:
     """Tells when a file on this machine changes while it is read: nothing is to be kept of what was read then.
 
     Args:

@@ -1,13 +1,16 @@
 """What was written for an artifact that is not finished: each file's digest, noted before the file is in its place.
 
-A stage that goes on after a kill takes what is there for what it wrote. The journal tells whether it still is. It is not synced: what a
-power cut takes of it is not compared, and only that.
+A stage that goes on after a kill takes what is there for what it wrote. The journal tells whether it still is: what is not in it, or
+is another, was not written by that stage.
 """
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from pathlib import Path
+
+from engine.store.whole_file import sync
 
 
 class Journal:
@@ -19,7 +22,11 @@ class Journal:
     def note(self, name: str, digest: str) -> None:
         """This is about to be the digest of a file; until it is, the one before counts, too."""
         with self.file.open("ab", buffering=0) as file:
+            fresh = not file.tell()
             file.write(f"{digest} {name}\n".encode())
+            os.fsync(file.fileno())
+        if fresh:
+            sync(self.file.parent)
 
     def noted(self) -> dict[str, set[str]]:
         """Name -> the digests that were noted of it."""

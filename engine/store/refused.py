@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.errors import FlywheelError, StageFailed, UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 

@@ -17,7 +17,7 @@ from engine.store import schema
 from engine.store.artifact import CARD, MANIFEST, Artifact
 from engine.store.digest import digest_json
 from engine.store.journal import Journal
-from engine.store.known_digests import digest_of
+from engine.store.known_digests import digest_of, note_written
 from engine.store.parquet import encode, read_parquet
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
@@ -82,7 +82,12 @@ class ArtifactWriter:
 
     def put_file(self, source: Path, name: str) -> None:
         """Move a finished local file into the folder."""
+        digest = digest_of(source)
+        if self.journal:
+            self.journal.note(name, digest)
         self.store.put_file(source, "artifacts", self.artifact, *name.split("/"))
+        if self.store.local:
+            note_written(Path(self.store.path("artifacts", self.artifact, name)), digest)
 
     def read_file(self, name: str) -> bytes:
         return self.store.read("artifacts", self.artifact, *name.split("/"))
@@ -99,13 +104,16 @@ class ArtifactWriter:
             self.store.fs.rm(self.store.path("artifacts", self.artifact), recursive=True)
 
     def damage(self) -> list[str]:
-        """What is there and is not what was committed; nothing where no journal was kept."""
+        """What is there and is not what was committed; nothing where no journal was kept. In a remote store another machine may have
+        committed it.
+        """
         if self.journal is None:
             return []
         noted, found = self.journal.noted(), list[str]()
         for name in self.store.walk("artifacts", self.artifact):
             with self.store.fs.open(self.store.path("artifacts", self.artifact, name), "rb") as file:
-                if name in noted and self._entry(name, file)["sha256"] not in noted[name]:
+                ours = name in noted or (self.store.local and name != CARD and not name.startswith("logs/"))
+                if ours and self._entry(name, file)["sha256"] not in noted.get(name, ()):
                     found.append(name)
         return found
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from engine.errors import UserError
 from engine.reader.records import Bad
-from engine.reader.sources import SourceFile, Watch, find
+from engine.reader.sources import SourceFile, SourceWatch, find
 from engine.reader.text_files import Options, Text, parse
 from engine.reader.typed_rows import REJECTED, Findings, Reading, form_of, level_parts, tables
 from engine.stage.job import Job, part_name
@@ -98,12 +98,12 @@ def _read_rows(stage: Read, kind: str, files: list[SourceFile], job: Job) -> Non
     job.summary(files=len(files), bytes_on_disk=sum(f.size for f in files), rows=taken, shapes=dict(findings.shapes))
 
 
-def _watch(files: list[SourceFile], job: Job) -> Watch:
+def _watch(files: list[SourceFile], job: Job) -> SourceWatch:
     """What is read is what the key was made of (`Read.sources`)."""
     planned = job.sources or {f.name: f"{i}:{f.digest()}" for i, f in enumerate(files)}
     if new := [file.name for file in files if file.name not in planned]:
         raise UserError(f"{', '.join(new[:3])} came after this run was planned; run again to read what is there now.")
-    return Watch(files, [planned[file.name].partition(":")[2] for file in files])
+    return SourceWatch(files, [planned[file.name].partition(":")[2] for file in files])
 
 
 def _rows(files: list[tuple[SourceFile, str]], options: Options) -> Iterator[tuple[str, Text | Bad]]:

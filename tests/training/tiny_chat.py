@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.store.artifact import Artifact
-from engine.store.digest import digest_json
+from engine.store.digest import digest_folder, digest_json
 from engine.store.store import Store
 
 TEMPLATE = (
@@ -81,7 +81,7 @@ def save(folder: Path, seed: int = 0, **options: Any) -> Path:
 
 def artifact(store: Store, folder: Path, kind: str = "Model") -> Artifact:
     """A finished model artifact that stands in this folder."""
-    key = digest_json([kind, str(folder)])
+    key = digest_json(digest_folder(folder))  # what it is loaded as
     manifest = {"key": key, "schema": kind, "digest": key, "rows": 0, "files": {}, "external": str(folder)}
     return Artifact(store, f"external-{key[:16]}", manifest)
 

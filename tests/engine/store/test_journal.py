@@ -114,3 +114,14 @@ def test_read_makes_a_part_that_is_gone_anew(
     next(Path(store.path("artifacts")).rglob("*.parquet")).unlink()
     monkeypatch.undo()
     assert build("read", base=tmp_path, paths=["a.txt"]).to_table().column("text").to_pylist() == ["a text"]
+
+
+def test_parts_of_an_artifact_whose_manifest_is_damaged_are_not_taken_over(store: Store, undisturbed: str) -> None:
+    """The manifest was all that knew them."""
+    made = make(store)
+    assert made.digest == undisturbed
+    flip(made.place / "data" / "00001.parquet")
+    flip(made.place / "manifest.json")
+    said: list[dict[str, Any]] = []
+    assert make(store, said).digest == undisturbed
+    assert [e["part"] for e in said if e["event"] == "commit"] == ["00000", "00001", "00002"]

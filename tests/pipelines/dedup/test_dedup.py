@@ -342,7 +342,9 @@ def test_every_removal_shows_a_passage_of_both(build: Build, given: Given) -> No
         assert any(kept[i : i + 5] == passage[:5] for i in range(len(kept) - 4))
 
 
-def test_new_documents_against_an_index_are_as_if_all_had_come_together(build: Build, given: Given) -> None:
+def test_new_documents_against_an_index_are_as_if_all_had_come_together(
+    build: Build, given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = planted(4)
     rows = documents(texts)
     old, new = rows[:100], rows[100:]
@@ -354,11 +356,10 @@ def test_new_documents_against_an_index_are_as_if_all_had_come_together(build: B
     assert any(k < 100 for k, _ in removed(second).values())
     with pytest.raises(UserError, match="no index"):
         build("dedup", {"documents": given("Document", new), "index": given("Document", old)}, **options)
-    file = first.path / "index" / "index.json"
-    file.write_text(file.read_text().replace(f'"version": {Dedup.version}', '"version": 2'))
-    with pytest.raises(UserError, match=r"earlier Flywheel.*run that `dedup` anew"):
-        build("dedup", {"documents": given("Document", new), "index": first}, recall=0.99, keep="first")
-    file.write_text(file.read_text().replace('"version": 2', f'"version": {Dedup.version}'))
+    with monkeypatch.context() as later:
+        later.setattr(Dedup, "version", Dedup.version + 1)
+        with pytest.raises(UserError, match=r"earlier Flywheel.*run that `dedup` anew"):
+            build("dedup", {"documents": given("Document", new), "index": first}, recall=0.99, keep="first")
     with pytest.raises(UserError, match="other settings"):
         build("dedup", {"documents": given("Document", new), "index": first}, keep="first", ngram=4)
 
