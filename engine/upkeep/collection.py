@@ -318,7 +318,10 @@ def _remove_whole(store: Store, place: str) -> None:
         if store.fs.exists(store.path(place)):
             store.fs.rm(store.path(place), recursive=True)
         return
-    if local.is_dir():
+    if local.is_symlink() and local.is_dir():  # on another disk
+        shutil.rmtree(local.resolve())
+        local.unlink()
+    elif local.is_dir():
         shutil.rmtree(local)
     else:
         local.unlink(missing_ok=True)

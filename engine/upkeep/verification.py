@@ -26,6 +26,7 @@ from engine.store.digest import digest_json
 from engine.store.schema import DATASETS
 from engine.store.store import Store
 from engine.store.writer import CARD
+from engine.text.visible import visible
 from engine.upkeep.collection import in_bytes
 from engine.upkeep.file_checks import Examined, examine_stored, fault_inside, fault_of_database
 from engine.upkeep.inventory import (
@@ -226,6 +227,8 @@ class Verifier:
         stored = files[name]
         self.found.files += 1
         try:
+            if not stored.plain:
+                return "is no file any more", Examined()
             if stored.size != entry["bytes"]:
                 return f"has {stored.size:,} bytes; {entry['bytes']:,} were written", Examined()
             with self.store.fs.open(self.store.path("artifacts", folder, name), "rb") as file:
@@ -384,9 +387,9 @@ def lines(found: Verification) -> Iterator[str]:
         place = f"{damage.artifact}{f'/{damage.file}' if damage.file else ''}"
         called = f" ({damage.name})" if damage.name not in (damage.artifact, "") else ""
         since = f" It changed on {damage.since}." if damage.since else ""
-        yield f"✗ {place}{called}: {damage.what}.{since}"
-        yield f"    {damage.heal}."
+        yield visible(f"✗ {place}{called}: {damage.what}.{since}", one_line=True)
+        yield visible(f"    {damage.heal}.", one_line=True)
     for note in found.notes:
-        yield f"· {note}"
+        yield visible(f"· {note}", one_line=True)
     told = f"{found.artifacts:,} artifacts, {found.files:,} files, {in_bytes(found.bytes)}"
     yield f"{told}: {'all as they were written' if found.whole else f'{len(found.damage):,} things are not what they were'}."

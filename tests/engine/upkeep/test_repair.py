@@ -275,3 +275,19 @@ def test_the_command_repairs_with_a_worker(kept: Store, flywheel: Callable[..., 
     (mended,) = json.loads(done.stdout)
     assert done.returncode == 0 and mended["well"] and digests(Store(kept.url)) == before
     assert verify(Store(kept.url)).whole
+
+
+def test_damaged_work_is_set_aside(kept: Store) -> None:
+    """A journal that is left would be played into the next database."""
+    answers, work = kept.workplace() / "answers" / "answers.sqlite", kept.workplace() / "toy_train-00ff00ff00ff00ff"
+    for file in (answers, answers.with_name("answers.sqlite-wal"), work / "checkpoint.json"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"{no database, and no JSON")
+    (work / "spec.json").write_text("{}")
+    mended = repair(kept)
+    assert well(mended) and len(mended) == 2 and verify(kept).whole
+    aside = Path(kept.root) / "aside" / "work"
+    assert sorted(p.relative_to(aside).as_posix() for p in aside.rglob("*") if p.is_file()) == [
+        "answers/answers.sqlite", "answers/answers.sqlite-wal", "toy_train-00ff00ff00ff00ff/checkpoint.json",
+    ]  # fmt: skip
+    assert not list(answers.parent.iterdir()) and (work / "spec.json").exists()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
+import shutil
 import sqlite3
 import struct
 import time
@@ -74,8 +77,6 @@ def test_what_is_cut_or_gone_is_told(kept: Store, change: str, what: str) -> Non
 def test_a_change_after_the_end_has_its_time(kept: Store) -> None:
     artifact = kept.find("toy/lines")
     flip(artifact.path / artifact.parts()[0])
-    import os
-
     then = time.time() + 3600
     os.utime(artifact.path / artifact.parts()[0], (then, then))
     (damage,) = verify(kept).damage
@@ -220,7 +221,16 @@ def test_work_under_way(kept: Store) -> None:
         opened.execute("CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT)")
         opened.executemany("INSERT INTO answers VALUES (?, ?)", [(str(i), "x" * 500) for i in range(200)])
     opened.close()
+    before = {path: path.read_bytes() for path in kept.workplace().rglob("*") if path.is_file()}
     assert verify(kept).whole
+    with contextlib.closing(
+        sqlite3.connect(answers / "answers.sqlite")
+    ) as asking:  # another process has it open, with a journal
+        asking.execute("PRAGMA journal_mode=WAL")
+        asking.execute("INSERT INTO answers VALUES ('new', 'x')")
+        asking.commit()
+        assert (answers / "answers.sqlite-wal").stat().st_size and verify(kept).whole
+    assert verify(kept).whole and {*before} == {path for path in kept.workplace().rglob("*") if path.is_file()}
     (work / "checkpoint.json").write_text('{"step": 1, "wei')
     data = bytearray((answers / "answers.sqlite").read_bytes())
     data[4096:12288] = bytes(8192)
@@ -266,3 +276,20 @@ def test_the_command_and_its_exit_code(kept: Store, command: Command) -> None:
     told = json.loads(done.out)
     assert done.code == 1 and not told["whole"] and told["damage"][0]["artifact"] == "runs/toy.json"
     assert "Did you mean `toy`?" in command("verify", "toi").err
+
+
+def test_links_pipes_and_names_that_would_move_a_cursor(kept: Store, tmp_path: Path, command: Command) -> None:
+    louder, loud = kept.find("toy/louder"), kept.find("toy/loud")
+    shutil.move(louder.path, tmp_path / "disk2")
+    louder.path.symlink_to(tmp_path / "disk2")
+    (louder.path / "data" / "round").symlink_to(louder.path)
+    assert verify(kept, "louder").whole
+    (loud.path / loud.parts()[0]).unlink()
+    os.mkfifo(loud.path / loud.parts()[0])
+    (loud.path / "a\x1b[2Jb").write_bytes(b"x")
+    assert {damage.what for damage in verify(kept, "loud").damage} == {
+        "is no file any more",
+        "no manifest names it: it was put here later",
+    }
+    said = command("verify", "loud").out
+    assert "a\\x1b[2Jb" in said and "\x1b" not in said
