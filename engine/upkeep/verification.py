@@ -296,7 +296,7 @@ class Verifier:
         try:
             if fault := repeated_id(artifact):
                 self._repeated(artifact, fault)
-            names = self.inventory.closure([artifact.id])[:-1]
+            names = self.inventory.closure([artifact.id])[-2::-1]  # the nearest first
             ancestors = [self.inventory.manifests.get(name) for name in names]
             damaged = {damage.artifact for damage in self.found.damage}
             if None in ancestors or damaged & {*names} or not names:

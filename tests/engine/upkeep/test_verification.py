@@ -21,7 +21,7 @@ from engine.errors import UserError
 from engine.stage.stage import Stage, load, port
 from engine.store.store import Store
 from engine.store.writer import ArtifactWriter
-from engine.upkeep.row_checks import ALL_ROWS, lost_parents
+from engine.upkeep.row_checks import ALL_ROWS, lost_parents, repeated_id
 from engine.upkeep.verification import Verification, lines, verify
 from tests.engine.upkeep.conftest import Command, change_manifest, flip
 
@@ -169,6 +169,16 @@ def test_of_many_rows_a_sample_is_followed(
         "Document", [{"id": f"m{i}", "parents": [f"s{i}" if i % 5 else "lost"], "text": str(i)} for i in range(45)]
     )
     assert lost_parents(made, [source]) == (["lost"], False)  # rows 0, 5, 10, ...
+
+
+def test_ids_of_many_rows_are_compared_by_their_hashes(
+    given: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": f"{i % 45}", "parents": [], "text": str(i)} for i in range(50)]
+    made, once = given("Document", rows), given("Document", rows[:45])
+    exact = repeated_id(made)
+    monkeypatch.setattr("engine.upkeep.row_checks.EXACT_ROWS", 10)
+    assert repeated_id(made) == exact == "5 ids stand in several rows, 0 among them" and repeated_id(once) is None
 
 
 def safetensors(header: Any, data: bytes) -> bytes:
