@@ -52,7 +52,7 @@ def test_random_bits_all_over_the_store(kept: Store, in_process: list[str]) -> N
     """Several files at once, again and again."""
     random_, root = random.Random(11), Path(kept.root)
     before, files = digests(kept), contents(root / "artifacts")
-    for _ in range(15):
+    for _ in range(8):
         there = [path for place in ("artifacts", "runs") for path in sorted((root / place).rglob("*"))]
         there = [path for path in there if path.is_file() and path.stat().st_size and path.name != "stage.log"]
         for file in random_.sample(there, 3):
