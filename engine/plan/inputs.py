@@ -19,7 +19,7 @@ from engine.plan.identity import folder_of
 from engine.plan.importers import bring_in, importer_of
 from engine.store import schema
 from engine.store.artifact import Artifact
-from engine.store.digest import digest_file, digest_json
+from engine.store.digest import digest_file, digest_folder, digest_json
 from engine.store.store import Store
 from engine.store.writer import ArtifactWriter
 
@@ -265,7 +265,7 @@ def _look(wanted: PlainInput, base: Path, accepts: tuple[str, ...], store: Store
     path = path if path.is_absolute() else base / path
     if path.is_dir() and ((path / "config.json").exists() or (path / "adapter_config.json").exists()):
         path = path.resolve()
-        key = digest_json(digests_of(path))
+        key = digest_json(digest_folder(path))
         return External(name, _model_kind(path), key, folder_of("external", key), path)
     if models and path.is_file() and (importer := importer_of(path)):
         key = digest_json(["import", importer, digest_file(path)])
@@ -301,11 +301,6 @@ def _dataset(wanted: PlainInput, base: Path, datasets: tuple[str, ...], say: Say
     key = digest_json(["rows", kind, VERSION, named, *([options] if options != default else [])])
     folder = folder_of("external", key)
     return External(wanted.path, kind, key, folder, files=tuple(files), reading=reading, digests=digests)
-
-
-def digests_of(folder: Path) -> dict[str, str]:
-    """Digests of all files below a model's folder: together, they are its key."""
-    return {p.relative_to(folder).as_posix(): digest_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def _model_kind(folder: Path) -> str:

@@ -20,3 +20,9 @@ def digest_json(value: Any) -> str:
 def digest_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_folder(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file below a folder, by its path in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {file.relative_to(folder).as_posix(): digest_file(file) for file in files}

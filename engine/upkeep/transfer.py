@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from engine.errors import Damaged, UserError
-from engine.plan.inputs import digests_of
 from engine.plan.recipe import NAME
 from engine.store.artifact import MANIFEST
-from engine.store.digest import digest_file, digest_json
+from engine.store.digest import digest_file, digest_folder, digest_json
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
 from engine.store.whole_file import whole_file
@@ -124,7 +123,7 @@ def _gather_artifact(inventory: Inventory, folder: str, cargo: Cargo) -> None:
     cargo.artifacts[folder] = manifest["digest"]
     if "external" in manifest:  # it is nowhere but on this machine
         place = Path(manifest["external"])
-        digests = digests_of(place) if place.is_dir() else {}
+        digests = digest_folder(place) if place.is_dir() else {}
         if digest_json(digests) != manifest["key"]:
             raise Damaged(f"the model at {place} is gone, or not what it was: it can't be sent.")
         entries: dict[str, Any] = {

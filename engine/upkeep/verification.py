@@ -19,10 +19,9 @@ import pyarrow as pa
 
 from engine.errors import Damaged, UserError
 from engine.execution.threads import cores
-from engine.plan.inputs import digests_of
 from engine.stage.stage import load
 from engine.store.artifact import MANIFEST, Artifact
-from engine.store.digest import digest_json
+from engine.store.digest import digest_folder, digest_json
 from engine.store.schema import DATASETS
 from engine.store.store import Store
 from engine.store.writer import CARD
@@ -260,7 +259,7 @@ class Verifier:
         heal = f"put back at {place} what was there, or run the recipe again with what is there now"
         if not Path(place).is_dir():
             self.found.damage.append(Damage(folder, label, f"is not at {place} any more", heal, remedy="none"))
-        elif digest_json(digests_of(Path(place))) != manifest["key"]:
+        elif digest_json(digest_folder(Path(place))) != manifest["key"]:
             self.found.damage.append(Damage(folder, label, f"at {place} is not what it was", heal, remedy="none"))
 
     # -- rows and lineage ------------------------------------------------------------------------------------------------
