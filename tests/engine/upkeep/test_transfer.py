@@ -23,7 +23,7 @@ from engine.upkeep.verification import verify
 from engine.view.lineage import trace_back
 from engine.view.report.page import write_report
 from engine.view.status import status_of
-from tests.engine.upkeep.conftest import Command, change_manifest, contents, digests, flip
+from tests.engine.upkeep.conftest import Command, at, change_manifest, contents, digests, flip
 
 
 def elsewhere(tmp_path: Path, name: str = "elsewhere") -> Store:
@@ -139,7 +139,7 @@ def test_a_run_of_the_same_name_stays(kept: Store, tmp_path: Path) -> None:
 
 
 def test_damage_is_not_sent(kept: Store, tmp_path: Path) -> None:
-    other, part = elsewhere(tmp_path), Path(kept.find("toy/loud").path) / kept.find("toy/loud").parts()[1]
+    other, part = elsewhere(tmp_path), at(kept.find("toy/loud")) / kept.find("toy/loud").parts()[1]
     whole = part.read_bytes()
     for data in (whole[:-1] + b"?", whole[:-20]):
         part.write_bytes(data)
