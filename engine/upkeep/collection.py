@@ -143,6 +143,7 @@ class _Finder:
     keep_last: int
     found: Collection
     held: int = 0
+    places: dict[str, dict[str, StoredFile]] = field(default_factory=lambda: {})
 
     @property
     def store(self) -> Store:
@@ -153,37 +154,39 @@ class _Finder:
         places = (*(place for place in PLACES if place != "work"), ASIDE)
         stored = {f"{place}/{name}": file for place in places for name, file in listing(self.store, place).items()}
         self.held = sum(file.size for file in (*stored.values(), *work.values()))
-        yield from self._artifacts(stored, work)
-        yield from self._scratch(work)
-        for name in {"/".join(path.split("/")[:2]) for path in stored if path.startswith("tmp/")}:
-            yield self._item("leftover", name, stored, "of a write that did not end")
-        for name in {"/".join(path.split("/")[:2]) for path in stored if path.startswith(f"{ASIDE}/")}:
-            if name.partition("/")[2] not in self.inventory.repairs:
-                yield self._item("set aside", name, stored, "by a repair that is done")
+        self.places = _by_place({**stored, **work})
+        yield from self._artifacts()
+        yield from self._scratch()
+        for place in self.places:
+            top, _, name = place.partition("/")
+            if top == "tmp":
+                yield self._item("leftover", place, "of a write that did not end")
+            elif top == ASIDE and name not in self.inventory.repairs:
+                yield self._item("set aside", place, "by a repair that is done")
 
-    def _item(self, what: str, place: str, files: dict[str, StoredFile], why: str, since: float = 0.0) -> Unneeded:
-        own = [file for name, file in files.items() if name == place or name.startswith(f"{place}/")]
+    def _item(self, what: str, place: str, why: str, since: float = 0.0) -> Unneeded:
+        own = self.places.get(place, {}).values()
         modified = max([since, *(file.modified for file in own)])
         return Unneeded(what, place, sum(file.size for file in own), modified or time.time(), why)
 
     # -- artifacts -----------------------------------------------------------------------------------------------------
 
-    def _needed(self, work: dict[str, StoredFile]) -> set[str]:
+    def _needed(self) -> set[str]:
         """What the runs name, or a stage that was begun takes, and all that this rests on."""
         roots = [folder for run in self.inventory.records for folder in self.inventory.named(run)]
         for record in self.inventory.records.values():
             roots += record.get("failed", {}).values()
             roots += [s for e in record["stages"].values() for given in e["inputs"].values() for _, s in given]
-        for name in work:
-            if name.endswith(f"/{SPEC}"):
+        for place, files in self.places.items():
+            if place.startswith("work/") and SPEC in files:
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                    spec = json.loads((self.store.workplace() / name.removeprefix("work/")).read_bytes())
+                    spec = json.loads((self.store.workplace() / place.removeprefix("work/") / SPEC).read_bytes())
                     roots += [source for given in spec["inputs"].values() for _, source in given]
         return set(self.inventory.closure(roots))
 
-    def _artifacts(self, stored: dict[str, StoredFile], work: dict[str, StoredFile]) -> Iterator[Unneeded]:
+    def _artifacts(self) -> Iterator[Unneeded]:
         inventory = self.inventory
-        needed = self._needed(work)
+        needed = self._needed()
         unreadable = [f"runs/{run}.json" for run in inventory.record_faults] + [
             f for f in inventory.faults if f in needed
         ]
@@ -193,9 +196,8 @@ class _Finder:
             )
             return
         spare = [f for f in [*inventory.manifests, *inventory.faults] if f not in needed]
-        written = {
-            f: stored[path].modified if (path := f"artifacts/{f}/{MANIFEST}") in stored else time.time() for f in spare
-        }
+        now = StoredFile(0, time.time())
+        written = {f: self.places.get(f"artifacts/{f}", {}).get(MANIFEST, now).modified for f in spare}
         counts: Counter[str] = Counter()
         for folder in sorted(spare, key=lambda f: -written[f]):
             kind = folder.rpartition("-")[0]
@@ -209,13 +211,12 @@ class _Finder:
             for source in inventory.inputs(folder):
                 if source in written:
                     written[source] = max(written[source], written[folder])
-            yield self._item("artifact", f"artifacts/{folder}", stored, "no run names it", written[folder])
+            yield self._item("artifact", f"artifacts/{folder}", "no run names it", written[folder])
         for folder in inventory.begun:
             if folder not in needed and not busy(self.store, folder):
-                since = max(
-                    (file.modified for name, file in work.items() if name.startswith(f"work/{folder}/")), default=0.0
-                )
-                yield self._item("unfinished", f"artifacts/{folder}", stored, "nobody works on it", since)
+                scratch = self.places.get(f"work/{folder}", {}).values()
+                since = max((file.modified for file in scratch), default=0.0)
+                yield self._item("unfinished", f"artifacts/{folder}", "nobody works on it", since)
 
     # -- the folder for work under way ---------------------------------------------------------------------------------
 
@@ -229,14 +230,14 @@ class _Finder:
                     found[f"work/{file.relative_to(place).as_posix()}"] = StoredFile(told.st_size, told.st_mtime)
         return found
 
-    def _scratch(self, work: dict[str, StoredFile]) -> Iterator[Unneeded]:
-        names = sorted({name.split("/")[1] for name in work})
+    def _scratch(self) -> Iterator[Unneeded]:
+        names = sorted({place.split("/")[1] for place in self.places if place.startswith("work/")})
         under_way = [name for name in names if busy(self.store, name.removesuffix(".lock"))]
         for name in names:
             if name in under_way or f"{name}.lock" in under_way:
                 continue
             if name == ANSWERS:
-                item = self._item("answers", f"work/{name}", work, "to ask again is to pay again")
+                item = self._item("answers", f"work/{name}", "to ask again is to pay again")
                 if self.answers and not under_way:
                     yield item
                 else:
@@ -248,18 +249,28 @@ class _Finder:
                     self.found.notes.append(f"Answers of servers, {in_bytes(item.size)}, stay ({why}).")
             elif name == COPIES:
                 if not under_way:
-                    for folder in sorted({path.split("/")[2] for path in work if path.startswith(f"work/{COPIES}/")}):
-                        yield self._item("copy", f"work/{COPIES}/{folder}", work, "of what the store has")
+                    for folder in [place.split("/")[2] for place in self.places if place.startswith(f"work/{COPIES}/")]:
+                        yield self._item("copy", f"work/{COPIES}/{folder}", "of what the store has")
             elif name.endswith(".lock"):
-                yield self._item("lock", f"work/{name}", work, "nobody holds it")
-            elif any(path.startswith(f"work/{name}/{BEFORE}/") for path in work):
+                yield self._item("lock", f"work/{name}", "nobody holds it")
+            elif any(path.startswith(f"{BEFORE}/") for path in self.places[f"work/{name}"]):
                 self.found.notes.append(
                     f"work/{name} holds an artifact that was being made anew: the next run, or repair, goes on."
                 )
             else:
                 done = name in self.inventory.manifests
                 why = "of a stage that is done" if done else "of a stage that stopped: it would begin anew"
-                yield self._item("scratch", f"work/{name}", work, why)
+                yield self._item("scratch", f"work/{name}", why)
+
+
+def _by_place(files: dict[str, StoredFile]) -> dict[str, dict[str, StoredFile]]:
+    """Files by the folder, or file, that goes as a whole."""
+    found: dict[str, dict[str, StoredFile]] = {}
+    for path, file in files.items():
+        parts = path.split("/")
+        depth = 3 if parts[:2] == ["work", COPIES] else 2
+        found.setdefault("/".join(parts[:depth]), {})["/".join(parts[depth:])] = file
+    return found
 
 
 def remove(store: Store, unneeded: Unneeded) -> bool:
@@ -318,7 +329,10 @@ def _remove_whole(store: Store, place: str) -> None:
         if store.fs.exists(store.path(place)):
             store.fs.rm(store.path(place), recursive=True)
         return
-    if local.is_dir():
+    if local.is_symlink() and local.is_dir():  # on another disk
+        shutil.rmtree(local.resolve())
+        local.unlink()
+    elif local.is_dir():
         shutil.rmtree(local)
     else:
         local.unlink(missing_ok=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import sqlite3
 import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import pyarrow as pa
@@ -77,12 +79,22 @@ def fault_inside(name: str, file: Any) -> str | None:
 
 
 def fault_of_database(file: Path) -> str | None:
-    """What SQLite finds wrong in one of its files."""
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)) as opened:
-            told = str(opened.execute("PRAGMA quick_check(1)").fetchone()[0])
-    except sqlite3.Error as error:
-        return None if "locked" in str(error) else f"it is no database any more: {error}"
+    """What SQLite finds wrong in one of its files. Nothing is written: where there is a journal, which SQLite would play in as it
+    opens, that is done to a copy."""
+    journal = file.with_name(f"{file.name}-wal")
+    with contextlib.ExitStack() as opened:
+        if journal.exists() and journal.stat().st_size:
+            folder = Path(opened.enter_context(TemporaryDirectory()))
+            for one in (file, journal):
+                shutil.copyfile(one, folder / one.name)
+            address = str(folder / file.name)
+        else:
+            address = f"{file.absolute().as_uri()}?immutable=1"
+        try:
+            database = opened.enter_context(contextlib.closing(sqlite3.connect(address, uri=True)))
+            told = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+        except sqlite3.Error as error:
+            return f"it is no database any more: {error}"
     return None if told == "ok" else f"SQLite finds it damaged: {told.splitlines()[0]}"
 
 

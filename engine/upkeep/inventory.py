@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from engine.errors import Damaged, UserError, nearest
@@ -31,10 +35,11 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class StoredFile:
-    """Bytes, and when they were last written (seconds since 1970), as the file system says."""
+    """Bytes, and when they were last written (seconds since 1970), as the file system says; whether it is a file at all."""
 
     size: int
     modified: float
+    plain: bool = True
 
 
 @dataclass
@@ -292,12 +297,31 @@ def is_inside(name: str) -> bool:
 def listing(store: Store, *parts: str) -> dict[str, StoredFile]:
     """All files below a folder of the store, by their path from it."""
     folder = store.path(*parts)
+    if store.local:
+        return dict(sorted(_on_disk(Path(folder))))
     store.fs.invalidate_cache()
     try:
         found = cast(Mapping[str, dict[str, Any]], store.fs.find(folder, detail=True))
     except FileNotFoundError:
         return {}
     return {name[len(folder) + 1 :]: _stored(facts) for name, facts in sorted(found.items())}
+
+
+def _on_disk(top: Path) -> Iterator[tuple[str, StoredFile]]:
+    """People put large artifacts on other disks: links to folders are followed, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(top, followlinks=True):
+        told = Path(place).stat()
+        if (told.st_dev, told.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((told.st_dev, told.st_ino))
+        for name in names:
+            path = Path(place, name)
+            with contextlib.suppress(FileNotFoundError):  # somebody has just taken it away; a link to nothing
+                facts = path.stat()
+                plain = stat.S_ISREG(facts.st_mode)
+                yield path.relative_to(top).as_posix(), StoredFile(facts.st_size, facts.st_mtime, plain)
 
 
 def _stored(facts: dict[str, Any]) -> StoredFile:

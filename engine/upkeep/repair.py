@@ -26,6 +26,7 @@ from engine.store.schema import DATASETS
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
 from engine.store.writer import CARD, ArtifactWriter, Contents
+from engine.text.visible import visible
 from engine.upkeep.inventory import ASIDE, EXTERNAL, REPAIRS, Inventory, claim, is_entry, read_manifest, take_inventory
 from engine.upkeep.making import (
     Making,
@@ -54,7 +55,7 @@ class Mended:
 
     def __str__(self) -> str:
         called = f" ({self.name})" if self.name not in (self.what, "") else ""
-        return f"{'✓' if self.well else '✗'} {self.what}{called}: {self.told}"
+        return visible(f"{'✓' if self.well else '✗'} {self.what}{called}: {self.told}")
 
 
 def repair(
@@ -165,15 +166,18 @@ class _Mender:
     def set_file_aside(self, damage: Damage) -> None:
         inside = f"{damage.artifact}/{damage.file}"
         target = f"{ASIDE}/{inside}"
+        told = f"{damage.what}; {'would be' if self.dry_run else 'is'} set aside as {target}"
         if not self.dry_run:
             if damage.artifact.startswith("work/"):
                 source, place = self.store.workplace() / damage.artifact.removeprefix("work/"), self.store.workplace()
                 kept = place.parent / target if self.store.local else place / target
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                (source / damage.file).replace(kept)
+                for end in ("", "-wal", "-shm"):  # a database's journal would be played into the next one
+                    if (source / f"{damage.file}{end}").exists():
+                        (source / f"{damage.file}{end}").replace(kept.with_name(kept.name + end))
             else:
                 self._move(f"artifacts/{inside}", target)
-        self.done(damage, True, f"{damage.what}; {'would be' if self.dry_run else 'is'} set aside as {target}")
+        self.done(damage, True, told)
 
     def leave_out(self, damage: Damage) -> None:
         """A card is written again; of a log nothing but its name is known."""

@@ -7,7 +7,7 @@ time; of an artifact of more rows than `ALL_ROWS` a sample's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,11 +16,14 @@ from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS
 
 ALL_ROWS = 200_000  # whose parents are looked for one and all: about a second
+EXACT_ROWS = 5_000_000  # whose ids are compared as they are: half a gigabyte
 compute: Any = pc  # its functions are made at import, where no type checker sees them
 
 
 def repeated_id(artifact: Artifact) -> str | None:
     """An id that stands twice in an artifact's rows, or is missing; None where all is well."""
+    if artifact.rows > EXACT_ROWS:
+        return _repeated_hash(artifact)
     columns = [artifact.read_table(name, ["id"]).column("id") for name in artifact.parts()]
     ids = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
     if ids.null_count:
@@ -30,6 +33,24 @@ def repeated_id(artifact: Artifact) -> str | None:
     counts = ids.value_counts()
     twice = counts.filter(compute.greater(counts.field("counts"), 1))
     return f"{len(twice):,} ids stand in several rows, {twice[0]['values'].as_py()} among them"
+
+
+def _repeated_hash(artifact: Artifact) -> str | None:
+    """The same by hashes of 64 bits, eight bytes a row; ids whose hashes are equal are then looked at themselves."""
+    import numpy as np
+    import polars as pl
+
+    def columns() -> Iterator[pl.Series]:
+        for name in artifact.parts():
+            yield cast(pl.Series, pl.from_arrow(artifact.read_table(name, ["id"]).column("id")))
+
+    hashes = np.sort(np.concatenate([column.hash().to_numpy() for column in columns()]))
+    equal = pl.Series(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))
+    if not len(equal):
+        return None
+    ids = pl.concat([column.filter(column.hash().is_in(equal)) for column in columns()])
+    twice = ids.filter(ids.is_duplicated()).unique(maintain_order=True)
+    return f"{len(twice):,} ids stand in several rows, {twice[0]} among them" if len(twice) else None
 
 
 def lost_parents(artifact: Artifact, ancestors: list[Artifact]) -> tuple[list[str], bool]:

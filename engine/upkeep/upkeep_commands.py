@@ -136,6 +136,7 @@ def _gc(
 
     from engine.errors import UserError
     from engine.store.store import Store
+    from engine.text.visible import visible
     from engine.upkeep.collection import find_unneeded, in_bytes, in_time, remove, seconds, size
 
     opened = Store(store)
@@ -146,7 +147,8 @@ def _gc(
     told = [] if json_ else found.unneeded
     for one in told:
         age = in_time(time.time() - one.modified)
-        print(f"{in_bytes(one.size):>10}  {age:>6}  {one.what:<10}  {one.place}  ({one.why})")
+        place = visible(one.place, one_line=True)
+        print(f"{in_bytes(one.size):>10}  {age:>6}  {one.what:<10}  {place}  ({one.why})")
     freed, removed = in_bytes(found.freed), list[str]()
     if not json_:
         print(*(f"· {note}" for note in found.notes), f"{freed} of {in_bytes(found.held)} can go.", sep="\n")

@@ -25,6 +25,7 @@ from engine.store.digest import digest_folder, digest_json
 from engine.store.schema import DATASETS
 from engine.store.store import Store
 from engine.store.writer import CARD
+from engine.text.visible import visible
 from engine.upkeep.collection import in_bytes
 from engine.upkeep.file_checks import Examined, examine_stored, fault_inside, fault_of_database
 from engine.upkeep.inventory import (
@@ -225,6 +226,8 @@ class Verifier:
         stored = files[name]
         self.found.files += 1
         try:
+            if not stored.plain:
+                return "is no file any more", Examined()
             if stored.size != entry["bytes"]:
                 return f"has {stored.size:,} bytes; {entry['bytes']:,} were written", Examined()
             with self.store.fs.open(self.store.path("artifacts", folder, name), "rb") as file:
@@ -292,7 +295,7 @@ class Verifier:
         try:
             if fault := repeated_id(artifact):
                 self._repeated(artifact, fault)
-            names = self.inventory.closure([artifact.id])[:-1]
+            names = self.inventory.closure([artifact.id])[-2::-1]  # the nearest first
             ancestors = [self.inventory.manifests.get(name) for name in names]
             damaged = {damage.artifact for damage in self.found.damage}
             if None in ancestors or damaged & {*names} or not names:
@@ -383,9 +386,9 @@ def lines(found: Verification) -> Iterator[str]:
         place = f"{damage.artifact}{f'/{damage.file}' if damage.file else ''}"
         called = f" ({damage.name})" if damage.name not in (damage.artifact, "") else ""
         since = f" It changed on {damage.since}." if damage.since else ""
-        yield f"✗ {place}{called}: {damage.what}.{since}"
-        yield f"    {damage.heal}."
+        yield visible(f"✗ {place}{called}: {damage.what}.{since}", one_line=True)
+        yield visible(f"    {damage.heal}.", one_line=True)
     for note in found.notes:
-        yield f"· {note}"
+        yield visible(f"· {note}", one_line=True)
     told = f"{found.artifacts:,} artifacts, {found.files:,} files, {in_bytes(found.bytes)}"
     yield f"{told}: {'all as they were written' if found.whole else f'{len(found.damage):,} things are not what they were'}."

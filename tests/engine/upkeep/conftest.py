@@ -48,9 +48,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for stage in make_plan(load_recipe(folder / "toy.yaml"), store):
             artifact = carry_out_planned(store, stage, folder)
             beside = {
-                name: {"bytes": (file := artifact.path / name).stat().st_size, "sha256": digest_file(file)}
+                name: {"bytes": (file := at(artifact) / name).stat().st_size, "sha256": digest_file(file)}
                 for name in ("README.md", "logs/metrics.parquet")
-                if (artifact.path / name).exists()
+                if (at(artifact) / name).exists()
             }
             store.put(sealed({**artifact.manifest, "beside": beside}), "artifacts", artifact.id, "manifest.json")
             inputs = {port: [[label, s.folder] for label, s in given] for port, given in stage.inputs.items()}
@@ -112,6 +112,11 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return Said(code, told.out, told.err)
 
     return call
+
+
+def at(artifact: Artifact) -> Path:
+    """Where its files are, whatever was done to them."""
+    return Path(artifact.store.path("artifacts", artifact.id))
 
 
 def flip(file: Path, bit: int | None = None) -> None:

@@ -15,7 +15,7 @@ from engine.plan.inputs import PlainInput, resolve
 from engine.store.store import Store
 from engine.upkeep.repair import Mended, repair
 from engine.upkeep.verification import verify
-from tests.engine.upkeep.conftest import change_manifest, contents, digests, flip
+from tests.engine.upkeep.conftest import at, change_manifest, contents, digests, flip
 
 
 def well(mended: list[Mended]) -> bool:
@@ -24,7 +24,7 @@ def well(mended: list[Mended]) -> bool:
 
 def part_of(store: Store, name: str) -> Path:
     artifact = store.find(name)
-    return artifact.path / artifact.files()[0]
+    return at(artifact) / artifact.files()[0]
 
 
 @pytest.mark.parametrize("name", ["lines", "loud", "louder", "model", "other"])
@@ -52,7 +52,7 @@ def test_random_bits_all_over_the_store(kept: Store, in_process: list[str]) -> N
     """Several files at once, again and again."""
     random_, root = random.Random(11), Path(kept.root)
     before, files = digests(kept), contents(root / "artifacts")
-    for _ in range(15):
+    for _ in range(8):
         there = [path for place in ("artifacts", "runs") for path in sorted((root / place).rglob("*"))]
         there = [path for path in there if path.is_file() and path.stat().st_size and path.name != "stage.log"]
         for file in random_.sample(there, 3):
@@ -152,7 +152,7 @@ def test_a_record_is_rebuilt_from_what_can_be_believed(kept: Store, in_process: 
 
 def test_a_dry_run_changes_nothing(kept: Store, in_process: list[str]) -> None:
     flip(part_of(kept, "toy/loud"))
-    (kept.find("louder").path / "extra.bin").write_bytes(b"x")
+    (at(kept.find("louder")) / "extra.bin").write_bytes(b"x")
     Path(kept.path("runs", "toy.json")).write_text("{")
     before = {path: path.read_bytes() for path in Path(kept.root).rglob("*") if path.is_file()}
     told = [one.told for one in repair(kept, dry_run=True)]
@@ -196,8 +196,8 @@ def test_a_repair_that_was_killed_goes_on(
     def die(where: Store, stage: Any, *rest: Any) -> Any:
         if moment == "half made":
             made = real(where, stage, *rest)
-            (made.path / "manifest.json").unlink()
-            (made.path / made.parts()[-1]).unlink()
+            (at(made) / "manifest.json").unlink()
+            (at(made) / made.parts()[-1]).unlink()
         if moment == "made":
             real(where, stage, *rest)
         raise Killed
@@ -236,20 +236,20 @@ def test_rows_that_people_brought_are_read_again(store: Store, tmp_path: Path, h
     (tmp_path / "faq.csv").write_text("q,a\n" + "".join(f"question {i},answer {i}\n" for i in range(9)))
     wanted = PlainInput("./faq.csv", {"prompt": "q", "reference": "a"}, kind="Prompt")
     made = resolve(wanted, tmp_path, ("Prompt",), store).adopt(store)
-    files = contents(made.path)
+    files = contents(at(made))
     if how == "data":
-        flip(made.path / made.parts()[0])
+        flip(at(made) / made.parts()[0])
     elif how == "manifest":
-        (made.path / "manifest.json").write_text(
-            (made.path / "manifest.json").read_text().replace('"digest"', '"digesd"')
+        (at(made) / "manifest.json").write_text(
+            (at(made) / "manifest.json").read_text().replace('"digest"', '"digesd"')
         )
     else:
-        flip(made.path / made.parts()[0])
-        (made.path / "manifest.json").write_text(
-            (made.path / "manifest.json").read_text().replace('"timings"', '"timinks"')
+        flip(at(made) / made.parts()[0])
+        (at(made) / "manifest.json").write_text(
+            (at(made) / "manifest.json").read_text().replace('"timings"', '"timinks"')
         )
-    assert well(repair(store)) and contents(made.path) == files and verify(store).whole
-    flip(made.path / made.parts()[0])
+    assert well(repair(store)) and contents(at(made)) == files and verify(store).whole
+    flip(at(made) / made.parts()[0])
     (tmp_path / "faq.csv").write_text("q,a\nother,rows\n")
     (mended,) = repair(store)
     assert (
@@ -259,13 +259,13 @@ def test_rows_that_people_brought_are_read_again(store: Store, tmp_path: Path, h
 
 def test_strange_files_are_set_aside(kept: Store, in_process: list[str]) -> None:
     model = kept.find("toy/model")
-    (model.path / "model.safetensors").write_bytes(b"planted")
-    flip(model.path / "README.md")
-    card = (model.path / "README.md").read_bytes()
+    (at(model) / "model.safetensors").write_bytes(b"planted")
+    flip(at(model) / "README.md")
+    card = (at(model) / "README.md").read_bytes()
     assert well(repair(kept)) and verify(kept).whole and in_process == []
     aside = Path(kept.root) / "aside" / model.id
     assert (aside / "model.safetensors").read_bytes() == b"planted" and (aside / "README.md").read_bytes() == card
-    assert (model.path / "README.md").read_bytes() != card and not (model.path / "model.safetensors").exists()
+    assert (at(model) / "README.md").read_bytes() != card and not (at(model) / "model.safetensors").exists()
 
 
 def test_the_command_repairs_with_a_worker(kept: Store, flywheel: Callable[..., Any]) -> None:
@@ -275,3 +275,19 @@ def test_the_command_repairs_with_a_worker(kept: Store, flywheel: Callable[..., 
     (mended,) = json.loads(done.stdout)
     assert done.returncode == 0 and mended["well"] and digests(Store(kept.url)) == before
     assert verify(Store(kept.url)).whole
+
+
+def test_damaged_work_is_set_aside(kept: Store) -> None:
+    """A journal that is left would be played into the next database."""
+    answers, work = kept.workplace() / "answers" / "answers.sqlite", kept.workplace() / "toy_train-00ff00ff00ff00ff"
+    for file in (answers, answers.with_name("answers.sqlite-wal"), work / "checkpoint.json"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"{no database, and no JSON")
+    (work / "spec.json").write_text("{}")
+    mended = repair(kept)
+    assert well(mended) and len(mended) == 2 and verify(kept).whole
+    aside = Path(kept.root) / "aside" / "work"
+    assert sorted(p.relative_to(aside).as_posix() for p in aside.rglob("*") if p.is_file()) == [
+        "answers/answers.sqlite", "answers/answers.sqlite-wal", "toy_train-00ff00ff00ff00ff/checkpoint.json",
+    ]  # fmt: skip
+    assert not list(answers.parent.iterdir()) and (work / "spec.json").exists()
