@@ -206,6 +206,19 @@ class Artifact:
         except FileNotFoundError:
             return None
 
+    def incomplete(self) -> str | None:
+        """Which file is missing or has another size, in words; None if there is none. Nothing is read."""
+        if "external" in self.manifest:
+            return None
+        for name, entry in self.manifest["files"].items():
+            try:
+                size = self.store.size("artifacts", self.id, name)
+            except (FileNotFoundError, NotADirectoryError):
+                return f"{name} is missing"
+            if size != entry["bytes"]:
+                return f"{name} has {size:,} bytes instead of {entry['bytes']:,}"
+        return None
+
     def verify(self) -> list[str]:
         """Names of files that are missing or differ from the manifest."""
         bad: list[str] = []
@@ -226,6 +239,11 @@ class Artifact:
 
 
 def read_artifact(store: StoreFiles, artifact: str) -> Artifact | None:
-    """The finished artifact in this folder, or None: no manifest, no artifact."""
-    manifest = store.read_json("artifacts", artifact, MANIFEST)
+    """The finished artifact in this folder, or None: no manifest, no artifact. A damaged one is none; `store.damage` says why."""
+    store.damage.pop(artifact, None)
+    try:
+        manifest = store.read_json("artifacts", artifact, MANIFEST)
+    except ValueError as error:
+        store.damage[artifact] = f"artifacts/{artifact}/{MANIFEST} is damaged: {error}"
+        return None
     return Artifact(store, artifact, manifest) if manifest else None

@@ -12,7 +12,7 @@ import os
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import fsspec
 
@@ -25,6 +25,14 @@ def default_url() -> str:
     return os.environ.get("FLYWHEEL_STORE") or ".flywheel"
 
 
+class Fence(Protocol):
+    """The right to write one artifact (`engine.store.lease`)."""
+
+    @property
+    def artifact(self) -> str: ...
+    def check(self) -> None: ...
+
+
 class StoreFiles:
     """A root URL and the few operations on its files."""
 
@@ -34,6 +42,17 @@ class StoreFiles:
         self.fs: Any = fs
         self.root = root.rstrip("/")
         self.local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+        self.damage: dict[str, str] = {}  # an artifact's folder, or `runs/NAME.json` -> what is wrong with its record
+        self.lease: Fence | None = None
+
+    def fence(self, *parts: str) -> None:
+        """Called at the moment in which a file appears: who has lost an artifact's lease must not write into it.
+
+        Raises:
+            StageFailed: another has taken over.
+        """
+        if self.lease and parts[:2] == ("artifacts", self.lease.artifact):
+            self.lease.check()
 
     def path(self, *parts: str) -> str:
         """A path inside the store.
@@ -57,6 +76,7 @@ class StoreFiles:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            self.fence(*parts)
             partial.replace(target)
         else:
             self.fs.pipe_file(target, data)
@@ -66,6 +86,7 @@ class StoreFiles:
         """Move a finished local file into the store, whole or not at all. Returns its SHA-256."""
         digest = digest_file(source)
         target = self.path(*parts)
+        self.fence(*parts)
         if self.local:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             try:

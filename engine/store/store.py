@@ -4,17 +4,20 @@
 artifacts/<stage kind>-<key>/   manifest.json (written last: no manifest, no artifact), data/*.parquet, rejected/*.parquet,
                                 model files, logs/ (timings, metrics: not part of the digest)
 runs/<recipe>.json              what each stage of the last run was, so that names resolve and `plan --why` can compare
+leases/<stage kind>-<key>.json  who makes an artifact right now, in a store that can't lock (`engine.store.lease`)
 work/<stage kind>-<key>/        scratch of stages under way: checkpoints, output not yet complete (local disk)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine.errors import UserError, nearest
-from engine.store.artifact import Artifact, read_artifact
+from engine.store import run_records
+from engine.store.artifact import MANIFEST, Artifact, read_artifact
 from engine.store.files import StoreFiles
+from engine.store.lease import put_leased
 
 KEY_LENGTH = 16  # hexadecimal digits of the key that appear in a folder's name
 
@@ -52,12 +55,26 @@ class Store(StoreFiles):
                 yield artifact
 
     def run(self, name: str) -> dict[str, Any] | None:
-        """The record of a recipe's last run: `{"stages": {name: {"artifact": ..., ...}}}`."""
-        return self.read_json("runs", f"{name}.json")
+        """The record of a recipe's last run: `{"stages": {name: {"artifact": ..., ...}}}`; None if there is none that can be read."""
+        return run_records.read(self, name)
+
+    def update_run(self, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Change the record of a recipe's last run, without loss where others do so, too (`engine.store.run_records.update`)."""
+        run_records.update(self, name, change)
 
     def runs(self) -> list[str]:
         """Names of the recipes that have run here."""
-        return [name.removesuffix(".json") for name in self.list("runs") if name.endswith(".json")]
+        return run_records.names(self)
+
+    def put(self, data: bytes, *parts: str) -> str:
+        """Write one file, whole or not at all. Returns its SHA-256.
+
+        Raises:
+            Superseded: of an artifact whose lease was lost.
+        """
+        if self.lease and not self.local and parts[:2] == ("artifacts", self.lease.artifact):
+            return put_leased(self, data, once=parts[2:] == (MANIFEST,), place=parts)
+        return super().put(data, *parts)
 
     def title(self, artifact: Artifact) -> str:
         """What people call an artifact: RUN/STAGE where a run has it, else its own name."""
