@@ -72,12 +72,16 @@ class StoreFiles:
             partial = Path(self.path("tmp", uuid.uuid4().hex))
             partial.parent.mkdir(parents=True, exist_ok=True)
             Path(target).parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            self.fence(*parts)
-            partial.replace(target)
+            try:
+                with partial.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                self.fence(*parts)
+                partial.replace(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
         else:
             self.fs.pipe_file(target, data)
         return hashlib.sha256(data).hexdigest()
