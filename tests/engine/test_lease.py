@@ -72,7 +72,9 @@ def test_a_file_that_went_while_it_was_opened_is_no_lock(store: Store, monkeypat
 def test_a_lease_lives_as_long_as_any_process_that_has_a_part_in_it(store: Store) -> None:
     with lease(store, "a-1") as held:
         child = subprocess.Popen(["sleep", "600"], pass_fds=held.descriptors)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), held.descriptors[0])  # as where the run is killed: only the child has it
+        os.dup2(
+            os.open(os.devnull, os.O_RDONLY), held.descriptors[0]
+        )  # as where the run is killed: only the child has it
         with pytest.raises(Busy), lease(Store(store.url), "a-1", no_wait=True):
             pass
         child.kill()
@@ -98,7 +100,9 @@ def test_who_lost_its_lease_writes_nothing_more_and_takes_away_nothing(store: St
                 lambda: writer.put_log("stage.log", b""),
                 lambda: writer.seal({}),
             ):
-                with pytest.raises(Superseded, match=rf"lost its turn: `.*` \(process {os.getpid()} .* has taken over a-1"):
+                with pytest.raises(
+                    Superseded, match=rf"lost its turn: `.*` \(process {os.getpid()} .* has taken over a-1"
+                ):
                     write()
         other.check()  # who lost it has let go of nothing but its own
         assert writer.parts() == {"00000"} and not worker.list("tmp") and (tmp_path / "model").exists()

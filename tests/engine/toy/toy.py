@@ -51,7 +51,9 @@ class ToyShout(Stage):
     times: int = Field(1, ge=1)
     pause: Annotated[float, NotIdentity] = 0.0
     workers: Annotated[int, NotIdentity] = 1
-    ledger: Annotated[str | None, NotIdentity] = None  # a file: for each part its name, this process and one that it started
+    ledger: Annotated[str | None, NotIdentity] = (
+        None  # a file: for each part its name, this process and one that it started
+    )
 
     def run(self, job: Any) -> None:
         child = subprocess.Popen(["sleep", "600"], start_new_session=True).pid if self.ledger else 0
