@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 OUTLIVES = "FLYWHEEL_OUTLIVES"
-GRACE_S = 5
+GRACE_S, LAST_WORDS_S = 5, 1
 PDEATHSIG, SUBREAPER = 1, 36  # of prctl
 
 
@@ -108,11 +108,16 @@ def _attend(parent: int, worker: int, waits_for: set[signal.Signals]) -> int:
 
 
 def _end_all() -> None:
+    """Of what is left, some ends by itself when the worker has (a tracker that removes shared memory): a moment for that."""
+    until = time.monotonic() + LAST_WORDS_S
     while left := [child for child in _children() if not _outlives(child)]:
+        late = time.monotonic() > until
         for child in left:
-            os.kill(child, signal.SIGKILL)
-        for child in left:
-            os.waitpid(child, 0)  # its own children are ours now
+            if late:
+                os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0 if late else os.WNOHANG)  # its own children are ours now
+        if not late:
+            time.sleep(0.02)
 
 
 def _children() -> list[int]:

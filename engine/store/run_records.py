@@ -49,20 +49,19 @@ def update(store: StoreFiles, name: str, change: Callable[[Record], Record]) -> 
     Raises:
         StageFailed: others change it all the time.
     """
+    there = read(store, name)
+    if there is not None and there == change(read(store, name) or there):
+        return  # so that a store that is finished may be read-only
     if store.local:
         # Without locks (`lease` said so) a change may get lost; what is there is whole all the same.
         with locked(lock_file(store, f"{name}.run"), wait=True):
             before = store.read("runs", name + SUFFIX) if store.exists("runs", name + SUFFIX) else None
-            now = change(_known(store, name, before))
-            if before is None or _record_or_none(before) != now:
-                store.put(sealed(now), "runs", name + SUFFIX)
+            store.put(sealed(change(_known(store, name, before))), "runs", name + SUFFIX)
         return
     for _ in range(ATTEMPTS):
-        there = read_version(store, "runs", name + SUFFIX)
-        now = change(_known(store, name, there[0] if there else None))
-        if there and _record_or_none(there[0]) == now:
-            return
-        if put_version(store, sealed(now), there[1] if there else None, "runs", name + SUFFIX):
+        found = read_version(store, "runs", name + SUFFIX)
+        now = sealed(change(_known(store, name, found[0] if found else None)))
+        if put_version(store, now, found[1] if found else None, "runs", name + SUFFIX):
             return
     raise StageFailed(f"runs/{name}{SUFFIX} of {store.url} is changed by others all the time; run it again.")
 
@@ -78,13 +77,6 @@ def _known(store: StoreFiles, name: str, data: bytes | None) -> Record:
         store.put(data, "runs", aside)
         store.damage[place] = f"{error} It is set aside as runs/{aside}."
         return {"stages": {}}
-
-
-def _record_or_none(data: bytes) -> Record | None:
-    try:
-        return _record(data, "")
-    except Damaged:
-        return None
 
 
 def _record(data: bytes, place: str) -> Record:
