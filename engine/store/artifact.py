@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 MANIFEST = "manifest.json"
+TAKEN_OVER = "taken over by"  # all that a manifest says where nothing is finished (`engine.store.lease`)
 
 
 def _cell(value: Any, width: int = 200) -> str:
@@ -246,4 +247,4 @@ def read_artifact(store: StoreFiles, artifact: str) -> Artifact | None:
     except ValueError as error:
         store.damage[artifact] = f"artifacts/{artifact}/{MANIFEST} is damaged: {error}"
         return None
-    return Artifact(store, artifact, manifest) if manifest else None
+    return Artifact(store, artifact, manifest) if manifest and TAKEN_OVER not in manifest else None

@@ -17,7 +17,6 @@ from typing import Any, Protocol, cast
 import fsspec
 
 from engine.errors import UserError
-from engine.store.digest import digest_file
 
 
 def default_url() -> str:
@@ -86,9 +85,8 @@ class StoreFiles:
             self.fs.pipe_file(target, data)
         return hashlib.sha256(data).hexdigest()
 
-    def put_file(self, source: Path, *parts: str) -> str:
-        """Move a finished local file into the store, whole or not at all. Returns its SHA-256."""
-        digest = digest_file(source)
+    def put_file(self, source: Path, *parts: str) -> None:
+        """Move a finished local file into the store, whole or not at all."""
         target = self.path(*parts)
         self.fence(*parts)
         if self.local:
@@ -103,7 +101,6 @@ class StoreFiles:
         else:
             self.fs.put_file(str(source), target)
             source.unlink()
-        return digest
 
     def read(self, *parts: str) -> bytes:
         return cast(bytes, self.fs.cat_file(self.path(*parts)))

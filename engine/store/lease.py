@@ -32,8 +32,9 @@ from typing import Any, Protocol, cast
 
 from engine.errors import Busy, StageFailed
 from engine.redaction import redacted
+from engine.store.artifact import MANIFEST, TAKEN_OVER
 from engine.store.files import StoreFiles
-from engine.store.versions import Version, put_version, read_version, safe
+from engine.store.versions import Version, etag, put_file_version, put_version, read_version, safe
 from engine.text.visible import visible
 
 POLL_S = 0.2
@@ -394,6 +395,8 @@ class ObjectQueue:
             if there is None or there.holder.token != holder.token:
                 return Other(there.holder if there else None)
             version = there.version
+        if there and safe(self.store):
+            _bar(self.store, self.artifact, holder.token)
         made = ObjectLease(self.store, self.artifact, holder, version, ttl_s)
         made.keep()
         return made
@@ -423,10 +426,47 @@ def put_leased(store: StoreFiles, data: bytes, *, once: bool, place: tuple[str, 
         there = read_version(store, *place)  # a version of before, or ours whose answer got lost
         if there and there[0] == data:
             return hashlib.sha256(data).hexdigest()
-        if once and there:
+        if once and there and not is_bar(there[0]):
             break
         version = there[1] if there else None
     raise Superseded(_superseded(place[1], None))
+
+
+def put_file_leased(store: StoreFiles, source: Path, *place: str) -> None:
+    """`put_leased` for a local file of any size, which goes.
+
+    Raises:
+        Superseded: another has the lease, or was faster.
+    """
+    for _ in range(5):
+        version = etag(store, *place) if safe(store) else None
+        store.fence(*place)
+        if not safe(store):
+            store.fs.put_file(str(source), store.path(*place))
+        elif not put_file_version(store, source, version, *place):
+            continue
+        source.unlink()
+        return
+    raise Superseded(_superseded(place[1], None))
+
+
+BAR = f'{{"{TAKEN_OVER}": '.encode()
+
+
+def is_bar(manifest: bytes) -> bool:
+    """Whether this is no manifest, but what stands in its place since somebody took over."""
+    return manifest.startswith(BAR)
+
+
+def _bar(store: StoreFiles, artifact: str, token: str) -> None:
+    """Have the manifest that the one before may be writing right now be refused: another version is there, and ours replaces it."""
+    place = ("artifacts", artifact, MANIFEST)
+    for _ in range(5):
+        there = read_version(store, *place)
+        if there and not is_bar(there[0]):
+            return  # it was finished
+        if put_version(store, BAR + json.dumps(token).encode() + b"}", there[1] if there else None, *place):
+            return
 
 
 @dataclass(frozen=True)

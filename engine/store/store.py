@@ -11,13 +11,14 @@ work/<stage kind>-<key>/        scratch of stages under way: checkpoints, output
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError, nearest
 from engine.store import run_records
 from engine.store.artifact import MANIFEST, Artifact, read_artifact
 from engine.store.files import StoreFiles
-from engine.store.lease import put_leased
+from engine.store.lease import put_file_leased, put_leased
 
 KEY_LENGTH = 16  # hexadecimal digits of the key that appear in a folder's name
 
@@ -75,6 +76,17 @@ class Store(StoreFiles):
         if self.lease and not self.local and parts[:2] == ("artifacts", self.lease.artifact):
             return put_leased(self, data, once=parts[2:] == (MANIFEST,), place=parts)
         return super().put(data, *parts)
+
+    def put_file(self, source: Path, *parts: str) -> None:
+        """Move a finished local file into the store, whole or not at all.
+
+        Raises:
+            Superseded: into an artifact whose lease was lost.
+        """
+        if self.lease and not self.local and parts[:2] == ("artifacts", self.lease.artifact):
+            put_file_leased(self, source, *parts)
+        else:
+            super().put_file(source, *parts)
 
     def title(self, artifact: Artifact) -> str:
         """What people call an artifact: RUN/STAGE where a run has it, else its own name."""

@@ -7,10 +7,12 @@ is there is compared just before it is written: a lost race of milliseconds stay
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any, cast
 
 from engine.store.files import StoreFiles
 
+LARGEST_PUT = 5 << 30  # bytes; beyond, a file goes in parts
 Version = str  # an ETag, or a digest of the content
 
 
@@ -49,6 +51,26 @@ def put_version(store: StoreFiles, data: bytes, version: Version | None, *parts:
     except OSError as error:
         if _refused(error):
             return None
+        raise
+
+
+def put_file_version(store: StoreFiles, source: Path, version: Version | None, *parts: str) -> bool:
+    """`put_version` on S3 for a local file; False if another has been there before."""
+    path = store.path(*parts)
+    try:
+        if version is None:
+            store.fs.put_file(str(source), path, mode="create")
+        elif source.stat().st_size > LARGEST_PUT:
+            store.fs.rm_file(path)
+            store.fs.put_file(str(source), path, mode="create")
+        else:
+            store.fs.invalidate_cache(path)
+            with source.open("rb") as body:
+                store.fs.call_s3("put_object", Body=body, IfMatch=version, **_place(store, *parts))
+        return True
+    except OSError as error:
+        if _refused(error):
+            return False
         raise
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,5 +108,5 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv(name, value)
     boto3.client("s3").create_bucket(Bucket="flywheel")
     s3fs.S3FileSystem.clear_instance_cache()  # those of the server before
-    yield "s3://flywheel/store"
+    yield f"s3://flywheel/{uuid.uuid4().hex}"  # all servers of a process have the same buckets
     server.stop()

@@ -35,7 +35,8 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
         nonlocal mounted
         told = ",".join(name if not value else f"{name}={value}" for name, value in options.items())
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"remount,{told}" if mounted else told, "tmpfs", str(place)], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", f"remount,{told}" if mounted else told, "tmpfs", str(place)],
+            capture_output=True,
         )
         if done.returncode:
             pytest.skip("may not mount")
@@ -107,10 +108,15 @@ def test_a_file_that_may_not_grow_and_too_few_open_files_are_told(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("how", "says"),
-    [("memory", "memory ran out. Give the stage less at once"), ("killed", "was killed (SIGKILL). The kernel does so where")],
+    [
+        ("memory", "memory ran out. Give the stage less at once"),
+        ("killed", "was killed (SIGKILL). The kernel does so where"),
+    ],
 )
 def test_a_stage_without_memory_says_what_to_lower(recipe: Path, tmp_path: Path, how: str, says: str) -> None:
-    recipe.write_text(f"{recipe.read_text().partition('  loud:')[0]}  crash: {{kind: toy_crash, from: lines, how: {how}}}\n")
+    recipe.write_text(
+        f"{recipe.read_text().partition('  loud:')[0]}  crash: {{kind: toy_crash, from: lines, how: {how}}}\n"
+    )
     code, said = run(tmp_path, tmp_path / "store", "run", recipe.name)
     assert code == 1 and says in said and "goes on from here" in said, said
     assert "running again" in str(shortage(MemoryError(), ["micro_batch", "name"])) and "Lower `micro_batch`" in str(
@@ -166,12 +172,19 @@ def test_what_libraries_say_of_a_full_machine_is_understood(tmp_path: Path) -> N
         (rust, "no space left"),
     ):
         assert says in (told(fails) or ""), says
-    for plain in (ValueError("x"), FileNotFoundError(2, "no such file"), KeyError("memory"), ConnectionRefusedError(111, "no")):
+    for plain in (
+        ValueError("x"),
+        FileNotFoundError(2, "no such file"),
+        KeyError("memory"),
+        ConnectionRefusedError(111, "no"),
+    ):
         assert shortage(plain) is None
     assert "crashed (SIGSEGV)" in killed(11) and "killed by signal 64" in killed(64)
 
 
-def test_a_clock_that_is_years_off_or_goes_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_years_off_or_goes_back_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The clock is shown to people; nothing waits for it or compares it."""
     (tmp_path / "clock").mkdir()
     (tmp_path / "clock" / "sitecustomize.py").write_text(
