@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.errors import Damaged, StageFailed, UserError, Waiting
+from engine.errors import StageFailed, UserError, Waiting
 from engine.execution import stops, threads
 from engine.execution.again import note_failure, prepare
 from engine.execution.keeper import GRACE_S
@@ -161,13 +161,11 @@ def _adopt(where: Store, source: External, no_wait: bool, say: Say) -> None:
     Raises:
         Damaged: it is an artifact that can't be made anew from here.
     """
-    found = where.get(source.folder)
-    lack = found.incomplete() if found else where.damage.get(source.folder)
-    if found and not lack:
+    found, lack = source.there(where)
+    if found:
         return
-    if lack and source.name.startswith("store:"):
-        raise Damaged(f"{source.folder} is damaged: {lack}. `flywheel repair {source.folder}` makes it anew.")
     with lease(where, source.folder, no_wait=no_wait, say=say):
+        found, lack = source.there(where)  # another may have brought it meanwhile
         if lack:
             say(f"{source.name} is read anew: {lack}")
             ArtifactWriter(where, source.folder).discard()

@@ -62,7 +62,11 @@ def _glimpse(label: str, source: Planned | External, store: Store, say: Callable
     known = Glimpse(label, kind)
     if isinstance(source, Planned):
         known = replace(known, config=source.forecast.get("config"))
-    if found := store.get(source.folder):
+    if isinstance(source, Planned):
+        found = store.get(source.folder) if source.cached else None
+    else:
+        found, _ = source.there(store)
+    if found:
         if kind in schema.MODELS:
             return replace(known, model=found.location)
         batch = next(found.batches(rows=ROWS), None) if kind != "TokenBlock" else None
