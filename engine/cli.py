@@ -409,9 +409,10 @@ _STOPPED = {
 
 def main() -> None:
     """Entry point of `flywheel`: what goes wrong is said in words, not in tracebacks; so is a signal."""
-    from engine.execution import stops
+    from engine.execution import keeper, stops
     from engine.shortage import shortage
 
+    keeper.adopt_orphans()
     stops.open_streams()
     stops.listen()
     stops.begin()

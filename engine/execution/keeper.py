@@ -25,6 +25,7 @@ from typing import NoReturn
 OUTLIVES = "FLYWHEEL_OUTLIVES"
 GRACE_S, LAST_WORDS_S = 5, 1
 PDEATHSIG, SUBREAPER = 1, 36  # of prctl
+_adopts = False
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     waits_for = {signal.SIGTERM, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waits_for)
     libc = ctypes.CDLL(None)
-    libc.prctl(SUBREAPER, 1)
+    adopt_orphans()
     libc.prctl(PDEATHSIG, int(signal.SIGTERM))
     me = os.getpid()
     worker = os.fork()
@@ -48,7 +49,7 @@ def main() -> None:
         _work(spec)
     os.close(int(os.environ["FLYWHEEL_EVENTS"]))  # the worker's alone: its end is the end of events
     status = _attend(parent, worker, waits_for)
-    _end_all()
+    end_children()
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one of these is enough
         signal.pthread_sigmask(signal.SIG_UNBLOCK, waits_for)
@@ -107,8 +108,23 @@ def _attend(parent: int, worker: int, waits_for: set[signal.Signals]) -> int:
             os.kill(worker, signal.SIGTERM)
 
 
-def _end_all() -> None:
-    """Of what is left, some ends by itself when the worker has (a tracker that removes shared memory): a moment for that."""
+def adopt_orphans() -> None:
+    """Have processes below this one become its children when their parent ends (Linux)."""
+    global _adopts
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SUBREAPER, 1)
+        _adopts = True
+
+
+def end_orphans() -> None:
+    """After a keeper was killed: end what it kept, in a process that adopts orphans. (A notebook does not; it has children of its own.)"""
+    if _adopts:
+        end_children()
+
+
+def end_children() -> None:
+    """End the children of this process that are left, and theirs. Some end by themselves (a tracker that removes shared memory): they
+    have a moment for that."""
     until = time.monotonic() + LAST_WORDS_S
     while left := [child for child in _children() if not _outlives(child)]:
         late = time.monotonic() > until
@@ -121,10 +137,10 @@ def _end_all() -> None:
 
 
 def _children() -> list[int]:
+    lists = [task / "children" for task in Path("/proc/self/task").iterdir()]
+    if all(children.exists() for children in lists):
+        return [int(pid) for children in lists for pid in children.read_text().split()]
     me = os.getpid()
-    listed = Path(f"/proc/self/task/{me}/children")
-    if listed.exists():
-        return [int(pid) for pid in listed.read_text().split()]
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _parent(entry) == me]
 
 

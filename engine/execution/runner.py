@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import StageFailed, UserError, Waiting
-from engine.execution import stops, threads
+from engine.execution import keeper, stops, threads
 from engine.execution.again import note_failure, prepare
-from engine.execution.keeper import GRACE_S
 from engine.plan.checks import check
 from engine.plan.inputs import External, Say
 from engine.plan.plan import Planned, make_plan
@@ -304,6 +303,8 @@ def _work(store: Store, stage: Planned, held: Lease, base: str, options: dict[st
                 if view:
                     view.event(stage, last)
             code = process.wait()
+            if code < 0:
+                keeper.end_orphans()
             if -code in stops.SIGNALS or code == stops.exit_code(signal.SIGTERM):
                 time.sleep(1)  # who stops all processes of a group stops this one, too: that is what is told then
         except BaseException:
@@ -333,7 +334,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Have the worker close what is open and end, and all that it started."""
     process.terminate()
     try:
-        process.wait(timeout=GRACE_S + 5)
+        process.wait(timeout=keeper.GRACE_S + 5)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

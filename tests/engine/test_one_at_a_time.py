@@ -54,14 +54,10 @@ def test_a_run_that_is_killed_alone_leaves_no_process_and_the_next_goes_on(tmp_p
         if victim != "run":
             assert "was killed (SIGKILL). The kernel does so where memory runs out" in said and "Traceback" not in said
         until(lambda worker=worker, keeper=keeper: all_gone({worker, keeper}))
-        if victim != "keeper":  # nobody is left then who could end a process in a session of its own
-            until(lambda: all_gone(ledger.pids))
+        until(lambda: all_gone(ledger.pids))
     assert start(tmp_path, "run", "slow.yaml").wait() == 0
     made = Store(str(tmp_path / "store")).find("slow/loud")
     assert made.digest == undisturbed(tmp_path / "calm") and made.verify() == []
-    for pid in ledger.pids:
-        if not all_gone({pid}):
-            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_worker_that_stood_still_while_another_took_over_is_refused(tmp_path: Path) -> None:

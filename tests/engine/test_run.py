@@ -207,5 +207,7 @@ def test_an_input_that_is_incomplete_is_read_anew(tmp_path: Path, flywheel: Any)
     assert done.returncode == 0 and re.search(r"mine.jsonl is read anew: data/\S+ is missing", done.stderr), done.stderr
     assert read.verify() == []
     (read.path / read.parts()[0]).unlink()
-    done = flywheel("stage", "toy_shout", "--from", read.id, "--set", "times=3")  # nobody knows any more where it came from
+    done = flywheel(
+        "stage", "toy_shout", "--from", read.id, "--set", "times=3"
+    )  # nobody knows any more where it came from
     assert done.returncode == 1 and f"`flywheel repair {read.id}`" in done.stderr and "Traceback" not in done.stderr
