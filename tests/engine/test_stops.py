@@ -111,3 +111,19 @@ def test_closed_streams_are_no_files(tmp_path: Path) -> None:
     command = " ".join([f"'{word}'" for word in COMMAND])
     done = subprocess.run(["sh", "-c", f"{command} stages <&- >&- 2>&-"], cwd=tmp_path)
     assert done.returncode == 0
+
+
+def test_what_is_meant_to_outlive_a_run_does() -> None:
+    """The Argilla server of this machine, which a stage may start."""
+    script = """if True:
+        import os, subprocess
+        from engine.execution import keeper
+        ends = subprocess.Popen(["sleep", "600"])
+        stays = subprocess.Popen(["sleep", "600"], env={**os.environ, keeper.OUTLIVES: "1"}, stdout=subprocess.DEVNULL)
+        keeper.end_children()
+        print(ends.pid, stays.pid)
+    """
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    ends, stays = map(int, said.split())
+    assert all_gone({ends}) and not all_gone({stays})
+    os.kill(stays, signal.SIGKILL)
