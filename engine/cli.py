@@ -1,10 +1,14 @@
 """The command line. Imports what a command needs inside it, so that `flywheel --help` answers at once.
 
-Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 waiting for people.
+Exit codes: 0 done, 1 the run failed (or another is at it, with `--no-wait`), 2 the input is wrong, 3 waiting for people; stopped by a
+signal: 130 SIGINT, 143 SIGTERM, 129 SIGHUP.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +19,6 @@ from typer.core import TyperCommand
 
 from engine.command_options import Json, StoreUrl
 from engine.errors import FlywheelError, UserError, nearest
-from engine.store.refused import refusal
 from engine.upkeep import upkeep_commands
 
 if TYPE_CHECKING:
@@ -47,6 +50,13 @@ app = typer.Typer(
 Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="STAGE.FIELD=VALUE, on top of the recipe.")]
 Only = Annotated[list[str] | None, typer.Option("--only", help="This stage and what it needs; repeatable.")]
+NoWait = Annotated[
+    bool,
+    typer.Option(
+        "--no-wait",
+        help="Where another run makes a stage right now, leave with exit code 1 instead of waiting for that run.",
+    ),
+]
 Name = Annotated[str, typer.Argument(help="RUN/STAGE, a stage's name, or the start of a key.", show_default=False)]
 
 
@@ -79,6 +89,7 @@ def run(
     set_: Settings = None,
     only: Only = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for people instead of leaving with exit code 3.")] = False,
+    no_wait: NoWait = False,
     retry_failed: Annotated[
         bool,
         typer.Option("--retry-failed", help="Ask servers again for the rows of finished stages that did not make it."),
@@ -93,7 +104,7 @@ def run(
     view = Lines() if json_ else Bars()
     done = run_recipe(
         recipe, store=store, overrides=_settings(recipe, set_, context.args), only=only, wait=wait,
-        retry_failed=retry_failed, view=view,
+        no_wait=no_wait, retry_failed=retry_failed, view=view,
     )  # fmt: skip
     view.total(spending(done.values()))
     if not json_:
@@ -305,12 +316,13 @@ def stage(
     ] = None,
     set_: Settings = None,
     store: StoreUrl = None,
+    no_wait: NoWait = False,
 ) -> None:
     """Run one stage without a recipe, on artifacts or on files and folders of any format and shape (docs/data.md)."""
     from engine.execution.progress import Bars
     from engine.execution.single import run_single
 
-    artifact = run_single(kind, from_ or [], set_ or [], store, to, columns, Bars())
+    artifact = run_single(kind, from_ or [], set_ or [], store, to, columns, Bars(), no_wait)
     print(to or artifact.id)
 
 
@@ -389,21 +401,74 @@ def add_command(name: str, target: str, help: str) -> None:
     app.command(name, help=help, context_settings=settings)(hand_over)
 
 
+# What a command that was stopped leaves, by its name.
+_STOPPED = {
+    "run": "what is done is kept: `{command}` goes on from here",
+    "stage": "what is done is kept: `{command}` goes on from here",
+    "plan": "nothing was written",
+    "export": "the copy is not complete: `{command}` makes it anew",
+}
+
+
 def main() -> None:
-    """Entry point of `flywheel`: our own errors are messages, not tracebacks."""
+    """Entry point of `flywheel`: what goes wrong is said in words, not in tracebacks; so is a signal."""
+    from engine.execution import keeper, stops
+    from engine.shortage import shortage
+
+    keeper.adopt_orphans()
+    stops.open_streams()
+    stops.listen()
+    stops.begin()
+    sys.argv[0] = "flywheel"  # what others are told who wait for us
+    code, words = 0, ""
     try:
         app()
+    except SystemExit as ended:
+        code = 0 if isinstance(ended.__context__, BrokenPipeError) else ended.code or 0
     except FlywheelError as error:
-        print(f"flywheel: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code, words = error.exit_code, str(error)
+    except BrokenPipeError:  # `| head`
+        code = 0
     except KeyboardInterrupt:
-        print("flywheel: stopped. Running again goes on from here.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
-    except OSError as error:
-        told = refusal(error)
-        if told is None:
+        code = stops.exit_code(stops.received() or signal.SIGINT)
+    except Exception as error:
+        if stops.received():  # made of it by a library
+            code = 1
+        elif told := shortage(error):
+            code, words = 1, told
+        else:
             raise
-        print(f"flywheel: {told}", file=sys.stderr)
-        sys.exit(told.exit_code)
+    if (by := stops.received()) and (code or by != signal.SIGINT):  # a chat is ended by Ctrl-C
+        code, words = stops.exit_code(by), _stopped(by.name)
+    sys.exit(_last_words(words) or code)
+
+
+def _stopped(by: str) -> str:
+    from engine.redaction import redacted
+
+    name = next(iter(sys.argv[1:]), "")
+    command = redacted(shlex.join(["flywheel", *sys.argv[1:]]))
+    told = _STOPPED.get(name, "").format(command=command)
+    return f"stopped by {by}; {told}" if told else f"stopped by {by}."
+
+
+def _last_words(words: str) -> int:
+    """Print the message and what waits to be printed. Returns 1 if what was asked for could not be printed, though somebody reads it."""
+    from engine.execution import stops
+    from engine.shortage import shortage
+
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if words and stream is sys.stderr:
+                print(f"flywheel: {words}", file=stream)
+            stream.flush()
+        except BrokenPipeError:
+            stops.unheard()
+        except OSError as error:  # `> /dev/full`
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            if stream is sys.stdout:
+                words = words or f"standard output can't be written: {shortage(error) or error}"
+                print(f"flywheel: {words}", file=sys.stderr)
+                return 1
+    return 0

@@ -30,6 +30,12 @@ class Waiting(FlywheelError):
     exit_code = 3
 
 
+class Busy(FlywheelError):
+    """Another run makes the same artifact right now, and this one was told not to wait for it. Exit code 1."""
+
+    exit_code = 1
+
+
 class Damaged(FlywheelError):
     """A file of a store is not what was recorded of it: name it, and what heals it. Exit code 1."""
 

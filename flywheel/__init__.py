@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.errors import FlywheelError, StageFailed, UserError, Waiting
+    from engine.errors import Busy, FlywheelError, StageFailed, UserError, Waiting
     from engine.execution.runner import run
     from engine.plan.checks import plan
     from engine.plan.inputs import from_rows
@@ -37,6 +37,7 @@ __version__ = "0.2.0"
 # Name -> the module that has it. Nothing else of Flywheel is promised to stay where it is.
 PUBLIC = {
     "Artifact": "engine.store.artifact",
+    "Busy": "engine.errors",
     "FlywheelError": "engine.errors",
     "Job": "engine.stage.job",
     "NotIdentity": "engine.stage.stage",
@@ -55,7 +56,7 @@ PUBLIC = {
     "run": "engine.execution.runner",
 }
 __all__ = [
-    "Artifact", "FlywheelError", "Job", "NotIdentity", "Part", "Planned", "Recipe", "Stage", "StageFailed", "UserError",
+    "Artifact", "Busy", "FlywheelError", "Job", "NotIdentity", "Part", "Planned", "Recipe", "Stage", "StageFailed", "UserError",
     "Waiting", "from_rows", "open", "plan", "port", "row_id", "run",
 ]  # fmt: skip
 

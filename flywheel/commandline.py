@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from engine.cli import add_command, main
+from engine.execution import stops
+
+stops.listen()  # before anything is imported that takes long
+
+from engine.cli import add_command, main  # noqa: E402
 
 add_command(
     "argilla",

@@ -11,9 +11,11 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from engine.errors import StageFailed, UserError
 from engine.plan.plan import Planned
+from engine.store.lease import Superseded
 from engine.store.store import Store
 from engine.store.whole_file import whole_file
 from engine.store.writer import ArtifactWriter
@@ -26,11 +28,12 @@ def prepare(store: Store, stage: Planned, anew: bool) -> None:
     """Make room for a stage.
 
     Args:
-        anew: its artifact is finished, and to be replaced.
+        anew: something is finished under its key, and to be replaced.
     """
     scratch = store.scratch(stage.folder)
     failed = scratch / FAILED
     if anew and store.local:
+        shutil.rmtree(scratch / BEFORE, ignore_errors=True)
         Path(store.path("artifacts", stage.folder)).rename(scratch / BEFORE)
     elif anew or (failed.exists() and stage.step.config.asks()):
         ArtifactWriter(store, stage.folder).discard()
@@ -44,6 +47,8 @@ def note_failure(store: Store, run: str, stage: Planned, error: BaseException) -
     Args:
         run: whose record the stage stands in; empty: none.
     """
+    if isinstance(error, Superseded):
+        return  # what is there is another's
     scratch = store.scratch(stage.folder)
     if (scratch / BEFORE).exists():
         ArtifactWriter(store, stage.folder).discard()
@@ -55,6 +60,8 @@ def note_failure(store: Store, run: str, stage: Planned, error: BaseException) -
     with whole_file(scratch / FAILED) as partial:
         partial.write_text(json.dumps({"error": str(error), "at": time.time()}))
     if run:
-        record = store.run(run) or {"stages": {}}
-        record.setdefault("failed", {})[stage.name] = stage.folder
-        store.put(json.dumps(record, indent=1).encode(), "runs", f"{run}.json")
+
+        def change(record: dict[str, Any]) -> dict[str, Any]:
+            return {**record, "failed": {**record.get("failed", {}), stage.name: stage.folder}}
+
+        store.update_run(run, change)

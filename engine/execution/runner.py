@@ -5,25 +5,32 @@ Kill it at any moment: finished artifacts stay, committed partitions and checkpo
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import StageFailed, UserError, Waiting
-from engine.execution import threads
+from engine.execution import keeper, stops, threads
 from engine.execution.again import note_failure, prepare
-from engine.execution.lock import lock
 from engine.plan.checks import check
 from engine.plan.inputs import External, Say
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import Recipe, load_recipe
+from engine.shortage import killed, shortage
 from engine.store.artifact import Artifact
 from engine.store.known_digests import shared_digests
+from engine.store.lease import HELD, Lease, Superseded, lease
 from engine.store.store import Store
+from engine.store.whole_file import whole_file
+from engine.store.writer import ArtifactWriter
 from engine.view.spending import spending
 from engine.view.unfinished import LOG, SPEC
 
@@ -43,6 +50,7 @@ def run(
     overrides: list[str] | None = None,
     only: list[str] | None = None,
     wait: bool = False,
+    no_wait: bool = False,
     retry_failed: bool = False,
     view: View | None = None,
 ) -> dict[str, Artifact]:
@@ -54,15 +62,17 @@ def run(
         overrides: `STAGE.FIELD=VALUE` settings on top of the recipe.
         only: run these stages and what they need.
         wait: where people have to rank, wait for them instead of raising `Waiting`.
+        no_wait: where another run makes a stage's artifact right now, raise `Busy` instead of waiting for that run.
         retry_failed: make those stages anew that asked a server and had rows that did not make it: answers that were good are
             kept, the others are asked for again. What was made of a stage follows where that gave other rows.
 
     Raises:
         UserError: the recipe is wrong. StageFailed: a stage could not finish. Waiting: people have to rank first.
+        Busy: as `no_wait` says.
     """
     loaded = load_recipe(recipe, overrides)
     where = Store(store or loaded.store)
-    return run_plan(loaded, where, only=only, wait=wait, retry_failed=retry_failed, view=view)
+    return run_plan(loaded, where, only=only, wait=wait, no_wait=no_wait, retry_failed=retry_failed, view=view)
 
 
 @shared_digests()
@@ -72,6 +82,7 @@ def run_plan(
     *,
     only: list[str] | None = None,
     wait: bool = False,
+    no_wait: bool = False,
     retry_failed: bool = False,
     view: View | None = None,
     record: bool = True,
@@ -81,40 +92,115 @@ def run_plan(
     plan = make_plan(recipe, where, only, say=notes.append)
     check(recipe, plan, where, offline=True)  # an answer may be in the cache of a server that is gone
     done: dict[str, Artifact] = {}
+    view = Heard(view) if view else None
     if view:
         view.start(plan)
     for note in dict.fromkeys(notes):
         _saying(view, plan[0])(note)
     try:
         for stage in plan:
-            found = where.get(stage.folder)
-            anew = _why_anew(stage, found, done, retry_failed) if found else None
-            if found is None or anew:
-                if anew and view:
-                    view.event(stage, {"event": "say", "text": anew})
-                for given in stage.inputs.values():
-                    for _, source in given:
-                        if isinstance(source, External):
-                            source.adopt(where, _saying(view, stage))
-                with lock(where, stage.folder):
-                    try:
-                        prepare(where, stage, anew=anew is not None)
-                        _work(where, stage, str(recipe.base), {"wait": wait}, view)
-                    except BaseException as error:
-                        note_failure(where, recipe.name if record else "", stage, error)
-                        raise
-                found = where.get(stage.folder)
-                if found is None:
-                    raise StageFailed(f"stage `{stage.name}` ended without an artifact.")
-            elif view:
-                view.event(stage, {"event": "cached", "rows": found.rows})
-            done[stage.name] = found
-            if record:
-                _record(where, recipe.name, recipe.file, stage, list(recipe.steps))
+            try:
+                found = _have(where, stage, done, recipe, wait, no_wait, retry_failed, record, view)
+                done[stage.name] = found
+                if record:
+                    _record(where, recipe.name, recipe.file, stage, list(recipe.steps))
+            except (OSError, MemoryError) as error:
+                if words := shortage(error):
+                    raise StageFailed(f"stage `{stage.name}` ({stage.step.kind}): {words}") from error
+                raise
     finally:
         if view:
             view.stop()
     return done
+
+
+def _have(
+    where: Store,
+    stage: Planned,
+    done: dict[str, Artifact],
+    recipe: Recipe,
+    wait: bool,
+    no_wait: bool,
+    retry_failed: bool,
+    record: bool,
+    view: View | None,
+) -> Artifact:
+    """A stage's artifact: the one in the store, or one that is made now, by us or by another run that has begun already."""
+    say = _saying(view, stage)
+    found = where.get(stage.folder)
+    if found is None or _why_anew(where, stage, found, done, retry_failed):
+        for given in stage.inputs.values():
+            for _, source in given:
+                if isinstance(source, External):
+                    _adopt(where, source, no_wait, say)
+        with lease(where, stage.folder, no_wait=no_wait, say=say) as held:
+            before, found = found, where.get(stage.folder)
+            remade = found is not None and (before is None or found.manifest != before.manifest)  # while this waited
+            anew = _why_anew(where, stage, found, done, retry_failed and not remade)
+            if found is None or anew:
+                if anew:
+                    say(anew)
+                try:
+                    prepare(where, stage, anew=anew is not None)
+                    _work(where, stage, held, str(recipe.base), {"wait": wait}, view)
+                except BaseException as error:
+                    with contextlib.suppress(OSError):  # the disk may be full
+                        note_failure(where, recipe.name if record else "", stage, error)
+                    raise
+                found = where.get(stage.folder)
+                if found is None:
+                    raise StageFailed(f"stage `{stage.name}` ended without an artifact.")
+                return found
+    if view:
+        view.event(stage, {"event": "cached", "rows": found.rows})
+    return found
+
+
+def _adopt(where: Store, source: External, no_wait: bool, say: Say) -> None:
+    """Bring an input that no stage makes into the store, unless it is there, whole.
+
+    Raises:
+        Damaged: it is an artifact that can't be made anew from here.
+    """
+    found, lack = source.there(where)
+    if found:
+        return
+    with lease(where, source.folder, no_wait=no_wait, say=say):
+        found, lack = source.there(where)  # another may have brought it meanwhile
+        if lack:
+            say(f"{source.name} is read anew: {lack}")
+            ArtifactWriter(where, source.folder).discard()
+        source.adopt(where, say)
+
+
+class Heard:
+    """A view that may lose whoever looks at it (`| head`, a closed terminal): the run goes on unseen."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def start(self, plan: list[Planned]) -> None:
+        self._tell(lambda: self._view.start(plan))
+
+    def event(self, stage: Planned, event: dict[str, Any]) -> None:
+        self._tell(lambda: self._view.event(stage, event))
+
+    def stop(self) -> None:
+        self._tell(self._view.stop)
+
+    def _tell(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except BrokenPipeError:
+            stops.unheard()
+        except SystemExit as error:  # rich's answer to a broken pipe
+            if not isinstance(error.__context__, BrokenPipeError):
+                raise
+            stops.unheard()
+        except OSError as error:
+            if error.errno != errno.EIO:  # of a terminal that is gone
+                raise
+            stops.unheard()
 
 
 def _saying(view: View | None, stage: Planned) -> Say:
@@ -127,8 +213,15 @@ def _saying(view: View | None, stage: Planned) -> Say:
     return say
 
 
-def _why_anew(stage: Planned, found: Artifact, done: dict[str, Artifact], retry_failed: bool) -> str | None:
-    """Why a finished stage is made anew under the same key; None if it stays."""
+def _why_anew(
+    store: Store, stage: Planned, found: Artifact | None, done: dict[str, Artifact], retry_failed: bool
+) -> str | None:
+    """Why what is there of a finished stage is made anew under the same key; None if it stays, or nothing is there."""
+    if found is None:
+        damage = store.damage.get(stage.folder)
+        return f"made anew: {damage}" if damage else None
+    if not stage.cached and (lack := found.incomplete()):  # the plan has looked at those that are
+        return f"made anew: {stage.folder} is incomplete: {lack}"
     made_of = {entry["artifact"]: entry["digest"] for given in found.manifest["inputs"].values() for entry in given}
     for given in stage.inputs.values():
         for _, source in given:
@@ -144,23 +237,24 @@ def _why_anew(stage: Planned, found: Artifact, done: dict[str, Artifact], retry_
 
 def _record(store: Store, run: str, file: str, stage: Planned, order: list[str]) -> None:
     """Note what the stage of this name was, for names and for `plan --why`."""
-    record = store.run(run) or {"recipe": Path(file).name, "stages": {}}
     entry = {
         "artifact": stage.folder,
         "kind": stage.step.kind,
         "identity": stage.identity,
         "inputs": {port: [[label, s.folder] for label, s in given] for port, given in stage.inputs.items()},
     }
-    failed = record.get("failed", {})
-    if record["stages"].get(stage.name) == entry and stage.name not in failed:
-        return
-    failed.pop(stage.name, None)
-    stages = {**record["stages"], stage.name: entry}
-    record["stages"] = {name: stages[name] for name in [*order, *stages] if name in stages}
-    store.put(json.dumps(record, indent=1).encode(), "runs", f"{run}.json")
+
+    def change(record: dict[str, Any]) -> dict[str, Any]:
+        failed = {name: folder for name, folder in record.get("failed", {}).items() if name != stage.name}
+        stages = {**record["stages"], stage.name: entry}
+        ordered = {name: stages[name] for name in [*order, *stages] if name in stages}
+        kept = {name: value for name, value in record.items() if name not in ("stages", "failed")}
+        return {"recipe": Path(file).name, **kept, "stages": ordered, **({"failed": failed} if failed else {})}
+
+    store.update_run(run, change)
 
 
-def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view: View | None) -> None:
+def _work(store: Store, stage: Planned, held: Lease, base: str, options: dict[str, Any], view: View | None) -> None:
     scratch = store.scratch(stage.folder)
     spec = {
         "store": store.url,
@@ -171,41 +265,52 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
         "gives": stage.gives,
         "base": base,
         "options": options,
+        "lease": held.told(),
     }
-    spec_file = scratch / SPEC
-    spec_file.write_text(json.dumps(spec))
+    with whole_file(scratch / SPEC) as partial:
+        partial.write_text(json.dumps(spec))
     log = scratch / LOG
     started = time.monotonic()
-    read, write = os.pipe()
     last: dict[str, Any] = {}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "engine.execution.worker", str(spec_file)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=(write,),
-            env={
-                **threads.environment(),
-                "FLYWHEEL_EVENTS": str(write),
-                "PYTHONHASHSEED": "0",
-                "TOKENIZERS_PARALLELISM": "true",
-            },
-        )
-        os.close(write)
+    with contextlib.ExitStack() as opened:
+        output = opened.enter_context(log.open("ab"))
+        read, write = os.pipe()
+        events = opened.enter_context(os.fdopen(read))
         try:
-            with os.fdopen(read) as events:
-                for line in events:
-                    last = json.loads(line)
-                    if view:
-                        view.event(stage, last)
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "engine.execution.keeper", str(os.getpid()), str(scratch / SPEC)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write, *held.descriptors),
+                env={
+                    **threads.environment(),
+                    "FLYWHEEL_EVENTS": str(write),
+                    "PYTHONHASHSEED": "0",
+                    "TOKENIZERS_PARALLELISM": "true",
+                },
+            )
+        finally:
+            os.close(write)
+        try:
+            for line in events:
+                try:
+                    event = json.loads(line)
+                except ValueError:  # cut short by a kill
+                    continue
+                if event.get("event") == HELD:
+                    held.rest()
+                    continue
+                last = event
+                if view:
+                    view.event(stage, last)
             code = process.wait()
+            if code < 0:
+                keeper.end_orphans()
+            if -code in stops.SIGNALS or code == stops.exit_code(signal.SIGTERM):
+                time.sleep(1)  # who stops all processes of a group stops this one, too: that is what is told then
         except BaseException:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            _end(process)
             raise
     if code == 0:
         if view:
@@ -220,15 +325,15 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
     if last.get("event") == "failed":
         text, unexpected = str(last["text"]), bool(last.get("unexpected"))
     else:
-        ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        text, unexpected = f"its process {ended}", True
-    kind = UserError if code == UserError.exit_code else StageFailed
-    tail = f"\nThe end of its log ({log}):\n" + _tail(log) if unexpected else ""
+        fields = list(type(stage.step.config).model_fields)
+        text, unexpected = f"its process {killed(-code, fields) if code < 0 else f'ended with code {code}'}", True
+    kind = Superseded if last.get("superseded") else UserError if code == UserError.exit_code else StageFailed
+    tail = _tail(log) if unexpected else ""
     raise kind(f"stage `{stage.name}` ({stage.step.kind}): {text}{tail}")
 
 
-def make(where: Store, stage: Planned, base: Path, view: View | None = None) -> Artifact:
-    """Carry out one stage, that no recipe names, in a process of its own. The caller holds its lock.
+def make(where: Store, stage: Planned, held: Lease, base: Path, view: View | None = None) -> Artifact:
+    """Carry out one stage, that no recipe names, in a process of its own.
 
     Raises:
         StageFailed: it could not finish.
@@ -237,9 +342,10 @@ def make(where: Store, stage: Planned, base: Path, view: View | None = None) -> 
     if view:
         view.start([stage])
     try:
-        _work(where, stage, str(base), {"wait": False}, view)
+        _work(where, stage, held, str(base), {"wait": False}, view)
     except BaseException as error:
-        note_failure(where, "", stage, error)
+        with contextlib.suppress(OSError):  # the disk may be full
+            note_failure(where, "", stage, error)
         raise
     finally:
         if view:
@@ -250,5 +356,19 @@ def make(where: Store, stage: Planned, base: Path, view: View | None = None) -> 
     return found
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Have the worker close what is open and end, and all that it started."""
+    process.terminate()
+    try:
+        process.wait(timeout=keeper.GRACE_S + 5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-lines:])
+    try:
+        text = log.read_text(errors="replace").splitlines()[-lines:]
+    except OSError:
+        return ""
+    return "\n".join([f"\nThe end of its log ({log}):", *(f"  {line}" for line in text)]) if text else ""

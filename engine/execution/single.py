@@ -21,6 +21,7 @@ def run_single(
     to: Path | None,
     columns: list[str] | None = None,
     view: View | None = None,
+    no_wait: bool = False,
 ) -> Artifact:
     """Run one stage on artifacts (`[PORT=]NAME`) or plain files and return its artifact.
 
@@ -62,7 +63,7 @@ def run_single(
     if named or unnamed:
         body["from"] = named or unnamed
     recipe = build_recipe({"name": kind, "stages": {kind: body}}, {}, f"stage {kind}", Path())
-    artifact = run_plan(recipe, where, record=False, view=view)[kind]
+    artifact = run_plan(recipe, where, record=False, no_wait=no_wait, view=view)[kind]
     if to:
         export_artifact(artifact, str(to))
     return artifact

@@ -1,12 +1,13 @@
-"""Carries out one stage, in a process of its own: `python -m engine.execution.worker SPEC.json`.
+"""Carries out one stage, in a process of its own, which `engine.execution.keeper` starts and outlives.
 
 A stage that imports torch or vLLM leaves threads, memory and random state behind; a fresh process gives each stage the
-same start, whatever ran before it. Events go to the file descriptor in `$FLYWHEEL_EVENTS`, one JSON object a line; what
+same start, whatever ran before it. The process has a part in the artifact's lease (`engine.store.lease`). Events go to the file descriptor in `$FLYWHEEL_EVENTS`, one JSON object a line; what
 libraries print goes to the log.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -14,20 +15,21 @@ import platform
 import re
 import resource
 import signal
-import sys
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 from engine.errors import FlywheelError, UserError, Waiting
+from engine.execution import stops
 from engine.execution.finish import finish
 from engine.execution.threads import cores
 from engine.plan.identity import folder_of, identify, key_of, sources
+from engine.shortage import shortage
 from engine.stage.job import Emit, Job
 from engine.stage.stage import Stage, load
 from engine.store.artifact import Artifact
-from engine.store.refused import refusal
+from engine.store.lease import HELD, Lease, Superseded, take_part
 from engine.store.store import Store
 
 PACKAGES = (
@@ -130,10 +132,11 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def main() -> int:
-    """Entry point: the spec names the store, the stage and the folders of its inputs. Returns the exit code."""
-    spec = json.loads(Path(sys.argv[1]).read_text())
-    events = os.fdopen(int(os.environ["FLYWHEEL_EVENTS"]), "w", buffering=1)
+def work(spec_file: str) -> int:
+    """Carry out what the file says: the store, the stage, the folders of its inputs. Returns the exit code."""
+    descriptor = int(os.environ["FLYWHEEL_EVENTS"])
+    os.set_inheritable(descriptor, False)  # an engine that forgets to end must not keep the run waiting
+    events = os.fdopen(descriptor, "w", buffering=1)
 
     def emit(event: dict[str, Any]) -> None:
         try:
@@ -141,38 +144,56 @@ def main() -> int:
         except BrokenPipeError:  # the run that started us is gone: so are we
             os.kill(os.getpid(), signal.SIGKILL)
 
-    store = Store(spec["store"])
+    def failed(text: str, **more: Any) -> None:
+        emit({"event": "failed", "text": text, **more})
+
+    held: Lease | None = None
+    fields: list[str] = []
     try:
+        spec = json.loads(Path(spec_file).read_text())
+        store = Store(spec["store"])
+        if spec["lease"]:
+            held = store.lease = take_part(store, spec["lease"])
+            emit({"event": HELD})
         config = load(spec["kind"]).model_validate(spec["config"])
+        fields = list(type(config).model_fields)
         inputs: dict[str, dict[str, Artifact]] = {}
         for port, given in spec["inputs"].items():
+            keys = [entry[-1] for entry in spec["identity"]["inputs"].get(port, [])]
             inputs[port] = {}
-            for label, folder in given:
+            for (label, folder), key in zip(given, keys, strict=True):
                 artifact = store.get(folder)
                 if artifact is None:
                     raise UserError(f"input `{label}` ({folder}) is not in the store {store.url}.")
+                if artifact.key != key:
+                    raise UserError(f"input `{label}` ({folder}) is not what this run was planned with; run again.")
                 inputs[port][label] = artifact
         carry_out(store, spec["kind"], config, inputs, spec["base"], emit, spec["options"], spec["identity"])
     except Waiting as error:
         emit({"event": "waiting", "text": str(error)})
         return error.exit_code
     except FlywheelError as error:
-        emit({"event": "failed", "text": str(error)})
+        failed(str(error), superseded=isinstance(error, Superseded))
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if told := refusal(error):
-            emit({"event": "failed", "text": str(told)})
-            return told.exit_code
-        traceback.print_exc()  # to the log
-        emit({"event": "failed", "text": f"{type(error).__name__}: {error}", "unexpected": True})
+    except BaseException as error:
+        if stops.received():
+            return stops.exit_code(signal.SIGTERM)
+        if held and (lost := _lost(held)):  # what another does with its files is the reason
+            failed(str(lost), superseded=True)
+            return lost.exit_code
+        with contextlib.suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
+        words = shortage(error, fields)
+        failed(words or f"{type(error).__name__}: {error}", unexpected=words is None)
         return 1
     return 0
 
 
-if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # engines leave threads behind that would hold the process
+def _lost(held: Lease) -> Superseded | None:
+    try:
+        held.check()
+    except Superseded as error:
+        return error
+    except OSError:
+        return None
+    return None

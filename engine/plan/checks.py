@@ -62,7 +62,11 @@ def _glimpse(label: str, source: Planned | External, store: Store, say: Callable
     known = Glimpse(label, kind)
     if isinstance(source, Planned):
         known = replace(known, config=source.forecast.get("config"))
-    if found := store.get(source.folder):
+    if isinstance(source, Planned):
+        found = store.get(source.folder) if source.cached else None
+    else:
+        found, _ = source.there(store)
+    if found:
         if kind in schema.MODELS:
             # Its weights are looked at when they are loaded.
             return replace(known, model=found.manifest.get("hub") or str(found.place if store.local else found.path))

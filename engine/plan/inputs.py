@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
-from engine.errors import UserError, nearest
+from engine.errors import Damaged, UserError, nearest
 from engine.plan.identity import folder_of
 from engine.plan.importers import bring_in, importer_of
 from engine.store import schema
@@ -111,6 +111,18 @@ class External:
     digests: tuple[str, ...] = ()
     importer: str | None = None
     origin: Mapping[str, Any] = field(default_factory=lambda: {})
+
+    def there(self, store: Store) -> tuple[Artifact | None, str | None]:
+        """Its artifact if it is in the store, whole; else what is wrong with what is there, if anything is.
+
+        Raises:
+            Damaged: something is, and it can't be read anew from where it came.
+        """
+        found = store.get(self.folder)
+        lack = found.incomplete() if found else store.damage.get(self.folder)
+        if lack and self.name.startswith("store:"):
+            raise Damaged(f"{self.folder} is damaged: {lack}. `flywheel repair {self.folder}` makes it anew.")
+        return (None, lack) if lack else (found, None)
 
     def adopt(self, store: Store, say: Say = silent) -> Artifact:
         """Bring it into the store (once) and return it as an artifact.

@@ -161,13 +161,16 @@ def _plan_step(
         raise UserError(f"{recipe.file}:{step.line}: stage `{step.name}`: {error}") from None
     key = key_of(identity)
     gives = step.config.output({port: [_kind(source) for _, source in given] for port, given in inputs.items()})
-    found = store.get(folder_of(step.kind, key))
-    if found:
+    folder = folder_of(step.kind, key)
+    found = store.get(folder)
+    lack = found.incomplete() if found else store.damage.get(folder)
+    if found and not lack:
         return Planned(step, inputs, identity, key, gives, True, [], found.rows)
     known = {port: [s.rows if isinstance(s, Planned) else None for _, s in given] for port, given in inputs.items()}
     sums = {port: sum(cast(list[int], rows)) for port, rows in known.items() if None not in rows}
     rows = step.config.expected_rows(sums) if len(sums) == len(known) else None
-    return Planned(step, inputs, identity, key, gives, False, _why(before.get(step.name), identity, inputs), rows)
+    why = [f"its artifact is damaged: {lack}"] if lack else _why(before.get(step.name), identity, inputs)
+    return Planned(step, inputs, identity, key, gives, False, why, rows)
 
 
 def _forecast(recipe: Recipe, stage: Planned, store: Store, device: Device) -> dict[str, Any]:
@@ -275,7 +278,7 @@ def _why(
     old: dict[str, Any] | None, identity: dict[str, Any], inputs: dict[str, list[tuple[str, Planned | External]]]
 ) -> list[str]:
     """What differs from the last run of the stage with this name."""
-    if old is None:
+    if old is None or "identity" not in old:
         return ["has not run yet"]
     was: dict[str, Any] = old["identity"]
     reasons: list[str] = []

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 MANIFEST, CARD = "manifest.json", "README.md"
+TAKEN_OVER = "taken over by"  # all that a manifest says where nothing is finished (`engine.store.lease`)
 KEY_LENGTH = 16  # hexadecimal digits of the key that appear in a folder's name
 # What every manifest has.
 FIELDS = {
@@ -372,7 +373,7 @@ def read_artifact(store: StoreFiles, artifact: str) -> Artifact | None:
         Damaged: there is a manifest, and it is not what was written.
     """
     manifest = store.read_sealed("artifacts", artifact, MANIFEST)
-    if manifest is None:
+    if manifest is None or TAKEN_OVER in manifest:
         return None
     for name, kind in FIELDS.items():
         if not isinstance(manifest.get(name), kind):

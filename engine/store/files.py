@@ -15,13 +15,13 @@ import shutil
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import fsspec
 
 from engine.errors import Damaged, UserError
+from engine.shortage import in_words
 from engine.store.known_digests import note_written
-from engine.store.refused import in_words
 from engine.store.sealed_json import unsealed
 from engine.store.whole_file import make_folder, sync, whole_file
 
@@ -34,6 +34,14 @@ def default_url() -> str:
     return os.environ.get("FLYWHEEL_STORE") or ".flywheel"
 
 
+class Fence(Protocol):
+    """The right to write one artifact (`engine.store.lease`)."""
+
+    @property
+    def artifact(self) -> str: ...
+    def check(self) -> None: ...
+
+
 class StoreFiles:
     """A root URL and the few operations on its files."""
 
@@ -44,6 +52,16 @@ class StoreFiles:
         self.root = root.rstrip("/")
         self.local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
         self.damage: dict[str, str] = {}  # an artifact's folder, or `runs/NAME.json` -> what is wrong with its record
+        self.lease: Fence | None = None
+
+    def fence(self, *parts: str) -> None:
+        """Called at the moment in which a file appears: who has lost an artifact's lease must not write into it.
+
+        Raises:
+            StageFailed: another has taken over.
+        """
+        if self.lease and parts[:2] == ("artifacts", self.lease.artifact):
+            self.lease.check()
 
     def path(self, *parts: str) -> str:
         """A path inside the store.
@@ -78,6 +96,7 @@ class StoreFiles:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+                self.fence(*parts)
                 partial.replace(target)
             except BaseException:
                 partial.unlink(missing_ok=True)
@@ -93,6 +112,7 @@ class StoreFiles:
             StageFailed: the disk is full, or fails. UserError: it may not be written.
         """
         target = self.path(*parts)
+        self.fence(*parts)
         with in_words(target):
             if not self.local:
                 self.fs.put_file(str(source), target)

@@ -4,18 +4,22 @@
 artifacts/<stage kind>-<key>/   manifest.json (written last: no manifest, no artifact), data/*.parquet, rejected/*.parquet,
                                 model files, logs/ (timings, metrics: not part of the digest)
 runs/<recipe>.json              what each stage of the last run was, so that names resolve and `plan --why` can compare
+leases/<stage kind>-<key>.json  who makes an artifact right now, in a store that can't lock (`engine.store.lease`)
 work/<stage kind>-<key>/        scratch of stages under way: checkpoints, output not yet complete (local disk)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from engine.errors import Damaged, UserError, nearest
-from engine.store.artifact import KEY_LENGTH, Artifact, read_artifact
+from engine.store import run_records
+from engine.store.artifact import KEY_LENGTH, MANIFEST, Artifact, read_artifact
 from engine.store.files import StoreFiles
+from engine.store.lease import put_file_leased, put_leased
 
 FOLDER = re.compile(rf"[^.].*-[0-9a-f]{{{KEY_LENGTH}}}")
 
@@ -58,17 +62,37 @@ class Store(StoreFiles):
                 yield artifact
 
     def run(self, name: str) -> dict[str, Any] | None:
-        """The record of a recipe's last run: `{"stages": {name: {"artifact": ..., ...}}}`."""
-        self.damage.pop(f"runs/{name}.json", None)
-        try:
-            return self.read_sealed("runs", f"{name}.json")
-        except Damaged as error:
-            self.damage[f"runs/{name}.json"] = str(error)
-            return None
+        """The record of a recipe's last run: `{"stages": {name: {"artifact": ..., ...}}}`; None if there is none that can be read."""
+        return run_records.read(self, name)
+
+    def update_run(self, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Change the record of a recipe's last run, without loss where others do so, too (`engine.store.run_records.update`)."""
+        run_records.update(self, name, change)
 
     def runs(self) -> list[str]:
         """Names of the recipes that have run here."""
-        return [name.removesuffix(".json") for name in self.list("runs") if name.endswith(".json") and name[0] != "."]
+        return run_records.names(self)
+
+    def put(self, data: bytes, *parts: str, sha256: str | None = None) -> str:
+        """Write one file, whole or not at all, to last (`StoreFiles.put`). Returns its SHA-256.
+
+        Raises:
+            Superseded: of an artifact whose lease was lost.
+        """
+        if self.lease and not self.local and parts[:2] == ("artifacts", self.lease.artifact):
+            return put_leased(self, data, once=parts[2:] == (MANIFEST,), place=parts)
+        return super().put(data, *parts, sha256=sha256)
+
+    def put_file(self, source: Path, *parts: str) -> None:
+        """Move a finished local file into the store, whole or not at all.
+
+        Raises:
+            Superseded: into an artifact whose lease was lost.
+        """
+        if self.lease and not self.local and parts[:2] == ("artifacts", self.lease.artifact):
+            put_file_leased(self, source, *parts)
+        else:
+            super().put_file(source, *parts)
 
     def title(self, artifact: Artifact) -> str:
         """What people call an artifact: RUN/STAGE where a run has it, else its own name."""

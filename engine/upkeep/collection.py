@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.errors import UserError
+from engine.errors import Busy, UserError
 from engine.execution.again import BEFORE
 from engine.store.artifact import MANIFEST
 from engine.store.store import Store
@@ -294,7 +294,7 @@ def _remove(store: Store, unneeded: Unneeded) -> bool:
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(claim(store, unneeded.folder))
-        except UserError:
+        except Busy:
             return False
         if unneeded.what in ("artifact", "unfinished") and _is_named(store, unneeded.folder):
             return False

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine.errors import Damaged, UserError, nearest
-from engine.execution.lock import lock
 from engine.plan.identity import folder_of, key_of
 from engine.store.artifact import MANIFEST
 from engine.store.digest import digest_json
+from engine.store.lease import Lease, lease
 from engine.store.schema import DATASETS, KINDS
 from engine.store.sealed_json import unsealed
 from engine.store.store import KEY_LENGTH, Store
@@ -330,17 +330,19 @@ def _stored(facts: dict[str, Any]) -> StoredFile:
     return StoredFile(int(facts["size"] or 0), seconds)
 
 
-def claim(store: Store, artifact: str) -> AbstractContextManager[object]:
+def claim(store: Store, artifact: str) -> AbstractContextManager[Lease]:
     """Hold an artifact, so that nobody makes it meanwhile.
 
     Raises:
-        UserError: somebody makes it right now.
+        Busy: somebody makes it right now.
     """
-    return lock(store, artifact)
+    return lease(store, artifact, no_wait=True)
 
 
 def busy(store: Store, artifact: str) -> bool:
-    """Whether somebody on this machine makes this artifact right now. Looks, and leaves nothing."""
+    """Whether somebody makes this artifact right now. Looks, and leaves nothing."""
+    if not store.local:
+        return store.exists("leases", f"{artifact}.json")
     try:
         with (store.workplace() / f"{artifact}.lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -275,14 +275,14 @@ class _Mender:
         if self.dry_run:
             self.done(folder, True, f"{self._why(anew[folder])}; would be {how}")
             return
-        with claim(self.store, folder):
+        with claim(self.store, folder) as held:
             self._set_aside(folder, making, digest, note)
             try:
                 if source:
                     made = source.adopt(self.store)
                 else:
                     assert stage
-                    made = make(self.store, stage[0], stage[1], self.view() if self.view else None)
+                    made = make(self.store, stage[0], held, stage[1], self.view() if self.view else None)
             except Exception:
                 self._bring_back(folder)
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,3 +171,43 @@ def test_a_source_that_changes_after_the_plan_is_named_and_nothing_is_kept(recip
     assert list(store.artifacts()) == []
     flywheel.run(recipe, store=store.url)
     assert store.find("toy/lines").to_table().column("text").to_pylist() == ["other lines"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda folder: next((folder / "data").iterdir()).unlink(), r"data/\S+ is missing"),
+        (lambda folder: next((folder / "data").iterdir()).write_bytes(b""), r"data/\S+ has 0 bytes instead of"),
+        (lambda folder: (folder / "manifest.json").write_text(""), "manifest.json is damaged"),
+        (lambda folder: (folder / "manifest.json").write_text('{"stages"'), "manifest.json is damaged"),
+    ],
+)
+def test_what_is_incomplete_or_damaged_is_told_and_made_anew(
+    run_store: Store, recipe: Path, flywheel: Any, damage: Any, says: str
+) -> None:
+    before = digests(Path(run_store.url))
+    louder = run_store.find("toy/louder")
+    damage(louder.path)
+    told = json.loads(flywheel("plan", recipe, "--json").stdout)
+    (anew,) = [stage for stage in told if not stage["cached"]]
+    assert anew["name"] == "louder" and re.search(says, anew["why"][0])
+    done = flywheel("run", recipe)
+    assert done.returncode == 0 and re.search(rf"louder +made anew: .*{says}", done.stderr), done.stderr
+    assert digests(Path(run_store.url)) == before and louder.verify() == []
+    assert not list(Path(run_store.path("work")).iterdir())
+
+
+def test_an_input_that_is_incomplete_is_read_anew(tmp_path: Path, flywheel: Any) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    assert flywheel("stage", "toy_shout", "--from", "mine.jsonl").returncode == 0
+    store = Store(str(tmp_path / "store"))
+    read = next(made for made in store.artifacts() if made.id.startswith("external"))
+    (read.path / read.parts()[0]).unlink()
+    done = flywheel("stage", "toy_shout", "--from", "mine.jsonl", "--set", "times=2")
+    assert done.returncode == 0 and re.search(r"mine.jsonl is read anew: data/\S+ is missing", done.stderr), done.stderr
+    assert read.verify() == []
+    (read.path / read.parts()[0]).unlink()
+    done = flywheel(
+        "stage", "toy_shout", "--from", read.id, "--set", "times=3"
+    )  # nobody knows any more where it came from
+    assert done.returncode == 1 and f"`flywheel repair {read.id}`" in done.stderr and "Traceback" not in done.stderr

@@ -107,6 +107,7 @@ def _start(home: Path, step: Callable[[str], None]) -> None:
             stdout=log,
             stderr=log,
             cwd=home,
+            env={**os.environ, "FLYWHEEL_OUTLIVES": "1"},  # and the run that started it
             start_new_session=True,  # outlives the terminal, and a signal to the caller's group
         )
     while not _running(home) and started.poll() is None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from engine.errors import StageFailed, UserError
+from engine.shortage import in_words, shortage
 from engine.store import whole_file as whole
-from engine.store.refused import refusal
 from engine.store.store import Store
 from engine.store.whole_file import whole_file
 
@@ -76,7 +76,7 @@ def test_file_systems_without_syncs_of_folders_do(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", refuses)
     whole.sync(tmp_path)
-    assert refusal(OSError(2, "No such file"), "x") is None  # not a disk's word
+    assert shortage(OSError(2, "No such file")) is None  # not a disk's word
 
 
 SMALL = """
@@ -119,19 +119,24 @@ def in_a_small_disk(tmp_path: Path, options: str, how: str) -> str:
 
 def test_a_full_disk_is_said_and_leaves_what_was_committed(tmp_path: Path) -> None:
     first, second = in_a_small_disk(tmp_path, "", "full").splitlines()
-    assert first.startswith("StageFailed ") and "artifacts/a/data/2 can't be written: No space left on device." in first
+    assert (
+        first.startswith("StageFailed ")
+        and "there is no space left on the disk: " in first
+        and "artifacts/a/data/2. " in first
+    )
     assert second == "['artifacts/a/data/1']"
 
 
 def test_a_disk_that_may_not_be_written_is_said(tmp_path: Path) -> None:
     lines = in_a_small_disk(tmp_path, ",ro", "closed").splitlines()
     assert [line.split(" ")[0] for line in lines[::2]] == ["UserError", "UserError"] and lines[1] == "[]"
-    assert "can't be written: Read-only file system. Make it writable, or name another store" in lines[0]
+    assert "the disk is read-only: " in lines[0] and "put the store elsewhere" in lines[0]
 
 
 @pytest.mark.parametrize(
     ("number", "kind"), [(28, StageFailed), (122, StageFailed), (5, StageFailed), (30, UserError), (13, UserError)]
 )
 def test_what_disks_refuse_has_an_exit_code(number: int, kind: type[Exception]) -> None:
-    told = refusal(OSError(number, os.strerror(number)), "x/y")
-    assert type(told) is kind and str(told).startswith("x/y") and os.strerror(number) in str(told)
+    with pytest.raises(kind, match=": x/y\\. ") as told, in_words("x/y"):
+        raise OSError(number, os.strerror(number))
+    assert type(told.value) is kind

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,13 +51,20 @@ class ToyShout(Stage):
     times: int = Field(1, ge=1)
     pause: Annotated[float, NotIdentity] = 0.0
     workers: Annotated[int, NotIdentity] = 1
+    ledger: Annotated[str | None, NotIdentity] = (
+        None  # a file: for each part its name, this process and one that it started
+    )
 
     def sieve(self) -> str | None:
         return "documents"
 
     def run(self, job: Any) -> None:
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True).pid if self.ledger else 0
         for part in job.parts("documents", rows=4):
             time.sleep(self.pause)
+            if self.ledger:
+                with Path(self.ledger).open("a") as ledger:
+                    ledger.write(f"{part.name} {os.getpid()} {child}\n")
             rows = [
                 {**row, "id": row_id("Document", "shout", row["id"]), "parents": [row["id"]],
                  "text": row["text"].upper() + self.style.suffix * self.times}
@@ -99,6 +108,10 @@ class ToyCrash(Stage):
             raise ZeroDivisionError("planted")
         if self.how == "empty":
             return
+        if self.how == "memory":
+            bytearray(1 << 60)
+        if self.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         os._exit(7)
 
 

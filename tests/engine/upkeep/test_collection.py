@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.execution.lock import lock
+from engine.store.lease import lease
 from engine.store.store import Store
 from engine.upkeep.collection import Collection, find_unneeded, in_bytes, in_time, remove, seconds, size
 from engine.upkeep.verification import verify
@@ -136,7 +136,7 @@ def test_work_copies_answers_and_leftovers(kept: Store) -> None:
         (root / place).write_bytes(b"x")
     assert places(find_unneeded(kept)) == []  # somebody may have only just written them
     age(kept, ".", 30)
-    with lock(kept, "toy_train-11ff00ff00ff00ff"):  # under way
+    with lease(kept, "toy_train-11ff00ff00ff00ff"):  # under way
         found = find_unneeded(kept, answers=True)
     assert {one.place: one.what for one in found.unneeded} == {
         "artifacts/toy_train-00ff00ff00ff00ff": "unfinished", "work/toy_train-00ff00ff00ff00ff": "scratch",
@@ -158,7 +158,7 @@ def test_what_is_being_made_or_is_named_by_now_stays(kept: Store) -> None:
     record = kept.read("runs", "toy.json")
     age(kept, ".", 30)
     (one,) = find_unneeded(kept).unneeded
-    with lock(kept, folders["other"]):
+    with lease(kept, folders["other"]):
         assert not remove(kept, one) and places(find_unneeded(kept)) == []
     forget(kept)
     stage = {"artifact": folders["other"], "kind": "toy_train", "identity": {}, "inputs": {}}

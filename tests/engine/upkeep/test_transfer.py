@@ -167,7 +167,7 @@ def test_models_from_outside_come_along(store: Store, tmp_path: Path) -> None:
     shutil.rmtree(model)
     there = other.get(made.id)
     assert there and there.digest == made.digest and there.path.is_relative_to(other.root)
-    assert (there.path / "config.json").read_text() == "{}" and there.name == "model"
+    assert (there.place / "config.json").read_text() == "{}" and there.name == "model"
     with pytest.raises(Damaged, match="is gone, or not what it was"):
         copy(store, made.id, elsewhere(tmp_path, "third"))
 
