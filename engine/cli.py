@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from engine.errors import FlywheelError, UserError, nearest
+from engine.view.output import put, put_json, shown_as_text
 
 if TYPE_CHECKING:
     from engine.plan.plan import Planned
@@ -99,7 +100,7 @@ def run(
         from engine.plan.recipe import load_recipe
 
         name = load_recipe(recipe).name
-        print(f"{len(done)} stages done. Look at it: flywheel report {name}", file=sys.stderr)
+        put(f"{len(done)} stages done. Look at it: flywheel report {name}", error=True)
 
 
 @app.command(cls=SwitchedCommand, context_settings=SWITCHES)
@@ -121,6 +122,7 @@ def plan(
     from engine.plan.checks import check
     from engine.plan.plan import make_plan
     from engine.plan.recipe import load_recipe
+    from engine.redaction import redacted
     from engine.stage.stage import Device
     from engine.store.store import Store
 
@@ -131,10 +133,11 @@ def plan(
     planned = make_plan(loaded, where, only, target, notes.append)
     found: dict[str, list[str]] = {}
     check(
-        loaded, planned, where, offline=offline, say=lambda stage, text: found.setdefault(stage.name, []).append(text)
-    )
+        loaded, planned, where, offline=offline,
+        say=lambda stage, text: found.setdefault(stage.name, []).append(redacted(text)),
+    )  # fmt: skip
     if json_:
-        _print_json([
+        put_json([
             {"name": p.name, "kind": p.step.kind, "gives": p.gives, "artifact": p.folder, "cached": p.cached,
              "rows": p.rows, "why": p.why, "needs": p.forecast.get("needs"), "found": found.get(p.name, []), "inputs": {k: [n for n, _ in v] for k, v in p.inputs.items()}}
             for p in planned
@@ -144,8 +147,9 @@ def plan(
 
 
 def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from engine.view.console import PlainConsole
 
     table = Table(box=None, pad_edge=False)
     for title in ("", "stage", "kind", "from", "gives", "rows"):
@@ -156,19 +160,19 @@ def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]
         sources = ", ".join(dict.fromkeys(name for given in p.inputs.values() for name, _ in given))
         row = ["=" if p.cached else "▸", p.name, p.step.kind, sources, p.gives, f"{p.rows:,}" if p.rows else ""]
         table.add_row(*row, *(["; ".join(p.why)] if why else []), style="dim" if p.cached else None)
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     if found:
-        console.print("\nFound:", highlight=False)
+        console.print("\nFound:")
     for line in dict.fromkeys(found):
-        console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {line}")
     needs = [p for p in planned if not p.cached and p.forecast.get("needs")]
     if needs:
-        console.print(f"\nMemory, on {device}:", highlight=False)
+        console.print(f"\nMemory, on {device}:")
     for p in needs:
-        console.print(f"  {p.name}: {p.forecast['needs']}", highlight=False, markup=False)
+        console.print(f"  {p.name}: {p.forecast['needs']}")
     runs = sum(not p.cached for p in planned)
-    console.print(f"{runs} to run, {len(planned) - runs} cached.", highlight=False)
+    console.print(f"{runs} to run, {len(planned) - runs} cached.")
 
 
 @app.command()
@@ -181,15 +185,15 @@ def new(
 
     if name is None:
         for starter in starters():
-            print(f"{starter.name:<18} {starter.what}")
+            put(f"{starter.name:<18} {starter.what}")
         return
     files, changes = start(name, from_, Path())
-    print(f"Written: {', '.join(map(str, files))}")
+    put(f"Written: {', '.join(map(str, files))}")
     if changes:
-        print("What to change:")
+        put("What to change:")
     for line, what in changes:
-        print(f"  {files[0]}:{line}: {what}")
-    print(f"Then: flywheel plan {files[0]}")
+        put(f"  {files[0]}:{line}: {what}")
+    put(f"Then: flywheel plan {files[0]}")
 
 
 @app.command()
@@ -201,19 +205,19 @@ def status(store: StoreUrl = None, json_: Json = False) -> None:
     opened = _open(store)
     rows = status_of(opened)
     if json_:
-        _print_json(rows)
+        put_json(rows)
         return
     if not rows:
-        print("Nothing has run in this store yet. Start with: flywheel run recipes/quickstart.yaml")
+        put("Nothing has run in this store yet. Start with: flywheel run recipes/quickstart.yaml")
     for row in rows:
-        print(
+        put(
             f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}  {row['artifact']}"
         )
         if "error" in row:
             look = f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
-            print("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))
+            put("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))
     for run, spent in spent_by_run(opened).items():
-        print(f"{run}: {in_words(spent)}")
+        put(f"{run}: {in_words(spent)}")
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -234,7 +238,7 @@ def show(
 
     artifact = find(_open(store), name)
     if json_:
-        _print_json(as_json(artifact, rows, rejected))
+        put_json(as_json(artifact, rows, rejected))
     else:
         print_artifact(artifact, rows, rejected)
 
@@ -253,7 +257,7 @@ def trace(
     opened = _open(store)
     traced = trace_forward(opened, id_) if forward else trace_back(opened, id_)
     if json_:
-        _print_json(traced)
+        put_json(traced)
     else:
         print_trace(traced)
 
@@ -270,9 +274,9 @@ def report(
 
     opened = _open(store)
     if json_:
-        _print_json(evaluation_table(opened, run_name))
+        put_json(evaluation_table(opened, run_name))
         return
-    print(write_report(opened, run_name, to or Path(f"{run_name}.html")))
+    put(write_report(opened, run_name, to or Path(f"{run_name}.html")))
 
 
 @app.command()
@@ -284,13 +288,13 @@ def stages(
     from engine.view.kinds import describe_kind, describe_kinds
 
     if json_:
-        _print_json(describe_kinds(kind))
+        put_json(describe_kinds(kind))
     elif kind:
         describe_kind(kind)
     else:
         for row in describe_kinds():
             takes = ", ".join(row["takes"].values()) or "files"
-            print(f"{row['kind']:<14} {takes:<34} -> {row['gives']:<13} {row['what']}")
+            put(f"{row['kind']:<14} {takes:<34} -> {row['gives']:<13} {row['what']}")
 
 
 @app.command()
@@ -310,7 +314,7 @@ def stage(
     from engine.execution.single import run_single
 
     artifact = run_single(kind, from_ or [], set_ or [], store, to, columns, Bars())
-    print(to or artifact.id)
+    put(to or artifact.id)
 
 
 @app.command()
@@ -328,7 +332,7 @@ def export(
     """Copy an artifact out of the store, with a card that tells where it came from; a model also as GGUF."""
     from engine.execution.export import export_artifact
 
-    print(export_artifact(_open(store).find(name), to, format_, dtype))
+    put(export_artifact(_open(store).find(name), to, format_, dtype))
 
 
 @app.command()
@@ -338,11 +342,11 @@ def doctor(json_: Json = False) -> None:
 
     findings = examine()
     if json_:
-        _print_json(findings)
+        put_json(findings)
         return
     for finding in findings:
         mark = {True: "✓", False: "✗", None: "–"}[finding["ok"]]
-        print(f"{mark} {finding['what']:<16} {finding['found']}")
+        put(f"{mark} {finding['what']:<16} {finding['found']}")
     if any(finding["ok"] is False for finding in findings):
         raise typer.Exit(1)
 
@@ -355,19 +359,13 @@ def schema(
     from engine.stage.stage import load
     from engine.view.kinds import recipe_schema
 
-    _print_json(load(kind).model_json_schema() if kind else recipe_schema())
+    put_json(load(kind).model_json_schema() if kind else recipe_schema())
 
 
 def _open(store: str | None) -> Store:
     from engine.store.store import Store
 
     return Store(store)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
 
 def add_command(name: str, target: str, help: str) -> None:
@@ -385,15 +383,16 @@ def add_command(name: str, target: str, help: str) -> None:
     app.command(name, help=help, context_settings=settings)(hand_over)
 
 
+@shown_as_text()
 def main() -> None:
     """Entry point of `flywheel`: our own errors are messages, not tracebacks."""
     try:
         app()
     except FlywheelError as error:
-        print(f"flywheel: {error}", file=sys.stderr)
+        put(f"flywheel: {error}", error=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("flywheel: stopped. Running again goes on from here.", file=sys.stderr)
+        put("flywheel: stopped. Running again goes on from here.", error=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
