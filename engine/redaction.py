@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 HIDDEN = "[hidden]"
 SHORTEST = 6  # characters; a shorter value would hide ordinary words
@@ -44,7 +44,7 @@ _PLAIN = re.compile(
 
 _NAME = (
     r"(?:api[_-]?key|apikey|access[_-]?key(?:[_-]?id)?|secret[_-]?access[_-]?key|account[_-]?key|shared[_-]?access[_-]?(?:key|signature)|"
-    r"(?:access|auth|refresh|id|session|security|bearer|api|hf|private)[_-]?token|client[_-]?secret|secret(?:[_-]?key)?|passw(?:or)?d|pwd|passphrase)"
+    r"(?:access|auth|refresh|id|session|security|bearer|api|hf|private)[_-]?token|client[_-]?secret|secret(?:[_-]?key)?|passw(?:or)?d|pwd(?!\W{1,5}/)|passphrase)"
 )
 _PARAMETER_NAME = rf"(?:{_NAME}|key|token|auth|sig|signature|credential|x-amz-(?:signature|credential|security-token)|awsaccesskeyid|x-goog-(?:signature|credential))"
 _USERINFO = re.compile(
@@ -56,7 +56,7 @@ _PAIR = re.compile(
     r"(?P<scheme>\b(?!https?:|wss?:)[a-z][a-z0-9+.-]*:\\?/\\?/)(?P<user>[^\s/@:\"'<>]+:[^\s@\"'<>]+)@", re.IGNORECASE
 )
 _PARAMETER = re.compile(
-    rf"(?P<name>(?:[?&;]|%3F|%26|\\u0026|&amp;){_PARAMETER_NAME}(?:=|%3D))(?:(?!%26)[^&\s\"'<>#;\\)\]}}])+",
+    rf"(?P<name>(?:[?&;]|%3F|%26|\\u0026|&amp;){_PARAMETER_NAME}(?:=|%3D))(?!\[hidden\])(?:(?!%26)[^&\s\"'<>#;\\)\]}}])+",
     re.IGNORECASE,
 )
 _HEADER = re.compile(
@@ -108,6 +108,18 @@ def declare_value(value: str) -> None:
         _values.add(value)
 
 
+def declare_named(config: Any) -> None:
+    """The same of every variable that a configuration names as `key`."""
+    if isinstance(config, dict):
+        for name, value in cast(dict[str, Any], config).items():
+            if name == "key" and isinstance(value, str):
+                declare(value)
+            declare_named(value)
+    elif isinstance(config, list):
+        for value in cast(list[Any], config):
+            declare_named(value)
+
+
 def secrets() -> list[str]:
     """The values that count as secrets now, longest first."""
     return sorted(_secrets(), key=lambda value: (-len(value), value))
@@ -134,6 +146,18 @@ def redacted_json(value: Any) -> Any:
     return value
 
 
+def redacted_bytes(data: bytes) -> bytes:
+    """What was printed, in whatever encoding, with every secret in it hidden."""
+    return redacted(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+
+def open_log(file: Path) -> BinaryIO:
+    """A log to add to what is there, readable by its owner alone: who prints may print secrets."""
+    opened = os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+    os.fchmod(opened.fileno(), 0o600)
+    return opened
+
+
 def redact_file(file: Path) -> None:
     """Hide the secrets in a log, where it lies; readable by its owner alone before as after."""
     if not file.is_file():
@@ -145,7 +169,7 @@ def redact_file(file: Path) -> None:
         os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as target,
     ):
         while block := source.read(BLOCK) + source.readline():
-            clean = redacted(block.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            clean = redacted_bytes(block)
             changed |= clean != block
             target.write(clean)
     made.replace(file) if changed else made.unlink()

@@ -21,6 +21,7 @@ from engine.plan.checks import check
 from engine.plan.inputs import External, Say
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import Recipe, load_recipe
+from engine.redaction import open_log, redact_file, redacted
 from engine.store.artifact import Artifact
 from engine.store.store import Store
 from engine.view.spending import spending
@@ -176,7 +177,7 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
     started = time.monotonic()
     read, write = os.pipe()
     last: dict[str, Any] = {}
-    with log.open("ab") as output:
+    with open_log(log) as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "engine.execution.worker", str(spec_file)],
             stdin=subprocess.DEVNULL,
@@ -205,6 +206,9 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
             except subprocess.TimeoutExpired:
                 process.kill()
             raise
+        finally:
+            for printed in scratch.rglob("*.log"):  # libraries and people's own code print what they like
+                redact_file(printed)
     if code == 0:
         if view:
             found = store.get(stage.folder)
@@ -226,4 +230,4 @@ def _work(store: Store, stage: Planned, base: str, options: dict[str, Any], view
 
 
 def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join("  " + line for line in redacted(log.read_text(errors="replace")).splitlines()[-lines:])

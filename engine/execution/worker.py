@@ -23,6 +23,7 @@ from engine.errors import FlywheelError, UserError, Waiting
 from engine.execution.finish import finish
 from engine.execution.threads import cores
 from engine.plan.identity import folder_of, identify, key_of, sources
+from engine.redaction import declare_named, redacted
 from engine.stage.job import Emit, Job
 from engine.stage.stage import Stage, load
 from engine.store.artifact import Artifact
@@ -125,11 +126,14 @@ def main() -> int:
     events = os.fdopen(int(os.environ["FLYWHEEL_EVENTS"]), "w", buffering=1)
 
     def emit(event: dict[str, Any]) -> None:
+        if "text" in event:
+            event = {**event, "text": redacted(str(event["text"]))}
         try:
             events.write(json.dumps(event) + "\n")
         except BrokenPipeError:  # the run that started us is gone: so are we
             os.kill(os.getpid(), signal.SIGKILL)
 
+    declare_named(spec["config"])
     store = Store(spec["store"])
     try:
         config = load(spec["kind"]).model_validate(spec["config"])

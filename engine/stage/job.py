@@ -30,6 +30,7 @@ import pyarrow as pa
 import xxhash
 
 from engine import seeds
+from engine.redaction import redacted, redacted_json
 from engine.store.artifact import Artifact
 from engine.store.schema import united
 from engine.store.store import Store
@@ -149,7 +150,7 @@ class Job:
             rejected: rows that did not make it, any columns, with `reason` and optionally `detail` and `failed`.
         """
         if rejected is not None and len(rejected):
-            self.writer.put_rejected(name, rejected)
+            self.reject(name, rejected)
         self.writer.put_part(name, kept, self.gives)
         self.emit(
             {"event": "commit", "part": name, "rows": len(kept), "rejected": 0 if rejected is None else len(rejected)}
@@ -157,7 +158,7 @@ class Job:
 
     def reject(self, name: str, rejected: pa.Table) -> None:
         """Keep rows that did not make it where nothing is committed beside them: what a model was not trained on."""
-        self.writer.put_rejected(name, rejected)
+        self.writer.put_rejected(name, _without_secrets(rejected))
 
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """A partition of this job that was committed."""
@@ -201,7 +202,7 @@ class Job:
     def spend(self, name: str, **amounts: float) -> None:
         """Note what one who answers has spent in all (`tokens_in`, `tokens_out`, `cost`), and tell the sum over all of them."""
         with self._spending:  # backends tell it from threads of their own
-            self.spent[name] = amounts
+            self.spent[redacted(name)] = amounts
             with whole_file(self.scratch / SPENT) as partial:  # a run that goes on after a kill goes on counting
                 partial.write_text(json.dumps(self.spent))
             told = {part: sum(one.get(part, 0) for one in self.spent.values()) for part in AMOUNTS}
@@ -221,9 +222,20 @@ class Job:
         """Facts about the result for the manifest, the report and `show` (JSON; part of the digest)."""
         file = self.output / SUMMARY
         known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        file.write_text(json.dumps({**known, **values}, indent=1, sort_keys=True))
+        file.write_text(json.dumps({**known, **redacted_json(values)}, indent=1, sort_keys=True))
 
 
 def part_name(index: int, ids: Iterable[str]) -> str:
     """The name of a partition: its place and a digest of the ids that went into it."""
     return f"{index:05d}-{xxhash.xxh3_64_hexdigest(chr(10).join(ids).encode())}"
+
+
+def _without_secrets(rejected: pa.Table) -> pa.Table:
+    """Rows that failed, as what servers and libraries said of them may be kept; the others' details are ours."""
+    if not {"detail", "failed"} <= set(rejected.column_names):
+        return rejected
+    told = list(zip(rejected["failed"].to_pylist(), rejected["detail"].to_pylist(), strict=True))
+    clean = [redacted(detail) if failed and detail else detail for failed, detail in told]
+    if clean == [detail for _, detail in told]:
+        return rejected
+    return rejected.set_column(rejected.column_names.index("detail"), "detail", pa.array(clean, pa.string()))

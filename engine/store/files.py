@@ -17,6 +17,7 @@ from typing import Any, cast
 import fsspec
 
 from engine.errors import UserError
+from engine.redaction import exposed
 from engine.store.digest import digest_file
 
 
@@ -30,6 +31,10 @@ class StoreFiles:
 
     def __init__(self, url: str | None = None) -> None:
         self.url = url or default_url()
+        if told := exposed(self.url):  # it stands in records and messages
+            raise UserError(
+                f"the store's URL holds {told}. Give it by the environment (AWS_ACCESS_KEY_ID, ...), or by fsspec's own files."
+            )
         fs, root = cast(tuple[Any, str], fsspec.core.url_to_fs(self.url))  # pyright: ignore[reportAttributeAccessIssue]
         self.fs: Any = fs
         self.root = root.rstrip("/")

@@ -17,6 +17,7 @@ import jinja2
 import polars as pl
 
 from engine.errors import UserError
+from engine.redaction import redacted
 from engine.stage.drawing import Curves, Gains, Intervals
 from engine.store.artifact import Artifact
 from engine.store.store import Store
@@ -84,7 +85,7 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         machine=next((a.manifest["timings"]["machine"] for _, a in done if a.manifest["timings"]), ""),
         number=_number,
         quote=quote,
-        json=lambda value: json.dumps(value, ensure_ascii=False, default=str),  # pyright: ignore
+        json=lambda value: redacted(json.dumps(value, ensure_ascii=False, default=str)),  # pyright: ignore
     )
     with whole_file(to) as partial:
         partial.write_text(page, encoding="utf-8")
