@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 HIDDEN = "[hidden]"
+DECLARED = "FLYWHEEL_SECRETS"  # names of variables whose values are secrets
 SHORTEST = 6  # characters; a shorter value would hide ordinary words
 LONG = 12  # from here on a value is hidden inside of words, too
 BLOCK = 1 << 22  # bytes of a log that are looked at together
@@ -93,13 +94,14 @@ _WORDS = (
     "bearer",
     "basic",
 )
-_declared: set[str] = set()
 _values: set[str] = set()
 
 
 def declare(variable: str) -> None:
-    """Have the value of this environment variable count as a secret, whatever it is called."""
-    _declared.add(variable)
+    """Have the value of this environment variable count as a secret, whatever it is called: here, and in processes of ours."""
+    known = os.environ.get(DECLARED, "").split()
+    if variable in os.environ and variable not in known:
+        os.environ[DECLARED] = " ".join([*known, variable])
 
 
 def declare_value(value: str) -> None:
@@ -229,8 +231,9 @@ def _secrets() -> dict[str, str]:
     found = dict.fromkeys(_values, "a key that this process was given")
     for value in _of_files(tuple(os.environ.get(name, "") for name in _FILES)):
         found[value] = "a key in .netrc, or in the hub's or AWS's files"
+    declared = os.environ.get(DECLARED, "").split()
     for name, value in os.environ.items():
-        for secret in _of_variable(name, value, name in _declared):
+        for secret in _of_variable(name, value, name in declared) if name != DECLARED else ():
             found[secret] = f"${name}"
     return found
 
@@ -241,13 +244,17 @@ def _of_variable(name: str, value: str, declared: bool) -> tuple[str, ...]:
     value = value.strip()
     found: list[str] = []
     certain = declared or bool(_CERTAIN.search(name))
-    place = _PLACES.search(name) or (value.startswith(("/", "./", "~/")) and Path(value).expanduser().exists())
+    place = (_PLACES.search(name) and not declared) or (
+        value.startswith(("/", "./", "~/")) and Path(value).expanduser().exists()
+    )
     if (
         (certain or _LIKELY.search(name))
         and not place
         and (certain or (len(value) >= 8 and not _PLAIN.fullmatch(value)))
     ):
         found.append(value)
+    if found or "PRIVATE KEY-----" in value:  # a key of several lines may come line by line
+        found += [line for line in value.splitlines() if len(line) >= 20 and not line.startswith("-----")]
     if "://" in value or "=" in value:
         found += _of_url(value)
     found += _WELL_KNOWN.findall(value)
@@ -315,8 +322,7 @@ def _encoded(value: str) -> tuple[str, ...]:
         html.escape(value),
     ]
     escaped += [one.replace("/", "\\/") for one in escaped]
-    lines = [line for line in value.splitlines() if len(line) >= 20 and not line.startswith("-----")]
-    return tuple(dict.fromkeys(f for f in [value, *quoted, *escaped, *lines, *_in_base64(value)] if len(f) >= SHORTEST))
+    return tuple(dict.fromkeys(f for f in [value, *quoted, *escaped, *_in_base64(value)] if len(f) >= SHORTEST))
 
 
 def _in_base64(value: str) -> Iterator[str]:
