@@ -244,13 +244,12 @@ def _of_variable(name: str, value: str, declared: bool) -> tuple[str, ...]:
     value = value.strip()
     found: list[str] = []
     certain = declared or bool(_CERTAIN.search(name))
-    place = (_PLACES.search(name) and not declared) or (
-        value.startswith(("/", "./", "~/")) and Path(value).expanduser().exists()
-    )
+    place = (_PLACES.search(name) and not declared) or _is_path(value)
+    plain = bool(_PLAIN.fullmatch(value))
     if (
-        (certain or _LIKELY.search(name))
-        and not place
-        and (certain or (len(value) >= 8 and not _PLAIN.fullmatch(value)))
+        declared
+        or (certain and not place and not (plain and len(value) < 8))
+        or (_LIKELY.search(name) and not place and not plain and len(value) >= 8)
     ):
         found.append(value)
     if found or "PRIVATE KEY-----" in value:  # a key of several lines may come line by line
@@ -259,6 +258,13 @@ def _of_variable(name: str, value: str, declared: bool) -> tuple[str, ...]:
         found += _of_url(value)
     found += _WELL_KNOWN.findall(value)
     return tuple(one for one in found if len(one) >= SHORTEST)
+
+
+def _is_path(value: str) -> bool:
+    try:
+        return value.startswith(("/", "./", "~/")) and Path(value).expanduser().exists()
+    except (OSError, RuntimeError):  # too long for one, or of nobody's home
+        return False
 
 
 def _of_url(value: str) -> Iterator[str]:

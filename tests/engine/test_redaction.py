@@ -208,7 +208,7 @@ def test_no_place_of_a_recipe_takes_one(given: str, place: str) -> None:
     body = {"from": {"kind": "filter", "from": given}, "mapping": {"kind": "filter", "from": {"path": given}}}
     read = body.get(place, {"kind": "read", "paths": [given if place == "paths" else "a.txt"]})
     data = {"stages": {"a": read}} | ({place: given} if place in ("store", "name") else {})
-    with pytest.raises(UserError, match="holds .* kept in manifests"):
+    with pytest.raises(UserError, match=r"holds .* kept in manifests"):
         build_recipe(data, {}, "r.yaml", Path())
 
 

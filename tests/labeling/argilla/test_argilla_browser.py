@@ -6,13 +6,10 @@ Set FLYWHEEL_SCREENSHOTS to a folder to keep the pictures (docs/images holds the
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from labeling.argilla.client import Argilla
 from labeling.argilla.oversight import record_url
@@ -35,21 +32,6 @@ SCROLL_TO_END = """
     const before = prompt.getBoundingClientRect().top;
     pane.scrollTop = 1e6;
     return [pane.scrollTop, before - prompt.getBoundingClientRect().top, chain]"""
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,1100"):
-        options.add_argument(option)
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
 
 
 def wait(for_what: Callable[[], Any], seconds: float = 60.0) -> Any:
