@@ -149,7 +149,7 @@ def plan(
 def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]) -> None:
     from rich.table import Table
 
-    from engine.view.console import PlainConsole
+    from engine.view.console import PlainConsole, styled
 
     table = Table(box=None, pad_edge=False)
     for title in ("", "stage", "kind", "from", "gives", "rows"):
@@ -157,7 +157,7 @@ def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]
     if why:
         table.add_column("why it runs", overflow="fold")
     for p in planned:
-        sources = ", ".join(dict.fromkeys(name for given in p.inputs.values() for name, _ in given))
+        sources = styled(", ".join(dict.fromkeys(n for given in p.inputs.values() for n, _ in given)), one_line=True)
         row = ["=" if p.cached else "▸", p.name, p.step.kind, sources, p.gives, f"{p.rows:,}" if p.rows else ""]
         table.add_row(*row, *(["; ".join(p.why)] if why else []), style="dim" if p.cached else None)
     console = PlainConsole(width=None if sys.stdout.isatty() else 200)
@@ -210,14 +210,13 @@ def status(store: StoreUrl = None, json_: Json = False) -> None:
     if not rows:
         put("Nothing has run in this store yet. Start with: flywheel run recipes/quickstart.yaml")
     for row in rows:
-        put(
-            f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}  {row['artifact']}"
-        )
+        line = f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}"
+        put(f"{line}  {row['artifact']}", one_line=True)
         if "error" in row:
             look = f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
             put("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))
     for run, spent in spent_by_run(opened).items():
-        put(f"{run}: {in_words(spent)}")
+        put(f"{run}: {in_words(spent)}", one_line=True)
 
 
 def _name(row: dict[str, Any]) -> str:

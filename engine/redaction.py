@@ -49,38 +49,39 @@ _NAME = (
 )
 _PARAMETER_NAME = rf"(?:{_NAME}|key|token|auth|sig|signature|credential|x-amz-(?:signature|credential|security-token)|awsaccesskeyid|x-goog-(?:signature|credential))"
 _USERINFO = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*(?::|%3A)(?:\\?/|%2F){2})(?P<user>[^\s/\\\"'<>?#]*?(?:%3A[^\s/\\\"'<>?#]*?)?)(?:@(?=[^\s/@]*(?:[/\s\"'?#)>\],.;:]|$))|%40)",
+    r"(?P<scheme>(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,30}(?::|%3A)(?:\\?/|%2F){2})(?P<user>[^\s/\\\"'<>?#]{0,400}?)(?:@(?=[^\s/@]{0,400}(?:[/\s\"'?#)>\],.;:]|$))|%40)",
     re.IGNORECASE,
 )
 # A store's key may hold a slash: it ends at the `@`.
 _PAIR = re.compile(
-    r"(?P<scheme>\b(?!https?:|wss?:)[a-z][a-z0-9+.-]*:\\?/\\?/)(?P<user>[^\s/@:\"'<>]+:[^\s@\"'<>]+)@", re.IGNORECASE
+    r"(?P<scheme>(?<![a-z0-9+.-])(?!https?:|wss?:)[a-z][a-z0-9+.-]{0,30}:\\?/\\?/)(?P<user>[^\s/@:\"'<>]{1,200}:[^\s@\"'<>]{1,200})@",
+    re.IGNORECASE,
 )
 _PARAMETER = re.compile(
     rf"(?P<name>(?:[?&;]|%3F|%26|\\u0026|&amp;){_PARAMETER_NAME}(?:=|%3D))(?!\[hidden\])(?:(?!%26)[^&\s\"'<>#;\\)\]}}])+",
     re.IGNORECASE,
 )
 _HEADER = re.compile(
-    r"(?P<name>\b(?:(?:proxy-)?authorization|(?:x-)?api-key|x-[a-z-]*(?:api-key|auth|token)|[a-z-]+-(?:api-key|auth-token)|(?:set-)?cookie)"
-    r"[\"']?\s*[:=,]\s*(?:b?[\"'])?)(?![\s\"'$])(?:(?:Bearer|Basic|Digest|Token|Negotiate|ApiKey|AWS4-HMAC-SHA256)\s+)?[^\s\"'$`][^\r\n\"']*",
+    r"(?P<name>\b(?:(?:proxy-)?authorization|(?:x-)?api-key|[a-z-]{1,40}-(?:api-key|auth|token|auth-token)|(?:set-)?cookie)"
+    r"[\"']?\s{0,9}[:=,]\s{0,9}(?:b?[\"'])?)(?![\s\"'$])(?:(?:Bearer|Basic|Digest|Token|Negotiate|ApiKey|AWS4-HMAC-SHA256)\s+)?[^\s\"'$`][^\r\n\"']*",
     re.IGNORECASE,
 )
-_SCHEME = re.compile(r"(?P<name>\b(?:Bearer|Basic)\s+)(?=\S*[\d+/=_.-])[A-Za-z0-9._~+/=-]{8,}")
+_SCHEME = re.compile(r"(?P<name>\b(?:Bearer|Basic)\s{1,9})(?=\S{0,200}[\d+/=_.-])[A-Za-z0-9._~+/=-]{8,}")
 _ASSIGNED = re.compile(
-    rf"(?P<name>(?:\b|_){_NAME}\\?[\"']?\s*[:=]\s*)(?:\\?(?P<quote>[\"'])(?!\[hidden)[^\"'\\]{{4,}}|(?=[^\s,;]*\d)[^\s\"'&,;<>(){{}}\[\]$`\\]{{6,}})",
+    rf"(?P<name>(?:\b|_){_NAME}\\?[\"']?\s{{0,9}}[:=]\s{{0,9}})(?:\\?(?P<quote>[\"'])(?!\[hidden)[^\"'\\]{{4,}}|(?=[^\s,;]{{0,200}}\d)[^\s\"'&,;<>(){{}}\[\]$`\\]{{6,}})",
     re.IGNORECASE,
 )
 _WELL_KNOWN = re.compile(
-    r"(?<![A-Za-z0-9])(?:sk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}|[sr]k_(?:live|test)_[A-Za-z0-9]{10,}|hf_[A-Za-z0-9]{16,}"
+    r"(?<![A-Za-z0-9])(?:sk-(?=[A-Za-z_-]{0,100}\d)[A-Za-z0-9_-]{16,}|[sr]k_(?:live|test)_[A-Za-z0-9]{10,}|hf_[A-Za-z0-9]{16,}"
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|xox[abeoprs]-[A-Za-z0-9-]{10,}"
-    r"|AIza[\w-]{30,}|ya29\.[\w-]{20,}|npm_[A-Za-z0-9]{30,}|pypi-AgE[\w-]{20,}|SG\.[\w-]{16,}\.[\w-]{16,}|dop_v1_[0-9a-f]{32,}"
-    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
+    r"|AIza[\w-]{30,}|ya29\.[\w-]{20,}|npm_[A-Za-z0-9]{30,}|pypi-AgE[\w-]{20,}|SG\.[\w-]{16,100}\.[\w-]{16,}|dop_v1_[0-9a-f]{32,}"
+    r"|eyJ[\w-]{8,9000}\.[\w-]{8,}\.[\w-]*)"
 )
 _PRIVATE = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|(?=[^A-Za-z0-9+/=\\\s:,-])|\Z)",
     re.DOTALL,
 )
-_WORDS = (
+_WORDS = [
     "key",
     "token",
     "auth",
@@ -93,7 +94,7 @@ _WORDS = (
     "cookie",
     "bearer",
     "basic",
-)
+]
 _values: set[str] = set()
 
 

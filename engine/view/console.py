@@ -12,9 +12,10 @@ from rich.text import Text
 from engine.text.visible import visible
 
 
-def styled(*parts: str | tuple[str, str]) -> Text:
+def styled(*parts: str | tuple[str, str], one_line: bool = False) -> Text:
     """One text of several, each alone or with a style of ours (`"bold"`). Nothing in them is markup, an emoji's name or an escape."""
-    return Text.assemble(*((visible(p), "") if isinstance(p, str) else (visible(p[0]), p[1]) for p in parts))
+    pairs = [(part, "") if isinstance(part, str) else part for part in parts]
+    return Text.assemble(*((visible(text, one_line=one_line), style) for text, style in pairs))
 
 
 class PlainConsole(rich.console.Console):

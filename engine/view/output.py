@@ -20,13 +20,16 @@ from engine.text.visible import visible
 _BEYOND = re.compile("[^\x00-\x7e]")
 
 
-def put(text: object = "", *, end: str = "\n", error: bool = False, flush: bool = False) -> None:
+def put(
+    text: object = "", *, end: str = "\n", error: bool = False, flush: bool = False, one_line: bool = False
+) -> None:
     """Print a text, as something to look at.
 
     Args:
+        one_line: a line break in a name is shown, too, so that it is not taken for the end of the line.
         error: on standard error, where messages go; secrets are hidden in them. Rows are data, and go to standard output.
     """
-    told = visible(redacted(str(text)) if error else str(text)) + end
+    told = visible(redacted(str(text)) if error else str(text), one_line=one_line) + end
     stream = sys.stderr if error else sys.stdout
     try:
         stream.write(told)

@@ -48,18 +48,18 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
     for port, given in manifest["inputs"].items():
-        facts.add_row(port, ", ".join(f"{e['name']} ({e['artifact']})" for e in given))
+        facts.add_row(port, styled(", ".join(f"{e['name']} ({e['artifact']})" for e in given), one_line=True))
     config = {k: v for k, v in manifest["stage"]["config"].items() if v not in (None, [], {})}
     for key, value in {**config, **manifest["summary"]}.items():
         text = redacted(json.dumps(value, ensure_ascii=False, default=str))
-        facts.add_row(key, text if len(text) < 300 else text[:299] + "…")
+        facts.add_row(styled(key, one_line=True), text if len(text) < 300 else text[:299] + "…")
     timings = manifest["timings"]
     if "wall_s" in timings:
         facts.add_row(
             "took", f"{timings['wall_s']:.1f} s, {timings['cpu_s']:.1f} CPU s, {timings['peak_rss_mb']:.0f} MB"
         )
     for who, spent in by_answerer(artifact).items():
-        facts.add_row("spent", f"{in_words(spent)} ({who})")
+        facts.add_row("spent", styled(f"{in_words(spent)} ({who})", one_line=True))
     console.print(facts)
     lost = sum(manifest["rejected"].values())
     if lost:
@@ -77,7 +77,7 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
     for row in table.slice(0, rows).to_pylist():
         if rejected:
             detail = f" ({row['detail']})" if row["detail"] else ""
-            console.print(styled((row["reason"], "yellow"), f"{detail}  {quote(row, 200)}"))
+            console.print(styled((row["reason"], "yellow"), f"{detail}  {quote(row, 200)}", one_line=True))
         else:
             print_row(console, artifact.kind, row)
 
@@ -97,7 +97,7 @@ def _print_removed(console: PlainConsole, artifact: Artifact, seen: int | None) 
     for reason, shown in examples(artifact).items():
         count = artifact.manifest["rejected"][reason]
         share = f"  {count / seen:.1%}" if seen else ""
-        console.print(styled(f"  {count:>9,}  ", (reason, "yellow"), (share, "dim")))
+        console.print(styled(f"  {count:>9,}  ", (reason, "yellow"), (share, "dim"), one_line=True))
         for example in shown:
             detail = f"({example.row['detail']}) " if example.row.get("detail") else ""
             console.print(f"             {detail}{quote(example.row, 110)}")

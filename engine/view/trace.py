@@ -21,10 +21,10 @@ def print_trace(node: dict[str, Any]) -> None:
             file = f"  ({n['file']['source']} at {n['file']['offset']})" if "file" in n else ""
             return styled(
                 (n["kind"], "bold cyan"), " ", (n["id"][:12], "dim"), "  ", line_of(n["kind"], n["row"]),
-                (file, "green"), (f"  [{n['artifact']}]{more}", "dim"),
+                (file, "green"), (f"  [{n['artifact']}]{more}", "dim"), one_line=True,
             )  # fmt: skip
         rows = f", {n['rows']:,} rows" if n.get("rows") else ""
-        return styled((n["kind"], "bold magenta"), " ", n["artifact"], (rows + more, "dim"))
+        return styled((n["kind"], "bold magenta"), " ", n["artifact"], (rows + more, "dim"), one_line=True)
 
     told: set[str] = set()
 
@@ -41,9 +41,9 @@ def print_trace(node: dict[str, Any]) -> None:
                 what = f"trained on {', '.join(entry['trained_on'])}"
             else:
                 what = f"{entry['rows']:,} rows" if entry["rows"] else "by way of a model"
-            tree.add(styled((entry["kind"], "bold cyan"), " ", entry["artifact"], f"  {what}"))
+            tree.add(styled((entry["kind"], "bold cyan"), " ", entry["artifact"], f"  {what}", one_line=True))
         for lost in n.get("lost", []):
-            tree.add(styled((f"{lost}: not in this store any more", "red")))
+            tree.add(styled((f"{lost}: not in this store any more", "red"), one_line=True))
 
     root = Tree(label(node))
     grow(root, node)

@@ -109,10 +109,10 @@ def _print(found: DatasetStatus) -> None:
             continue
         cells = [[str(cell) for cell in row] for row in (table.columns, *table.rows)]
         width = [max(len(row[k]) for row in cells) for k in range(len(table.columns))]
-        put(f"    {table.title}")
+        put(f"    {table.title}", one_line=True)
         for row, link in zip(cells, [None, *table.links], strict=True):
             line = "  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip()
-            put(f"      {line}" + (f"  {link}" if link else ""))
+            put(f"      {line}" + (f"  {link}" if link else ""), one_line=True)
     if len(found.agreement) > 1:
         put("    agreement over time: " + " ".join(f"{share:.0%}" for _, share in found.agreement))
 

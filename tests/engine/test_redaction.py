@@ -8,6 +8,8 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,3 +231,18 @@ def test_logs_are_their_owners_alone_and_without_secrets_in_the_end(tmp_path: Pa
     redact_file(log)
     assert log.read_bytes() == b"from before\n\xff said [hidden]\n"
     assert stat.S_IMODE(log.stat().st_mode) == 0o600 and list(tmp_path.glob("*.redacted")) == []
+
+
+PIECES = ["a", "x://a:", "http://", "%3A%2F%2F", "key=", "x-", "a-", "authorization: ", "sk-", "-eyJaaaaaaaa", "password: ", "?sig", "\\/",
+          "-----BEGIN PRIVATE KEY-----", "Bearer ", "token ", "://a@", "secret   ", "SG.", "\x1b"]  # fmt: skip
+
+
+def test_text_that_is_made_to_be_slow_takes_no_more_than_its_share() -> None:
+    """What grows with the square of a line's length would take hours of CPU, of which there is a minute; usual are three seconds."""
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
+        "from engine.redaction import redacted\n"
+        f"for piece in {PIECES!r}: redacted('// key ' + piece * (100_000 // len(piece)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], env={})
+    assert done.returncode == 0

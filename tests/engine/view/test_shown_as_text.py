@@ -157,6 +157,17 @@ def test_every_command_shows_text(hostile: Store, arguments: list[str]) -> None:
         assert json.loads(told)
 
 
+def test_a_name_of_two_lines_forges_none(store: Store) -> None:
+    forged = "x\nflywheel: all is well"
+    rows = carry_out(store, "source", HostileSource(name="plain"), {})
+    model = carry_out(store, "model", HostileModel(), {"documents": {forged: rows}})
+    record = {"stages": {forged: {"artifact": model.id, "kind": forged, "identity": {}, "inputs": {}}}}
+    store.put(json.dumps(record).encode(), "runs", f"{forged}.json")
+    for arguments in (["status"], ["show", model.id], ["trace", model.id]):
+        lines = invoke(store, *arguments).splitlines()
+        assert len(lines) > 1 and not any(line.strip().startswith("flywheel: all") for line in lines), arguments
+
+
 def test_json_holds_every_character_and_comes_back_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     value = {HOSTILE: [HOSTILE, "日本 é", "\U000e0041\U0001f600"]}
     put_json(value)
