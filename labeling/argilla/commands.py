@@ -34,7 +34,10 @@ def _tell(step: str) -> None:
 def up(
     home: Home = None,
     port: Annotated[int | None, typer.Option(help="Kept for later starts [6900, or any free one].")] = None,
-    database_url: Annotated[str | None, typer.Option(help="postgresql://... instead of a SQLite file; kept.")] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(envvar="FLYWHEEL_ARGILLA_DATABASE_URL", help="postgresql://... instead of a SQLite file; kept."),
+    ] = None,
 ) -> None:
     """Start it, or find the one that runs."""
     from labeling.argilla import server
