@@ -28,7 +28,8 @@ class PlainConsole(rich.console.Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Before anything is laid out, so that columns are as wide as what is shown."""
-        return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
+        plain: dict[str, Any] = {**options, "markup": False, "emoji": False}
+        return super().render_str(visible(text), **plain)
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         """Whatever else comes to be printed; control segments are Rich's own."""
