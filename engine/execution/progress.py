@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -19,7 +18,7 @@ from rich.progress import (
 from engine.plan.plan import Planned
 from engine.text.visible import visible
 from engine.view.console import PlainConsole, styled
-from engine.view.output import put
+from engine.view.output import put_json
 from engine.view.spending import Spending, in_words
 
 
@@ -49,7 +48,7 @@ class Lines:
             self._put({"event": "total", "spent": spent})
 
     def _put(self, told: dict[str, Any]) -> None:
-        put(json.dumps(told), flush=True)
+        put_json(told, indent=None, flush=True)
 
 
 class Bars:

@@ -39,15 +39,17 @@ def put(
         stream.flush()
 
 
-def put_json(value: Any, indent: int | None = 1) -> None:
+def put_json(value: Any, *, indent: int | None = 1, flush: bool = False) -> None:
     """Print JSON: letters as they are where standard output can take them, and every character that `visible` would show as its code."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     text = _BEYOND.sub(_in_json, text)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(value, indent=indent, default=str).replace("\x7f", _in_json("\x7f"))
+        text = json.dumps(value, indent=indent, default=str)
     sys.stdout.write(text + "\n")
+    if flush:
+        sys.stdout.flush()
 
 
 def _in_json(found: re.Match[str] | str) -> str:

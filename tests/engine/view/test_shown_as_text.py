@@ -157,6 +157,11 @@ def test_every_command_shows_text(hostile: Store, arguments: list[str]) -> None:
         assert json.loads(told)
 
 
+def test_a_notebook_shows_text(hostile: Store) -> None:
+    shown = [artifact._repr_html_() for artifact in hostile.artifacts()]
+    assert len(shown) == 2 and all(unseen(page) == [] and "\\x1b[31mred" in page for page in shown)
+
+
 def test_a_name_of_two_lines_forges_none(store: Store) -> None:
     forged = "x\nflywheel: all is well"
     rows = carry_out(store, "source", HostileSource(name="plain"), {})
@@ -193,7 +198,8 @@ def test_a_run_that_is_watched_shows_text(capsys: pytest.CaptureFixture[str]) ->
         view.stop()
     told = capsys.readouterr()
     assert unseen(told.out + told.err) == [] and "owned" in told.err
-    assert all(json.loads(line) for line in told.out.splitlines())
+    events = [json.loads(line) for line in told.out.splitlines()]
+    assert [event["text"] for event in events if event.get("event") == "say"] == [HOSTILE]
 
 
 def on_terminal(program: str, **environment: str) -> str:
