@@ -205,9 +205,9 @@ def exposed(text: str) -> str | None:
     if "PRIVATE KEY" in text and _PRIVATE.search(text):
         return "a private key"
     if any(_logs_in(match) for pattern in (_USERINFO, _PAIR) for match in pattern.finditer(text)):
-        return "a password or token in a URL"
+        return "a password or token, before the `@` of a URL"
     if _PARAMETER.search(text):
-        return "a key or signature in the query of a URL"
+        return "a key or signature, in the query of a URL"
     if _WELL_KNOWN.search(text):
         return "what looks like the key of a service"
     return None

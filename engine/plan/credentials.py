@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -9,10 +11,11 @@ from engine.errors import UserError
 from engine.redaction import declare_named, exposed, secrets
 
 Place = tuple[str | int, ...]
+VARIABLE = re.compile("[A-Z_][A-Z0-9_]*")
 WAY_OUT = (
-    "It would be kept in manifests, records and cards. Take it out of the recipe and (`--set`, `--store`, `--from`) of the command: "
-    "a server's key comes from the environment variable that `key` names; what opens files and stores from the environment "
-    "(HF_TOKEN, AWS_ACCESS_KEY_ID, ...), AWS's or fsspec's own files; what a signed URL leads to can be downloaded first."
+    "It would be kept in manifests, records and cards: take it out. A server's key comes from the environment variable that `key` "
+    "names; what opens files and stores comes from the environment (HF_TOKEN, AWS_ACCESS_KEY_ID, ...), or from AWS's or fsspec's own "
+    "files; what a signed URL leads to can be downloaded first."
 )
 
 
@@ -28,11 +31,19 @@ def refuse_secrets(data: Any, fail: Callable[[Place, str], UserError]) -> None:
     declare_named(data)
     texts = list(_texts(data, ()))
     known = set(secrets())
-    if exposed("\n".join(text for _, text in texts)) is None and not any(text in known for _, text in texts):
-        return  # one look at all of them: a recipe may have many
+    # One look at all of them first: a recipe may have many.
+    if exposed("\n".join(text for _, text in texts)) or any(text in known for _, text in texts):
+        for place, text in texts:
+            if found := exposed(text):
+                raise fail(place, f"{_name(place)} holds {found}. {WAY_OUT}")
     for place, text in texts:
-        if found := exposed(text):
-            raise fail(place, f"{_name(place)} holds {found}. {WAY_OUT}")
+        if place[-1:] == ("key",) and place[-2:-1] in (("server",), ("user_server",)) and not _is_variable(text):
+            told = "names the environment variable that holds the key, as in OPENAI_API_KEY. What stands there is no such name"
+            raise fail(place, f"{_name(place)} {told}; if it is the key itself: {WAY_OUT[0].lower()}{WAY_OUT[1:]}")
+
+
+def _is_variable(text: str) -> bool:
+    return text == "key" or text in os.environ or VARIABLE.fullmatch(text) is not None
 
 
 def _texts(value: Any, place: Place) -> Iterator[tuple[Place, str]]:

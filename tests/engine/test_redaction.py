@@ -13,6 +13,7 @@ import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -212,6 +213,19 @@ def test_no_place_of_a_recipe_takes_one(given: str, place: str) -> None:
     data = {"stages": {"a": read}} | ({place: given} if place in ("store", "name") else {})
     with pytest.raises(UserError, match=r"holds .* kept in manifests"):
         build_recipe(data, {}, "r.yaml", Path())
+
+
+def test_a_key_that_stands_where_its_variable_belongs_is_refused() -> None:
+    body: dict[str, Any] = {
+        "kind": "candidates",
+        "from": {"prompts": "./x.jsonl"},
+        "server": {"model": "m", "key": "abc123def456ghi"},
+    }
+    with pytest.raises(UserError, match=r"`server\.key` names the environment variable that holds the key") as error:
+        build_recipe({"stages": {"a": body}}, {}, "r.yaml", Path())
+    assert "abc123" not in str(error.value)
+    body["server"] = {"model": "m", "key": "MY_OWN_KEY"}
+    assert build_recipe({"stages": {"a": body}}, {}, "r.yaml", Path()).steps["a"].kind == "candidates"
 
 
 def test_a_store_url_holds_none() -> None:
