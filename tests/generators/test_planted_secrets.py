@@ -210,6 +210,7 @@ def watched(lines: set[bytes]) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_no_byte_that_a_run_leaves_holds_a_secret(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     home, here = tmp_path / "home", tmp_path / "here"
     home.mkdir()

@@ -57,7 +57,10 @@ def test_a_person_ranks_with_a_tie_and_a_correction(
     pictures = Path(os.environ.get("FLYWHEEL_SCREENSHOTS", tmp_path))
     dataset = client.ensure_dataset(task)
     shown = ["Cusco, high up in the Andes.", "Lima.", HOSTILE]  # the caller's shuffle
-    prompt = [{"role": "<i>x", "content": f"Hi {HOSTILE}"}, {"role": "user", "content": f"What is the capital of Peru? {HOSTILE}"}]
+    prompt = [
+        {"role": "<i>x", "content": f"Hi {HOSTILE}"},
+        {"role": "user", "content": f"What is the capital of Peru? {HOSTILE}"},
+    ]
     client.push(dataset, [RankingRecord("peru", prompt, shown)])
     (user,) = client.ensure_users(["ann"], task.workspace)
 
