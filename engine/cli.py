@@ -20,6 +20,7 @@ from typer.core import TyperCommand
 from engine.command_options import Json, StoreUrl
 from engine.errors import FlywheelError, UserError, nearest
 from engine.upkeep import upkeep_commands
+from engine.view.output import put, put_json, shown_as_text
 
 if TYPE_CHECKING:
     from engine.plan.plan import Planned
@@ -111,7 +112,7 @@ def run(
         from engine.plan.recipe import load_recipe
 
         name = load_recipe(recipe).name
-        print(f"{len(done)} stages done. Look at it: flywheel report {name}", file=sys.stderr)
+        put(f"{len(done)} stages done. Look at it: flywheel report {name}", error=True)
 
 
 @app.command(cls=SwitchedCommand, context_settings=SWITCHES)
@@ -133,6 +134,7 @@ def plan(
     from engine.plan.checks import check
     from engine.plan.plan import make_plan
     from engine.plan.recipe import load_recipe
+    from engine.redaction import redacted
     from engine.stage.stage import Device
     from engine.store.store import Store
 
@@ -143,10 +145,11 @@ def plan(
     planned = make_plan(loaded, where, only, target, notes.append)
     found: dict[str, list[str]] = {}
     check(
-        loaded, planned, where, offline=offline, say=lambda stage, text: found.setdefault(stage.name, []).append(text)
-    )
+        loaded, planned, where, offline=offline,
+        say=lambda stage, text: found.setdefault(stage.name, []).append(redacted(text)),
+    )  # fmt: skip
     if json_:
-        _print_json([
+        put_json([
             {"name": p.name, "kind": p.step.kind, "gives": p.gives, "artifact": p.folder, "cached": p.cached,
              "rows": p.rows, "why": p.why, "needs": p.forecast.get("needs"), "found": found.get(p.name, []), "inputs": {k: [n for n, _ in v] for k, v in p.inputs.items()}}
             for p in planned
@@ -156,8 +159,9 @@ def plan(
 
 
 def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from engine.view.console import PlainConsole, styled
 
     table = Table(box=None, pad_edge=False)
     for title in ("", "stage", "kind", "from", "gives", "rows"):
@@ -165,22 +169,22 @@ def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]
     if why:
         table.add_column("why it runs", overflow="fold")
     for p in planned:
-        sources = ", ".join(dict.fromkeys(name for given in p.inputs.values() for name, _ in given))
+        sources = styled(", ".join(dict.fromkeys(n for given in p.inputs.values() for n, _ in given)), one_line=True)
         row = ["=" if p.cached else "▸", p.name, p.step.kind, sources, p.gives, f"{p.rows:,}" if p.rows else ""]
         table.add_row(*row, *(["; ".join(p.why)] if why else []), style="dim" if p.cached else None)
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     if found:
-        console.print("\nFound:", highlight=False)
+        console.print("\nFound:")
     for line in dict.fromkeys(found):
-        console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {line}")
     needs = [p for p in planned if not p.cached and p.forecast.get("needs")]
     if needs:
-        console.print(f"\nMemory, on {device}:", highlight=False)
+        console.print(f"\nMemory, on {device}:")
     for p in needs:
-        console.print(f"  {p.name}: {p.forecast['needs']}", highlight=False, markup=False)
+        console.print(f"  {p.name}: {p.forecast['needs']}")
     runs = sum(not p.cached for p in planned)
-    console.print(f"{runs} to run, {len(planned) - runs} cached.", highlight=False)
+    console.print(f"{runs} to run, {len(planned) - runs} cached.")
 
 
 @app.command()
@@ -193,15 +197,15 @@ def new(
 
     if name is None:
         for starter in starters():
-            print(f"{starter.name:<18} {starter.what}")
+            put(f"{starter.name:<18} {starter.what}")
         return
     files, changes = start(name, from_, Path())
-    print(f"Written: {', '.join(map(str, files))}")
+    put(f"Written: {', '.join(map(str, files))}")
     if changes:
-        print("What to change:")
+        put("What to change:")
     for line, what in changes:
-        print(f"  {files[0]}:{line}: {what}")
-    print(f"Then: flywheel plan {files[0]}")
+        put(f"  {files[0]}:{line}: {what}")
+    put(f"Then: flywheel plan {files[0]}")
 
 
 @app.command()
@@ -213,19 +217,18 @@ def status(store: StoreUrl = None, json_: Json = False) -> None:
     opened = _open(store)
     rows = status_of(opened)
     if json_:
-        _print_json(rows)
+        put_json(rows)
         return
     if not rows:
-        print("Nothing has run in this store yet. Start with: flywheel run recipes/quickstart.yaml")
+        put("Nothing has run in this store yet. Start with: flywheel run recipes/quickstart.yaml")
     for row in rows:
-        print(
-            f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}  {row['artifact']}"
-        )
+        line = f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}"
+        put(f"{line}  {row['artifact']}", one_line=True)
         if "error" in row:
             look = row.get("heal") or f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
-            print("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))
+            put("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))
     for run, spent in spent_by_run(opened).items():
-        print(f"{run}: {in_words(spent)}")
+        put(f"{run}: {in_words(spent)}", one_line=True)
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -246,7 +249,7 @@ def show(
 
     artifact = find(_open(store), name)
     if json_:
-        _print_json(as_json(artifact, rows, rejected))
+        put_json(as_json(artifact, rows, rejected))
     else:
         print_artifact(artifact, rows, rejected)
 
@@ -265,7 +268,7 @@ def trace(
     opened = _open(store)
     traced = trace_forward(opened, id_) if forward else trace_back(opened, id_)
     if json_:
-        _print_json(traced)
+        put_json(traced)
     else:
         print_trace(traced)
 
@@ -282,9 +285,9 @@ def report(
 
     opened = _open(store)
     if json_:
-        _print_json(evaluation_table(opened, run_name))
+        put_json(evaluation_table(opened, run_name))
         return
-    print(write_report(opened, run_name, to or Path(f"{run_name}.html")))
+    put(write_report(opened, run_name, to or Path(f"{run_name}.html")))
 
 
 @app.command()
@@ -296,13 +299,13 @@ def stages(
     from engine.view.kinds import describe_kind, describe_kinds
 
     if json_:
-        _print_json(describe_kinds(kind))
+        put_json(describe_kinds(kind))
     elif kind:
         describe_kind(kind)
     else:
         for row in describe_kinds():
             takes = ", ".join(row["takes"].values()) or "files"
-            print(f"{row['kind']:<14} {takes:<34} -> {row['gives']:<13} {row['what']}")
+            put(f"{row['kind']:<14} {takes:<34} -> {row['gives']:<13} {row['what']}")
 
 
 @app.command()
@@ -323,7 +326,7 @@ def stage(
     from engine.execution.single import run_single
 
     artifact = run_single(kind, from_ or [], set_ or [], store, to, columns, Bars(), no_wait)
-    print(to or artifact.id)
+    put(to or artifact.id)
 
 
 @app.command()
@@ -341,7 +344,7 @@ def export(
     """Copy an artifact out of the store, with a card that tells where it came from; a model also as GGUF."""
     from engine.execution.export import export_artifact
 
-    print(export_artifact(_open(store).find(name), to, format_, dtype))
+    put(export_artifact(_open(store).find(name), to, format_, dtype))
 
 
 @app.command()
@@ -351,11 +354,11 @@ def doctor(json_: Json = False) -> None:
 
     findings = examine()
     if json_:
-        _print_json(findings)
+        put_json(findings)
         return
     for finding in findings:
         mark = {True: "✓", False: "✗", None: "–"}[finding["ok"]]
-        print(f"{mark} {finding['what']:<16} {finding['found']}")
+        put(f"{mark} {finding['what']:<16} {finding['found']}")
     if any(finding["ok"] is False for finding in findings):
         raise typer.Exit(1)
 
@@ -368,7 +371,7 @@ def schema(
     from engine.stage.stage import load
     from engine.view.kinds import recipe_schema
 
-    _print_json(load(kind).model_json_schema() if kind else recipe_schema())
+    put_json(load(kind).model_json_schema() if kind else recipe_schema())
 
 
 upkeep_commands.offer(app)
@@ -378,12 +381,6 @@ def _open(store: str | None) -> Store:
     from engine.store.store import Store
 
     return Store(store)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
 
 def add_command(name: str, target: str, help: str) -> None:
@@ -410,6 +407,7 @@ _STOPPED = {
 }
 
 
+@shown_as_text()
 def main() -> None:
     """Entry point of `flywheel`: what goes wrong is said in words, not in tracebacks; so is a signal."""
     from engine.execution import keeper, stops
@@ -460,7 +458,7 @@ def _last_words(words: str) -> int:
     for stream in (sys.stdout, sys.stderr):
         try:
             if words and stream is sys.stderr:
-                print(f"flywheel: {words}", file=stream)
+                put(f"flywheel: {words}", error=True)
             stream.flush()
         except BrokenPipeError:
             stops.unheard()
@@ -469,6 +467,6 @@ def _last_words(words: str) -> int:
             os.dup2(nowhere, stream.fileno())
             if stream is sys.stdout:
                 words = words or f"standard output can't be written: {shortage(error) or error}"
-                print(f"flywheel: {words}", file=sys.stderr)
+                put(f"flywheel: {words}", error=True)
                 return 1
     return 0

@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from engine.redaction import redacted
+
 
 class FlywheelError(Exception):
-    """Anything raised in our own words: printed as a message, never as a traceback."""
+    """Anything raised in our own words: printed as a message, never as a traceback, and without secrets."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class UserError(FlywheelError):

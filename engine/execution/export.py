@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.errors import UserError, nearest
+from engine.redaction import exposed
 from engine.stage.job import SUMMARY
 from engine.store.artifact import Artifact
 from engine.store.schema import MODELS
@@ -44,6 +45,10 @@ def export_artifact(artifact: Artifact, to: str, format: str | None = None, dtyp
     Raises:
         UserError: there is nothing to copy, or the format has no place for it. Damaged: a file is not what was recorded of it.
     """
+    if told := exposed(to):
+        raise UserError(
+            f"`--to` holds {told}. Give it by the environment (AWS_ACCESS_KEY_ID, ...), or by fsspec's own files."
+        )
     fs, root = fsspec.core.url_to_fs(to)  # pyright: ignore
     root = str(root).rstrip("/")
     store = Store(artifact.store.url)

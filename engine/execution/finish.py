@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.errors import StageFailed
+from engine.redaction import redacted_bytes
 from engine.stage.job import SUMMARY, Job
 from engine.store import schema
 from engine.store.artifact import Artifact
@@ -49,7 +50,7 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
     }
     log = job.scratch / "stage.log"
     if log.exists():
-        job.write_log("stage.log", log.read_bytes())
+        job.write_log("stage.log", redacted_bytes(log.read_bytes()))
     artifact = job.writer.seal(
         manifest, card(job.store, job.artifact, manifest) if job.gives in schema.MODELS else None
     )

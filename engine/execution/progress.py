@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,9 +14,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
 from engine.plan.plan import Planned
+from engine.text.visible import visible
+from engine.view.console import PlainConsole, styled
+from engine.view.output import put_json
 from engine.view.spending import Spending, in_words
 
 
@@ -35,33 +35,38 @@ class Lines:
 
     def start(self, plan: list[Planned]) -> None:
         stages = [{"name": p.name, "kind": p.step.kind, "artifact": p.folder, "cached": p.cached} for p in plan]
-        print(json.dumps({"event": "plan", "stages": stages}), flush=True)
+        self._put({"event": "plan", "stages": stages})
 
     def event(self, stage: Planned, event: dict[str, Any]) -> None:
-        print(json.dumps({"stage": stage.name, **event}), flush=True)
+        self._put({"stage": stage.name, **event})
 
     def stop(self) -> None: ...
 
     def total(self, spent: Spending) -> None:
         """What all stages of the run took together, if they asked anybody."""
         if spent:
-            print(json.dumps({"event": "total", "spent": spent}), flush=True)
+            self._put({"event": "total", "spent": spent})
+
+    def _put(self, told: dict[str, Any]) -> None:
+        put_json(told, indent=None, flush=True)
 
 
 class Bars:
     """Bars on a terminal; where output is no terminal, one line when a stage is done."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = PlainConsole(stderr=True)
         self.bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description:<14}"),
+            TextColumn("{task.description:<14}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]} {task.fields[facts]}"),
+            TextColumn("{task.fields[unit]} {task.fields[facts]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self.console,
             transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
             disable=not self.console.is_terminal,
         )
         self.task: TaskID | None = None
@@ -79,18 +84,18 @@ class Bars:
             if self.task is not None:
                 self.bars.remove_task(self.task)
             self.facts, self.tokens = {}, None
-            self.task = self.bars.add_task(stage.name, total=None, unit="", facts="")
+            self.task = self.bars.add_task(visible(stage.name), total=None, unit="", facts="")
             self.current = stage.name
         assert self.task is not None
         match event["event"]:
             case "progress":
-                self.bars.update(self.task, completed=event["done"], total=event["total"], unit=event["unit"])
+                self.bars.update(self.task, completed=event["done"], total=event["total"], unit=visible(event["unit"]))
             case "metric":
                 self.facts |= {
                     k: v for k, v in event.items() if k not in ("event", "step") and isinstance(v, int | float)
                 }
                 told = "  ".join(f"{k} {_number(v)}" for k, v in list(self.facts.items())[:4])
-                self.bars.update(self.task, facts=told)
+                self.bars.update(self.task, facts=visible(told))
             case "tokens":
                 self.bars.update(self.task, facts=self._tokens(event))
             case "say":
@@ -110,7 +115,7 @@ class Bars:
     def total(self, spent: Spending) -> None:
         """What all stages of the run took together, if they asked anybody."""
         if spent:
-            self.console.print(f"All stages together took {in_words(spent)}.", highlight=False)
+            self.console.print(f"All stages together took {in_words(spent)}.")
 
     def _tokens(self, event: dict[str, Any]) -> str:
         """What was read and written so far, how fast, and at what cost."""
@@ -129,5 +134,4 @@ class Bars:
         return f", {rows:,} rows" if rows else ""
 
     def _print(self, stage: Planned, mark: str, text: str, style: str) -> None:
-        self.console.print(f"[{style}]{mark}[/] {stage.name:<{self.width}}  ", end="", highlight=False)
-        self.console.print(Text.from_ansi(text), highlight=False, soft_wrap=True)
+        self.console.print(styled((mark, style), f" {stage.name:<{self.width}}  ", text), soft_wrap=True)

@@ -24,6 +24,7 @@ from engine.plan.checks import check
 from engine.plan.inputs import External, Say
 from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import Recipe, load_recipe
+from engine.redaction import open_log, redact_file, redacted
 from engine.shortage import killed, shortage
 from engine.store.artifact import Artifact
 from engine.store.known_digests import shared_digests
@@ -273,7 +274,7 @@ def _work(store: Store, stage: Planned, held: Lease, base: str, options: dict[st
     started = time.monotonic()
     last: dict[str, Any] = {}
     with contextlib.ExitStack() as opened:
-        output = opened.enter_context(log.open("ab"))
+        output = opened.enter_context(open_log(log))
         read, write = os.pipe()
         events = opened.enter_context(os.fdopen(read))
         try:
@@ -312,6 +313,10 @@ def _work(store: Store, stage: Planned, held: Lease, base: str, options: dict[st
         except BaseException:
             _end(process)
             raise
+        finally:
+            with contextlib.suppress(OSError):  # the disk may be full
+                for printed in scratch.rglob("*.log"):  # libraries and people's own code print what they like
+                    redact_file(printed)
     if code == 0:
         if view:
             found = store.get(stage.folder)
@@ -368,7 +373,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _tail(log: Path, lines: int = 15) -> str:
     try:
-        text = log.read_text(errors="replace").splitlines()[-lines:]
+        text = redacted(log.read_text(errors="replace")).splitlines()[-lines:]
     except OSError:
         return ""
     return "\n".join([f"\nThe end of its log ({log}):", *(f"  {line}" for line in text)]) if text else ""

@@ -25,6 +25,7 @@ from engine.execution import stops
 from engine.execution.finish import finish
 from engine.execution.threads import cores
 from engine.plan.identity import folder_of, identify, key_of, sources
+from engine.redaction import declare_named, redacted
 from engine.shortage import shortage
 from engine.stage.job import Emit, Job
 from engine.stage.stage import Stage, load
@@ -139,6 +140,8 @@ def work(spec_file: str) -> int:
     events = os.fdopen(descriptor, "w", buffering=1)
 
     def emit(event: dict[str, Any]) -> None:
+        if "text" in event:
+            event = {**event, "text": redacted(str(event["text"]))}
         try:
             events.write(json.dumps(event) + "\n")
         except BrokenPipeError:  # the run that started us is gone: so are we
@@ -151,6 +154,7 @@ def work(spec_file: str) -> int:
     fields: list[str] = []
     try:
         spec = json.loads(Path(spec_file).read_text())
+        declare_named(spec["config"])
         store = Store(spec["store"])
         if spec["lease"]:
             held = store.lease = take_part(store, spec["lease"])

@@ -25,6 +25,7 @@ import yaml
 from pydantic import ValidationError
 
 from engine.errors import UserError, nearest
+from engine.plan.credentials import refuse_secrets
 from engine.plan.inputs import parse_input
 from engine.stage.stage import Stage, load
 
@@ -100,6 +101,7 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
         line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), 1)
         return UserError(f"{file}:{line}: {text}")
 
+    refuse_secrets(data, fail)
     for key in data:
         if key not in TOP:
             raise fail((key,), f"`{key}` is not a recipe key.{nearest(str(key), TOP)} Keys: {', '.join(TOP)}.")

@@ -33,6 +33,7 @@ import xxhash
 
 from engine import seeds
 from engine.errors import Damaged, StageFailed
+from engine.redaction import redacted, redacted_json
 from engine.store.artifact import Artifact
 from engine.store.journal import Journal
 from engine.store.known_digests import digest_of
@@ -158,7 +159,7 @@ class Job:
             rejected: rows that did not make it, any columns, with `reason` and optionally `detail` and `failed`.
         """
         if rejected is not None and len(rejected):
-            self.writer.put_rejected(name, rejected)
+            self.reject(name, rejected)
         self.writer.put_part(name, kept, self.gives)
         self.emit(
             {"event": "commit", "part": name, "rows": len(kept), "rejected": 0 if rejected is None else len(rejected)}
@@ -166,7 +167,7 @@ class Job:
 
     def reject(self, name: str, rejected: pa.Table) -> None:
         """Keep rows that did not make it where nothing is committed beside them: what a model was not trained on."""
-        self.writer.put_rejected(name, rejected)
+        self.writer.put_rejected(name, _without_secrets(rejected))
 
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """A partition of this job that was committed."""
@@ -270,7 +271,7 @@ class Job:
     def spend(self, name: str, **amounts: float) -> None:
         """Note what one who answers has spent in all (`tokens_in`, `tokens_out`, `cost`), and tell the sum over all of them."""
         with self._spending:  # backends tell it from threads of their own
-            self.spent[name] = amounts
+            self.spent[redacted(name)] = amounts
             with whole_file(
                 self.scratch / SPENT, lasting=False
             ) as partial:  # a run that goes on after a kill goes on counting
@@ -293,9 +294,20 @@ class Job:
         file = self.output / SUMMARY
         known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
         with self.keep(file) as partial:
-            partial.write_text(json.dumps({**known, **values}, indent=1, sort_keys=True))
+            partial.write_text(json.dumps({**known, **redacted_json(values)}, indent=1, sort_keys=True))
 
 
 def part_name(index: int, ids: Iterable[str]) -> str:
     """The name of a partition: its place and a digest of the ids that went into it."""
     return f"{index:05d}-{xxhash.xxh3_64_hexdigest(chr(10).join(ids).encode())}"
+
+
+def _without_secrets(rejected: pa.Table) -> pa.Table:
+    """Rows that failed, as what servers and libraries said of them may be kept; the others' details are ours."""
+    if not {"detail", "failed"} <= set(rejected.column_names):
+        return rejected
+    told = list(zip(rejected["failed"].to_pylist(), rejected["detail"].to_pylist(), strict=True))
+    clean = [redacted(detail) if failed and detail else detail for failed, detail in told]
+    if clean == [detail for _, detail in told]:
+        return rejected
+    return rejected.set_column(rejected.column_names.index("detail"), "detail", pa.array(clean, pa.string()))

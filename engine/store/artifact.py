@@ -25,6 +25,7 @@ from engine.store.known_digests import digest_of
 from engine.store.parquet import open_parquet, read_parquet
 from engine.store.schema import DATASETS, MODELS
 from engine.store.whole_file import whole_file
+from engine.text.visible import visible
 
 if TYPE_CHECKING:
     import datasets
@@ -70,13 +71,13 @@ class Artifact:
         )
         page = f"<b>{html.escape(repr(self)[1:-1])}</b><table>{lines}</table>"
         if self.kind not in DATASETS or self.kind == "TokenBlock":
-            return page
+            return visible(page)
         first = next(self.batches(rows=5), None)
         rows = first.to_pylist()[:5] if first is not None else []
         shown = [name for name in (rows[0] if rows else {}) if any(row[name] not in (None, [], "") for row in rows)]
         head = "".join(f"<th>{html.escape(name)}</th>" for name in shown)
         body = "".join("<tr>" + "".join(f"<td>{_cell(row[name])}</td>" for name in shown) + "</tr>" for row in rows)
-        return f"{page}<table><tr>{head}</tr>{body}</table>"
+        return visible(f"{page}<table><tr>{head}</tr>{body}</table>")
 
     @property
     def key(self) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Protocol, cast
 import fsspec
 
 from engine.errors import Damaged, UserError
+from engine.redaction import exposed
 from engine.shortage import in_words
 from engine.store.known_digests import note_written
 from engine.store.sealed_json import unsealed
@@ -47,6 +48,10 @@ class StoreFiles:
 
     def __init__(self, url: str | None = None) -> None:
         self.url = url or default_url()
+        if told := exposed(self.url):  # it stands in records and messages
+            raise UserError(
+                f"the store's URL holds {told}. Give it by the environment (AWS_ACCESS_KEY_ID, ...), or by fsspec's own files."
+            )
         fs, root = cast(tuple[Any, str], fsspec.core.url_to_fs(self.url))  # pyright: ignore[reportAttributeAccessIssue]
         self.fs: Any = fs
         self.root = root.rstrip("/")

@@ -41,20 +41,16 @@ def offer(app: typer.Typer) -> None:
 @contextlib.contextmanager
 def _reading(what: str) -> Generator[Callable[[int, int], None]]:
     """A bar for bytes that are read, where somebody looks."""
-    from rich.console import Console
+    from engine.view.console import PlainConsole
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     columns = (TextColumn(what), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn())
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bars:
         task = bars.add_task(what, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def _verify(target: Target = None, store: StoreUrl = None, json_: Json = False) -> None:
@@ -65,9 +61,9 @@ def _verify(target: Target = None, store: StoreUrl = None, json_: Json = False) 
     with _reading("reading") as tell:
         found = verify(Store(store), target, tell)
     if json_:
-        _print_json(found.as_json())
+        put_json(found.as_json())
     else:
-        print(*lines(found), sep="\n")
+        put("\n".join(lines(found)))
     if not found.whole:
         raise typer.Exit(1)
 
@@ -98,14 +94,14 @@ def _repair(
         def say(one: Mended) -> None:
             bar.close()
             if not json_:
-                print(one)
+                put(one)
 
         view = None if json_ else bars
         mended = repair(Store(store), target, base=base, dry_run=dry_run, view=view, tell=tell, say=say)
     if json_:
-        _print_json([asdict(one) for one in mended])
+        put_json([asdict(one) for one in mended])
     elif not mended:
-        print("Nothing is damaged.")
+        put("Nothing is damaged.")
     if not all(one.well for one in mended):
         raise typer.Exit(1)
 
@@ -135,6 +131,7 @@ def _gc(
     from dataclasses import asdict
 
     from engine.errors import UserError
+from engine.view.output import put, put_json
     from engine.store.store import Store
     from engine.text.visible import visible
     from engine.upkeep.collection import find_unneeded, in_bytes, in_time, remove, seconds, size
@@ -147,11 +144,10 @@ def _gc(
     told = [] if json_ else found.unneeded
     for one in told:
         age = in_time(time.time() - one.modified)
-        place = visible(one.place, one_line=True)
-        print(f"{in_bytes(one.size):>10}  {age:>6}  {one.what:<10}  {place}  ({one.why})")
+        put(f"{in_bytes(one.size):>10}  {age:>6}  {one.what:<10}  {one.place}  ({one.why})", one_line=True)
     freed, removed = in_bytes(found.freed), list[str]()
     if not json_:
-        print(*(f"· {note}" for note in found.notes), f"{freed} of {in_bytes(found.held)} can go.", sep="\n")
+        put("\n".join([*(f"· {note}" for note in found.notes), f"{freed} of {in_bytes(found.held)} can go."]))
     if found.unneeded and not dry_run:
         if not yes and (json_ or not (sys.stdin.isatty() and sys.stdout.isatty())):
             raise UserError("nothing was removed: where nobody can be asked, `--yes` says that all of this may go.")
@@ -159,15 +155,15 @@ def _gc(
             removed = [one.place for one in found.unneeded if remove(opened, one)]
             left = len(found.unneeded) - len(removed)
             if not json_:
-                print(f"{len(removed)} removed{f', {left} are in use by now' if left else ''}.")
+                put(f"{len(removed)} removed{f', {left} are in use by now' if left else ''}.")
     if json_:
         table = [asdict(one) for one in found.unneeded]
-        _print_json(
+        put_json(
             {"held": found.held, "unneeded": table, "removed": removed, "over_quota": found.over, "notes": found.notes}
         )
     if found.over:
         if not json_:
-            print(f"What is needed is {in_bytes(found.over)} more than the quota.")
+            put(f"What is needed is {in_bytes(found.over)} more than the quota.")
         raise typer.Exit(1)
 
 
@@ -185,7 +181,7 @@ def _copy(
 
     with _reading("copying") as tell:
         arrival = copy(Store(store), name, Store(to), as_, tell)
-    print(f"{to}: {arrival}.")
+    put(f"{to}: {arrival}.")
 
 
 def _export(
@@ -200,7 +196,7 @@ def _export(
 
     with _reading("writing") as tell:
         cargo = export(Store(store), name, to, tell)
-    print(f"{to}: {len(cargo.artifacts)} artifacts, {in_bytes(cargo.bytes)}.")
+    put(f"{to}: {len(cargo.artifacts)} artifacts, {in_bytes(cargo.bytes)}.")
 
 
 def _import(
@@ -214,4 +210,4 @@ def _import(
 
     with _reading("reading") as tell:
         arrival = import_file(Store(store), file, as_, tell)
-    print(f"{arrival}. Look at it: flywheel status")
+    put(f"{arrival}. Look at it: flywheel status")

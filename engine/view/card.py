@@ -12,8 +12,11 @@ from typing import Any, cast
 
 import yaml
 
+from engine.redaction import redacted_json
 from engine.store.artifact import Artifact
 from engine.store.store import Store
+from engine.text.markdown import block, code, plain
+from engine.text.visible import visible
 
 UNSTATED = "not stated"
 SIZES = (
@@ -35,7 +38,7 @@ def card(store: Store, name: str, manifest: dict[str, Any], format: str | None =
     licences = sorted({licence for _, _, licence in line if licence and licence != UNSTATED})
     front: dict[str, Any] = {"tags": ["flywheel", manifest["stage"]["kind"]]}
     if len(licences) == 1 and not any(licence == UNSTATED for _, _, licence in line):
-        front["license"] = licences[0]
+        front["license"] = visible(licences[0], one_line=True)
     if manifest["kind"] == "dataset":
         front |= _dataset(manifest, splits)
     elif format:
@@ -44,12 +47,12 @@ def card(store: Store, name: str, manifest: dict[str, Any], format: str | None =
         front["library_name"] = "peft" if manifest["schema"] == "Adapter" else "transformers"
     if manifest["kind"] == "model" and (base := _base(store, line)):
         front["base_model"] = base
-    lines = ["---", yaml.safe_dump(front).strip(), "---", "", f"# {store.title(artifact)}", ""]
+    lines = ["---", yaml.safe_dump(front).strip(), "---", "", f"# {plain(store.title(artifact))}", ""]
     if manifest["rows"]:
-        by_split = ", ".join(f"{sum(files.values()):,} {split}" for split, files in splits.items())
+        by_split = ", ".join(f"{sum(files.values()):,} {plain(split)}" for split, files in splits.items())
         lines += [f"{manifest['rows']:,} rows of {manifest['schema']}{f' ({by_split})' if by_split else ''}.", ""]
     if lost := sum(manifest["rejected"].values()):
-        told = ", ".join(f"{count:,} `{reason}`" for reason, count in manifest["rejected"].items())
+        told = ", ".join(f"{count:,} {code(reason)}" for reason, count in manifest["rejected"].items())
         where = "are in `rejected/`, each with its reason" if manifest["kind"] == "dataset" else "were left out"
         lines += [f"{lost:,} rows did not make it and {where}: {told}.", ""]
     if numbers := _table(manifest["summary"]):
@@ -66,15 +69,21 @@ def card(store: Store, name: str, manifest: dict[str, Any], format: str | None =
         for i, m, licence in line[1:]:
             title = store.title(Artifact(store, i, m))
             lines += [
-                f"| {title if title != i else ''} | `{i}` | {m['schema']} | {m['stage']['kind']} | {m['rows'] or ''} | {licence} |"
+                f"| {plain(title) if title != i else ''} | {code(i, cell=True)} | {m['schema']} | {plain(m['stage']['kind'])} | "
+                f"{m['rows'] or ''} | {plain(licence)} |"
             ]
     else:
         lines += ["- files"]
     if any(licence == UNSTATED for _, _, licence in line):
         lines += ["", f"Where a licence is `{UNSTATED}`, look at the source before you share what was made from it."]
-    recipe = {i: {"kind": m["stage"]["kind"], **m["stage"]["config"]} for i, m, _ in reversed(line)}
-    lines += ["", "## Recipe", "", "```yaml", yaml.safe_dump(recipe, sort_keys=False, width=100).strip(), "```", ""]
-    lines += ["## Versions", "", *(f"- {package} {version}" for package, version in manifest["packages"].items()), ""]
+    recipe = redacted_json({i: {"kind": m["stage"]["kind"], **m["stage"]["config"]} for i, m, _ in reversed(line)})
+    lines += ["", "## Recipe", "", *block(yaml.safe_dump(recipe, sort_keys=False, width=100).strip(), "yaml"), ""]
+    lines += [
+        "## Versions",
+        "",
+        *(f"- {plain(package)} {plain(version)}" for package, version in manifest["packages"].items()),
+        "",
+    ]
     lines += [f"Digest `{manifest['digest']}`, key `{manifest['key']}`.", ""]
     return "\n".join(lines)
 
@@ -132,14 +141,14 @@ def _evaluations(store: Store, name: str) -> Iterator[str]:
             continue
         table: dict[str, dict[str, Any]] = artifact.read_json("table.json")
         for label in sorted(labels & table.keys()):
-            yield f"By `{artifact.id}`, as `{label}`:"
+            yield f"By {code(artifact.id)}, as {code(label)}:"
             yield ""
             yield from _table(table[label])
             yield ""
 
 
 def _table(values: dict[str, Any]) -> list[str]:
-    rows = [f"| {key} | {f'{v:.4g}' if isinstance(v, float) else v} |" for key, v in _flat("", values)]
+    rows = [f"| {plain(key)} | {f'{v:.4g}' if isinstance(v, float) else plain(v)} |" for key, v in _flat("", values)]
     return ["| | |", "|---|---|", *rows] if rows else []
 
 

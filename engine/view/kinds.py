@@ -6,6 +6,7 @@ from inspect import cleandoc
 from typing import Any
 
 from engine.stage.stage import kinds, load
+from engine.view.output import put
 
 
 def describe_kinds(only: str | None = None) -> list[dict[str, Any]]:
@@ -32,21 +33,21 @@ def describe_kinds(only: str | None = None) -> list[dict[str, Any]]:
 def describe_kind(kind: str) -> None:
     """Print a stage kind's documentation and fields."""
     stage = load(kind)
-    print(cleandoc(stage.__doc__ or ""))
+    put(cleandoc(stage.__doc__ or ""))
     for name, port in stage.takes.items():
-        print(
+        put(
             f"  takes {name}: {' or '.join(port.kinds)}{' (any number)' if port.many else ''}{' (optional)' if port.optional else ''}"
         )
-    print(f"  gives {stage.gives}\n")
+    put(f"  gives {stage.gives}\n")
     for name, field in stage.model_fields.items():
         default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
-        print(f"  {name}: {field.description or ''} ({default})")
+        put(f"  {name}: {field.description or ''} ({default})")
     if stage.template_variables:
-        print("\nPrompts that it sends, and what a `template` of your own may use in them:")
+        put("\nPrompts that it sends, and what a `template` of your own may use in them:")
     for prompt, variables in stage.template_variables.items():
-        print(f"  {prompt}")
+        put(f"  {prompt}")
         for name, meaning in variables.items():
-            print(f"    {{{{ {name} }}}}  {meaning}")
+            put(f"    {{{{ {name} }}}}  {meaning}")
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
+if TYPE_CHECKING:
+    from engine.view.console import PlainConsole
 
 
 def turns(messages: list[dict[str, str]] | None) -> str:
@@ -73,20 +74,20 @@ SAID = {
 }
 
 
-def print_row(console: Any, kind: str, row: dict[str, Any]) -> None:
+def print_row(console: PlainConsole, kind: str, row: dict[str, Any]) -> None:
     """One row as a person would want to read it: conversations turn by turn, the rest on a line."""
-    console.print(f"[dim]{row['id']}[/]", highlight=False)
+    console.print(row["id"], style="dim")
     if kind not in SAID:
-        console.print(line_of(kind, row, 400), markup=False, highlight=False)
+        console.print(line_of(kind, row, 400))
         return
     for column in SAID[kind]:
         if kind == "Preference" and column != "prompt":
-            console.print(f"  [dim]{column}[/]", highlight=False)
+            console.print(f"  {column}", style="dim")
         for message in row[column] or []:
-            console.print(f"  [bold cyan]{message['role']}[/]  ", end="")
-            console.print(message["content"].replace("\n", "\n    "), markup=False, highlight=False)
+            console.print(f"  {message['role']}  ", style="bold cyan", end="")
+            console.print(message["content"].replace("\n", "\n    "))
     if told := _facts(kind, row):
-        console.print(f"  [dim]{told}[/]", highlight=False)
+        console.print(f"  {told}", style="dim")
 
 
 def _facts(kind: str, row: dict[str, Any]) -> str:
@@ -99,7 +100,7 @@ def _facts(kind: str, row: dict[str, Any]) -> str:
             facts.append(f"mean log-probability {sum(scores) / len(scores):.2f}")
         if row.get("value") is not None:
             facts.append(f"value {row['value']:.4g}")
-        return escape(", ".join(facts))
+        return ", ".join(facts)
     if kind == "Preference":
-        return escape(f"agreement {row.get('agreement') or 0:.0%} of {row.get('annotators')}")
-    return escape(f"reference: {row['reference']}") if row.get("reference") else ""
+        return f"agreement {row.get('agreement') or 0:.0%} of {row.get('annotators')}"
+    return f"reference: {row['reference']}" if row.get("reference") else ""

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.text import Text
 from rich.tree import Tree
 
+from engine.view.console import PlainConsole, styled
 from engine.view.rows import line_of
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 def print_trace(node: dict[str, Any]) -> None:
     """Print a trace as a tree."""
 
-    def label(n: dict[str, Any]) -> Text:
+    def label(n: dict[str, Any], more: str = "") -> Text:
         if "id" in n:
-            text = Text.assemble(
-                (n["kind"], "bold cyan"), " ", (n["id"][:12], "dim"), "  ", line_of(n["kind"], n["row"])
-            )
-            if "file" in n:
-                text.append(f"  ({n['file']['source']} at {n['file']['offset']})", "green")
-            return text.append(f"  [{n['artifact']}]", "dim")
-        more = f", {n['rows']:,} rows" if n.get("rows") else ""
-        return Text.assemble((n["kind"], "bold magenta"), " ", n["artifact"], (more, "dim"))
+            file = f"  ({n['file']['source']} at {n['file']['offset']})" if "file" in n else ""
+            return styled(
+                (n["kind"], "bold cyan"), " ", (n["id"][:12], "dim"), "  ", line_of(n["kind"], n["row"]),
+                (file, "green"), (f"  [{n['artifact']}]{more}", "dim"), one_line=True,
+            )  # fmt: skip
+        rows = f", {n['rows']:,} rows" if n.get("rows") else ""
+        return styled((n["kind"], "bold magenta"), " ", n["artifact"], (rows + more, "dim"), one_line=True)
 
     told: set[str] = set()
 
@@ -31,7 +32,7 @@ def print_trace(node: dict[str, Any]) -> None:
         for parent in [*([n["made_by"]] if "made_by" in n else []), *n.get("from", [])]:
             name = parent.get("id") or parent["artifact"]
             if name in told and (parent.get("from") or "made_by" in parent):
-                tree.add(label(parent).append("  (as above)", "dim"))
+                tree.add(label(parent, "  (as above)"))
                 continue
             told.add(name)
             grow(tree.add(label(parent)), parent)
@@ -40,11 +41,11 @@ def print_trace(node: dict[str, Any]) -> None:
                 what = f"trained on {', '.join(entry['trained_on'])}"
             else:
                 what = f"{entry['rows']:,} rows" if entry["rows"] else "by way of a model"
-            tree.add(Text.assemble((entry["kind"], "bold cyan"), " ", entry["artifact"], f"  {what}"))
+            tree.add(styled((entry["kind"], "bold cyan"), " ", entry["artifact"], f"  {what}", one_line=True))
         for lost in n.get("lost", []):
-            tree.add(Text(f"{lost}: not in this store any more", "red"))
+            tree.add(styled((f"{lost}: not in this store any more", "red"), one_line=True))
 
     root = Tree(label(node))
     grow(root, node)
-    console = Console()
-    console.print(root) if console.is_terminal else Console(width=240).print(root)
+    console = PlainConsole()
+    console.print(root) if console.is_terminal else PlainConsole(width=240).print(root)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
 
 from engine.errors import FlywheelError
 from engine.execution import threads
+from engine.view.output import put
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -30,5 +30,5 @@ def chat(
     try:
         converse([model, *([versus] if versus else [])], store, temperature, max_tokens, seed)
     except FlywheelError as error:
-        print(f"flywheel: {error}", file=sys.stderr)
+        put(f"flywheel: {error}", error=True)
         raise typer.Exit(error.exit_code) from None

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 from transformers import AutoModelForCausalLM, TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
 from engine.errors import UserError
 from engine.plan.inputs import resolve
 from engine.store.store import Store
+from engine.text.visible import visible
+from engine.view.console import PlainConsole
+from engine.view.output import put
 from generators.backends import adapters
 from generators.text.chat_template import ChatTemplate, Unusable
 from generators.text.prompts import Message, decode, load_tokenizer
@@ -134,18 +136,18 @@ def converse(names: list[str], store: str | None, temperature: float, max_tokens
             else:
                 one_by_one(talkers, question, temperature, max_tokens)
         except Unusable as fault:
-            print(f"{fault.detail}. Ask something else, or begin anew with /new.")
+            put(f"{fault.detail}. Ask something else, or begin anew with /new.")
         except (EOFError, KeyboardInterrupt):
-            print()
+            put()
             return
 
 
 def one_by_one(talkers: list[Talker], question: str, temperature: float, max_tokens: int) -> None:
     width = max(len(talker.name) for talker in talkers)
     for talker in talkers:
-        print(f"{talker.name:<{width}} ▸ ", end="", flush=True)
-        talker.answer(question, temperature, max_tokens, lambda piece: print(piece, end="", flush=True))
-        print()
+        put(f"{talker.name:<{width}} ▸ ", end="", flush=True)
+        talker.answer(question, temperature, max_tokens, lambda piece: put(piece, end="", flush=True))
+        put()
 
 
 def side_by_side(talkers: list[Talker], question: str, temperature: float, max_tokens: int) -> None:
@@ -155,11 +157,12 @@ def side_by_side(talkers: list[Talker], question: str, temperature: float, max_t
     def columns() -> Table:
         table = Table(expand=True, show_edge=False)
         for talker in talkers:
-            table.add_column(talker.name, ratio=1)
-        table.add_row(*(Text(text.strip()) for text in said))
+            table.add_column(visible(talker.name), ratio=1)
+        table.add_row(*(text.strip() for text in said))
         return table
 
-    with Live(columns(), refresh_per_second=12, vertical_overflow="visible") as live:
+    options: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False, "vertical_overflow": "visible"}
+    with Live(columns(), console=PlainConsole(), refresh_per_second=12, **options) as live:
         for place, talker in enumerate(talkers):
 
             def show(piece: str, place: int = place) -> None:

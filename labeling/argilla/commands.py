@@ -5,12 +5,13 @@ Each command imports what it needs by itself, so that `--help` loads neither ser
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from engine.view.output import put, put_json
 
 if TYPE_CHECKING:
     from labeling.argilla.dataset_status import DatasetStatus
@@ -26,20 +27,23 @@ Home = Annotated[Path | None, typer.Option("--home", help="Its folder [$FLYWHEEL
 
 
 def _tell(step: str) -> None:
-    typer.echo(f"· {step}", err=True)
+    put(f"· {step}", error=True)
 
 
 @app.command()
 def up(
     home: Home = None,
     port: Annotated[int | None, typer.Option(help="Kept for later starts [6900, or any free one].")] = None,
-    database_url: Annotated[str | None, typer.Option(help="postgresql://... instead of a SQLite file; kept.")] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(envvar="FLYWHEEL_ARGILLA_DATABASE_URL", help="postgresql://... instead of a SQLite file; kept."),
+    ] = None,
 ) -> None:
     """Start it, or find the one that runs."""
     from labeling.argilla import server
 
     running = server.up(home, port=port, database_url=database_url, on_step=_tell)
-    typer.echo(_login(running))
+    put(_login(running))
 
 
 @app.command()
@@ -47,7 +51,7 @@ def down(home: Home = None) -> None:
     """Stop it; nothing is lost."""
     from labeling.argilla import server
 
-    typer.echo("stopped" if server.down(home) else "no Argilla server ran")
+    put("stopped" if server.down(home) else "no Argilla server ran")
 
 
 @app.command()
@@ -69,7 +73,7 @@ def status(
     remote = os.environ.get("ARGILLA_API_URL") if home is None else None
     running = None if remote else server.status(home)
     if running is None and not remote:
-        typer.echo("null" if json_ else "no Argilla server runs; start one with `flywheel argilla up`")
+        put("null" if json_ else "no Argilla server runs; start one with `flywheel argilla up`")
         raise typer.Exit(0 if json_ else 1)
     datasets = list(dataset_statuses(connect(home=home), dataset, judgements=judgements))
     facts: dict[str, Any] = {"url": remote}
@@ -87,9 +91,9 @@ def status(
             }
             for d in datasets
         ]  # fmt: skip
-        typer.echo(json.dumps(facts, indent=1))
+        put_json(facts)
         return
-    typer.echo(line)
+    put(line)
     for found in datasets:
         _print(found)
 
@@ -99,25 +103,21 @@ def _login(running: LocalServer) -> str:
 
 
 def _print(found: DatasetStatus) -> None:
-    typer.echo(
-        f"  {found.workspace}/{found.name:<32} {found.progress.completed:>6} of {found.progress.total} records ranked"
-    )
+    put(f"  {found.workspace}/{found.name:<32} {found.progress.completed:>6} of {found.progress.total} records ranked")
     if not found.tables:
         for name, counts in found.progress.users.items():
-            typer.echo(
-                f"    {name:<24} {counts.submitted:>6} submitted, {counts.draft} drafts, {counts.discarded} discarded"
-            )
+            put(f"    {name:<24} {counts.submitted:>6} submitted, {counts.draft} drafts, {counts.discarded} discarded")
     for table in found.tables:
         if not table.rows:
             continue
         cells = [[str(cell) for cell in row] for row in (table.columns, *table.rows)]
         width = [max(len(row[k]) for row in cells) for k in range(len(table.columns))]
-        typer.echo(f"    {table.title}")
+        put(f"    {table.title}", one_line=True)
         for row, link in zip(cells, [None, *table.links], strict=True):
             line = "  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip()
-            typer.echo(f"      {line}" + (f"  {link}" if link else ""))
+            put(f"      {line}" + (f"  {link}" if link else ""), one_line=True)
     if len(found.agreement) > 1:
-        typer.echo("    agreement over time: " + " ".join(f"{share:.0%}" for _, share in found.agreement))
+        put("    agreement over time: " + " ".join(f"{share:.0%}" for _, share in found.agreement))
 
 
 @app.command()
@@ -153,8 +153,8 @@ def push(
     done, url = exchange.push(client, task, records)
     if annotator:
         client.ensure_users(annotator, workspace)
-        typer.echo(f"annotators' passwords are in {client.annotators_file}")
-    typer.echo(f"{done.new} new records, {done.present} were there: {url}")
+        put(f"annotators' passwords are in {client.annotators_file}")
+    put(f"{done.new} new records, {done.present} were there: {url}")
 
 
 @app.command()
@@ -168,7 +168,7 @@ def pull(
     from labeling.argilla import exchange
     from labeling.argilla.client import connect
 
-    typer.echo(f"{exchange.pull(connect(home=home), dataset, to, workspace)} judgements in {to}")
+    put(f"{exchange.pull(connect(home=home), dataset, to, workspace)} judgements in {to}")
 
 
 @app.command()
@@ -176,7 +176,7 @@ def backup(to: Annotated[Path, typer.Argument(help="A file; it will hold credent
     """Write everything to one file, also while it runs."""
     from labeling.argilla import server
 
-    typer.echo(server.backup(home, to))
+    put(server.backup(home, to))
 
 
 @app.command()
@@ -184,4 +184,4 @@ def restore(frm: Annotated[Path, typer.Argument(metavar="FROM")], home: Home = N
     """Put a backup in place of what is there (kept beside it); the server has to be stopped."""
     from labeling.argilla import server
 
-    typer.echo(server.restore(home, frm))
+    put(server.restore(home, frm))

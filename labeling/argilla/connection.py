@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from engine.errors import UserError
+from engine.redaction import declare_value, redacted
 
 _FAILURES = 4  # a server that is overloaded may fail once; one that fails every time has a fault
 
@@ -32,6 +33,7 @@ class Connection:
     def __init__(self, url: str, api_key: str, patience: float) -> None:
         self.url = url.rstrip("/")
         self.api_key = api_key
+        declare_value(api_key)
         self.patience = patience
         loopback = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
         self._http = httpx.Client(
@@ -72,7 +74,7 @@ class Connection:
                 failures += response.status_code >= 500
                 if response.status_code < 500 or failures == _FAILURES:
                     return _body(response, self.url)
-                trouble = f"HTTP {response.status_code}: {response.text[:300]}"
+                trouble = f"HTTP {response.status_code}: {redacted(response.text)[:300]}"
             if time.monotonic() + pause > deadline:
                 raise ServerUnreachable(
                     f"The Argilla server at {self.url} does not answer ({trouble})."
@@ -104,7 +106,7 @@ def _body(response: httpx.Response, url: str) -> Any:
         detail = response.json()
         detail = detail.get("detail", detail.get("message", detail))
     except (ValueError, AttributeError):
-        detail = response.text[:300]
+        detail = redacted(response.text)[:300]
     if response.status_code == 401:
         raise ServerRefusal(
             f"The Argilla server at {url} does not know this key. Check ARGILLA_API_KEY; a user's key is"

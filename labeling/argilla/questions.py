@@ -152,7 +152,7 @@ def write_records(
                 f" {task.name!r} ranks {task.answers}. Push records with another number of answers"
                 f" to a dataset of their own."
             )
-        prompt: Any = [{"role": m["role"], "content": as_text(m["content"])} for m in record.prompt]
+        prompt: Any = [{"role": as_text(m["role"]), "content": as_text(m["content"])} for m in record.prompt]
         if not task.chat:
             prompt = "\n\n".join(m["content"] for m in prompt)
         item: dict[str, Any] = {
@@ -272,7 +272,7 @@ def as_written(shown: str) -> str:
 def prompt_as_written(prompt: Any) -> Prompt:
     if isinstance(prompt, str):
         return as_written(prompt)
-    return [{"role": m["role"], "content": as_written(m["content"])} for m in prompt]
+    return [{"role": as_written(m["role"]), "content": as_written(m["content"])} for m in prompt]
 
 
 def read_record(task: RankingTask, record: dict[str, Any]) -> RecordView:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-DIM, PLAIN = "\x1b[2m", "\x1b[22m"
 LONGEST = 300  # characters of a part that is not learnt
 
 
-def shown(tokenizer: Any, ids: Sequence[int], learnt: Sequence[bool], dim: bool = True) -> str:
-    """Token ids as text: what is not learnt is dimmed on a terminal; elsewhere, what is learnt stands in «»."""
+def shown(tokenizer: Any, ids: Sequence[int], learnt: Sequence[bool]) -> str:
+    """Token ids as text; what is learnt stands in «»."""
     parts: list[str] = []
     for said, group in groupby(zip(ids, learnt, strict=True), key=lambda pair: pair[1]):
         text = str(tokenizer.decode([token for token, _ in group])).replace("\n", "⏎")
-        if not said and not dim and len(text) > LONGEST:
+        if not said and len(text) > LONGEST:
             text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
-        parts.append((text if said else f"{DIM}{text}{PLAIN}") if dim else (f"«{text}»" if said else text))
+        parts.append(f"«{text}»" if said else text)
     return "".join(parts)

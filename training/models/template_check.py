@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,7 +49,7 @@ def say_example(known: Preflight, port: str, template: ChatTemplate, encode: Enc
             except Unusable as fault:
                 faults.append(fault)
                 continue
-            line = line or shown(template.tokenizer, ids, learnt, dim=sys.stdout.isatty())
+            line = line or shown(template.tokenizer, ids, learnt)
         if line:
             known.say(f"{given.name}: {line}")
         if faults:

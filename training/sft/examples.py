@@ -145,7 +145,7 @@ def prepare(job: Job, template: LearningTemplate, length: int, reasoning: Reason
         job.say(f"{reasons.total()} of {reasons.total() + kept} conversations left out: {told}")
     if cut:
         job.say(f"{cut} conversations cut to {length} tokens; their last turn has no end to learn")
-    job.say("what is learnt (the rest is dimmed):")
+    job.say("what is learnt stands in «»:")
     for line in shown:
         job.say(line)
     return file, kept, learnt
@@ -193,7 +193,7 @@ def render(
 
 
 def show(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
-    """The conversation on one line, with what is not learnt dimmed."""
+    """The conversation on one line, with what is learnt in «»."""
     return shown(tokenizer, example.input_ids, [label != IGNORE for label in example.labels])
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import altair as alt
 import polars as pl
 import vl_convert as vlc
 
 from engine.stage.drawing import Gains, Intervals
+from engine.text.visible import visible
 
 INK, ACCENT, MUTED = "#1c2430", "#2f6fde", "#8792a2"
 
@@ -101,4 +102,13 @@ def svg(chart: Any) -> str:
         .configure_axis(gridColor="#e6e9ef", domainColor="#c8ced8", tickColor="#c8ced8", labelColor=INK, titleColor=INK)
         .configure_title(fontSize=12, fontWeight="normal", color=INK, anchor="start")
     )
-    return vlc.vegalite_to_svg(chart.to_dict())
+    return vlc.vegalite_to_svg(_shown(chart.to_dict()))
+
+
+def _shown(value: Any) -> Any:
+    """A specification whose names, from rows and recipes, are text that a page can hold."""
+    if isinstance(value, str):
+        return visible(value, one_line=True)
+    if isinstance(value, dict):
+        return {_shown(key): _shown(one) for key, one in cast(dict[Any, Any], value).items()}
+    return [_shown(one) for one in cast(list[Any], value)] if isinstance(value, list) else value

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +18,12 @@ import jinja2
 import polars as pl
 
 from engine.errors import UserError
+from engine.redaction import redacted
 from engine.stage.drawing import Curves, Gains, Intervals
 from engine.store.artifact import Artifact
 from engine.store.store import Store
 from engine.store.whole_file import whole_file
+from engine.text.visible import visible
 from engine.view.removed import examples, largest_clusters
 from engine.view.report import charts, distributions
 from engine.view.report.flow import Stop, colours, flow_svg, stops_of
@@ -83,11 +86,12 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         packages={k: v for _, a in done for k, v in a.manifest["packages"].items()},
         machine=next((a.manifest["timings"]["machine"] for _, a in done if a.manifest["timings"]), ""),
         number=_number,
+        web=_web,
         quote=quote,
-        json=lambda value: json.dumps(value, ensure_ascii=False, default=str),  # pyright: ignore
+        json=lambda value: redacted(json.dumps(value, ensure_ascii=False, default=str)),  # pyright: ignore
     )
     with whole_file(to) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(visible(page), encoding="utf-8")
     return to
 
 
@@ -122,6 +126,11 @@ def _rows_in(store: Store, artifact: Artifact) -> int:
         for entry in given
         if (found := store.get(entry["artifact"]))
     )
+
+
+def _web(link: Any) -> bool:
+    """Whether a link leads to a page, and does nothing else."""
+    return isinstance(link, str) and re.match(r"https?://[^\s]+\Z", link, re.IGNORECASE) is not None
 
 
 def _number(value: Any) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StageFailed
+from engine.redaction import open_log
 from generators.backends.process.spawn import environment, python, spawn
 from generators.backends.protocol import Answer, Completion, Failure, Sampling
 from generators.backends.server.answers_cache import AnswersCache
@@ -194,7 +195,7 @@ class ServedEngine:
         return False
 
     def _start(self) -> None:
-        with self._log.open("ab") as log:
+        with open_log(self._log) as log:
             self._process = spawn(
                 python("generators.backends.process.supervisor", str(os.getpid()), *self._command),
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment, start_new_session=True,

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.redaction import redacted
 
 _SHIPPED = Path(__file__).with_name("requirements.txt")  # in a wheel
 _IN_REPOSITORY = Path(__file__).parents[3] / "requirements" / "argilla-server.txt"
@@ -56,8 +57,10 @@ def ensure(on_step: Callable[[str], None]) -> Path:
 def _build(aside: Path, home: Path) -> None:
     log = home / "argilla-env.log"
     for command in _commands(_uv(), aside):
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        log.write_text(done.stdout + done.stderr)
+        done = subprocess.run(
+            command, env=_links(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        log.write_text(redacted(done.stdout + done.stderr))
         if done.returncode:
             tail = "\n".join(f"    {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-12:])
             raise UserError(
@@ -76,12 +79,16 @@ def _commands(uv: str | None, aside: Path) -> list[list[str]]:
     if uv is None:
         pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-r", str(requirements())]
         return [[sys.executable, "-m", "venv", str(aside)], pip]
-    links = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS", "")
-    find_links = [part for link in links.split() for part in ("--find-links", link)]
     return [
         [uv, "venv", "--relocatable", "--python", sys.executable, str(aside)],
-        [uv, "pip", "install", "--python", python, *find_links, "-r", str(requirements())],
+        [uv, "pip", "install", "--python", python, "-r", str(requirements())],
     ]
+
+
+def _links() -> dict[str, str]:
+    """The environment for uv, with pip's links in it: they may hold passwords, and a command line is no secret."""
+    links = ",".join((os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS", "")).split())
+    return {**os.environ, "UV_FIND_LINKS": links} if links else dict(os.environ)
 
 
 def _uv() -> str | None:

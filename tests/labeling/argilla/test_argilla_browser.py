@@ -6,13 +6,11 @@ Set FLYWHEEL_SCREENSHOTS to a folder to keep the pictures (docs/images holds the
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from labeling.argilla.client import Argilla
 from labeling.argilla.oversight import record_url
@@ -37,21 +35,6 @@ SCROLL_TO_END = """
     return [pane.scrollTop, before - prompt.getBoundingClientRect().top, chain]"""
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,1100"):
-        options.add_argument(option)
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
 def wait(for_what: Callable[[], Any], seconds: float = 60.0) -> Any:
     """The first true answer; elements that are not there yet, or no longer, count as false."""
     from selenium.common.exceptions import WebDriverException
@@ -70,10 +53,14 @@ def wait(for_what: Callable[[], Any], seconds: float = 60.0) -> Any:
 def test_a_person_ranks_with_a_tie_and_a_correction(
     client: Argilla, task: RankingTask, browser: Any, tmp_path: Path
 ) -> None:
+    task = replace(task, flags=(f"unsafe {HOSTILE}", "wrong"), guidelines=f"# Read\n\n{HOSTILE}\n\n[l](javascript:0)")
     pictures = Path(os.environ.get("FLYWHEEL_SCREENSHOTS", tmp_path))
     dataset = client.ensure_dataset(task)
     shown = ["Cusco, high up in the Andes.", "Lima.", HOSTILE]  # the caller's shuffle
-    prompt = [{"role": "user", "content": f"What is the capital of Peru? {HOSTILE}"}]
+    prompt = [
+        {"role": "<i>x", "content": f"Hi {HOSTILE}"},
+        {"role": "user", "content": f"What is the capital of Peru? {HOSTILE}"},
+    ]
     client.push(dataset, [RankingRecord("peru", prompt, shown)])
     (user,) = client.ensure_users(["ann"], task.workspace)
 
@@ -107,10 +94,11 @@ def test_a_person_ranks_with_a_tie_and_a_correction(
 
     # What models wrote is to be read, not run.
     assert browser.title == "Argilla"
-    assert HOSTILE in find(".chat__bubble").text
+    bubbles = [bubble.text for bubble in browser.find_elements("css selector", ".chat__bubble")]
+    assert sum(HOSTILE in text for text in bubbles) == 2
     page = find("body").text
     assert all(answer in page for answer in shown)
-    assert not browser.find_elements("css selector", "iframe, img[src=x], .chat__bubble b")
+    assert not browser.find_elements("css selector", "iframe, img[src=x], .chat__bubble b, .chat i")
 
     # The prompt stays in view while the answers are scrolled (our server's doing: a remote one may not).
     browser.set_window_size(1500, 560)

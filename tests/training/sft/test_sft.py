@@ -17,7 +17,6 @@ from tests.training import killed
 from tests.training.tiny import CONVERSATIONS as ROWS
 from tests.training.tiny import SFT as CONFIG
 from tests.training.tiny import base, tokenizer, turn
-from training.models.shown import DIM, PLAIN
 from training.sft.examples import IGNORE, TEMPLATE, Example, render, show, teach_to_end, to_table
 from training.sft.stage import Sft
 
@@ -47,7 +46,7 @@ def test_only_answers_and_their_ends_are_learnt(chat: Any) -> None:
     assert chat.decode(learnt) == "Rome.<|end|>Yes.<|end|>"
     assert [i for i, label in zip(example.input_ids, example.labels, strict=True) if label != IGNORE] == learnt
     assert show(chat, render(learning(chat), "x", ROWS[0]["messages"][:2])) == (
-        f"{DIM}<|user|>What is the capital of France?<|end|><|assistant|>{PLAIN}Paris.<|end|>"
+        "<|user|>What is the capital of France?<|end|><|assistant|>«Paris.<|end|>»"
     )
 
 

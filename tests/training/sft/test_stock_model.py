@@ -17,7 +17,6 @@ from engine.store.store import Store
 from generators.text.learning_template import learning
 from tests.training.stock_models import save, stock
 from tests.training.tiny import tokenizer, turn
-from training.models.shown import DIM, PLAIN
 from training.sft.examples import IGNORE, give_template, prepare, render, show
 from training.sft.stage import Sft
 
@@ -66,7 +65,7 @@ def test_a_stock_model_is_trained_and_stops_at_the_end_of_its_turn(
     assert json.loads((made.path / "config.json").read_text())["eos_token_id"] == end
     assert sorted(json.loads((made.path / "generation_config.json").read_text())["eos_token_id"]) == sorted([eos, end])
     line = show(trained, render(learning(trained), "x", TALK[:2]))
-    assert line.endswith(f"<start_of_turn>model⏎{PLAIN}Hello Bob.<end_of_turn>{DIM}⏎{PLAIN}")
+    assert line.endswith("<start_of_turn>model⏎«Hello Bob.<end_of_turn>»⏎")
 
 
 def test_calls_of_tools_are_learnt_or_set_aside(store: Store, given: Any, tmp_path: Path) -> None:
