@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from engine.command_options import Json, StoreUrl
+from engine.view.output import put, put_json
 
 Target = Annotated[
     str | None,
@@ -41,8 +41,9 @@ def offer(app: typer.Typer) -> None:
 @contextlib.contextmanager
 def _reading(what: str) -> Generator[Callable[[int, int], None]]:
     """A bar for bytes that are read, where somebody looks."""
-    from engine.view.console import PlainConsole
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from engine.view.console import PlainConsole
 
     console = PlainConsole(stderr=True)
     columns = (TextColumn(what), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn())
@@ -131,9 +132,7 @@ def _gc(
     from dataclasses import asdict
 
     from engine.errors import UserError
-from engine.view.output import put, put_json
     from engine.store.store import Store
-    from engine.text.visible import visible
     from engine.upkeep.collection import find_unneeded, in_bytes, in_time, remove, seconds, size
 
     opened = Store(store)
