@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 MEMORY = 1 << 30  # bytes; what is imported there takes 150 MB more
-SECONDS = 20  # of CPU for a page, or for a thousand rows: honest ones take a hundredth
+SECONDS = 10  # of CPU for a page, or for a thousand rows: honest ones take a hundredth
 HEAD = struct.Struct("<cQ")
 WORDS = {
     signal.SIGXCPU: f"it takes more than {SECONDS} s of CPU",

@@ -36,8 +36,8 @@ def parquet(file: SourceFile, most: int) -> Iterator[Any]:
             rows = max(1, min(ROWS, PIECE * size // max(1, facts.total_byte_size)))
             try:
                 for batch in reader.iter_batches(rows, row_groups=[group], use_threads=False):
-                    account.add(batch.nbytes, len(batch))
                     for piece in _pieces(batch):
+                        account.add(piece.nbytes, len(piece))
                         yield piece
                         index += len(piece)
             except (OSError, MemoryError, pa.ArrowException) as error:
@@ -60,9 +60,10 @@ def arrow(file: SourceFile, most: int) -> Iterator[Any]:
         account = _Account(file, most)
         for batch in batches:
             sound(batch)
-            account.add(batch.nbytes, len(batch))
             for start in range(0, len(batch), ROWS):
-                yield from _pieces(batch.slice(start, ROWS))
+                for piece in _pieces(batch.slice(start, ROWS)):
+                    account.add(piece.nbytes, len(piece))
+                    yield piece
 
 
 def sound(batch: pa.RecordBatch) -> None:

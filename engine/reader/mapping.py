@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.errors import UserError, nearest
-from engine.reader.cells import Unfit
+from engine.reader.cells import Unfit, listed
 
 Value = Callable[[dict[str, Any]], Any]
 
@@ -40,7 +40,7 @@ class ColumnMapping:
                 made.pop(name, None)
                 continue
             if source not in row:
-                told = f"there is no column `{source}`.{nearest(source, row)} Columns: {', '.join(row)}"
+                told = f"there is no column `{source}`.{nearest(source, row)} Columns: {listed(row)}"
                 raise Unfit("missing_column", name, told)
             if source not in self.plain and source not in self.built:
                 made.pop(source, None)

@@ -89,7 +89,7 @@ def decode(data: bytes, offset: int, encoding: str = "utf-8", place: str = "") -
 
 def limited(file: SourceFile, limit: int, setting: str = "max_bytes") -> bytes | Bad:
     """The bytes of a file, unless there are more than `limit`, as `setting` says."""
-    with file.open(limit) as handle:
+    with file.open(limit + (1 << 20)) as handle:
         blocks: list[bytes] = []
         size = 0
         while size <= limit and (block := handle.read(min(1 << 22, limit + 1 - size))):

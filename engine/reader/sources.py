@@ -280,14 +280,15 @@ def _no_data(told: os.stat_result) -> str | None:
 
 def _walk(root: str, depth: int | None, say: Callable[[str], None]) -> Iterator[str]:
     """Everything below a folder that is no folder. A link to a folder that one is already in is a loop, and not followed."""
-    rest: list[tuple[str, frozenset[str]]] = [(root, frozenset())]
+    rest: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, frozenset())]
     while rest:
         folder, above = rest.pop()
-        here = os.path.realpath(folder)
-        if here in above:
-            say(f"{readable(folder)} is left out: a link to a folder that holds it")
-            continue
         try:
+            told = Path(folder).stat()
+            here = (told.st_dev, told.st_ino)
+            if here in above:
+                say(f"{readable(folder)} is left out: a link to a folder that holds it")
+                continue
             entries = list(os.scandir(folder))
         except OSError as error:
             say(f"{readable(folder)} is left out: {error.strerror}")

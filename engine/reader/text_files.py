@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.errors import nearest
 from engine.reader.apart import Unreadable, apart
+from engine.reader.cells import listed
 from engine.reader.encodings import looks_like
 from engine.reader.records import (
     EXCERPT,
@@ -232,7 +233,7 @@ def _render(row: dict[str, Any], offset: int, options: Options) -> Text | Bad:
 def _missing(options: Options, columns: Iterable[str], offset: int) -> Bad | None:
     there = list(columns)
     for name in sorted(options.needs - set(there)):
-        hint = f"{nearest(name, there)} Columns: {', '.join(there)}."
+        hint = f"{nearest(name, there)} Columns: {listed(there)}."
         return Bad("missing_text", f"there is no column `{name}`.{hint}", offset)
     return None
 
