@@ -52,6 +52,13 @@ class Bad:
     excerpt: str | None = None
     place: str = ""
 
+    def __post_init__(self) -> None:
+        """Whatever a file has, names of columns among it, is text here."""
+        for name in ("detail", "excerpt", "place"):
+            told = getattr(self, name)
+            if told is not None and not told.isascii():
+                object.__setattr__(self, name, told.encode("utf-8", "backslashreplace").decode())
+
 
 @dataclass(frozen=True)
 class RecordOptions:
