@@ -33,12 +33,16 @@ def known(target: str) -> list[bytes]:
     return [file.read_bytes() for file in sorted((CORPUS / target).glob("*"))]
 
 
+def _names(folder: Path) -> list[str]:
+    return sorted({path.name for path in folder.iterdir()} - {"case", "so_far"})
+
+
 def run(target: str, seed: int, seconds: float, most: int, folder: Path) -> dict[str, Any]:
     """Known cases and seeds first, then changed ones until the time is over or there were enough."""
     module = import_module(f"tests.fuzz.{target}")
     work = folder / "work"
     work.mkdir(exist_ok=True)
-    before = sorted(os.listdir(folder))
+    before = _names(folder)
     whole = [*known(target), *module.seeds()]
     draw, until, told = random.Random(seed), time.monotonic() + seconds, dict[str, Any](cases=0, faults=[])
     while told["cases"] < len(whole) or (time.monotonic() < until and told["cases"] < most):
@@ -60,7 +64,7 @@ def run(target: str, seed: int, seconds: float, most: int, folder: Path) -> dict
             (folder / "so_far").write_text(json.dumps(told))
         if len(told["faults"]) >= 20:
             break
-    if (after := sorted({*os.listdir(folder)} - {"case", "so_far"})) != before:
+    if (after := _names(folder)) != before:
         told["faults"].append([f"files outside its folder: {after}", ""])
     usage = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {**told, "peak_mb": max(usage) >> 10}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import jinja2
@@ -35,7 +36,5 @@ def seeds() -> list[bytes]:
 def attempt(data: bytes, folder: Path) -> None:
     text = data.decode("utf-8", "replace")
     for made in (ENVIRONMENT.template, ENVIRONMENT.expression):
-        try:
+        with contextlib.suppress(ANSWERS):
             str(made(text)(ROW))
-        except ANSWERS:
-            pass
