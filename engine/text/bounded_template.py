@@ -314,7 +314,12 @@ def _in_words() -> Generator[None]:
         yield
     except RecursionError:
         raise Excessive("it is nested too deeply, or calls itself without end") from None
-    except (MemoryError, OverflowError, SyntaxError) as error:  # Python's compiler and `range` have bounds of their own
+    except (
+        MemoryError,
+        OverflowError,
+        SyntaxError,
+        NameError,
+    ) as error:  # of Python's compiler, of `range`, and of 1e400, which is `inf`
         raise Excessive(f"it is too much for Jinja: {str(error) or type(error).__name__}") from None
 
 
