@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 ROW_KINDS = tuple(kind for kind in schema.DATASETS if kind != "TokenBlock")
-OPTIONS = ("columns", "format", "encoding", "split", "as")
+OPTIONS = ("columns", "format", "encoding", "split", "as", "max_bytes", "max_file_bytes")
+BOUNDS = ("max_bytes", "max_file_bytes")
 SPLITS = ("train", "validation", "test")
 
 
@@ -46,7 +47,7 @@ class PlainInput:
     Attributes:
         path: a file, a folder, a glob or `hub:NAME`.
         columns: our names for its columns, as `engine.reader.mapping` has them.
-        format, encoding, split: as `engine.reader.typed_rows.Reading` has them.
+        format, encoding, split, bounds (`max_bytes`, `max_file_bytes`): as `engine.reader.typed_rows.Reading` has them.
         kind: what its rows are (`as`); else told by what the stage takes.
     """
 
@@ -56,6 +57,7 @@ class PlainInput:
     encoding: str = "utf-8"
     split: str | None = None
     kind: str | None = None
+    bounds: Mapping[str, int] = field(default_factory=lambda: {})
 
     def __str__(self) -> str:
         return self.path
@@ -71,7 +73,10 @@ def parse_input(given: Mapping[str, Any]) -> PlainInput:
         if key != "path" and key not in OPTIONS:
             raise UserError(f"an input has no `{key}`.{nearest(key, OPTIONS)} It has `path` and {', '.join(OPTIONS)}.")
     for key, value in given.items():
-        if key != "columns" and not isinstance(value, str):
+        if key in BOUNDS:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**63:
+                raise UserError(f"`{key}` of an input should be a number of bytes, found {value!r}.")
+        elif key != "columns" and not isinstance(value, str):
             raise UserError(f"`{key}` of an input should be a text, found {value!r}.")
     columns = given.get("columns", {})
     if not isinstance(columns, dict) or not all(
@@ -85,8 +90,21 @@ def parse_input(given: Mapping[str, Any]) -> PlainInput:
         raise UserError(
             f"`as` is a kind of rows, found `{kind}`.{nearest(kind, ROW_KINDS)} Kinds: {', '.join(ROW_KINDS)}."
         )
+    from engine.reader.encodings import codec
+    from engine.reader.sources import FORMATS
+
+    formats = ("auto", *sorted(set(FORMATS.values())))
+    if (form := given.get("format", "auto")) not in formats:
+        raise UserError(f"`format` is {', '.join(formats)}, found `{form}`.{nearest(form, formats)}")
+    try:
+        codec(given.get("encoding", "utf-8"))
+    except ValueError as error:
+        raise UserError(f"`encoding` of an input: {error}.") from None
     plain = {key: given[key] for key in ("format", "encoding") if key in given}
-    return PlainInput(given["path"], cast(dict[str, str | None], columns), split=split, kind=kind, **plain)
+    bounds = {key: given[key] for key in BOUNDS if key in given}
+    return PlainInput(
+        given["path"], cast(dict[str, str | None], columns), split=split, kind=kind, bounds=bounds, **plain
+    )
 
 
 @dataclass(frozen=True)
@@ -317,12 +335,13 @@ def _dataset(wanted: PlainInput, base: Path, datasets: tuple[str, ...], say: Say
     files = find([wanted.path], base, say=say)
     if wanted.kind and wanted.kind not in datasets:
         raise UserError(f"{wanted.path} is read `as: {wanted.kind}`, and the stage takes {' or '.join(datasets)}.")
-    reading = Reading("", wanted.columns, wanted.format, wanted.encoding, wanted.split)
+    reading = Reading("", wanted.columns, wanted.format, wanted.encoding, wanted.split, **wanted.bounds)
     for file in files:
         form_of(file, wanted.format)
     kind = wanted.kind or (datasets[0] if len(datasets) == 1 else first_kind(files, reading, datasets) or datasets[0])
-    reading = Reading(kind, wanted.columns, wanted.format, wanted.encoding, wanted.split)
-    options = [sorted(wanted.columns.items()), wanted.format, wanted.encoding, wanted.split]
+    reading = replace(reading, kind=kind)
+    bounds = [sorted(wanted.bounds.items())] if wanted.bounds else []
+    options = [sorted(wanted.columns.items()), wanted.format, wanted.encoding, wanted.split, *bounds]
     default = [[], "auto", "utf-8", None]
     digests = tuple(file.digest() for file in files)
     named = [[file.name, digest] for file, digest in zip(files, digests, strict=True)]

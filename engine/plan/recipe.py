@@ -16,7 +16,9 @@ its kind. An input may also be a file, a folder or `hub:NAME`, or a mapping with
 from __future__ import annotations
 
 import datetime
+import math
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +30,7 @@ from engine.errors import UserError, nearest
 from engine.plan.credentials import refuse_secrets
 from engine.plan.inputs import parse_input
 from engine.stage.stage import Stage, load
+from engine.text.visible import visible
 
 TOP = {"name": str, "description": str, "seed": int, "store": str, "stages": dict}
 # libyaml's where PyYAML was built with it: a tenth of the time.
@@ -35,11 +38,15 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 EIGHTS = re.compile(r"[-+]?0[0-7_]*[0-7][0-7_]*")
 NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")  # it becomes a file's
 LONGEST = 100  # name, in bytes
-MOST_VALUES, DEEPEST, DIGITS = (
-    500_000,
-    100,
-    100,
-)  # of a recipe; it has some hundred values, and no number of so many digits
+LARGEST = 16 << 20  # bytes of a recipe
+# Of a recipe, which has some hundred values and no number of so many digits.
+MOST_VALUES, DEEPEST, DIGITS = 100_000, 100, 100
+SHOWN = 1500  # characters of a message
+# What a value may be; the rest of YAML's types (`!!set`, `!!binary`) has no order, or is no text.
+TAGS = {
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "merge", "value")
+}
 Lines = dict[tuple[str | int, ...], int]
 
 
@@ -82,16 +89,31 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         UserError: with file, line and the nearest valid spelling.
     """
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"there is no recipe {file}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} can't be read as a recipe: {error}.") from error
+    text = _text(file)
     data, lines = parse_yaml(text, str(file))
     for override in overrides or []:
         _override(data, override)
     return build_recipe(data, lines, str(file), file.parent)
+
+
+def _text(file: Path) -> str:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe or /dev/zero would never end
+            raise UserError(f"{file} is no file that can be read as a recipe{', but a folder' * file.is_dir()}.")
+        with file.open("rb") as opened:
+            data = opened.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise UserError(f"there is no recipe {file}.") from None
+    except (OSError, ValueError) as error:  # a NUL in its name
+        told = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"{_brief(str(file))} can't be read as a recipe: {told}.") from error
+    if len(data) > LARGEST:
+        raise UserError(f"{file} has more than {LARGEST:,} bytes: that is no recipe.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}:{line}: a recipe is UTF-8; the byte 0x{data[error.start]:02x} here is not.") from error
 
 
 def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> Recipe:
@@ -99,7 +121,7 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
 
     def fail(where: tuple[str | int, ...], text: str) -> UserError:
         line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), 1)
-        return UserError(f"{file}:{line}: {text}")
+        return UserError(f"{file}:{line}: {_short(text)}")
 
     refuse_secrets(data, fail)
     for key in data:
@@ -107,15 +129,16 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
             raise fail((key,), f"`{key}` is not a recipe key.{nearest(str(key), TOP)} Keys: {', '.join(TOP)}.")
         if not isinstance(data[key], TOP[key]) or isinstance(data[key], bool):
             raise fail((key,), f"`{key}` should be a {TOP[key].__name__}, found {data[key]!r}.")
-    if "name" in data and not (NAME.fullmatch(data["name"]) and len(data["name"].encode()) <= LONGEST):
-        told = f"at most {LONGEST} bytes on one line, has no `/` in it and doesn't begin with `.`"
+    name = data.get("name")
+    if name is not None and not (NAME.fullmatch(name) and len(name.encode()) <= LONGEST and visible(name) == name):
+        told = f"at most {LONGEST} bytes that can be seen, on one line, has no `/` in it and doesn't begin with `.`"
         raise fail(("name",), f"a recipe's name is {told}; found {_brief(data['name'])}.")
     stages = data.get("stages")
     if not stages:
         raise fail(("stages",), "a recipe needs `stages:`, a mapping of names to stages.")
     seed = data.get("seed", 0)
-    if seed < 0:
-        raise fail(("seed",), f"`seed` should be 0 or more, found {seed}.")
+    if not 0 <= seed < 2**63:
+        raise fail(("seed",), f"`seed` should be 0 or more and less than 2^63, found {seed}.")
 
     steps: dict[str, Step] = {}
     for name, body in stages.items():
@@ -206,6 +229,10 @@ def names_in(given: Any) -> list[Any]:
     return [given]
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
+
+
 def _brief(value: Any) -> str:
     text = repr(value) if isinstance(value, str) else f"`{value}`"
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -236,6 +263,8 @@ def _nested_hint(stage_class: type[Stage], loc: tuple[int | str, ...]) -> str:
 
 def _override(data: dict[str, Any], text: str) -> None:
     path, equals, value = text.partition("=")
+    if visible(path, one_line=True) != path or len(path) > SHOWN or any("\ud800" <= c <= "\udfff" for c in value):
+        raise UserError(f"`--set {_short(visible(text, one_line=True))}`: expected STAGE.FIELD=VALUE in UTF-8.")
     if not equals:
         raise UserError(f"`--set {text}`: expected STAGE.FIELD=VALUE.")
     parsed = setting(text, value)
@@ -266,7 +295,7 @@ def setting(option: str, value: str) -> Any:
     """
     if value.lstrip().startswith(("{{", "{%", "{#")):
         return value
-    return _parse(value, f"`--set {option}`", None)[0]
+    return _parse(value, f"`--set {_short(option)}`", None)[0]
 
 
 def parse_yaml(text: str, file: str) -> tuple[dict[str, Any], Lines]:
@@ -288,12 +317,14 @@ def _parse(text: str, file: str, first: int | None) -> tuple[Any, Lines]:
 
     def fail(mark: Any, told: str) -> UserError:
         line = f":{mark.line + first}" if first is not None and mark else ""
-        return UserError(f"{file}{line}: {told}")
+        return UserError(f"{_short(file)}{line}: {_short(told)}")
 
     def walk(node: yaml.Node, path: tuple[str | int, ...]) -> None:
         if len(lines) > MOST_VALUES or id(node) in above or len(path) > DEEPEST:
             raise fail(node.start_mark, "this holds itself, or repeats itself by aliases (`*name`), without end.")
         above.add(id(node))
+        if node.tag not in TAGS and node.tag.startswith("tag:yaml.org,2002:") and "python" not in node.tag:
+            raise fail(node.start_mark, f"`!!{node.tag.rpartition(':')[2]}` is no type that a recipe has a use for.")
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
@@ -317,6 +348,8 @@ def _parse(text: str, file: str, first: int | None) -> tuple[Any, Lines]:
         above.discard(id(node))
 
     try:
+        if fault := _boundless(LOADER(text)):
+            raise fail(*fault)
         loader = LOADER(text)
         root = loader.get_single_node()
         data = None
@@ -338,6 +371,19 @@ def _parse(text: str, file: str, first: int | None) -> tuple[Any, Lines]:
     return data, lines
 
 
+def _boundless(loader: Any) -> tuple[Any, str] | None:
+    """Where a text is too deep, or has too much in it, for the parser, which is C that recurses; None where it is neither."""
+    depth = count = 0
+    while event := loader.get_event():
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        count += 1
+        if depth > DEEPEST:
+            return event.start_mark, f"lists or mappings stand in each other more than {DEEPEST} deep."
+        if count > 3 * MOST_VALUES:
+            return event.start_mark, f"this has more than {MOST_VALUES:,} values."
+    return None
+
+
 def _misread(node: yaml.Node) -> str | None:
     """What is wrong with a number that YAML 1.1 reads in eights or in sixties, where nobody means that."""
     kind, value = node.tag.rpartition(":")[2], str(node.value)
@@ -347,6 +393,11 @@ def _misread(node: yaml.Node) -> str | None:
         return f"this number has {len(value)} digits."
     if ":" in value:
         return f'`{value}` is a number in sixties to YAML. Write the number, or "{value}" in quotes for text.'
+    bare = value.replace("_", "").lower()
+    if kind == "float" and not math.isfinite(float(bare.replace(".inf", "inf").replace(".nan", "nan"))):
+        return f"`{value}` is no number that can be reckoned with."
+    if kind == "int" and len(bare) > 18 and abs(int(bare, 0 if bare.lstrip("+-")[:1] == "0" else 10)) >= 2**63:
+        return f"`{value}` is larger than any number that is used, 2^63 - 1."
     if kind == "int" and EIGHTS.fullmatch(value):
         plain = value[: value.startswith("-")] + (value.lstrip("+-0_") or "0")
         return f'`{value}` is a number in eights to YAML, {int(value.replace("_", ""), 8)}. Write {plain}, or "{value}" in quotes for text.'

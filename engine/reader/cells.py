@@ -6,7 +6,7 @@ import base64
 import datetime
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, cast
 
@@ -30,6 +30,13 @@ def brief(value: Any) -> str:
     text = value if isinstance(value, str) else spelled(value)
     text = text.encode("utf-8", "backslashreplace").decode()
     return f"{word(value)} {text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of columns for a message; a file may have a million."""
+    shown = list(names)
+    more = f" and {len(shown) - 30:,} more" if len(shown) > 30 else ""
+    return ", ".join(name if len(name) <= SHOWN else f"{name[: SHOWN - 1]}…" for name in shown[:30]) + more
 
 
 def word(value: Any) -> str:

@@ -14,6 +14,21 @@ DETECT = "detect"
 START = 1 << 16  # bytes by which an encoding is told
 
 
+def codec(name: str) -> str:
+    """What Python calls a text codec, or `detect`.
+
+    Raises:
+        ValueError: it has none of that name.
+    """
+    if name == DETECT:
+        return name
+    try:
+        b" ".decode(name, "replace")  # base64 and its like are codecs, too, but not of text
+        return codecs.lookup(name).name
+    except (LookupError, UnicodeError, ValueError):
+        raise ValueError(f"Python has no text codec `{name}`; `detect` finds out which") from None
+
+
 def told_by_start(start: bytes) -> tuple[str, int] | None:
     """The encoding that the first bytes of a text prove, and how many of them are its mark.
 

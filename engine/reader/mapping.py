@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.errors import UserError, nearest
-from engine.reader.cells import Unfit
+from engine.reader.cells import Unfit, listed
 
 Value = Callable[[dict[str, Any]], Any]
 
@@ -40,7 +40,7 @@ class ColumnMapping:
                 made.pop(name, None)
                 continue
             if source not in row:
-                told = f"there is no column `{source}`.{nearest(source, row)} Columns: {', '.join(row)}"
+                told = f"there is no column `{source}`.{nearest(source, row)} Columns: {listed(row)}"
                 raise Unfit("missing_column", name, told)
             if source not in self.plain and source not in self.built:
                 made.pop(source, None)
@@ -52,22 +52,21 @@ class ColumnMapping:
 
 def _value(name: str, template: str) -> Value:
     import jinja2
-    import jinja2.sandbox
+
+    from engine.text.bounded_template import BoundedEnvironment
 
     inner = template.strip()
     alone = inner.startswith("{{") and inner.endswith("}}") and inner.count("{{") == 1
     try:
-        environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-        if alone:
-            compute: Callable[..., Any] = environment.compile_expression(inner[2:-2].strip(), undefined_to_none=False)
-        else:
-            compute = environment.from_string(template).render
+        environment = BoundedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        compute = environment.expression(inner[2:-2].strip()) if alone else environment.template(template)
     except jinja2.TemplateError as error:
-        raise UserError(f"`columns: {{{name}: {template}}}` is not a Jinja template: {error}.") from None
+        shown = template if len(template) <= 200 else f"{template[:199]}…"
+        raise UserError(f"`columns: {{{name}: {shown}}}` is not a Jinja template: {error}.") from None
 
     def value(row: dict[str, Any]) -> Any:
         try:
-            made = compute(**{key: item for key, item in row.items() if key.isidentifier()}, row=row)
+            made = compute({**{key: item for key, item in row.items() if key.isidentifier()}, "row": row})
             if isinstance(made, jinja2.Undefined):
                 str(made)  # raises, and says which name it is
             return made

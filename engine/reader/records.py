@@ -16,12 +16,19 @@ from typing import Any, cast
 
 import pyarrow as pa
 
+from engine.reader.apart import MEMORY, Unreadable, apart
+from engine.reader.columnar import sound
 from engine.reader.encodings import DETECT, START, looks_like, opened
 from engine.reader.encodings import decode as decoded
-from engine.reader.sources import SourceFile
-from engine.store.parquet import open_parquet
+from engine.reader.sources import MOST, SourceFile, TooLarge
 
 EXCERPT = 1000  # characters of a rejected row that are kept; the whole is in its source file
+LONG = 8 << 20  # characters of JSON that may hold anything
+MOST_LISTS = 2_000_000  # lists and objects in more than that: each takes a hundred bytes or two
+WHOLE = 32 << 20  # bytes of a JSON array that is parsed at once; of a larger one, a row at a time
+
+
+SPACE = re.compile(r"[ \t\n\r]*")
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,13 @@ class Bad:
     excerpt: str | None = None
     place: str = ""
 
+    def __post_init__(self) -> None:
+        """Whatever a file has, names of columns among it, is text here."""
+        for name in ("detail", "excerpt", "place"):
+            told = getattr(self, name)
+            if told is not None and not told.isascii():
+                object.__setattr__(self, name, told.encode("utf-8", "backslashreplace").decode())
+
 
 @dataclass(frozen=True)
 class RecordOptions:
@@ -53,12 +67,14 @@ class RecordOptions:
     Attributes:
         max_bytes: of one text in UTF-8.
         encoding: of text whose first bytes don't prove another; `detect` for UTF-8 or else what it looks like.
+        max_file_bytes: of a file that is held whole, or that is a small one unpacked.
         columns: what every row has to have; a file of columns without one is one `Bad`, and not one a row.
         missing: tells that a column is not among these.
     """
 
     max_bytes: int = 20_000_000
     encoding: str = "utf-8"
+    max_file_bytes: int = MOST
     missing: Callable[[Iterable[str], int], Bad | None] = lambda columns, offset: None
 
 
@@ -78,16 +94,20 @@ def decode(data: bytes, offset: int, encoding: str = "utf-8", place: str = "") -
         return Bad(reason, detail, offset, shown, place)
 
 
-def limited(file: SourceFile, limit: int) -> bytes | Bad:
-    """The bytes of a file, unless there are more than `limit`."""
-    with file.open() as handle:
-        data = bytes(handle.read(limit + 1))
-        if len(data) <= limit:
-            return data
-        size = len(data)
-        while block := handle.read(1 << 22):
+def limited(file: SourceFile, limit: int, setting: str = "max_bytes") -> bytes | Bad:
+    """The bytes of a file, unless there are more than `limit`, as `setting` says."""
+    with file.open(limit + (1 << 20)) as handle:
+        blocks: list[bytes] = []
+        size = 0
+        while size <= limit and (block := handle.read(min(1 << 22, limit + 1 - size))):
+            blocks.append(bytes(block))
             size += len(block)
-    return too_long(size, limit, 0, data[: 4 * EXCERPT].decode("utf-8", "replace"))
+    data = b"".join(blocks)
+    if size <= limit:
+        return data
+    told = f"{file.size}" if file.size > limit else f"at least {size}"
+    shown = data[: 4 * EXCERPT].decode("utf-8", "replace")[:EXCERPT].replace("\0", "")
+    return Bad("too_long", f"{told} bytes, more than `{setting}` {limit}", 0, shown)
 
 
 def _not_json(name: str) -> Any:
@@ -102,13 +122,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+DECODER = json.JSONDecoder(parse_constant=_not_json, object_pairs_hook=_object)
+
+
 def parse_json(text: str) -> Any:
-    """JSON as its standard has it: no NaN, no key twice.
+    """JSON as its standard has it: no NaN, no key twice; and no more of it than some GB of memory hold.
 
     Raises:
         ValueError: it is none. RecursionError: it is nested too deep.
     """
+    if len(text) > LONG and (text.count("[") + text.count("{") > MOST_LISTS or text.count(",") > 10 * MOST_LISTS):
+        raise ValueError(f"more than {MOST_LISTS:,} lists and objects, or ten times as many values, stand in one")
     return json.loads(text, parse_constant=_not_json, object_pairs_hook=_object)
+
+
+UNREADABLE = (Unreadable, OSError, EOFError, UnicodeError, lzma.LZMAError, zlib.error, pa.ArrowException)
 
 
 def records(file: SourceFile, form: str, limits: RecordOptions) -> Iterator[Record | Bad]:
@@ -122,8 +150,14 @@ def records(file: SourceFile, form: str, limits: RecordOptions) -> Iterator[Reco
         for item in FORMS[form](file, limits):
             at = item.offset
             yield item
-    except (OSError, EOFError, UnicodeError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
-        yield Bad("unreadable", f"after offset {at}: {type(error).__name__}: {error}", at)
+    except UNREADABLE as error:
+        yield unreadable(error, at)
+
+
+def unreadable(error: BaseException, at: int) -> Bad:
+    """The rest of a file after this offset."""
+    told = str(error) if isinstance(error, Unreadable | TooLarge) else f"{type(error).__name__}: {error}"
+    return Bad("unreadable", f"after offset {at}: {told}", at)
 
 
 def _jsonl(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
@@ -132,7 +166,7 @@ def _jsonl(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
         yield from _json(file, limits)
         return
     limit = 6 * limits.max_bytes + (1 << 20)  # JSON may spell one byte in six; the rest is room for other columns
-    with file.open() as raw:
+    with file.open(limits.max_file_bytes) as raw:
         utf8, encoding = opened(raw, limits.encoding)
         for number, (offset, size, data) in enumerate(lines(utf8, limit), 1):
             place = f"line {number}"
@@ -155,7 +189,7 @@ def _jsonl(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
 
 def _is_array(file: SourceFile, limits: RecordOptions) -> bool:
     """Whether a file called JSON lines is one array of objects: it begins with `[`, and then with `{` or on another line."""
-    with file.open() as raw:
+    with file.open(limits.max_file_bytes) as raw:
         start, _ = opened(raw, limits.encoding)
         return re.match(rb"\s*\[\s*(\{|\n)", bytes(start.read(1 << 10))) is not None
 
@@ -168,7 +202,7 @@ def _record(row: Any, offset: int, place: str, text: str) -> Record | Bad:
 
 def _json(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
     """JSON: an array of objects (the offset is the place in it), one object, or, as many call it, an object a line."""
-    with file.open() as raw:
+    with file.open(limits.max_file_bytes) as raw:
         start, encoding = opened(raw, limits.encoding)
         first = bytes(start.read(START)).split(b"\n", 1)
     with contextlib.suppress(ValueError, RecursionError):
@@ -177,7 +211,12 @@ def _json(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
         ):
             yield from _jsonl(file, limits)
             return
-    data = limited(file, 64 * limits.max_bytes)
+    data = limited(file, WHOLE, "max_file_bytes")
+    if isinstance(data, Bad):
+        if re.match(rb"\s*\[", first[0] if first[0].strip() else first[-1]):
+            yield from _array(file, limits)
+            return
+        data = limited(file, limits.max_file_bytes, "max_file_bytes")
     text = data if isinstance(data, Bad) else decode(data, 0, limits.encoding)
     if isinstance(text, Bad):
         yield text
@@ -191,6 +230,44 @@ def _json(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
         rows = held
     for index, row in enumerate(cast(list[Any], rows) if isinstance(rows, list) else [rows]):
         yield _record(row, index, f"row {index + 1}", str(row))
+
+
+def _array(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
+    """A large array, a row at a time; after a fault in it, nothing more can be told apart."""
+    limit = 6 * limits.max_bytes + (1 << 20)  # as of a line
+    with file.open(limits.max_file_bytes) as raw:
+        utf8, encoding = opened(raw, limits.encoding)
+        stream = io.TextIOWrapper(utf8, "utf-8" if encoding == DETECT else encoding)
+        held, at, index, ended = stream.read(1 << 20), 0, -1, False
+        while True:
+            at = SPACE.match(held, at).end()  # pyright: ignore[reportOptionalMemberAccess]  # it matches nothing, too
+            mark = held[at : at + 1]
+            after = mark and (index < 0 or mark == "," or mark == "]")
+            if after and mark == "]" and index >= 0:
+                return
+            if after:
+                index += 1
+                begin = SPACE.match(held, at + 1).end()  # pyright: ignore[reportOptionalMemberAccess]
+                if index == 0 and held[begin : begin + 1] == "]":
+                    return
+                try:
+                    row, end = DECODER.raw_decode(held, begin)
+                    if ended or SPACE.match(held, end).end() < len(held):  # pyright: ignore[reportOptionalMemberAccess]
+                        yield _record(row, index, f"row {index + 1}", held[begin:end])
+                        at = end
+                        continue
+                    fault = None
+                except (ValueError, RecursionError) as error:
+                    fault = getattr(error, "msg", str(error))
+                index -= 1
+            else:
+                fault = "expected `,` or `]` after a row"
+            if (mark and not after) or ended or len(held) - at > limit:
+                told = f"row {index + 2}: {fault or 'the array does not end'}; nothing after it can be read"
+                yield Bad("bad_json", told, index + 1, held[at : at + EXCERPT], f"row {index + 2}")
+                return
+            block = stream.read(max(1 << 20, len(held) - at))  # a row that is not all there yet
+            held, at, ended = held[at:] + block, 0, not block
 
 
 def _held(outer: dict[str, Any]) -> list[Any] | None:
@@ -227,7 +304,7 @@ def lines(raw: Any, limit: int, block_size: int = 1 << 20) -> Iterator[tuple[int
 def _csv(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
     """CSV with a header (tabs for .tsv). A header without a comma is split by `;`, a tab or `|`, where it has one of these."""
     csv.field_size_limit(limits.max_bytes + (1 << 16))
-    with file.open() as raw:
+    with file.open(limits.max_file_bytes) as raw:
         # Bytes that are not UTF-8 come through as lone surrogates, so that one bad row does not hide the others.
         buffered, encoding = opened(raw, limits.encoding)
         if encoding == DETECT:
@@ -292,44 +369,29 @@ def _distinct(header: list[str]) -> list[str]:
     return header
 
 
-def _parquet(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
-    """Parquet, one batch of a row group in memory at a time. Of a damaged row group, what can't be read is named."""
-    with file.open() as raw:
-        reader = open_parquet(raw)
-        if missing := limits.missing(reader.schema_arrow.names, 0):
+def _columnar(file: SourceFile, limits: RecordOptions, form: str) -> Iterator[Record | Bad]:
+    """Parquet or Arrow, some batches in memory at a time. Of a damaged row group, what can't be read is named."""
+    index = 0
+    for item in apart(f"engine.reader.columnar:{form}", file, limits.max_file_bytes, memory=MEMORY + file.size):
+        if isinstance(item, pa.RecordBatch):
+            sound(item)
+            yield from _rows(item, index)
+            index += len(item)
+        elif item and isinstance(item[-1], int):
+            lost, at, index = item
+            yield Bad("unreadable", lost, at)
+        elif missing := limits.missing(item, 0):
             yield missing
             return
-        first = 0
-        for group in range(reader.num_row_groups):
-            index, size = first, reader.metadata.row_group(group).num_rows
-            try:
-                for batch in reader.iter_batches(1000, row_groups=[group], use_threads=False):
-                    yield from _rows(batch, index)
-                    index += len(batch)
-            except (OSError, pa.ArrowException) as error:
-                lost = f"row group {group}: {first + size - index} rows from row {index} on"
-                yield Bad("unreadable", f"{lost}: {type(error).__name__}: {error}", index)
-            first += size
+
+
+def _parquet(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
+    yield from _columnar(file, limits, "parquet")
 
 
 def _arrow(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
     """Arrow IPC, a stream or a file: what `datasets` saves."""
-    with file.open() as raw:
-        source = pa.PythonFile(raw, mode="r")
-        if raw.read(6) == b"ARROW1":
-            reader = pa.ipc.open_file(source)
-            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-        else:
-            raw.seek(0)
-            batches = reader = pa.ipc.open_stream(source)
-        if missing := limits.missing(reader.schema.names, 0):
-            yield missing
-            return
-        index = 0
-        for batch in batches:
-            for start in range(0, len(batch), 1000):
-                yield from _rows(batch.slice(start, 1000), index + start)
-            index += len(batch)
+    yield from _columnar(file, limits, "arrow")
 
 
 def _rows(batch: pa.RecordBatch, index: int) -> Iterator[Record | Bad]:

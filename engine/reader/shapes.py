@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, cast
 
-from engine.reader.cells import Unfit, boolean, brief, missing, parse_json, plain, spelled, text
+from engine.reader.cells import Unfit, boolean, brief, listed, missing, parse_json, plain, spelled, text
 from engine.reader.messages import Message, messages, transcript
 from engine.reader.sources import SPLITS
 
@@ -309,7 +309,7 @@ def _lacks(kind: str, columns: _Columns, needed: str) -> Unfit:
 
 
 def _listed(columns: _Columns) -> str:
-    return ", ".join(f"`{name}`" for name in columns.row)
+    return listed(f"`{name}`" for name in columns.row)
 
 
 def _own(columns: _Columns, kind: str) -> Row:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import bz2
 import fnmatch
 import gzip
+import io
 import json
 import lzma
 import os
@@ -43,12 +44,21 @@ FORMATS = {
 COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 # What a compressed file begins with, whatever it is called.
 MAGIC = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
+MOST = 256 << 20  # bytes that a small file may unpack to, or that a file may have which has to be held whole
+RATIO = (
+    200  # times its size is what a large one may; texts and tables come to 5 or 20, to 100 where they repeat themselves
+)
+SPARSE = 1 << 30  # bytes from which on it is asked how much of a file is there
 ROWS = ("jsonl", "json", "csv", "parquet", "arrow")  # formats that hold rows; in the others the file is the text
 STDLIB = "stdlib:"
 HUB = "hub:"
 # What `datasets` and hubs keep beside the rows; cards are texts where there are no rows.
 SAVED = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 CARDS = re.compile(r"(readme|license|licence|changelog|citation|notice|contributing)(\.\w+)?", re.IGNORECASE)
+OTHERS = {
+    stat.S_ISFIFO: "named pipe", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device", stat.S_ISBLK: "device",
+    stat.S_ISDIR: "folder",
+}  # fmt: skip
 SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -86,8 +96,12 @@ class SourceFile:
                 return SPLITS[words[0]]
         return None
 
-    def open(self) -> Any:
-        """A binary file with the decompressed bytes."""
+    def open(self, most: int = MOST) -> Any:
+        """A binary file with the decompressed bytes.
+
+        Args:
+            most: what any file may unpack to; a larger one may unpack to `RATIO` times its size.
+        """
         raw = self.fs.open(self.path, "rb")
         codec = COMPRESSION.get(Path(self.name).suffix.lower())
         if codec is None:
@@ -98,9 +112,10 @@ class SourceFile:
             case None:
                 return raw
             case "zstd":
-                return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+                inner = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
             case _:
-                return OPEN[codec](raw)
+                inner = OPEN[codec](raw)
+        return io.BufferedReader(_Unpacked(inner, unpacked_limit(self.size, most)), 1 << 17)
 
     def digest(self) -> str:
         """128 bits of XXH3 over the bytes on disk; for an object store or a hub, its own name for the content."""
@@ -156,6 +171,40 @@ class SourceWatch:
                         f"{file.path} changed while it was read. Nothing was made of it; run again to read what is there now."
                     )
                 self._states[file] = now
+
+
+class TooLarge(OSError):
+    """A file that unpacks to more than one of its size may: a few kB would fill the memory, or the disk."""
+
+
+def unpacked_limit(size: int, most: int) -> int:
+    """Bytes that a file of this many may unpack to."""
+    return max(most, RATIO * size)
+
+
+class _Unpacked(io.RawIOBase):
+    """The unpacked bytes of a file, up to a limit."""
+
+    def __init__(self, inner: Any, limit: int) -> None:
+        self.inner, self.limit, self.taken = inner, limit, 0
+        self.take = getattr(inner, "read1", inner.read)  # what there is of a file that is cut off, and not nothing
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.take(len(buffer))
+        self.taken += len(data)
+        if self.taken > self.limit:
+            raise TooLarge(
+                f"it unpacks to more than {self.limit:,} bytes, too much for a file of its size (`max_file_bytes`)"
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self.inner.close()
+        super().close()
 
 
 def _gunzipped(raw: Any) -> Any:
@@ -216,7 +265,7 @@ def find(
         for full, size in wanted.items():
             if full in found:
                 continue
-            name = full[len(root) :].lstrip("/")
+            name = readable(full[len(root) :].lstrip("/"))
             # Two roots may hold the same relative path; the second keeps its content under a name of its own.
             names[name] = names.get(name, 0) + 1
             if names[name] > 1:
@@ -234,48 +283,71 @@ def _matches(fs: Any, path: str, root: str, folder: bool, say: Callable[[str], N
     if "file" not in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
         found: dict[str, dict[str, Any]] = fs.glob(path, detail=True)
         return {p: int(i.get("size") or 0) for p, i in found.items() if i["type"] == "file"}
-    if Path(path).is_file():
-        return {path: Path(path).stat().st_size}
+    if Path(path).exists() and not folder and (told := Path(path).stat()):
+        if fault := _no_data(told):
+            raise UserError(f"{readable(path)} can't be read: it is {fault}.")
+        return {path: told.st_size}
     pattern = ".*" if folder else cast(str, fsspec.utils.glob_translate(path))  # pyright: ignore[reportAttributeAccessIssue]
     shape = re.compile(pattern, re.DOTALL)
     depth = None if "**" in path else path.count("/")
     sizes: dict[str, int] = {}
-    for full in _walk(root or "/", depth, frozenset(), say):
+    for full in sorted(_walk(root or "/", depth, say)):
         hidden = "/." in full[len(root) :] and "/." not in path[len(root) :]
         if hidden or not shape.match(full):
             continue
         try:
             told = Path(full).stat()
         except OSError as error:
-            say(f"{full} is left out: " + ("a link to nothing" if Path(full).is_symlink() else str(error.strerror)))
+            say(
+                f"{readable(full)} is left out: "
+                + ("a link to nothing" if Path(full).is_symlink() else str(error.strerror))
+            )
             continue
-        if stat.S_ISREG(told.st_mode):
-            sizes[full] = told.st_size
+        if fault := _no_data(told):
+            say(f"{readable(full)} is left out: {fault}")
         else:
-            say(f"{full} is left out: no regular file")
+            sizes[full] = told.st_size
     return sizes
 
 
-def _walk(folder: str, depth: int | None, above: frozenset[str], say: Callable[[str], None]) -> Iterator[str]:
+def _no_data(told: os.stat_result) -> str | None:
+    """Why a file can't be read as data."""
+    if not stat.S_ISREG(told.st_mode):
+        return f"no regular file but a {next((word for is_one, word in OTHERS.items() if is_one(told.st_mode)), 'thing of another sort')}"
+    if told.st_size > SPARSE and told.st_blocks * 512 * RATIO < told.st_size:
+        return f"a sparse file of {told.st_size:,} bytes, of which {told.st_blocks * 512:,} are there"
+    return None
+
+
+def _walk(root: str, depth: int | None, say: Callable[[str], None]) -> Iterator[str]:
     """Everything below a folder that is no folder. A link to a folder that one is already in is a loop, and not followed."""
-    here = os.path.realpath(folder)
-    if here in above:
-        say(f"{folder} is left out: a link to a folder that holds it")
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        say(f"{folder} is left out: {error.strerror}")
-        return
-    for entry in entries:
+    rest: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, frozenset())]
+    while rest:
+        folder, above = rest.pop()
         try:
-            inside = entry.is_dir()
-        except OSError:  # a link to itself
-            inside = False
-        if not inside:
-            yield entry.path
-        elif depth is None or entry.path.count("/") < depth:
-            yield from _walk(entry.path, depth, above | {here}, say)
+            told = Path(folder).stat()
+            here = (told.st_dev, told.st_ino)
+            if here in above:
+                say(f"{readable(folder)} is left out: a link to a folder that holds it")
+                continue
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            say(f"{readable(folder)} is left out: {error.strerror}")
+            continue
+        for entry in entries:
+            try:
+                inside = entry.is_dir()
+            except OSError:  # a link to itself
+                inside = False
+            if not inside:
+                yield entry.path
+            elif depth is None or entry.path.count("/") < depth:
+                rest.append((entry.path, above | {here}))
+
+
+def readable(path: str) -> str:
+    """A path as text: bytes of it that are not UTF-8 as `\\xe9`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _data(fs: Any, root: str, files: dict[str, int], say: Callable[[str], None]) -> dict[str, int]:
@@ -306,7 +378,7 @@ def _shards(fs: Any, state: str) -> list[str] | None:
     try:
         told = json.loads(fs.cat_file(state))
         return [str(entry["filename"]) for entry in told["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -356,9 +428,10 @@ def _nothing(pattern: str, fs: Any, path: str, root: str, excluded: int, skip: l
     parent, wanted = root, path.removesuffix("/**").rpartition("/")[2]
     while parent and not fs.isdir(parent):  # the first folder that exists, and what in it is spelt most like ours
         parent, _, wanted = parent.rpartition("/")
-    there = sorted(str(name).rstrip("/").rpartition("/")[2] for name in fs.ls(parent or "/", detail=False))
+    there = sorted(readable(str(name).rstrip("/").rpartition("/")[2]) for name in fs.ls(parent or "/", detail=False))
+    there = [name for name in there if name != wanted]  # itself, which is no file that can be read
     hint = nearest(wanted, there)
     if not hint:
         more = f" and {len(there) - 5} more" if len(there) > 5 else ""
         hint = f" {parent} holds {', '.join(there[:5]) + more if there else 'nothing'}."
-    return UserError(f"no file matches `{pattern}` (looked in {parent}).{hint}")
+    return UserError(f"no file matches `{readable(pattern)}` (looked in {readable(parent)}).{hint}")

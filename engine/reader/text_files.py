@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import inspect
 import json
-import lzma
 import math
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from engine.errors import nearest
+from engine.reader.apart import Unreadable, apart
+from engine.reader.cells import listed
 from engine.reader.encodings import looks_like
-from engine.reader.records import EXCERPT, Bad, RecordOptions, decode, limited, records, too_long
-from engine.reader.sources import ROWS, SourceFile
+from engine.reader.records import (
+    EXCERPT,
+    UNREADABLE,
+    Bad,
+    RecordOptions,
+    decode,
+    limited,
+    records,
+    too_long,
+    unreadable,
+)
+from engine.reader.sources import MOST, ROWS, SourceFile
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Options:
         needs: the columns that `render` needs.
         left_out: the columns that the metadata does without.
         max_bytes: of one document in UTF-8.
+        max_file_bytes: of a file that is held whole, or that is a small one unpacked.
         encoding: of text that is not said to be UTF-8 by its format; `detect` for UTF-8 or else what it looks like.
     """
 
@@ -49,6 +57,7 @@ class Options:
     max_bytes: int
     min_chars: int
     encoding: str = "utf-8"
+    max_file_bytes: int = MOST
 
 
 def parse(file: SourceFile, form: str, options: Options) -> Iterator[Text | Bad]:
@@ -58,8 +67,8 @@ def parse(file: SourceFile, form: str, options: Options) -> Iterator[Text | Bad]
         for item in _rows(file, form, options) if form in ROWS else PARSERS[form](file, options):
             at = item.offset
             yield check(item, options.max_bytes) if isinstance(item, Text) else item
-    except (OSError, EOFError, UnicodeError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
-        yield Bad("unreadable", f"after offset {at}: {type(error).__name__}: {error}", at)
+    except UNREADABLE as error:
+        yield unreadable(error, at)
 
 
 def _rows(file: SourceFile, form: str, options: Options) -> Iterator[Text | Bad]:
@@ -68,7 +77,9 @@ def _rows(file: SourceFile, form: str, options: Options) -> Iterator[Text | Bad]
     def missing(columns: Iterable[str], offset: int) -> Bad | None:
         return _missing(options, columns, offset)
 
-    for item in records(file, form, RecordOptions(options.max_bytes, options.encoding, missing)):
+    for item in records(
+        file, form, RecordOptions(options.max_bytes, options.encoding, options.max_file_bytes, missing)
+    ):
         yield item if isinstance(item, Bad) else _render(item.row, item.offset, options)
 
 
@@ -106,7 +117,7 @@ def source_code(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
 
 def html(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
     """HTML: the main text without navigation, scripts and markup; all visible text of a page that has no main part."""
-    data = limited(file, 8 * options.max_bytes)  # markup, scripts and pictures in the page may be most of it
+    data = limited(file, options.max_file_bytes, "max_file_bytes")  # markup, scripts and pictures may be most of it
     if isinstance(data, Bad):
         yield data
         return
@@ -118,16 +129,10 @@ def html(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
     if isinstance(page, Bad):
         yield page
         return
-    from resiliparse.extract.html2text import extract_plain_text  # pyright: ignore[reportMissingModuleSource]  # compiled
-    from resiliparse.parse.html import HTMLTree
-
     try:
-        tree = HTMLTree.parse(page)
-        text = extract_plain_text(tree, main_content=True, preserve_formatting=True)
-        text = text or extract_plain_text(tree, preserve_formatting=True)
-        title = " ".join((tree.title or "").split())
-    except Exception as error:  # whatever a parser written in C++ makes of a broken page
-        yield Bad("unreadable", f"{type(error).__name__}: {error}", 0, page[:EXCERPT])
+        ((text, title),) = list(apart("engine.reader.pages:html", page))
+    except Unreadable as error:
+        yield Bad("unreadable", str(error), 0, page[:EXCERPT].replace("\0", ""))
         return
     facts = {"title": title} if title else {}
     yield Text(text, 0, _json(facts | ({} if encoding == "utf-8" else {"encoding": encoding})))
@@ -135,33 +140,34 @@ def html(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
 
 def pdf(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
     """PDF: the text of all pages, an empty line between two. A page that can't be read is named, the others are kept."""
-    import pypdfium2
-
-    with file.open() as raw:
-        data: bytes = raw.read()
-    try:
-        document = pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
-        yield Bad("unreadable", f"{type(error).__name__}: {error}", 0)
+    data = limited(file, options.max_file_bytes, "max_file_bytes")
+    if isinstance(data, Bad):
+        yield Bad(data.reason, data.detail, 0)
         return
     pages: list[str] = []
-    with contextlib.closing(document):
-        for number in range(len(document)):
-            try:
-                page = document[number].get_textpage().get_text_bounded()
-            except (pypdfium2.PdfiumError, UnicodeError) as error:
-                yield Bad("unreadable", f"page {number + 1} of {len(document)}: {error}", number)
+    size = count = 0
+    try:
+        for number, (page, fault, count) in enumerate(apart("engine.reader.pages:pdf", data)):
+            if fault:
+                yield Bad("unreadable", f"page {number + 1} of {count}: {fault}", number)
                 continue
             # PDFium ends lines as Windows does, and marks a word that is broken between two lines.
             pages.append(page.replace("\r\n", "\n").replace("\x02", "").replace("\ufffe", "").strip())
-        facts = {"pages": len(document)}
-    yield Text("\n\n".join(page for page in pages if page), 0, _json(facts))
+            size += len(pages[-1])
+            if size > options.max_bytes:
+                break  # too long, and said so by who checks the text
+    except Unreadable as error:
+        yield Bad("unreadable", str(error), len(pages))
+        return
+    yield Text("\n\n".join(page for page in pages if page), 0, _json({"pages": count}))
 
 
 def python(file: SourceFile, options: Options) -> Iterator[Text | Bad]:
     """Source code: every docstring and every other string literal of at least `min_chars` characters."""
-    with file.open() as raw:
-        data: bytes = raw.read()
+    data = limited(file, options.max_bytes)
+    if isinstance(data, Bad):
+        yield data
+        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
@@ -227,7 +233,7 @@ def _render(row: dict[str, Any], offset: int, options: Options) -> Text | Bad:
 def _missing(options: Options, columns: Iterable[str], offset: int) -> Bad | None:
     there = list(columns)
     for name in sorted(options.needs - set(there)):
-        hint = f"{nearest(name, there)} Columns: {', '.join(there)}."
+        hint = f"{nearest(name, there)} Columns: {listed(there)}."
         return Bad("missing_text", f"there is no column `{name}`.{hint}", offset)
     return None
 

@@ -18,7 +18,7 @@ from engine.reader.cells import Unfit, cell, plain
 from engine.reader.mapping import ColumnMapping
 from engine.reader.records import EXCERPT, Bad, Record, RecordOptions, records
 from engine.reader.shapes import Row, kind_of, metadata, understand
-from engine.reader.sources import FORMATS, ROWS, SourceFile
+from engine.reader.sources import FORMATS, MOST, ROWS, SourceFile
 from engine.reader.text_files import Options, Text, parse
 from engine.store import schema
 
@@ -47,6 +47,8 @@ class Reading:
         format: one of `FORMATS`' values; `auto` goes by suffix.
         encoding: of text whose first bytes don't prove another; `detect` for UTF-8 or else what it looks like.
         split: take rows of this split alone, by their `split` column or by their file's name.
+        max_bytes: of one text in UTF-8.
+        max_file_bytes: of a file that is held whole, or that is a small one unpacked.
     """
 
     kind: str
@@ -55,6 +57,7 @@ class Reading:
     encoding: str = "utf-8"
     split: str | None = None
     max_bytes: int = 20_000_000
+    max_file_bytes: int = MOST
 
 
 @dataclass
@@ -177,7 +180,9 @@ def _records(files: list[SourceFile], reading: Reading) -> Iterator[Given]:
         split = file.split if len(splits) > 1 else None  # one file called test.jsonl is what it is brought for
         form = form_of(file, reading.format)
         if form in ROWS:
-            found: Iterable[Record | Bad] = records(file, form, RecordOptions(reading.max_bytes, reading.encoding))
+            found: Iterable[Record | Bad] = records(
+                file, form, RecordOptions(reading.max_bytes, reading.encoding, reading.max_file_bytes)
+            )
         else:
             found = _texts(file, form, reading)
         for item in found:
@@ -187,7 +192,9 @@ def _records(files: list[SourceFile], reading: Reading) -> Iterator[Given]:
 
 
 def _texts(file: SourceFile, form: str, reading: Reading) -> Iterator[Record | Bad]:
-    options = Options(lambda row: "", frozenset(), frozenset(), reading.max_bytes, 200, reading.encoding)
+    options = Options(
+        lambda row: "", frozenset(), frozenset(), reading.max_bytes, 200, reading.encoding, reading.max_file_bytes
+    )
     for item in parse(file, form, options):
         if isinstance(item, Text):
             facts = {"metadata": item.metadata} if item.metadata else {}

@@ -3,7 +3,6 @@ read is kept with a reason."""
 
 from __future__ import annotations
 
-import codecs
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -13,6 +12,8 @@ from engine.stage.stage import NotIdentity, Port, Stage
 Format = Literal[
     "auto", "text", "markdown", "html", "pdf", "code", "jsonl", "json", "csv", "parquet", "arrow", "python"
 ]
+
+MOST_BYTES = 256 << 20
 
 
 class Read(Stage):
@@ -64,6 +65,12 @@ class Read(Stage):
     )
     min_chars: int = Field(200, ge=1, description="Python: the shortest docstring or string literal to take.")
     max_bytes: int = Field(20_000_000, ge=1, description="The longest document, in bytes of UTF-8.")
+    max_file_bytes: int = Field(
+        MOST_BYTES,
+        ge=1,
+        description="What has to be held whole (PDF, HTML, JSON that is one object) may be so large, and so much a small file may "
+        "unpack to; a larger one may unpack to 200 times its size. JSON lines, CSV, Parquet and arrays in JSON may be of any size.",
+    )
     limit: int | None = Field(None, ge=1, description="Stop after this many documents.")
     license: Annotated[str | None, NotIdentity] = Field(
         None, description="Of these texts, e.g. `cc-by-4.0`. Stands in the card of every model made from them."
@@ -75,13 +82,9 @@ class Read(Stage):
     @field_validator("encoding")
     @classmethod
     def _known_codec(cls, name: str) -> str:
-        if name == "detect":
-            return name
-        try:
-            b" ".decode(name, "replace")  # base64 and its like are codecs, too, but not of text
-            return codecs.lookup(name).name
-        except LookupError:
-            raise ValueError(f"Python has no text codec `{name}`; `detect` finds out which") from None
+        from engine.reader.encodings import codec
+
+        return codec(name)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -96,6 +99,8 @@ class Read(Stage):
 
     def identity(self) -> dict[str, Any]:
         own = super().identity()
+        if self.max_file_bytes == MOST_BYTES:  # as before there was a bound
+            del own["max_file_bytes"]
         if self.rows is None:  # as before there were rows
             return {name: value for name, value in own.items() if name not in ("rows", "columns", "split")}
         from engine.reader.typed_rows import VERSION

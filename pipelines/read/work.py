@@ -8,7 +8,6 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
-import jinja2.sandbox
 import pyarrow as pa
 
 from engine.errors import UserError
@@ -18,6 +17,7 @@ from engine.reader.text_files import Options, Text, parse
 from engine.reader.typed_rows import REJECTED, Findings, Reading, form_of, level_parts, tables
 from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
+from engine.text.bounded_template import BoundedEnvironment
 from pipelines.read.stage import Read
 
 PART_ROWS = 10_000
@@ -32,7 +32,7 @@ def read(stage: Read, job: Job) -> None:
         _read_rows(stage, stage.rows, files, job)
         return
     render, needs, left_out = renderer(stage.text)
-    options = Options(render, needs, left_out, stage.max_bytes, stage.min_chars, stage.encoding)
+    options = Options(render, needs, left_out, stage.max_bytes, stage.min_chars, stage.encoding, stage.max_file_bytes)
     forms = [form_of(file, stage.format) for file in files]
     watch = _watch(files, job)
     marks = job.scratch / "groups"
@@ -76,7 +76,9 @@ def read(stage: Read, job: Job) -> None:
 
 def _read_rows(stage: Read, kind: str, files: list[SourceFile], job: Job) -> None:
     """Files as rows of a kind, by the reader that plain inputs have, too."""
-    reading = Reading(kind, stage.columns, stage.format, stage.encoding, stage.split, stage.max_bytes)
+    reading = Reading(
+        kind, stage.columns, stage.format, stage.encoding, stage.split, stage.max_bytes, stage.max_file_bytes
+    )
     findings, done, taken = Findings(), job.committed(), 0
     watch = _watch(files, job)
     names: list[str] = []
@@ -172,14 +174,11 @@ def renderer(text: str | None) -> tuple[Callable[[dict[str, Any]], str], frozens
 
         return pick, frozenset({column}), frozenset({column})
 
-    environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment = BoundedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     try:
+        fill = environment.template(text)
         used = jinja2.meta.find_undeclared_variables(environment.parse(text))
-        template = environment.from_string(text)
     except jinja2.TemplateError as error:
         raise UserError(f"`text: {text}` is not a Jinja template: {error}.") from None
-
-    def fill(row: dict[str, Any]) -> str:
-        return template.render(row)
 
     return fill, frozenset(used), frozenset()

@@ -61,7 +61,7 @@ from tests.engine.conftest import RECIPE
         ("name: toy", "name: " + "x" * 300, 1, ["a recipe's name", "at most 100 bytes"]),
         ("  loud:", "  " + "l" * 300 + ":", 7, ["a stage's name is at most 100 letters"]),
         ("seed: 3", "seed: &a [*a]", 2, ["this holds itself"]),
-        ("seed: 3", "seed: " + "[" * 3000 + "]" * 3000, 2, ["this holds itself, or repeats itself"]),
+        ("seed: 3", "seed: " + "[" * 3000 + "]" * 3000, 2, ["more than 100 deep"]),
         (
             "seed: 3",
             "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9)),
