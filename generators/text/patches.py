@@ -22,11 +22,12 @@ def bound_chat_templates() -> None:
 
     Can go when transformers bounds what a template may do: tests/generators/text/test_hostile_chat_template.py passes without.
     """
-    from transformers.utils import chat_template_utils as rendering
+    from transformers.utils import chat_template_utils
 
+    rendering: Any = chat_template_utils
     if rendering.ImmutableSandboxedEnvironment is not ChatEnvironment:
-        rendering.ImmutableSandboxedEnvironment = ChatEnvironment  # pyright: ignore[reportAttributeAccessIssue]
-        cast(Any, rendering)._compile_jinja_template.cache_clear()
+        rendering.ImmutableSandboxedEnvironment = ChatEnvironment
+        rendering._compile_jinja_template.cache_clear()
 
 
 class _ChatTemplate(jinja2.Template):

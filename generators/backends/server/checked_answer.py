@@ -34,7 +34,7 @@ Notice = Callable[[str, str], None]  # what it is about, which is told once; the
 class BadAnswer(ValueError):
     """An answer that can't be used, in words, and what it took all the same, in tokens in and out."""
 
-    spent = (0, 0)
+    spent: tuple[int, int] = (0, 0)
 
 
 def in_words(error: object) -> str:
