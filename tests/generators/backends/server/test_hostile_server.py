@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import StageFailed, UserError
+from engine.plan.recipe import load_recipe
 from engine.stage.preflight import Preflight
 from generators.backends.protocol import Answer, Failure, Sampling
 from generators.backends.server.chat_completions import ServerBackend
@@ -287,11 +288,16 @@ def test_a_key_that_a_server_sends_back_is_not_told(backend_of: Any, monkeypatch
         assert "correct-horse" not in words and "\x1b" not in words and "\ud800" not in words
 
 
-def test_a_secret_in_a_url_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_in_a_url_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for url in ("http://ann:hunter22@host/v1", "https://host/v1?api_key=hunter22&v=1", "http://hunter22@host/v1"):
         with pytest.raises(ValidationError, match="environment variable that `key` names") as told:
             ServerSettings(model="m", url=url)
         assert "hunter22" not in str(told.value.errors()[0]["msg"])
+        stage = {"kind": "candidates", "from": {"prompts": "./p"}, "n": 1, "server": {"model": "m", "url": url}}
+        (tmp_path / "r.yaml").write_text(json.dumps({"name": "r", "stages": {"c": stage}}))
+        with pytest.raises(UserError, match=r"`server\.url`: found a secret in .*\[hidden\]") as unread:
+            load_recipe(tmp_path / "r.yaml")
+        assert "hunter22" not in str(unread.value)
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         with pytest.raises(UserError, match=r"\$OPENAI_BASE_URL is .*\[hidden\]") as refused:
             check_servers(Preflight(), ServerSettings(model="m"))
