@@ -187,7 +187,7 @@ def hf_generate(model: Artifact, ids: list[list[int]]) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
-    policy: Any = AutoModelForCausalLM.from_pretrained(model.location, dtype=torch.float32)
+    policy: Any = AutoModelForCausalLM.from_pretrained(model.location, dtype=torch.float32, trust_remote_code=False)
     tokens = 0
     for start in range(0, len(ids), 16):
         batch = ids[start : start + 16]

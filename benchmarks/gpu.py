@@ -109,7 +109,7 @@ def fine_tune(shape: LlamaConfig, method: str, batch: int, repeats: int) -> dict
         model = quantized(shape)
         model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
     else:
-        model: Any = AutoModelForCausalLM.from_config(shape).to(DEVICE)
+        model: Any = AutoModelForCausalLM.from_config(shape, trust_remote_code=False).to(DEVICE)
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if method != "full":
         lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
@@ -143,9 +143,9 @@ def quantized(shape: LlamaConfig) -> Any:
         "bnb_4bit_compute_dtype": torch.bfloat16,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).save_pretrained(folder)
+        AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16, trust_remote_code=False).save_pretrained(folder)
         return AutoModelForCausalLM.from_pretrained(
-            folder, quantization_config=BitsAndBytesConfig(**options), device_map={"": 0}
+            folder, quantization_config=BitsAndBytesConfig(**options), device_map={"": 0}, trust_remote_code=False
         )
 
 

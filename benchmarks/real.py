@@ -125,8 +125,8 @@ def greedy(location: Path, prompts: list[list[Turn]]) -> list[str]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(location)
-    model: Any = AutoModelForCausalLM.from_pretrained(location).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(location, trust_remote_code=False).eval()
     texts: list[str] = []
     for prompt in prompts:
         ids = torch.tensor([tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)])

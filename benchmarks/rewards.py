@@ -412,7 +412,9 @@ def bad_input(quick: bool) -> list[Claim]:
         tried("gold is NaN", lambda: Guard().add(Point(1, 0.0, 0.0, None, math.nan)))
         from transformers import AutoModelForSequenceClassification
 
-        broken = AutoModelForSequenceClassification.from_pretrained(start.location, num_labels=1)
+        broken = AutoModelForSequenceClassification.from_pretrained(
+            start.location, num_labels=1, trust_remote_code=False
+        )
         reward = RewardModel(broken, tokenizer, torch.zeros(1), 1.0)
         empty = Rollout(Question("q", user("w1"), None, [5]), [], "", "stop")
         score = float(Scorer(reward, {}, {}).score([empty])[0][0])

@@ -196,7 +196,7 @@ def throughput(run: Pretraining, rounds: int) -> dict[str, Any]:
 
     stage, half = run.stage, run.model.dtype == torch.bfloat16
     tokens = stage.batch * run.shards.block
-    bare: Any = AutoModelForCausalLM.from_config(run.config)
+    bare: Any = AutoModelForCausalLM.from_config(run.config, trust_remote_code=False)
     optimizer = torch.optim.AdamW(bare.parameters(), lr=1e-3, fused=True)
     steps = max(3, min(20, 20_000 // tokens))
 

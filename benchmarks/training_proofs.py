@@ -106,7 +106,9 @@ class Tokens(Stage):
         set_seed(0)
         size = Size(depth=self.depth, width=self.width, heads=self.width // 32)
         end: Any = tokenizer.eos_token_id
-        model = AutoModelForCausalLM.from_config(decoder_config(size, "llama", len(tokenizer), self.context, end, end))
+        model = AutoModelForCausalLM.from_config(
+            decoder_config(size, "llama", len(tokenizer), self.context, end, end), trust_remote_code=False
+        )
         save(job, model, tokenizer)
 
 
@@ -326,7 +328,7 @@ def adapters(store: Store, folder: Path, serve: bool) -> tuple[dict[str, Any], C
     adapter = found["LoRA"]
     tokens = torch.arange(5, 69)[None]
     with torch.no_grad():
-        plain = AutoModelForCausalLM.from_pretrained(model.location)
+        plain = AutoModelForCausalLM.from_pretrained(model.location, trust_remote_code=False)
         unmerged = PeftModel.from_pretrained(plain, adapter.location)(tokens).logits
         merged, _ = load_model(adapter.location, Job(store, "merge", "Model", {}, 0))
         differ = float((merged(tokens).logits - unmerged).abs().max())
@@ -334,7 +336,7 @@ def adapters(store: Store, folder: Path, serve: bool) -> tuple[dict[str, Any], C
         claim("LoRA: adapter file as a share of the weights", round(share, 4), 0.02, share < 0.02),
         claim("LoRA: merged logits against unmerged, greatest difference", differ, 1e-5, differ < 1e-5),
     ]
-    tokenizer = AutoTokenizer.from_pretrained(adapter.location)
+    tokenizer = AutoTokenizer.from_pretrained(adapter.location, trust_remote_code=False)
     prompts = [ChatTemplate(tokenizer).prompt([{"role": "user", "content": question}]) for question, _ in turns]
     names = (
         "LoRA: vllm serves the adapter unmerged, same greedy tokens",
@@ -344,7 +346,10 @@ def adapters(store: Store, folder: Path, serve: bool) -> tuple[dict[str, Any], C
         return table, [*claims, *(claim(name, None, True, False) for name in names)]
     served = ask_vllm(model, adapter, prompts, folder)
     for name, label, truth in zip(
-        names, ("adapter", "base"), (merged, AutoModelForCausalLM.from_pretrained(model.location)), strict=True
+        names,
+        ("adapter", "base"),
+        (merged, AutoModelForCausalLM.from_pretrained(model.location, trust_remote_code=False)),
+        strict=True,
     ):
         expected = [greedy(truth, prompt) for prompt in prompts]
         same = sum(a == b for a, b in zip(served[label], expected, strict=True))

@@ -186,7 +186,7 @@ def _sampled(bench: Bench, policy: Artifact, folder: Path, count: int, max_token
     engine = _engines.get(policy.location) or _engines.setdefault(
         policy.location, start_engine(policy.location, questions, max_tokens, 0.3, job)
     )
-    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval()
     asked = [questions[i % len(questions)] for i in range(count)]
     return model, Sampler(job, engine, model, tiny_chat.tokenizer(), max_tokens).sample(asked, 0)
 
@@ -202,7 +202,7 @@ def judged(bench: Bench, policy: Artifact, reward: Artifact, folder: Path, max_t
     model, rollouts = _sampled(bench, policy, folder, 512, max_tokens)
     scores = Scorer(RewardModel.load(str(reward.path)), {}, {}).score(rollouts)[0]
     answers = [rollout.answer for rollout in rollouts]
-    start = AutoModelForCausalLM.from_pretrained(policy.path).eval()
+    start = AutoModelForCausalLM.from_pretrained(policy.path, trust_remote_code=False).eval()
     ratio = [
         float((a - b).sum())
         for a, b in zip(token_logprobs(model, answers), token_logprobs(start, answers), strict=True)

@@ -22,10 +22,12 @@ def run(spec: dict[str, Any], seed: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer  # pyright: ignore
 
-    tokenizer = AutoTokenizer.from_pretrained(spec["policy"], padding_side="left")
-    policy, reference = (AutoModelForCausalLM.from_pretrained(spec["policy"]) for _ in range(2))
-    reward = AutoModelForSequenceClassification.from_pretrained(spec["reward"])
-    value = AutoModelForSequenceClassification.from_pretrained(spec["policy"], num_labels=1)
+    tokenizer = AutoTokenizer.from_pretrained(spec["policy"], padding_side="left", trust_remote_code=False)
+    policy, reference = (
+        AutoModelForCausalLM.from_pretrained(spec["policy"], trust_remote_code=False) for _ in range(2)
+    )
+    reward = AutoModelForSequenceClassification.from_pretrained(spec["reward"], trust_remote_code=False)
+    value = AutoModelForSequenceClassification.from_pretrained(spec["policy"], num_labels=1, trust_remote_code=False)
     value.score.weight.data.zero_()
     ticks: list[tuple[float, float]] = []
 

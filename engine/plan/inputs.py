@@ -6,7 +6,6 @@ rows of a kind (`engine.reader`); models stay where they are.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from engine.errors import Damaged, UserError, nearest
 from engine.plan.identity import folder_of
 from engine.plan.importers import bring_in, importer_of
+from engine.plan.model_folder import check_model_folder, json_object
 from engine.store import schema
 from engine.store.artifact import Artifact
 from engine.store.digest import digest_file, digest_folder, digest_json
@@ -311,6 +311,7 @@ def _look(wanted: PlainInput, base: Path, accepts: tuple[str, ...], store: Store
     path = path if path.is_absolute() else base / path
     if path.is_dir() and ((path / "config.json").exists() or (path / "adapter_config.json").exists()):
         path = path.resolve()
+        check_model_folder(path)
         key = digest_json(digest_folder(path))
         return External(name, _model_kind(path), key, folder_of("external", key), path)
     if models and path.is_file() and (importer := importer_of(path)):
@@ -353,5 +354,5 @@ def _dataset(wanted: PlainInput, base: Path, datasets: tuple[str, ...], say: Say
 def _model_kind(folder: Path) -> str:
     if (folder / "adapter_config.json").exists():
         return "Adapter"
-    architectures = json.loads((folder / "config.json").read_text()).get("architectures") or [""]
-    return "RewardModel" if architectures[0].endswith("ForSequenceClassification") else "Model"
+    architectures = json_object(folder / "config.json").get("architectures") or [""]
+    return "RewardModel" if str(architectures[0]).endswith("ForSequenceClassification") else "Model"

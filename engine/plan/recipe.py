@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from engine.errors import UserError, nearest
 from engine.plan.credentials import refuse_secrets
 from engine.plan.inputs import parse_input
+from engine.redaction import redacted
 from engine.stage.stage import Stage, load
 from engine.text.visible import visible
 
@@ -174,14 +175,14 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
         except ValidationError as error:
             first = error.errors()[0]
             loc = _written(first["loc"], fields)  # empty where it is the fields together that don't fit
-            found = "" if first["type"] == "missing" or not loc else f", found {first['input']!r}"
+            found = "" if first["type"] == "missing" or not loc else f", found {redacted(repr(first['input']))}"
             hint = ""
             if first["type"] == "extra_forbidden":
                 hint, found = _nested_hint(stage_class, loc), ""
             field = f" `{'.'.join(str(part) for part in loc)}`:" if loc else ""
             hint += _yaml_hint(first["input"]) if first["type"] == "string_type" else ""
             told = first["msg"].removeprefix("Value error, ").rstrip(".")
-            if first["type"] == "value_error" and str(first["input"]) in told:
+            if first["type"] == "value_error" and redacted(str(first["input"])) in told:
                 found = ""  # our own words have it already
             raise fail((*where, *loc), f"stage `{name}`:{field} {told}{found}.{hint}") from None
         steps[name] = Step(name, str(body["kind"]), config, body.get("from"), lines.get(where, 1))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
+from engine.plan.model_folder import json_object
 
 if TYPE_CHECKING:
     from engine.store.store import Store
@@ -21,7 +21,9 @@ def base_of(location: str, store: Store) -> str:
     Raises:
         UserError: it is not in the store.
     """
-    name: str = read(location)["base_model_name_or_path"]
+    name = read(location).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"the adapter {location} does not say what it was trained on (`base_model_name_or_path`).")
     artifact = store.get(name)
     if artifact is not None:
         return artifact.location
@@ -31,7 +33,7 @@ def base_of(location: str, store: Store) -> str:
 
 
 def read(location: str) -> dict[str, Any]:
-    return json.loads((Path(location) / CONFIG).read_text())
+    return json_object(Path(location) / CONFIG)
 
 
 def room_for(location: str) -> int:

@@ -66,7 +66,7 @@ def open_server(job: Job, server: ServerSettings, part: str = "") -> Backend:
         return BatchBackend(server, answers, payer, job.say, report)
     from generators.backends.server.chat_completions import ServerBackend
 
-    return ServerBackend(server, answers, payer, report)
+    return ServerBackend(server, answers, payer, report, job.say)
 
 
 def open_model(

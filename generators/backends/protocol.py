@@ -86,6 +86,7 @@ class Answer:
         thought: what was written before the answer; `text` is without it.
         calls: of tools, as JSON, where a server has read them out of the answer.
         request: what the answer is kept under, where answers are kept.
+        model: the name that a server answers under, where it is another than was asked for.
     """
 
     text: str
@@ -98,6 +99,7 @@ class Answer:
     thought: str = ""
     calls: str = ""
     request: str | None = None
+    model: str = ""
 
     @property
     def refused(self) -> Failure | None:
@@ -107,12 +109,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a backend has spent for one stage. `cost` is in the unit of the prices; 0 where nothing is paid."""
+    """What a backend has spent for one stage.
+
+    Attributes:
+        cost: in the unit of the prices; 0 where nothing is paid.
+        answered_as: the names that a server answered under, where they are others than was asked for.
+    """
 
     tokens_in: int
     tokens_out: int
     cost: float = 0.0
     retries: int = 0
+    answered_as: str = ""
 
 
 class TokenEngine(Protocol):

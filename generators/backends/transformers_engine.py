@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from engine.errors import StageFailed
+from engine.plan.model_folder import loading
 from generators.backends.protocol import Completion, Sampling
 from generators.backends.vllm.model_files import end_ids, model_config
 
@@ -27,8 +28,7 @@ class TransformersEngine:
         adapter: a folder with a LoRA adapter that all requests go through, unmerged.
 
     Raises:
-        UserError: there is no such model.
-        StageFailed: transformers can't load it.
+        UserError: there is no such model, or it can't be loaded.
     """
 
     def __init__(
@@ -46,14 +46,13 @@ class TransformersEngine:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         limit = int(getattr(config, "max_position_embeddings", 0) or 2**20)
         self.max_model_len = min(limit, max_model_len or limit)
-        try:
-            weights: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise StageFailed(f"transformers can't load {model}: {error}") from error
+        with loading(model):
+            weights: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, trust_remote_code=False)
         if adapter:
             from peft import PeftModel  # seconds, for adapters alone
 
-            weights = PeftModel.from_pretrained(weights, adapter)
+            with loading(adapter, "adapter"):
+                weights = PeftModel.from_pretrained(weights, adapter)
         self._model: Any = weights.to(self.device).eval()
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:

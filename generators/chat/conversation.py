@@ -15,8 +15,8 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
-from engine.errors import UserError
 from engine.plan.inputs import resolve
+from engine.plan.model_folder import loading
 from engine.store.store import Store
 from engine.text.visible import visible
 from engine.view.console import PlainConsole
@@ -91,7 +91,7 @@ def load(name: str, store: Store) -> Talker:
     """A model, or an adapter on its base, by artifact name, folder, file of another program (GGUF) or hub name.
 
     Raises:
-        FlywheelError: there is none of this name. OSError, ValueError: it can't be loaded.
+        FlywheelError: there is none of this name, or it can't be loaded.
     """
     disable_progress_bar()
     location = name.removeprefix("hub:")
@@ -100,13 +100,14 @@ def load(name: str, store: Store) -> Talker:
     elif not name.startswith("hub:") and not Path(name).is_dir():
         location = store.find(name).location
     adapter = (Path(location) / adapters.CONFIG).exists()
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        adapters.base_of(location, store) if adapter else location, dtype="auto"
-    )
+    base = adapters.base_of(location, store) if adapter else location
+    with loading(base):
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
     if adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, location)
+        with loading(location, "adapter"):
+            model = PeftModel.from_pretrained(model, location)
     return Talker(name, load_tokenizer(location), model.eval())
 
 
@@ -116,12 +117,7 @@ def converse(names: list[str], store: str | None, temperature: float, max_tokens
     Raises:
         FlywheelError: a model is not there or can't be loaded.
     """
-    talkers: list[Talker] = []
-    for name in names:
-        try:
-            talkers.append(load(name, Store(store)))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{name} can't be loaded: {error}") from error
+    talkers = [load(name, Store(store)) for name in names]
     torch.manual_seed(seed)
     while True:
         try:

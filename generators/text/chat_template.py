@@ -23,7 +23,9 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
 from engine.errors import UserError
+from engine.text.bounded_template import LONGEST, Excessive
 from generators.text import thoughts
+from generators.text.patches import bound_chat_templates
 from generators.text.prompts import Message
 from generators.text.thoughts import Reasoning
 from generators.text.tools import Malformed, as_text, calls_of, holds, missing, tools_of
@@ -45,7 +47,7 @@ CALL: dict[str, Any] = {
 # Today, for templates that write it (Llama 3's, gpt-oss's): a conversation has the same tokens on every day.
 DAY = date(2024, 7, 26)
 # Whatever a template raises is its refusal: it is a program of somebody else's.
-REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
 
 class Unusable(Exception):
@@ -74,9 +76,12 @@ def syntax_tree(template: str) -> nodes.Template:
         UserError: it is no Jinja.
     """
     try:
+        if len(template) > LONGEST:
+            raise Excessive(f"it has {len(template):,} characters; a template has at most {LONGEST:,}")
         return Environment(extensions=[Generation, loopcontrols]).parse(template)
-    except TemplateError as error:
-        raise UserError(f"the model's chat template can't be read: {error}. Mend chat_template.jinja.") from error
+    except (TemplateError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UserError(f"the model's chat template can't be read: {what}. Mend chat_template.jinja.") from error
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Any, template: str | None = None) -> None:
+        bound_chat_templates()
         self.tokenizer = tokenizer
         self._variant = template
         self.template = template or _own(tokenizer)
@@ -123,6 +129,7 @@ class ChatTemplate:
         special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self.control = list(dict.fromkeys([*map(str, tokenizer.all_special_tokens), *special]))
         self.roles = ROLES
+        self._excess = ""  # what takes seconds for a word takes no shorter for a conversation
         if self.template is not None:
             tree = syntax_tree(self.template)
             compared = [const.value for node in tree.find_all(nodes.Compare) for const in node.find_all(nodes.Const)]
@@ -131,6 +138,7 @@ class ChatTemplate:
                 self._look()
             except REFUSALS as error:
                 self.fault = f"refuses a question and an answer: {_words(error)}. Mend chat_template.jinja"
+                self._excess = str(error) if isinstance(error, Excessive) else ""
             if self.fault and MARK in self._attempt([_parts(USER), _parts(ANSWER)]):
                 self.fault = (
                     "wants what is said as a list of parts, as templates of models that see images do. Start from a model of "
@@ -238,6 +246,8 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), prompt: bool = False) -> str:
         """The conversation as text; with `prompt`, up to where the assistant's next answer begins."""
+        if self._excess:
+            raise Excessive(self._excess)
         return str(
             self.tokenizer.apply_chat_template(
                 list(messages),

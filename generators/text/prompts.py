@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from engine.errors import UserError
-
 # `role` and `content`, and what `engine.store.schema.EXTRAS` names where a message calls a tool or was thought about.
 Message = dict[str, Any]
 
@@ -20,14 +18,11 @@ def load_tokenizer(location: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"no tokenizer can be loaded from {location}: {first} "
-            "Expected a model folder with `tokenizer.json`, or the name of a model on the hub."
-        ) from error
+    from engine.plan.model_folder import loading
+
+    wanted = "Expected a model folder with `tokenizer.json`, or the name of a model on the hub."
+    with loading(location, "tokenizer", wanted):
+        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Jinja templates, a recipe's and those in generators/templates/: sandboxed, strict about undefined names, without randomness."""
+"""Jinja templates, a recipe's and those in generators/templates/: sandboxed, bounded, strict about undefined names, without randomness."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import UserError, nearest
+from engine.text.bounded_template import BoundedEnvironment
 
 if TYPE_CHECKING:
     from engine.stage.preflight import Preflight
@@ -22,12 +22,8 @@ BUILT_IN = frozenset({"range", "dict", "cycler", "joiner", "namespace"})
 
 
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
-    # A result may depend on the derived seed alone.
-    del environment.filters["random"]
-    del environment.globals["lipsum"]
-    return environment
+def _environment() -> BoundedEnvironment:
+    return BoundedEnvironment(undefined=jinja2.StrictUndefined)
 
 
 class Unrenderable(Exception):
@@ -52,10 +48,11 @@ class Template:
         self.where = where
         self.digest = digest(text)
         try:
-            self._compiled = _environment().from_string(text)
+            self._rendered = _environment().template(text)
             self.names = frozenset(jinja2.meta.find_undeclared_variables(_environment().parse(text))) - BUILT_IN
         except jinja2.TemplateError as error:
-            raise UserError(f"{where} is not a Jinja template: {error} (in {text!r}).") from None
+            shown = text if len(text) < 500 else f"{text[:500]}..."
+            raise UserError(f"{where} is not a Jinja template: {error} (in {shown!r}).") from None
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text for one row, without surrounding white space.
@@ -64,8 +61,8 @@ class Template:
             Unrenderable: the row has no value for a name.
         """
         try:
-            return self._compiled.render(values).strip()
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            return self._rendered(values).strip()
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise Unrenderable(f"{self.where}: {error}") from None
 
     def require(self, known: Iterable[str], lacks: str = "which no row has") -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from engine.errors import UserError
+from engine.plan.model_folder import loading
 from engine.stage.job import Job
 from pipelines.texts.columns import Array, texts_of
 from pipelines.texts.documents import Documents
@@ -30,11 +31,9 @@ def embed(job: Job, model: str | None) -> tuple[Array, Array]:
     location = artifact.location if artifact is not None else model or ""
     if artifact is None and (Path(job.base) / location).is_dir():
         location = str(Path(job.base) / location)
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(location)
-        network: Any = AutoModel.from_pretrained(location).eval()
-    except (OSError, ValueError) as error:
-        raise UserError(f"no embedding model can be loaded from {location}: {str(error).splitlines()[0]}") from error
+    with loading(location, "embedding model"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+        network: Any = AutoModel.from_pretrained(location, trust_remote_code=False).eval()
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

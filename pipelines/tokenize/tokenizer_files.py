@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.errors import UserError
+from engine.plan.model_folder import loading
 from pipelines.tokenize.special_tokens import END, SPECIAL
 
 
@@ -30,10 +31,8 @@ def load(location: str) -> Any:
     Raises:
         UserError: it can't be loaded, or has no end-of-sequence token to put between documents.
     """
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer can be loaded from {location}: {str(error).splitlines()[0]}") from error
+    with loading(location, "tokenizer"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     if tokenizer.eos_token_id is None or getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError(f"the tokenizer {location} needs an `eos_token` and a tokenizer.json.")
     return tokenizer

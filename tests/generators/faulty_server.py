@@ -32,6 +32,7 @@ class FaultyServer:
         answer: what it says to messages and a seed: a text, or the whole choice (`{"finish_reason": ..., "message": {...}}`).
         models: the names of its models; a GET is answered with them.
         key: what it wants as a key, if it wants one.
+        garble: what it sends instead of an answer, status, headers and body, for the body of a request; None: an answer.
         stall: seconds after which a stalled connection is closed.
         before: called with the number of different requests answered, the present one included, before its answer is sent.
     """
@@ -46,10 +47,11 @@ class FaultyServer:
         before: Callable[[int], None] = lambda count: None,
         models: tuple[str, ...] = ("m", "judge"),
         key: str | None = None,
+        garble: Callable[[dict[str, Any]], tuple[int, str, bytes] | None] = lambda body: None,
     ) -> None:
         self.share, self.capacity, self.seconds, self.stall = share, capacity, seconds, stall
         self.answer, self.before = answer, before
-        self.models, self.key = models, key
+        self.models, self.key, self.garble = models, key, garble
         self.url = ""
         self.faults: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
@@ -112,6 +114,9 @@ class FaultyServer:
     async def _serve(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         if self.status:
             return await send(writer, self.status, b'{"error": {"message": "told so"}}')
+        if garbled := self.garble(body):
+            status, headers, data = garbled
+            return await send(writer, status, data, headers)
         seed = body.get("seed") or 0
         key = json.dumps([body["messages"], seed])
         self._attempts[key] += 1

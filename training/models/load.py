@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 
+from engine.plan.model_folder import loading
 from generators.backends import adapters
+from generators.text.prompts import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,15 +53,16 @@ def load_model(location: str, job: Job, quantization: Any = None) -> tuple[PreTr
     set_seed(job.derive("model") % 2**31)
     adapter = is_adapter(location)
     options = {"quantization_config": quantization} if quantization else {}
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        base_of(location, job) if adapter else location, dtype=torch.float32, **options
-    )
+    base = base_of(location, job) if adapter else location
+    with loading(base):
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options, trust_remote_code=False)
     if adapter:
         # PEFT takes seconds to import, and few models are adapters.
         from training.models.lora import merged
 
-        model = merged(model, location)
-    return model, AutoTokenizer.from_pretrained(location)
+        with loading(location, "adapter"):
+            model = merged(model, location)
+    return model, load_tokenizer(location)
 
 
 def load_reference(job: Job, lora: Lora | None) -> PreTrainedModel | None:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from engine.errors import UserError
+from engine.plan.model_folder import loading
+from generators.text.prompts import load_tokenizer
 from training.models.load import quiet
 from training.pretrain.llama import IGNORE, Llama
 
@@ -58,10 +60,8 @@ def load_decoder(source: Artifact, dtype: torch.dtype, block: int, document_mask
         UserError: it can't be loaded, its context is shorter than a block, or its documents can't be kept apart.
     """
     quiet()
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(source.location, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no causal language model can be loaded from {source.location}: {_first(error)}") from error
+    with loading(source.location, "causal language model"):
+        model: Any = AutoModelForCausalLM.from_pretrained(source.location, dtype=torch.float32, trust_remote_code=False)
     context = getattr(model.config, "max_position_embeddings", None) or block
     if block > context:
         raise UserError(
@@ -94,9 +94,9 @@ def _is_llama(config: Any) -> bool:
 
 def to_stock(weights: dict[str, Tensor], config: PretrainedConfig, source: Artifact) -> Any:
     """What was trained, in transformers' class, in the type that the model came in, ended as it was."""
-    stated = AutoConfig.from_pretrained(source.location).dtype
+    stated = AutoConfig.from_pretrained(source.location, trust_remote_code=False).dtype
     dtype = stated if isinstance(stated, torch.dtype) else torch.float32
-    twin: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    twin: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     twin.load_state_dict({name.removeprefix(STOCK): tensor for name, tensor in weights.items()})
     if (Path(source.location) / "generation_config.json").exists():
         twin.generation_config = GenerationConfig.from_pretrained(source.location)
@@ -112,7 +112,7 @@ def own_tokenizer(source: Artifact, shards: Artifact, beside: PreTrainedTokenize
     Raises:
         UserError: it is another one, so that ids would mean other texts.
     """
-    own: Any = AutoTokenizer.from_pretrained(source.location)
+    own = load_tokenizer(source.location)
     check_same(own, beside, f"{source.name} and the shards {shards.name}")
     if own.pad_token_id is None:
         own.pad_token = own.eos_token
@@ -135,7 +135,3 @@ def check_same(one: Any, other: Any, which: str) -> None:
 def _rules(tokenizer: Any) -> dict[str, Any]:
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     return {name: described[name] for name in ("normalizer", "pre_tokenizer", "model")}
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -242,7 +242,7 @@ def initial_model(config: PretrainedConfig, seed: int, dtype: torch.dtype) -> Ll
 
 def to_transformers(weights: dict[str, torch.Tensor], config: PretrainedConfig) -> Any:
     """These weights in transformers' class, in float32."""
-    twin = AutoModelForCausalLM.from_config(config)
+    twin = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     twin.load_state_dict(weights)
     return twin
 

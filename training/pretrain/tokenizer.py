@@ -28,7 +28,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     if not folder.is_dir():
         raise UserError(f"the shards have no tokenizer beside them ({folder}): make them with the `tokenize` stage.")
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         if SEPARATOR not in tokenizer.get_vocab():
             raise UserError(f"the tokenizer in {folder} has neither an end-of-text token nor {SEPARATOR}.")

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from engine.errors import UserError
+from engine.plan.model_folder import loading
 from engine.seeds import generator, shuffled
 from generators.text.prompts import load_tokenizer
 from training.hardware.cost import trainable_share
@@ -42,9 +43,13 @@ def train_reward(stage: Reward, job: Job) -> None:
     backbone = job.input("model").location
     tokenizer = load_tokenizer(backbone)
     examples, training, validation = load_examples(stage, job, tokenizer)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(
-        backbone, num_labels=stage.heads * max(len(stage.objectives), 1), dtype=torch.float32
-    )
+    with loading(backbone):
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            backbone,
+            num_labels=stage.heads * max(len(stage.objectives), 1),
+            dtype=torch.float32,
+            trust_remote_code=False,
+        )
     start_heads(model, job.derive("heads"), zero=stage.heads == 1)
     # Only readers that must find the end of a padded row by themselves need it; ours knows the lengths.
     model.config.pad_token_id = tokenizer.pad_token_id

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from engine.errors import UserError
+from engine.plan.model_folder import loading
 from generators.text.prompts import load_tokenizer
 from training.models.answers import EncodedAnswer
 from training.models.padding import PaddedBatch, chunks, pad
@@ -63,10 +64,10 @@ class RewardModel:
         Raises:
             UserError: it is not a reward model over a decoder.
         """
-        try:
-            model = AutoModelForSequenceClassification.from_pretrained(location, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            raise UserError(f"no reward model can be loaded from {location}: {str(error).splitlines()[0]}") from error
+        with loading(location, "reward model"):
+            model = AutoModelForSequenceClassification.from_pretrained(
+                location, dtype=torch.float32, trust_remote_code=False
+            )
         if not hasattr(model, "score"):
             raise UserError(f"{location} holds a {type(model).__name__}, expected a decoder with a `score` head.")
         facts = getattr(model.config, FACTS, {})

@@ -9,10 +9,10 @@ from typing import Any
 
 from generators.backends.protocol import Answer, Failure, Sampling, Usage
 from generators.backends.server.answers_cache import AnswersCache
+from generators.backends.server.checked_answer import answer_of, parsed
 from generators.backends.server.delivery import Delivery
 from generators.backends.server.settings import ServerSettings
 from generators.text.prompts import Message
-from generators.text.thoughts import sampled_apart
 from generators.text.tools import sent, tools_of
 
 
@@ -23,6 +23,7 @@ class ServerBackend:
         answers: the file of the answers cache.
         payer: who asks, for what it has spent.
         usage: told, now and then, what was spent.
+        say: told what is odd about the server, in one line each.
     """
 
     width = 4  # a partition that waits for its last answers doesn't hold up the next ones
@@ -33,9 +34,10 @@ class ServerBackend:
         answers: Path,
         payer: str = "",
         usage: Callable[[Usage], None] = lambda usage: None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.server = server
-        self._delivery = Delivery(server, AnswersCache(answers, payer), _send, answer_of, usage)
+        self._delivery = Delivery(server, AnswersCache(answers, payer, say), _send, answer_of, usage, say=say)
 
     @property
     def usage(self) -> Usage:
@@ -68,7 +70,7 @@ EMPTY = Failure("empty_prompt", "no message has any text")
 
 
 async def _send(client: Any, request: dict[str, Any]) -> Any:
-    return await client.chat.completions.create(**request)
+    return parsed((await client.chat.completions.with_raw_response.create(**request)).content)
 
 
 def request_of(server: ServerSettings, messages: list[Message], sampling: Sampling, seed: int) -> dict[str, Any]:
@@ -96,43 +98,3 @@ def request_of(server: ServerSettings, messages: list[Message], sampling: Sampli
             "return_token_ids": True,
         }
     return request
-
-
-def answer_of(response: Any) -> Answer | Failure:
-    """Read a response; anything that is not as the API documents it raises.
-
-    A refusal is an answer. Nothing at all at `max_tokens` is none: the model was still thinking.
-    """
-    choice, usage = response.choices[0], response.usage
-    spent = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage else (0, 0)
-    ended = choice.finish_reason if choice.finish_reason in ("length", "content_filter") else "stop"
-    text, refusal = choice.message.content, getattr(choice.message, "refusal", None)
-    ids, calls = getattr(choice, "token_ids", None), called(choice.message)
-    thought = getattr(choice.message, "reasoning_content", None) or ""
-    if text and not thought:  # a server that doesn't tell them apart
-        thought, text = sampled_apart(text)
-    if refusal and not text:
-        text, ended = refusal, "refusal"
-    if ended == "length" and not (text or "").strip() and not ids and not calls:
-        detail = f"nothing was said in {spent[1]:,} tokens, at which `max_tokens` cut it off: raise `max_tokens`"
-        return Failure("empty_answer", detail, *spent)
-    if text is None and (calls or ended == "content_filter"):
-        text = ""
-    if not isinstance(text, str):
-        raise TypeError(f"`content` should be text, found {text!r}")
-    logprobs = [float(entry.logprob) for entry in choice.logprobs.content or ()] if choice.logprobs else None
-    prompt_ids = getattr(response, "prompt_token_ids", None)
-    return Answer(text.strip(), ended, prompt_ids, ids, logprobs, *spent, thought, calls)
-
-
-def called(message: Any) -> str:
-    """The calls of tools in an answer, as JSON; empty if there are none."""
-    calls = [
-        {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.function.name, "arguments": call.function.arguments},
-        }
-        for call in message.tool_calls or []
-    ]
-    return json.dumps(calls, ensure_ascii=False) if calls else ""

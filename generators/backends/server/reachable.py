@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import time
+import threading
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from engine.errors import UserError, nearest
+from generators.backends.server import bounded_http
+from generators.backends.server.checked_answer import in_words, parsed
 from generators.backends.server.settings import ServerSettings, client_of
 
 if TYPE_CHECKING:
@@ -73,29 +75,41 @@ def _get(url: str, key: str, place: str) -> tuple[int, bytes]:
     """Status and body.
 
     Raises:
-        UserError: nothing answers, or not in time.
+        UserError: nothing answers, or not in time, or another server is to be asked.
     """
     way_out = "Start it, correct `url`, or plan with `--offline`."
-    headers = {"authorization": f"Bearer {key}"}
-    until, body = time.monotonic() + PATIENCE, b""
+    headers = {"authorization": f"Bearer {key}", **bounded_http.HEADERS}
+
+    def ask() -> None:
+        bounded_http.expected.set(LONGEST)
+        hooks: Any = bounded_http.WAITING
+        try:
+            with httpx.Client(timeout=PATIENCE, event_hooks=hooks, follow_redirects=True) as client:
+                response = client.get(url, headers=headers)
+                came.put((response.status_code, response.content))
+        except Exception as error:
+            came.put(error)
+
+    # In a thread, since the client's own patience begins anew with every byte.
+    came = SimpleQueue[tuple[int, bytes] | Exception]()
+    threading.Thread(target=ask, daemon=True).start()
     try:
-        with httpx.stream("GET", url, headers=headers, timeout=PATIENCE) as response:
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > LONGEST or time.monotonic() > until:
-                    break
-            return response.status_code, body
-    except httpx.TimeoutException:
+        result = came.get(timeout=PATIENCE)
+        if isinstance(result, Exception):
+            raise result
+        return result
+    except (httpx.TimeoutException, Empty):
         raise UserError(f"{place} does not answer within {PATIENCE:g} s. {way_out}") from None
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         reason = str(error.__cause__ or error).partition("] ")[2] or str(error) or type(error).__name__
-        raise UserError(f"nothing answers at {place}: {reason.lower()}. {way_out}") from None
+        raise UserError(f"nothing answers at {place}: {in_words(reason).lower()}. {way_out}") from None
+    except bounded_http.Unreadable as error:
+        raise UserError(f"{place} is no server of models: {error}. {way_out}") from None
 
 
 def _names(body: bytes) -> list[str] | None:
     """The models in a list as the API documents it; None if it is no such list."""
     try:
-        listed: Any = json.loads(body)
-        return [str(model["id"]) for model in listed["data"]]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        return [in_words(model["id"]) for model in parsed(body)["data"]]
+    except (ValueError, LookupError, TypeError):
         return None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from engine.errors import UserError
+from engine.redaction import declare, redacted
 
 
 class ServerSettings(BaseModel):
@@ -34,6 +35,16 @@ class ServerSettings(BaseModel):
         description="Stop when this much is spent, in the unit of the prices. What is under way then is still paid.",
     )
 
+    @field_validator("url")
+    @classmethod
+    def _holds_no_secret(cls, url: str | None) -> str | None:
+        if url and redacted(url) != url:
+            raise ValueError(
+                f"found a secret in {redacted(url)}, which manifests and cards would tell. Expected the bare URL; set the "
+                "environment variable that `key` names to the key."
+            )
+        return url
+
     def identity(self) -> dict[str, Any]:
         return {"model": self.model, "dialect": self.dialect}
 
@@ -42,9 +53,14 @@ def client_of(server: ServerSettings) -> tuple[str, str | None]:
     """The key and the base URL for the official client.
 
     Raises:
-        UserError: there is no key, and no server that could do without.
+        UserError: there is no key, and no server that could do without; or it stands in the URL.
     """
+    declare(server.key)
     key, url = os.environ.get(server.key), server.url or os.environ.get("OPENAI_BASE_URL")
     if not key and not url:
         raise UserError(f"no key: set ${server.key}, or `url` to a server that needs none.")
+    if not server.url and url and redacted(url) != url:
+        raise UserError(
+            f"$OPENAI_BASE_URL is {redacted(url)}, with a secret in it. Expected the bare URL; set ${server.key} to the key."
+        )
     return key or "none", url

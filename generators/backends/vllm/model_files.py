@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 
 from engine.errors import UserError
+from engine.plan.model_folder import json_object, loading
 
 
 def end_ids(model: str) -> list[int]:
@@ -38,8 +38,11 @@ def model_config(model: str) -> Any:
         UserError: there is none.
     """
     try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
+        with loading(model):
+            return AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except UserError as error:
+        if (Path(model) / "config.json").exists():
+            raise
         first = str(error).strip().split("\n")[0]
         raise UserError(f"there is no model at {model}: {first} Expected a folder with `config.json`.") from error
 
@@ -49,4 +52,4 @@ def _json(model: str, name: str) -> dict[str, Any]:
         file = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
     except OSError:
         return {}
-    return json.loads(Path(file).read_text()) if file else {}
+    return json_object(Path(file)) if file else {}

@@ -42,6 +42,7 @@ def common(
         "enforce_eager": not torch.cuda.is_available(),
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
+        "trust_remote_code": False,
         # llguidance knows all of JSON Schema that can be enforced; without free white space an answer always ends.
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
@@ -55,11 +56,16 @@ def common(
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that the vLLM installed here does not have: which there are differs between its versions.
+    """Refuse options that the vLLM installed here does not have (which there are differs between its versions), and what
+    would run a model's own code.
 
     Raises:
         UserError: there is one.
     """
+    if options.get("trust_remote_code"):
+        raise UserError(
+            "`trust_remote_code` would run code that comes with a model; no such code is run. Leave it out."
+        )
     from vllm.engine.arg_utils import EngineArgs
 
     known = {field.name for field in fields(EngineArgs)}

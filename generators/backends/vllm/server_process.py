@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from engine.redaction import open_log
 from generators.backends.process.spawn import environment, python, spawn
 from generators.backends.protocol import Answer, Completion, Failure, Sampling
 from generators.backends.server.answers_cache import AnswersCache
+from generators.backends.server.checked_answer import Notice, checked_logprobs, first_choice, parsed, token_ids
 from generators.backends.server.delivery import Delivery
 from generators.backends.server.settings import ServerSettings
 from generators.backends.vllm.model_files import end_ids, model_config
@@ -78,7 +80,8 @@ class ServedEngine:
         self._command = python("vllm.entrypoints.openai.api_server", *flags({**arguments, **options}))
         ours = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib)}
         ours.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
-        self._environment = {**ours, **environment()}
+        self._key = secrets.token_urlsafe(32)  # others on this machine reach the port, too
+        self._environment = {**ours, **environment(), "VLLM_API_KEY": self._key}
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._max_model_len = 0
@@ -88,7 +91,7 @@ class ServedEngine:
         settings = {"model": adapter or model, "url": f"{self._url}/v1", "timeout_s": 3600, "concurrency": 1024}
         server = ServerSettings.model_validate(settings)
         cache = AnswersCache(scratch / "served.sqlite")
-        self._delivery = Delivery(server, cache, _send, self._read, revive=self._revive)
+        self._delivery = Delivery(server, cache, _send, self._read, revive=self._revive, say=say, key=self._key)
 
     @property
     def pid(self) -> int | None:
@@ -154,12 +157,13 @@ class ServedEngine:
             "extra_body": extra,
         }
 
-    def _read(self, response: Any) -> Answer:
-        choice = response.choices[0]
-        ids, logprobs = list(choice.token_ids), choice.logprobs and choice.logprobs.token_logprobs
+    def _read(self, body: dict[str, Any], request: dict[str, Any], notice: Notice) -> Answer:
+        choice = first_choice(body)
+        ids, told = token_ids(choice, "token_ids") or [], choice.get("logprobs")
+        logprobs = checked_logprobs(told["token_logprobs"], len(ids), len(ids)) if told else None
         self._answered += 1
-        reason = "stop" if choice.finish_reason == "stop" else "length"
-        return Answer("", reason, None, ids, logprobs and list(map(float, logprobs)), 0, len(ids))
+        reason = "stop" if choice.get("finish_reason") == "stop" else "length"
+        return Answer("", reason, None, ids, logprobs, 0, len(ids))
 
     def _revive(self) -> int:
         """Start the server again if it is dead. Returns how often it has died.
@@ -212,7 +216,8 @@ class ServedEngine:
                 raise StageFailed(f"`vllm serve {self._model}` does not start; its log ends: {self._tail()}")
 
     def _get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self._url + path, timeout=10) as response:
+        request = urllib.request.Request(self._url + path, headers={"authorization": f"Bearer {self._key}"})
+        with urllib.request.urlopen(request, timeout=10) as response:
             return response.read()
 
     def _tail(self) -> str:
@@ -229,7 +234,7 @@ class ServedEngine:
 
 
 async def _send(client: Any, request: dict[str, Any]) -> Any:
-    return await client.completions.create(**request)
+    return parsed((await client.completions.with_raw_response.create(**request)).content)
 
 
 def flags(options: dict[str, Any]) -> list[str]:

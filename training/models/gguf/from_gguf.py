@@ -105,13 +105,15 @@ def _most(header: GGUFReader) -> GGMLQuantizationType:
 def _model(file: Path, header: GGUFReader) -> Any:
     dtype = FLOATS.get(_most(header), torch.bfloat16)
     place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    config: Any = AutoConfig.from_pretrained(**place)
+    config: Any = AutoConfig.from_pretrained(**place, trust_remote_code=False)
     width = _value(header, f"{config.model_type}.attention.key_length")
     if width and hasattr(config, "head_dim"):  # read for some architectures only, else the class's default
         config.head_dim = width
     read_model, seen = cast(
         "tuple[Any, dict[str, Any]]",
-        AutoModelForCausalLM.from_pretrained(**place, config=config, dtype=dtype, output_loading_info=True),
+        AutoModelForCausalLM.from_pretrained(
+            **place, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        ),
     )
     config, weights = read_model.config, read_model.state_dict()
     del config.quantization_config  # what is saved is not quantised any more
@@ -134,7 +136,7 @@ def _model(file: Path, header: GGUFReader) -> Any:
             keys, None if divisors is None else divisors.data, config.rope_parameters["rope_theta"], width
         )
     with torch.device("meta"):  # transformers won't save a model that it counts as quantised
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
     model.generation_config = read_model.generation_config
@@ -143,7 +145,7 @@ def _model(file: Path, header: GGUFReader) -> Any:
 
 
 def _tokenizer(file: Path, header: GGUFReader) -> PreTrainedTokenizerFast:
-    read_tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    read_tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
     backend: Any = read_tokenizer.backend_tokenizer
     tokens: list[str] = _value(header, "tokenizer.ggml.tokens")
     plain = isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace)  # SentencePiece's, as Llama 2 has it

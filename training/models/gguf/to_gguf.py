@@ -70,7 +70,7 @@ def write(folder: Path, file: Path, name: str, dtype: Dtype = "auto") -> dict[st
         raise UserError(
             "an adapter alone can't be written as GGUF. Train with `lora: {merge: true}`, and export that model."
         )
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     layout = _layout(config)
     kind = OWN.get(str(config.dtype).removeprefix("torch."), "f32") if dtype == "auto" else dtype
     with whole_file(file) as partial:

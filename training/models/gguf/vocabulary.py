@@ -26,7 +26,7 @@ def add(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
     Raises:
         UserError: it is of another kind, or has more tokens than the model has ids.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     described: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     model: dict[str, Any] = described["model"]
     if model["type"] != "BPE":

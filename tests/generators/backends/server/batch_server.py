@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -20,10 +21,13 @@ class BatchServer:
     Args:
         looks: times a batch is looked at before it has ended.
         fails: the first this many times that a request is in a batch, it ends in an error.
+        garble: the lines of an output, changed before they are given.
     """
 
-    def __init__(self, looks: int = 2, fails: int = 0) -> None:
-        self.looks, self.fails = looks, fails
+    def __init__(
+        self, looks: int = 2, fails: int = 0, garble: Callable[[list[str]], list[str]] = lambda lines: lines
+    ) -> None:
+        self.looks, self.fails, self.garble = looks, fails, garble
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.served: Counter[str] = Counter()
@@ -106,5 +110,5 @@ class BatchServer:
             told = json.dumps({"id": f"r{name}", "custom_id": name, "response": answer, "error": None})
             (out if answer["status_code"] == 200 else errors).append(told)
         batch["status"] = "completed"
-        batch["output_file_id"] = self._file("\n".join(out))["id"] if out else None
+        batch["output_file_id"] = self._file("\n".join(self.garble(out)))["id"] if out else None
         batch["error_file_id"] = self._file("\n".join(errors))["id"] if errors else None

@@ -67,7 +67,7 @@ def test_batches_read_answers_the_same_way() -> None:
         }  # fmt: skip
         return {"response": {"status_code": 200, "body": body}}
 
-    read_as = [read(line(SAID[f"question {i}"])) for i in range(4)]
+    read_as = [read(line(SAID[f"question {i}"]), {}) for i in range(4)]
     assert [one.finish_reason for one in read_as if isinstance(one, Answer)] == ["stop", "refusal", "content_filter"]
     assert isinstance(read_as[3], Failure) and read_as[3].reason == "empty_answer" and read_as[3].tokens_out == 5
 

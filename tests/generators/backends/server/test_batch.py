@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,61 @@ def test_files_are_cut_where_the_api_ends(monkeypatch: Any) -> None:
     assert [len(some) for some in cut(short)] == [4, 4, 1]
     long = {str(i): {"x": "y" * 400} for i in range(5)}
     assert [len(some) for some in cut(long)] == [1] * 5
+
+
+def test_what_a_batch_should_not_hold_is_asked_again_or_left_out(tmp_path: Path) -> None:
+    garbled = list[bool]()
+
+    def garble(lines: list[str]) -> list[str]:
+        if garbled:
+            return lines
+        garbled.append(True)
+        held = [json.loads(line) for line in lines]
+        held[0]["response"]["body"]["choices"][0]["message"]["content"] = "half \ud800"
+        held[1]["response"]["body"]["choices"] = []
+        held[2]["response"] = "fine"
+        held[3]["response"]["status_code"] = "200"
+        held[4]["response"]["body"] = None
+        twice = json.loads(lines[5])
+        twice["response"]["body"]["choices"][0]["message"]["content"] = "another"
+        stray = {**held[6], "custom_id": "never asked"}
+        more = [stray, {**stray, "custom_id": 7}, {**stray, "custom_id": ["x"]}, twice, held[7], held[8]]
+        odd = ["", "no JSON", "[" * 100_000, "[]", "7", '{"custom_id": ' + "9" * 5000 + "}"]
+        return [json.dumps(one) for one in [*held[:9], *more]] + odd  # and all after the ninth are missing
+
+    said_lines = list[str]()
+    with BatchServer(garble=garble) as server:
+        backend = backend_of(server, tmp_path)
+        backend._say = said_lines.append  # pyright: ignore[reportPrivateUsage]
+        answers = backend.complete(ASK, SAMPLING, range(30))
+        assert [a.text for a in answers if isinstance(a, Answer)] == [said(m, i) for i, m in enumerate(ASK)]
+        # The half of a pair, and both of two answers, were paid for.
+        assert backend.usage.tokens_in == 300 + 10 + 20 + 10 and len(server.batches) == 2
+        backend.close()
+    assert [line for line in said_lines if "left out" in line] == [
+        "Batch batch-0: 3 lines are no answer to what was asked; they are left out."
+    ]
+
+
+def test_an_answer_that_stays_bad_is_one_row_with_its_reason(tmp_path: Path) -> None:
+    def garble(lines: list[str]) -> list[str]:
+        return [line.replace("question 3 ->", "question\\u0000 ->") for line in lines]
+
+    with BatchServer(garble=garble) as server:
+        backend = backend_of(server, tmp_path, attempts=2)
+        answers = backend.complete(ASK[:5], SAMPLING, range(5))
+        backend.close()
+    (bad,) = [a for a in answers if isinstance(a, Failure)]
+    assert bad.reason == "server_failed" and "`content` has a NUL at character 8" in bad.detail
+
+
+def test_a_batch_is_not_waited_for_beyond_its_window(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("generators.backends.server.batch.WINDOW", 0.1)
+    with BatchServer(looks=10**9) as server:
+        backend = backend_of(server, tmp_path)
+        with pytest.raises(StageFailed, match=r"batch batch-0 is `in_progress` after .*Run again to go on waiting"):
+            backend.complete(ASK, SAMPLING, range(30))
+        server.looks = 1
+        assert all(isinstance(answer, Answer) for answer in backend.complete(ASK, SAMPLING, range(30)))
+        backend.close()
+    assert len(server.batches) == 1

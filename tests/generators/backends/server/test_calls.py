@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-from openai.types.chat import ChatCompletion
-
 from generators.backends.protocol import Answer, Sampling
-from generators.backends.server.chat_completions import answer_of, request_of
+from generators.backends.server.chat_completions import request_of
+from generators.backends.server.checked_answer import answer_of
 from generators.backends.server.settings import ServerSettings
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Lima"}'}}
@@ -17,7 +16,7 @@ def test_calls_and_thoughts_of_an_answer_are_kept_apart_from_it() -> None:
     message = {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "Ask the tool."}
     choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
     body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-    answer = answer_of(ChatCompletion.model_validate(body))
+    answer = answer_of(body, {})
     assert isinstance(answer, Answer) and (answer.text, answer.thought) == ("", "Ask the tool.")
     assert json.loads(answer.calls) == [CALL]
 
@@ -26,7 +25,7 @@ def test_a_thought_that_a_server_leaves_in_the_answer_is_told_from_it() -> None:
     def said(text: str, ended: str = "stop") -> tuple[str, str]:
         choice = {"index": 0, "finish_reason": ended, "message": {"role": "assistant", "content": text}}
         body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-        answer = answer_of(ChatCompletion.model_validate(body))
+        answer = answer_of(body, {})
         return (answer.thought, answer.text) if isinstance(answer, Answer) else (answer.reason, "")
 
     assert said("<think>\nHm.\n</think>\n\nLima.") == ("Hm.", "Lima.")

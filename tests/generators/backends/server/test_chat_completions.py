@@ -154,7 +154,9 @@ def test_a_request_that_kills_the_server_is_found_and_the_rest_is_answered(tmp_p
     lock = threading.Lock()
     server = ServerSettings(model="m", url="http://127.0.0.1:1/v1", attempts=3)
     cache = AnswersCache(tmp_path / "answers.sqlite")
-    delivery = Delivery(server, cache, send, lambda n: Answer(str(n), "stop", None, None, None, 0, 0), revive=revive)
+    delivery = Delivery(
+        server, cache, send, lambda n, *_: Answer(str(n), "stop", None, None, None, 0, 0), revive=revive
+    )
     results = delivery.deliver([{"n": i} for i in range(60)], range(60))
     delivery.close()
     bad = results.pop(13)
