@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def examine() -> list[dict[str, Any]]:
     )
     if _version("torchvision") and "+cpu" in (_version("torch") or ""):
         tell("torchvision", "is linked against CUDA and breaks beside the CPU build of torch: uninstall it", False)
+    for entry in sorted(entry_points(group="flywheel.examinations"), key=lambda entry: entry.name):
+        tell(entry.name, *entry.load()())
     tell("gpu", *_gpu())
     return findings
 

@@ -7,11 +7,12 @@ by that table and imports the module only when a recipe names the kind.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -174,10 +175,23 @@ class Stage(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The part of the configuration that changes the bytes of the result, as JSON."""
-        skip = {name for name, field in type(self).model_fields.items() if NotIdentity in field.metadata}
+        skip = left_out(self)
         if not self.random:
-            skip.add("seed")
+            skip["seed"] = True
         return self.model_dump(mode="json", exclude=skip)
+
+
+def left_out(config: Any) -> dict[Any, Any]:
+    """What of a configuration, and of the ones in it, is no part of the identity, as pydantic's `exclude`."""
+    if isinstance(config, BaseModel):
+        fields = type(config).model_fields
+        own: dict[Any, Any] = {name: True for name, field in fields.items() if NotIdentity in field.metadata}
+        within = [(name, getattr(config, name)) for name in fields if name not in own]
+    else:
+        own = {}
+        pairs = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+        within = list(cast(Iterable[tuple[Any, Any]], pairs))
+    return own | {name: skip for name, value in within if (skip := left_out(value))}
 
 
 def kinds() -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from generators.backends.protocol import Answer, Sampling
 from generators.drafts.content import fault
-from generators.rules.sandbox import Limits
+from generators.rules.sandbox import Limits, Outcome, grade, run
 from generators.text.prompts import Message
 
 YES_NO = {
@@ -57,10 +57,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Execution:
-    """Programs to run one after the other in one sandbox, instead of a question; the reply is an `Outcome`."""
+    """A program to run in the sandbox, or to grade by tests, instead of a question; the reply is an `Outcome`.
 
-    programs: list[str]
-    limits: Limits = field(default_factory=Limits)
+    Attributes:
+        weaker: also where the kernel refuses a part of the sandbox.
+    """
+
+    program: str
+    limits: Limits
+    tests: str | None = None
+    weaker: bool = False
+
+    def carried_out(self) -> Outcome:
+        """Raises: Unsafe."""
+        if self.tests is None:
+            return run(self.program, self.limits, weaker=self.weaker)
+        return grade(self.program, self.tests, self.limits, self.weaker)
 
 
 @dataclass(frozen=True)

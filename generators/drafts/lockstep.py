@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.errors import UserError
 from generators.backends import json_answers
 from generators.backends.local_model import Local
 from generators.backends.protocol import Answer, Backend, Failure
 from generators.drafts.content import fault
 from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected, Request, Useless, user
-from generators.rules.sandbox import Outcome, run_all
+from generators.rules.sandbox import Outcome, Unsafe, together
 from generators.text.templates import Template, Unrenderable, template
 
 
@@ -70,11 +71,12 @@ def carry(
             if isinstance(answer, Answer):
                 line.tokens = (line.tokens[0] + answer.tokens_in, line.tokens[1] + answer.tokens_out)
         runs = [(index, step) for index, (_, step) in enumerate(steps) if isinstance(step, Execution)]
-        limits = {step.limits for _, step in runs}
         results: dict[int, Any] = dict(zip([index for index, _, _ in queries], answers, strict=True))
-        for limit in limits:
-            own = [(index, step.programs) for index, step in runs if step.limits == limit]
-            results.update(zip([i for i, _ in own], run_all([programs for _, programs in own], limit), strict=True))
+        try:
+            outcomes = together([step.carried_out for _, step in runs])
+        except Unsafe as error:
+            raise UserError(f"this method runs what a model wrote, and {error}") from error
+        results.update(zip([index for index, _ in runs], outcomes, strict=True))
         replies = [results[index] for index in range(len(steps))]
     return sorted(ended, key=lambda line: line.path)
 

@@ -35,7 +35,7 @@ from generators.instructions.methods.personas import Personas
 from generators.instructions.methods.self_instruct import SelfInstruct
 from generators.instructions.methods.tool_calls import ToolCalls
 from generators.instructions.novelty_rule import Novelty
-from generators.rules.rule import EQUALITY
+from generators.rules.rule import EQUALITY, PROGRAMS
 from generators.text import own_templates
 from generators.text.own_templates import OwnTemplates
 
@@ -152,6 +152,8 @@ class Instructions(Stage):
             identity["drafts"] = 3
         if isinstance(self.method, Mathematics):  # its votes are counted by which answers are equal
             identity["equality"] = EQUALITY
+        if isinstance(self.method, Mathematics | Code | ToolCalls):
+            identity["programs"] = PROGRAMS
         if self.method is not None:
             identity["content"] = CONTENT
             identity.pop("template")

@@ -11,7 +11,7 @@ from engine.stage.stage import Stage, port
 from generators.backends.answerer import check_answerer
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
-from generators.rules.rule import EQUALITY, Rule, Verifier, sources, version
+from generators.rules.rule import EQUALITY, PROGRAMS, Rule, Sandbox, Verifier, sources, version
 from generators.text import own_templates
 from generators.text.own_templates import OwnTemplates
 
@@ -81,6 +81,7 @@ class Judge(Stage):
     server: ServerSettings | None = Field(
         None, description="An OpenAI-compatible server that judges instead of a model."
     )
+    sandbox: Sandbox = "whole"
     template: OwnTemplates = {}
 
     @model_validator(mode="after")
@@ -114,6 +115,8 @@ class Judge(Stage):
             identity.pop("seed")
         if "mathematics" in self.verifiers:
             identity["equality"] = EQUALITY
+        if "code" in self.verifiers:
+            identity["programs"] = PROGRAMS
         return {**identity, **version(self.rules.values()), **own_templates.identity(self.template, self.prompts())}
 
     def sources(self, base: str) -> dict[str, str]:

@@ -61,13 +61,15 @@ def _check_against(job: Job, model: str) -> None:
 
 
 def _by_rules(stage: Judge, job: Job) -> None:
+    weaker = stage.sandbox == "weaker"
     for part in job.parts("candidates"):
         frame = pl.DataFrame(part.table)
         seen = readable(frame)
         said, known = (seen[name].to_list() for name in ("completion", "reference"))
         measured = {name: values(rule, seen, name, job.base) for name, rule in stage.rules.items()}
         verified = [
-            pl.Series(kind, verify(kind, [text or "" for text in said], known), pl.Float64) for kind in stage.verifiers
+            pl.Series(kind, verify(kind, [text or "" for text in said], known, weaker), pl.Float64)
+            for kind in stage.verifiers
         ]
         scores = pl.concat(
             [
@@ -93,7 +95,7 @@ def _by_rules(stage: Judge, job: Job) -> None:
 def _told(stage: Judge, metric: str) -> str:
     """The rule of a metric, as part of the ids of its verdicts."""
     rule = stage.rules.get(metric, "verifier")
-    return rule if isinstance(rule, str) else rule.model_dump_json()
+    return rule if isinstance(rule, str) else rule.model_dump_json(exclude={"sandbox"})
 
 
 def _without(

@@ -12,30 +12,21 @@ symbolically, by math-verify (HuggingFace) in a process of its own (`symbolic.py
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import json
-import os
 import re
-import select
-import signal
-import subprocess
-import sys
-import threading
 from functools import lru_cache
-from pathlib import Path
 
 from generators.rules import numbers, units
+from generators.rules.bounded_process import BoundedProcess
 from generators.rules.notation import plain
 
 READABLE = 5_000  # characters of an answer that is more than a text
 LONGEST = 500  # characters of an expression that is compared symbolically
 CPU_S = 3.0  # for one comparison
-WALL_S = 60.0  # for a process that uses no CPU at all
+OPENED = 2_000_000  # characters that are looked through for boxes in boxes
 
-_MATH = re.compile(
-    r"\$\$(.+?)\$\$|(?<![\\\d])\$(?!\s)([^$\n]+?)(?<![\s\\])\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
-)
+_OPENING = re.compile(r"\$\$|(?<![\\\d])\$(?!\s)|\\[(\[]")
+_INLINE = re.compile(r"\$([^$\n]+?)(?<![\s\\])\$(?!\d)")
+_CLOSING = {"$$": "$$", r"\(": r"\)", r"\[": r"\]"}
 _NAMED = re.compile(
     r"\(?(?P<names>[A-Za-z](?:\s*,\s*[A-Za-z])+)\)?\s*=\s*(?=[(\[])|(?P<name>[A-Za-z])\s*\\in(?![A-Za-z])\s*"
 )
@@ -65,9 +56,9 @@ def final_answer(text: str) -> str | None:
     no words; else its last number."""
     if numbers.marked(text) is not None:
         return _innermost(text) or None
-    formulas = list(_MATH.finditer(text))
-    if formulas and not numbers.NUMBER.search(text, formulas[-1].end()):
-        return next(group for group in formulas[-1].groups() if group is not None).strip()
+    formulas = _formulas(text)
+    if formulas and not numbers.NUMBER.search(text, formulas[-1][1]):
+        return formulas[-1][0].strip()
     if not re.search(r"[^\W\d_]{2}", re.sub(r"\\[A-Za-z]+", " ", text)):
         return text.strip() or None
     found = list(numbers.NUMBER.finditer(text))
@@ -103,8 +94,28 @@ def equal(a: str, b: str, tolerance: float = 0.0) -> bool:
     return _collections(a, b, tolerance)
 
 
+def _formulas(text: str) -> list[tuple[str, int]]:
+    r"""What stands in `$`, `$$`, `\(\)` or `\[\]`, each with where it ends. Linear in the text, whatever opens and is not closed."""
+    found, at, unclosed = list[tuple[str, int]](), 0, set[str]()
+    while opening := _OPENING.search(text, at):
+        mark, at = opening.group(), opening.start() + 1
+        if mark == "$":
+            if inline := _INLINE.match(text, opening.start()):
+                found.append((inline[1], at := inline.end()))
+        elif mark not in unclosed:
+            end = text.find(_CLOSING[mark], opening.end() + 1)
+            if end < 0:
+                unclosed.add(mark)
+            else:
+                at = end + 2
+                found.append((text[opening.end() : end], at))
+    return found
+
+
 def _innermost(text: str) -> str:
-    while (found := numbers.marked(text)) is not None:
+    left = OPENED
+    while left > 0 and (found := numbers.marked(text)) is not None:
+        left -= len(text)
         text = found
     return text.strip()
 
@@ -243,75 +254,7 @@ def _symbolic(a: str, b: str) -> bool:
 
 @lru_cache(1 << 14)
 def _decided(a: str, b: str) -> bool:
-    return SOLVER.same(a, b)
+    return SOLVER.ask([a, b]) is True
 
 
-class Solver:
-    """The process that compares symbolically, started when it is first asked and again after it ran out of time.
-
-    One for all threads of a process, which take turns; a fork starts its own.
-    """
-
-    def __init__(self, cpu_s: float = CPU_S) -> None:
-        self.cpu_s = cpu_s
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def same(self, a: str, b: str) -> bool:
-        """Whether two expressions are equal. No, where that takes more than `cpu_s` or its memory.
-
-        Raises:
-            RuntimeError: the process doesn't start, or something ends it that is no limit.
-        """
-        with self._lock:
-            process = self._process = self._process or self._start()
-            assert process.stdin and process.stdout
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps([a, b]).encode() + b"\n")
-                process.stdin.flush()
-            answer = self._line(process)
-            if answer:
-                return answer == b"1\n"
-            code = self._end()
-            if code in (-signal.SIGPROF, -signal.SIGSEGV, -signal.SIGABRT):  # time, the C stack, memory
-                return False
-            raise RuntimeError(f"the process that compares expressions ended with {code} at `{a}` and `{b}`.")
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        process = self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("symbolic.py")), str(self.cpu_s)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        if self._line(process) != b"ready\n":
-            raise RuntimeError(f"the process that compares expressions did not start: it ended with {self._end()}.")
-        return process
-
-    def _line(self, process: subprocess.Popen[bytes]) -> bytes:
-        assert process.stdout
-        if not select.select([process.stdout], [], [], WALL_S)[0]:
-            process.send_signal(signal.SIGPROF)
-        return process.stdout.readline()
-
-    def _end(self) -> int:
-        """Let go of the process; its exit code."""
-        process, self._process = self._process, None
-        assert process and process.stdin and process.stdout
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        process.stdout.close()
-        return process.wait()
-
-    def close(self) -> None:
-        """End the process, if there is one."""
-        with self._lock:
-            if self._process:
-                self._end()
-
-    def forget(self) -> None:
-        """In a fork: the process is the parent's."""
-        self._lock, self._process = threading.Lock(), None
-
-
-SOLVER = Solver()
-atexit.register(SOLVER.close)
-os.register_at_fork(after_in_child=SOLVER.forget)
+SOLVER = BoundedProcess("symbolic.py", CPU_S)

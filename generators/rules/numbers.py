@@ -67,14 +67,20 @@ def agrees(completion: str, reference: str, tolerance: float = 0.0) -> bool:
 
 
 def exact(text: str) -> Number | None:
-    """The number that a text is; None if it is anything more or else."""
+    """The number that a text is; None if it is anything more or else, or has thousands of digits."""
     match = NUMBER.fullmatch(text)
-    return _number(match) if match else None
+    try:
+        return _number(match) if match else None
+    except ValueError:
+        return None
 
 
 def last(text: str) -> Number | None:
-    """The last number in a text."""
-    return next((number for match in reversed(list(NUMBER.finditer(text))) if (number := _number(match))), None)
+    """The last number in a text; None if that has thousands of digits, which Python does not read."""
+    try:
+        return next((number for match in reversed(list(NUMBER.finditer(text))) if (number := _number(match))), None)
+    except ValueError:
+        return None
 
 
 def marked(text: str) -> str | None:

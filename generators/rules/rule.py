@@ -27,10 +27,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from engine.errors import UserError
+from engine.stage.stage import NotIdentity
 
 # Raised by hand when the same answer and reference would get another verdict than before, from a rule that compares answers
 # as numbers or as mathematics. It is part of the identity of stages that use one.
 EQUALITY = 3
+# Raised by hand when the same program could end otherwise, or be graded otherwise by the same tests. Part of the identity of stages
+# that run any. 2: tests are in another process than the program, and the sandbox is another.
+PROGRAMS = 2
 
 
 class _Check(BaseModel):
@@ -85,14 +89,25 @@ class RegexRule(_Check):
         return "answer" in re.compile(self.pattern).groupindex
 
 
+Sandbox = Annotated[
+    Literal["whole", "weaker"],
+    NotIdentity,
+    Field(
+        description="Where programs run. whole: nothing is run where the kernel refuses a part of the sandbox; weaker: it is, without "
+        "that part (`flywheel doctor` says which)."
+    ),
+]
+
+
 class TestsRule(_Check):
-    """The answer's Python passes the reference's, run after it in the sandbox (`sandbox.py`): the standard library alone,
-    no network, no other process, an empty folder, limits on time, memory and disk.
+    """The answer's Python passes the reference's, which runs in another process and asks it by value (`sandbox.py`): the standard
+    library alone, no network, no other process, an empty folder, limits on time, memory and disk.
     """
 
     kind: Literal["tests"]
     timeout: float = Field(default=5.0, gt=0, le=600, description="Seconds.")
     memory_mb: int = Field(default=512, ge=64)
+    sandbox: Sandbox = "whole"
 
 
 class RefusalRule(_Check):
@@ -164,8 +179,10 @@ Verifier = Literal["code", "mathematics", "json"]
 
 
 def version(rules: Iterable[Rule]) -> dict[str, int]:
-    """For the identity of a stage with these rules: how answers are compared, where one of them does so."""
-    return {"equality": EQUALITY} if any(isinstance(rule, NumberRule | MathematicsRule) for rule in rules) else {}
+    """For the identity of a stage with these rules: how answers are compared, and programs run, where one of them does so."""
+    rules = list(rules)
+    equality = {"equality": EQUALITY} if any(isinstance(rule, NumberRule | MathematicsRule) for rule in rules) else {}
+    return equality | ({"programs": PROGRAMS} if any(isinstance(rule, TestsRule) for rule in rules) else {})
 
 
 def sources(rules: Iterable[Rule], base: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 r"""Whether two LaTeX expressions are equal, by math-verify and SymPy: a process of its own, which `equality.py` starts.
 
-It reads pairs, one JSON array a line, and answers each with a line, 1 or 0. math-verify's own limit on time is an alarm signal,
+It reads pairs, one JSON array a line, and answers each with a line, true or false. math-verify's own limit on time is an alarm signal,
 which neither threads nor SymPy's arithmetic in C heed. Here a timer of CPU time ends the whole process, whatever it is in.
 It is started by its path and imports nothing of Flywheel: no recipe's process pays for SymPy before an answer needs it.
 """
@@ -85,7 +85,7 @@ def main(cpu_s: float) -> None:
         except Exception:  # SymPy's parsers and solvers raise anything at what they can't read
             equal = False
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(int(equal), flush=True)
+        print(json.dumps(bool(equal)), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from engine.errors import UserError
 from generators.rules import equality, numbers
 from generators.rules.answer_columns import score
+from generators.rules.bounded_process import BoundedProcess
 from generators.rules.rule import (
     Check,
     ExactRule,
@@ -28,9 +30,10 @@ from generators.rules.rule import (
     TestsRule,
     Verifier,
 )
-from generators.rules.sandbox import Limits, Unsafe, run, run_all
+from generators.rules.sandbox import Limits, Unsafe, grade, together
 
 BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+MATCHER = BoundedProcess("matching.py", cpu_s=3.0)
 REFUSAL = re.compile(
     r"\b(?:I(?:'m| am) (?:very |so |really )?(?:sorry|afraid)\b(?=.{0,80}\b(?:can(?:no|')t|unable|won't|not able)\b)"
     r"|I (?:can(?:no|')?t|can not|could not|won't|will not|must decline|refuse|am unable|am not able)\b"
@@ -120,19 +123,24 @@ def check(rule: Check, completion: str, reference: str) -> bool:
         case RegexRule():
             return _matches(rule, completion, reference)
         case TestsRule():
-            return passes([code_of(completion), reference], rule.timeout, rule.memory_mb)
+            return passes(code_of(completion), reference, rule.timeout, rule.memory_mb, rule.sandbox == "weaker")
         case RefusalRule():
             return _declines(rule, completion, reference)
 
 
-def verify(kind: Verifier, answers: Sequence[str], references: Sequence[str | None]) -> list[float | None]:
+def verify(
+    kind: Verifier, answers: Sequence[str], references: Sequence[str | None], weaker: bool = False
+) -> list[float | None]:
     """1.0 for a right answer, 0.0 for a wrong one, None where there is no reference to hold it to.
 
     code         the first block of Python in the answer passes the tests that are the reference, in the sandbox
     mathematics  the final answer equals the reference's
     json         the answer is JSON
+
+    Args:
+        weaker: run programs also where the kernel refuses a part of the sandbox.
     """
-    return VERIFIERS[kind](answers, references)
+    return _code(answers, references, weaker) if kind == "code" else VERIFIERS[kind](answers, references)
 
 
 def _brief(text: str | None) -> str:
@@ -140,11 +148,10 @@ def _brief(text: str | None) -> str:
 
 
 def _matches(rule: RegexRule, completion: str, reference: str) -> bool:
-    found = list(re.finditer(rule.pattern, completion, re.IGNORECASE if rule.ignore_case else 0))
-    if not rule.compares:
-        return bool(found)
-    last = found[-1]["answer"] if found else None
-    return last is not None and _plain(last, rule.ignore_case) == _plain(reference, rule.ignore_case)
+    last: str | None = MATCHER.ask([rule.pattern, rule.ignore_case, completion])
+    if not rule.compares or last is None:
+        return last is not None
+    return _plain(last, rule.ignore_case) == _plain(reference, rule.ignore_case)
 
 
 def _declines(rule: RefusalRule, completion: str, reference: str) -> bool:
@@ -168,27 +175,34 @@ def code_of(text: str) -> str:
     return "\n".join(cast(Sequence[str], blocks)) if blocks else text
 
 
-def passes(programs: Sequence[str], timeout: float, memory_mb: int) -> bool:
-    """Whether these Python programs, run one after the other, reach the last line of the last, within limits.
+def passes(program: str, tests: str, timeout: float, memory_mb: int, weaker: bool = False) -> bool:
+    """Whether a Python program passes its tests within limits.
 
     Raises:
         UserError: this machine can't hold a program back.
     """
     limits = Limits(cpu_s=int(timeout) + 1, wall_s=timeout, memory_mb=memory_mb, disk_mb=1)
     try:
-        return run(programs, limits).ok
+        return grade(program, tests, limits, weaker).ok
     except Unsafe as error:
-        raise UserError(f"a rule of kind `tests` runs what a model wrote, and {error}.") from error
+        raise UserError(f"a rule of kind `tests` runs what a model wrote, and {error}") from error
 
 
-def _code(answers: Sequence[str], references: Sequence[str | None]) -> list[float | None]:
+def _code(answers: Sequence[str], references: Sequence[str | None], weaker: bool) -> list[float | None]:
     """Whether the first block of each answer passes its tests; an answer without a block is code itself."""
-    programs = [
-        [blocks[0] if (blocks := BLOCK.findall(answer)) else answer, tests]
-        for answer, tests in zip(answers, references, strict=True)
-        if tests
-    ]
-    outcomes = iter(run_all(programs))
+    programs = [blocks[0] if (blocks := BLOCK.findall(answer)) else answer for answer in answers]
+    try:
+        outcomes = iter(
+            together(
+                [
+                    partial(grade, program, tests, weaker=weaker)
+                    for program, tests in zip(programs, references, strict=True)
+                    if tests
+                ]
+            )
+        )
+    except Unsafe as error:
+        raise UserError(f"the verifier `code` runs what a model wrote, and {error}") from error
     return [float(next(outcomes).ok) if tests else None for tests in references]
 
 
@@ -204,8 +218,8 @@ def _is_json(answers: Sequence[str], references: Sequence[str | None]) -> list[f
 
     def value(answer: str) -> float:
         try:
-            json.loads(answer)
-        except json.JSONDecodeError:
+            json.loads(answer, parse_int=str)  # numbers of any length
+        except (json.JSONDecodeError, RecursionError):
             return 0.0
         return 1.0
 
@@ -213,7 +227,6 @@ def _is_json(answers: Sequence[str], references: Sequence[str | None]) -> list[f
 
 
 VERIFIERS: dict[Verifier, Callable[[Sequence[str], Sequence[str | None]], list[float | None]]] = {
-    "code": _code,
     "mathematics": _mathematics,
     "json": _is_json,
 }

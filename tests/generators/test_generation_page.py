@@ -12,7 +12,7 @@ import yaml
 
 from engine.stage.stage import load
 from flywheel.commandline import main
-from generators.rules.sandbox import Limits, run
+from generators.rules.sandbox import Limits, grade
 from generators.rules.verify import verify
 from tests.generators.faulty_server import FaultyServer
 from tests.generators.instructions.self_instructing import SelfInstructing
@@ -65,5 +65,5 @@ def test_the_commands_run(tmp_path: Path) -> None:
 
 
 def test_the_sandbox_as_shown() -> None:
-    assert run(["def double(x): return 2 * x", "assert double(2) == 4"], Limits(cpu_s=2)).status == "ok"
+    assert grade("def double(x): return 2 * x", "assert double(2) == 4", Limits(cpu_s=2)).status == "ok"
     assert verify("mathematics", ["so it is \\boxed{42}"], ["#### 42"]) == [1.0]

@@ -16,6 +16,7 @@ from pydantic import Field
 from generators.backends.protocol import Answer
 from generators.drafts.drafts import Draft, Execution, Made, Rejected, Useless, ask, assistant, user, whole
 from generators.instructions.method import Method, World
+from generators.rules.rule import Sandbox
 from generators.rules.sandbox import Limits
 
 BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
@@ -36,6 +37,7 @@ class Code(Method):
     samples: int = Field(4, ge=1, description="Answers sampled for a task, at most; the first that passes is kept.")
     cpu_s: int = Field(5, ge=1, description="CPU seconds a solution and its tests may take.")
     memory_mb: int = Field(512, ge=64)
+    sandbox: Sandbox = "whole"
 
     def draft(self, world: World, number: int) -> Draft:
         record = world.nth(world.records, number)
@@ -54,11 +56,11 @@ class Code(Method):
                 without.append(answer)
                 continue
             solution, tests = blocks[0], blocks[-1]
-            outcome = yield Execution([solution, tests], limits)
+            outcome = yield Execution(solution, limits, tests, self.sandbox == "weaker")
             if not outcome.ok:
                 trouble = outcome.detail
                 continue
-            outcome = yield Execution([tests], limits)
+            outcome = yield Execution("", limits, tests, self.sandbox == "weaker")
             if outcome.ok:
                 trouble = "the tests pass without a solution"
                 continue

@@ -18,6 +18,7 @@ from generators.drafts.drafts import Draft, Execution, Made, Rejected, Useless, 
 from generators.instructions.method import Method, World
 from generators.instructions.methods.code import BLOCK
 from generators.rules.equality import equal, final_answer
+from generators.rules.rule import Sandbox
 from generators.rules.sandbox import Limits
 
 PRINTED = 1e-9  # relative error of what a program prints: 0.1 + 0.2 is 0.30000000000000004
@@ -38,6 +39,7 @@ class Mathematics(Method):
     votes: int = Field(4, ge=1, description="Solutions sampled for a problem.")
     majority: float = Field(0.5, gt=0, le=1, description="The least share of the votes that the answer must have.")
     cpu_s: int = Field(5, ge=1, description="CPU seconds the program may take.")
+    sandbox: Sandbox = "whole"
 
     def draft(self, world: World, number: int) -> Draft:
         seed = world.nth(world.seeds, number)
@@ -62,9 +64,8 @@ class Mathematics(Method):
             raise Rejected("no_majority", f"{dict(counts)} of {self.votes} votes")
         answer = yield ask("mathematics/program", world.sampling, problem=problem)
         blocks = BLOCK.findall(answer.text)
-        outcome = yield Execution(
-            [blocks[-1] if blocks else answer.text], Limits(cpu_s=self.cpu_s, wall_s=2.0 * self.cpu_s)
-        )
+        limits = Limits(cpu_s=self.cpu_s, wall_s=2.0 * self.cpu_s)
+        outcome = yield Execution(blocks[-1] if blocks else answer.text, limits, weaker=self.sandbox == "weaker")
         if not outcome.ok:
             raise Rejected("program_failed", outcome.detail)
         printed = outcome.stdout.strip().splitlines()

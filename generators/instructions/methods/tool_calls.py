@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from engine.text.words import tokens
 from generators.drafts.drafts import YES_NO, Draft, Execution, Made, Rejected, ask, assistant, user, whole, yes
 from generators.instructions.method import Method, World
+from generators.rules.rule import Sandbox
 from generators.rules.sandbox import Limits
 from generators.text.prompts import Message
 
@@ -66,6 +67,7 @@ class ToolCalls(Method):
     tools: list[Tool] = Field(min_length=1)
     offered: int = Field(3, ge=1, description="Most tools offered in a conversation.")
     calls: int = Field(2, ge=1, description="Most calls in a conversation.")
+    sandbox: Sandbox = "whole"
 
     def draft(self, world: World, number: int) -> Draft:
         from generators.backends.json_answers import problem
@@ -98,8 +100,9 @@ class ToolCalls(Method):
             tool = by_name[call["name"]]
             if tool.python:
                 arguments = json.dumps(json.dumps(call["arguments"]))
+                limits = Limits(cpu_s=2, wall_s=5)
                 last = f"import json\nprint(json.dumps({tool.name}(**json.loads({arguments}))))"
-                outcome = yield Execution([tool.python, last], Limits(cpu_s=2, wall_s=5))
+                outcome = yield Execution(f"{tool.python}\n{last}", limits, weaker=self.sandbox == "weaker")
                 if not outcome.ok:
                     raise Rejected("execution", f"{call['name']}: {outcome.detail}")
                 results.append(outcome.stdout.strip())
