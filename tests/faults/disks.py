@@ -11,7 +11,7 @@ from tests.faults.ground import Ground, Trial
 from tests.faults.outcome import Outcome
 
 Remount = Callable[[str], None]
-FREE = {"full at once": 0, "full soon": 48 << 10, "full later": 400 << 10}
+FREE = {"full at once": 0, "full soon": 12 << 10, "full later": 40 << 10}
 
 
 def possible() -> bool:

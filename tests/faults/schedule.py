@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import signal
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -25,6 +28,32 @@ def _stages(ground: Ground) -> list[str]:
 
 def _quick(ground: Ground) -> list[str]:
     return [stage for stage in _stages(ground) if ground.seconds_of[stage] < QUICK and ground.kind_of[stage] != "label"]
+
+
+def _bits(ground: Ground, seed: int) -> list[Fault]:
+    """Each file of one copy is damaged in turn and put back, so they come one after the other."""
+    draw, drawn = random.Random(seed), list[Fault]()
+    store = ground.folder / "bits"
+    shutil.rmtree(store, ignore_errors=True)
+    ground.fill(store, "", gone=False)
+    by_folder = defaultdict[str, list[str]](list)
+    for name in bits.files_of(store):
+        by_folder[name.split("/")[1]].append(name)
+    for names in by_folder.values():
+        for how in bits.HARMS:
+            drawn.append(partial(bits.damage, store, draw.choice(names), how, random.Random(draw.random())))
+    return drawn
+
+
+def _repairs(ground: Ground, seed: int) -> list[Fault]:
+    quick = [
+        partial(bits.repair, ground, stage, seed + n) for n, stage in enumerate(_stages(ground)) if stage not in ENGINES
+    ]
+    left = ("answers", "asked", "cited", "compared", "talks", "statements", "base", "sft", "reward", "dpo", "kto")
+    return [
+        *quick,
+        *(partial(bits.unfinished, ground, s, seed + n) for n, s in enumerate([*left, *left]) if s in ground.folder_of),
+    ]
 
 
 def _deaths(ground: Ground, seed: int) -> list[Fault]:
@@ -111,7 +140,8 @@ def _buckets(ground: Ground, seed: int) -> list[Fault]:
 
 # Family -> whether its faults are injected one after the other, and what gives them.
 FAMILIES: dict[str, tuple[bool, Callable[[Ground, int], list[Fault]]]] = {
-    "bits": (False, bits.faults),
+    "bits": (True, _bits),
+    "repairs": (False, _repairs),
     "deaths": (False, _deaths),
     "crowds": (True, _crowds),
     "disks": (False, _disks),

@@ -8,7 +8,7 @@ from tests.faults.ground import Ground
 from tests.faults.outcome import Outcome
 
 SHORT = {
-    "memory": (resource.RLIMIT_AS, (250 << 20, 600 << 20, 1000 << 20, 1600 << 20)),
+    "memory": (resource.RLIMIT_AS, (800 << 20, 1200 << 20, 1600 << 20, 2400 << 20)),
     "open files": (resource.RLIMIT_NOFILE, (12, 20, 32)),
     "file size": (resource.RLIMIT_FSIZE, (100, 2000, 9000)),
 }
