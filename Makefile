@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-fast fuzz lint weights real bench lock clean
+.PHONY: setup demo test test-fast faults fuzz lint weights real bench lock clean
 RECIPE ?= recipes/quickstart.yaml
 
 setup: .venv/.flywheel           ## everything into .venv
@@ -16,6 +16,9 @@ test: setup                      ## all tests: real vLLM, real Argilla, killed a
 
 test-fast: setup                 ## what takes seconds
 	.venv/bin/python -m pytest -m "not slow"
+
+faults: setup                    ## hundreds of injected faults on every stage kind; half an hour
+	.venv/bin/python -m tests.faults --json
 
 fuzz: setup                      ## ten minutes of garbage at every door; no traceback, under 2 GB
 	.venv/bin/python -m tests.fuzz --seconds 600 --json

@@ -1,0 +1,86 @@
+"""Kills and signals at random moments of a stage's work: of the worker, of the command that started it alone, of both, of the engine."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+
+from tests.faults.ground import Ground, Trial, alive, commandline, processes
+from tests.faults.outcome import Outcome
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+VICTIMS = ("worker", "command", "both")
+
+
+def kill(ground: Ground, stage: str, victim: str, seed: int) -> Outcome:
+    """`kill -9` at a moment drawn evenly over the time that the undisturbed stage took."""
+    fault, kind = f"kill -9 of the {victim}", ground.kind_of[stage]
+    with ground.trial(stage) as trial:
+        process = trial.start()
+        if not trial.begun(process):
+            return Outcome(fault, kind, "wrong", f"it did not begin: {process.communicate()[0][-500:]}")
+        _pause(ground, trial, seed)
+        struck = process.poll() is None
+        targets = trial.workers() if victim in ("worker", "both") else []
+        if victim in ("command", "both") and process.poll() is None:
+            targets.append(process.pid)
+        for one in targets:
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+        trial.end(process)
+        came, detail = trial.finish()
+        return Outcome(fault, kind, came if struck or came != "same" else "unhurt", detail)
+
+
+def kill_engine(ground: Ground, stage: str, seed: int) -> Outcome:
+    """`kill -9` of the process that vLLM's engine is in: the stage brings it back, or is run again."""
+    fault, kind = "kill -9 of the engine", ground.kind_of[stage]
+    with ground.trial(stage) as trial:
+        process = trial.start()
+
+        def engines() -> list[int]:
+            return [
+                one for one in processes(trial.mark) if "engine" in _title(one).lower() and one not in trial.workers()
+            ]
+
+        if not trial.wait(process, engines):
+            return Outcome(fault, kind, "unhurt")
+        time.sleep(random.Random(seed).random() * 8)
+        found = engines()
+        for one in found:
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+        code = trial.end(process)
+        came, detail = trial.finish() if code else trial.judge(code)
+        return Outcome(fault, kind, came if found or came != "same" else "unhurt", detail)
+
+
+def stop(ground: Ground, stage: str, number: signal.Signals, seed: int) -> Outcome:
+    """A signal that asks to stop: its exit code, a line that says how to go on, and no process left."""
+    fault, kind = number.name, ground.kind_of[stage]
+    with ground.trial(stage) as trial:
+        process = trial.start()
+        if not trial.begun(process):
+            return Outcome(fault, kind, "wrong", f"it did not begin: {process.communicate()[0][-500:]}")
+        _pause(ground, trial, seed)
+        process.send_signal(number)
+        code = trial.end(process)
+        if code == 0:
+            came, detail = trial.judge(code)
+            return Outcome(fault, kind, "unhurt" if came == "same" else came, detail)
+        if code != CODES[number]:
+            return Outcome(fault, kind, "wrong", f"exit code {code}: {trial.said[-500:]}")
+        if "goes on" not in trial.said and "go on" not in trial.said:
+            return Outcome(fault, kind, "silent", trial.said[-500:])
+        return Outcome(fault, kind, *trial.finish())
+
+
+def _pause(ground: Ground, trial: Trial, seed: int) -> None:
+    time.sleep(random.Random(seed).random() * min(ground.seconds_of[trial.stage] + 0.5, 40))
+
+
+def _title(process: int) -> str:
+    return commandline(process) if alive(process) else ""

@@ -1,0 +1,153 @@
+"""Which faults are injected into what, and how often."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+
+from tests.faults import bits, clocks, crowds, deaths, disks, garbles, services, shortages
+from tests.faults.ground import Ground
+from tests.faults.outcome import Outcome
+
+Fault = Callable[[], Outcome]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENGINES = ("sampled", "ppo", "grpo", "results")  # their answers are sampled by vLLM
+# Of the stages of one kind, one is enough.
+TWINS = {"exam", "facts", "programs", "questions", "valued"}
+QUICK = 6.0  # seconds: what is quicker is struck by everything
+
+
+def _stages(ground: Ground) -> list[str]:
+    return [stage for stage in ground.folder_of if stage not in TWINS]
+
+
+def _quick(ground: Ground) -> list[str]:
+    return [stage for stage in _stages(ground) if ground.seconds_of[stage] < QUICK and ground.kind_of[stage] != "label"]
+
+
+def _bits(ground: Ground, seed: int) -> list[Fault]:
+    """Each file of one copy is damaged in turn and put back, so they come one after the other."""
+    draw, drawn = random.Random(seed), list[Fault]()
+    store = ground.folder / "bits"
+    shutil.rmtree(store, ignore_errors=True)
+    ground.fill(store, "", gone=False)
+    by_folder = defaultdict[str, list[str]](list)
+    for name in bits.files_of(store):
+        by_folder[name.split("/")[1]].append(name)
+    for names in by_folder.values():
+        for how in bits.HARMS:
+            drawn.append(partial(bits.damage, store, draw.choice(names), how, random.Random(draw.random())))
+    return drawn
+
+
+def _repairs(ground: Ground, seed: int) -> list[Fault]:
+    quick = [
+        partial(bits.repair, ground, stage, seed + n) for n, stage in enumerate(_stages(ground)) if stage not in ENGINES
+    ]
+    left = ("answers", "asked", "cited", "compared", "talks", "statements", "base", "sft", "reward", "dpo", "kto")
+    return [
+        *quick,
+        *(partial(bits.unfinished, ground, s, seed + n) for n, s in enumerate([*left, *left]) if s in ground.folder_of),
+    ]
+
+
+def _deaths(ground: Ground, seed: int) -> list[Fault]:
+    def drawn() -> Iterator[Fault]:
+        for number, stage in enumerate(_stages(ground)):
+            quick = stage in _quick(ground)
+            for at, victim in enumerate(deaths.VICTIMS):
+                if quick or victim != "both":
+                    yield partial(deaths.kill, ground, stage, victim, seed + 10 * number + at)
+            for at, which in enumerate(SIGNALS):
+                if quick or number % 3 == at:
+                    yield partial(deaths.stop, ground, stage, which, seed + 10 * number + 5 + at)
+        for stage in ENGINES:
+            if stage in ground.folder_of:
+                yield partial(deaths.kill_engine, ground, stage, seed)
+
+    return list(drawn())
+
+
+def _crowds(ground: Ground, seed: int) -> list[Fault]:
+    few = [s for s in ("clean", "unique", "statements", "asked", "compared", "best") if s in ground.folder_of]
+    return [partial(crowds.together, ground, stage, runs) for stage in few for runs in (2, 3)]
+
+
+def _disks(ground: Ground, seed: int) -> list[Fault]:
+    if not disks.possible():
+        return []
+    full = [partial(disks.full, ground, stage, when) for stage in _quick(ground)[::2] for when in disks.FREE]
+    return [*full, *(partial(disks.read_only, ground, stage) for stage in _quick(ground)[::3])]
+
+
+def _shortages(ground: Ground, seed: int) -> list[Fault]:
+    few = [s for s in ("clean", "unique", "chats", "asked") if s in ground.folder_of]
+    return [
+        partial(shortages.short, ground, stage, what, amount)
+        for stage in few
+        for what, (_, amounts) in shortages.SHORT.items()
+        for amount in amounts
+    ]
+
+
+def _clocks(ground: Ground, seed: int) -> list[Fault]:
+    if clocks.library() is None:
+        return []
+    few = [s for s in ("raw", "unique", "shards", "asked", "compared", "preferences") if s in ground.folder_of]
+    return [
+        partial(clocks.jump, ground, stage, which, seed + n) for n, stage in enumerate(few) for which in clocks.JUMPS
+    ]
+
+
+def _servers(ground: Ground, seed: int) -> list[Fault]:
+    asking = [stage for stage in garbles.FIELDS if stage in ground.folder_of]
+    return [
+        *(partial(garbles.garble, ground, stage, share) for stage in asking for share in (0.4, 0.8)),
+    ]
+
+
+def _services(ground: Ground, seed: int) -> list[Fault]:
+    """One after the other: they shut the gate that all share."""
+    asking = [stage for stage in garbles.FIELDS if stage in ground.folder_of]
+    faults: list[Fault] = [partial(services.server_away, ground, stage, 4, seed + n) for n, stage in enumerate(asking)]
+    if "rankings" in ground.folder_of:
+        for n, which in enumerate(("server", "redis", "supervisor", "server")):
+            faults.append(partial(services.argilla_away, ground, "rankings", which, seed + n))
+    return faults
+
+
+def _buckets(ground: Ground, seed: int) -> list[Fault]:
+    few = [s for s in ("raw", "unique", "statements", "asked", "shards") if s in ground.folder_of]
+    opened = ExitStack()
+    gate, access = opened.enter_context(services.bucket())
+    faults: list[Fault] = [
+        partial(services.bucket_away, ground, stage, gate, access, seed + n) for n, stage in enumerate(few * 2)
+    ]
+
+    def last(fault: Fault) -> Outcome:
+        try:
+            return fault()
+        finally:
+            opened.close()
+
+    return [*faults[:-1], partial(last, faults[-1])] if faults else []
+
+
+# Family -> whether its faults are injected one after the other, and what gives them.
+FAMILIES: dict[str, tuple[bool, Callable[[Ground, int], list[Fault]]]] = {
+    "bits": (True, _bits),
+    "repairs": (False, _repairs),
+    "deaths": (False, _deaths),
+    "crowds": (True, _crowds),
+    "disks": (False, _disks),
+    "shortages": (False, _shortages),
+    "clocks": (False, _clocks),
+    "servers": (False, _servers),
+    "services": (True, _services),
+    "buckets": (True, _buckets),
+}
