@@ -407,14 +407,20 @@ _STOPPED = {
 }
 
 
-@shown_as_text()
 def main() -> None:
     """Entry point of `flywheel`: what goes wrong is said in words, not in tracebacks; so is a signal."""
+    from engine.execution import stops
+
+    stops.open_streams()
+    with shown_as_text():
+        _main()
+
+
+def _main() -> None:
     from engine.execution import keeper, stops
     from engine.shortage import shortage
 
     keeper.adopt_orphans()
-    stops.open_streams()
     stops.listen()
     stops.begin()
     sys.argv[0] = "flywheel"  # what others are told who wait for us

@@ -118,8 +118,9 @@ def test_what_is_meant_to_outlive_a_run_does() -> None:
     script = """if True:
         import os, subprocess
         from engine.execution import keeper
-        ends = subprocess.Popen(["sleep", "600"])
-        stays = subprocess.Popen(["sleep", "600"], env={**os.environ, keeper.OUTLIVES: "1"}, stdout=subprocess.DEVNULL)
+        nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        ends = subprocess.Popen(["sleep", "600"], **nowhere)
+        stays = subprocess.Popen(["sleep", "600"], env={**os.environ, keeper.OUTLIVES: "1"}, **nowhere)
         keeper.end_children()
         print(ends.pid, stays.pid)
     """
