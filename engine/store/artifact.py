@@ -294,7 +294,7 @@ class Artifact:
         if "external" in self.manifest:
             return None if self.place.is_dir() else f"{self.place} is gone"
         found = self._missing()
-        return f"{found[0]}: {found[1]}" if found else None
+        return f"{found[0]} {found[1].removeprefix('it ')}" if found else None
 
     def check_complete(self) -> None:
         """

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine import redaction
 from engine.errors import UserError
 from engine.plan.recipe import build_recipe
 from engine.redaction import HIDDEN, declare, exposed, open_log, redact_file, redacted, secrets
@@ -35,6 +36,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         for name in list(os.environ):
             patch.delenv(name)
         patch.setenv("HOME", str(tmp_path))
+        patch.setattr(redaction, "_values", set[str]())  # what other tests have declared in this process
         yield
 
 

@@ -202,11 +202,11 @@ def test_an_input_that_is_incomplete_is_read_anew(tmp_path: Path, flywheel: Any)
     assert flywheel("stage", "toy_shout", "--from", "mine.jsonl").returncode == 0
     store = Store(str(tmp_path / "store"))
     read = next(made for made in store.artifacts() if made.id.startswith("external"))
-    (read.path / read.parts()[0]).unlink()
+    (read.place / read.parts()[0]).unlink()
     done = flywheel("stage", "toy_shout", "--from", "mine.jsonl", "--set", "times=2")
     assert done.returncode == 0 and re.search(r"mine.jsonl is read anew: data/\S+ is missing", done.stderr), done.stderr
     assert read.verify() == []
-    (read.path / read.parts()[0]).unlink()
+    (read.place / read.parts()[0]).unlink()
     done = flywheel(
         "stage", "toy_shout", "--from", read.id, "--set", "times=3"
     )  # nobody knows any more where it came from

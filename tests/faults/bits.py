@@ -153,7 +153,7 @@ def unfinished(ground: Ground, stage: str, seed: int) -> Outcome:
         time.sleep(draw.random() * 0.5)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        for one in trial.workers():
+        for one in [*trial.keepers(), *trial.workers()]:
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
         trial.end(process)

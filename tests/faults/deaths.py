@@ -12,21 +12,21 @@ from tests.faults.ground import Ground, Trial, alive, commandline, processes
 from tests.faults.outcome import Outcome
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
-VICTIMS = ("worker", "command", "both")
+VICTIMS = ("worker", "command", "keeper", "both")
 
 
 def kill(ground: Ground, stage: str, victim: str, seed: int) -> Outcome:
     """`kill -9` at a moment drawn evenly over the time that the undisturbed stage took."""
-    fault, kind = f"kill -9 of the {victim}", ground.kind_of[stage]
+    fault, kind = f"kill -9 of the {victim.replace('both', 'worker and the command')}", ground.kind_of[stage]
     with ground.trial(stage) as trial:
         process = trial.start()
         if not trial.begun(process):
             return Outcome(fault, kind, "wrong", f"it did not begin: {process.communicate()[0][-500:]}")
         _pause(ground, trial, seed)
-        struck = process.poll() is None
-        targets = trial.workers() if victim in ("worker", "both") else []
+        targets = trial.workers() if victim in ("worker", "both") else trial.keepers() if victim == "keeper" else []
         if victim in ("command", "both") and process.poll() is None:
             targets.append(process.pid)
+        struck = bool(targets)
         for one in targets:
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)

@@ -60,6 +60,13 @@ def alive(process: int) -> bool:
         return False
 
 
+def parent(process: int) -> int:
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def commandline(process: int) -> str:
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -144,8 +151,17 @@ class Trial:
             time.sleep(0.02)
         return False
 
+    def keepers(self) -> list[int]:
+        """The processes between the run and its workers."""
+        found = self._between()
+        return [one for one in found if parent(one) not in found]
+
     def workers(self) -> list[int]:
-        return [one for one in processes(self.mark) if "engine.execution.worker" in commandline(one)]
+        found = self._between()
+        return [one for one in found if parent(one) in found]
+
+    def _between(self) -> list[int]:
+        return [one for one in processes(self.mark) if "engine.execution.keeper" in commandline(one)]
 
     def orphans(self) -> list[str]:
         """What still runs ten seconds after the command is gone, in words."""

@@ -61,7 +61,7 @@ def _deaths(ground: Ground, seed: int) -> list[Fault]:
         for number, stage in enumerate(_stages(ground)):
             quick = stage in _quick(ground)
             for at, victim in enumerate(deaths.VICTIMS):
-                if quick or victim != "both":
+                if quick or victim in ("worker", "command"):
                     yield partial(deaths.kill, ground, stage, victim, seed + 10 * number + at)
             for at, which in enumerate(SIGNALS):
                 if quick or number % 3 == at:

@@ -23,7 +23,7 @@ import pytest
 from flywheel.commandline import main
 
 VARIABLES = ["ANTHROPIC_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "WANDB_API_KEY", "ARGILLA_API_KEY", "GITHUB_TOKEN", "GH_PAT", "DB_PASS", "PGPASSWORD", "MYSQL_PWD", "REDISCLI_AUTH", "SSHPASS", "MYAPIKEY", "CI_JOB_JWT", "SLACK_WEBHOOK_KEY", "SENTRY_DSN", "GOOGLE_API_KEY", "CLIENT_SECRET", "my_llm_key", "SESSION_COOKIE", "AZURE_STORAGE_SAS", "KAGGLE_KEY", "COMET_API_KEY"]  # fmt: skip
-URLS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "DATABASE_URL", "PIP_INDEX_URL", "UV_FIND_LINKS", "OPENAI_BASE_URL")
+URLS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "DATABASE_URL", "PIP_INDEX_URL", "UV_FIND_LINKS", "MIRROR_URL")
 NAMED = "PLACE_OF_MINE"  # a recipe says that this is the key
 PEM = "-----BEGIN PRIVATE KEY-----\n{}\n{}\n-----END PRIVATE KEY-----"
 
@@ -150,8 +150,8 @@ def plant(home: Path, port: int) -> tuple[dict[str, str], list[str]]:
 
     environment = {name: new() for name in (*VARIABLES, NAMED)}
     for name in URLS:
-        place = f"127.0.0.1:{port}/v1" if name == "OPENAI_BASE_URL" else "nowhere.invalid:3128"
-        environment[name] = f"http://someone:{urllib.parse.quote(new(), safe='')}@{place}"
+        environment[name] = f"http://someone:{urllib.parse.quote(new(), safe='')}@nowhere.invalid:3128"
+    environment["OPENAI_BASE_URL"] = f"http://127.0.0.1:{port}/v1"
     lines = [base64.b64encode(f"{new()}{'.' * 20}".encode()).decode() for _ in range(2)]
     found[-2:] = lines
     environment["TLS_CERT"] = PEM.format(*lines)
@@ -257,9 +257,11 @@ def test_no_byte_that_a_run_leaves_holds_a_secret(tmp_path: Path, port: int, mon
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv(NAMED)  # no secret where no recipe says so
             assert "[hidden]" in run("failing.yaml", code=2)
+            patch.setenv("OPENAI_BASE_URL", environment["MIRROR_URL"])  # it is refused, and not told
+            assert "[hidden]@nowhere" in run("planted.yaml", "--set", "seed=3", code=2)
         Echo.status = 401
         assert "[hidden]" in run("planted.yaml", "--set", "seed=2", code=2)
-    assert any(b"engine.execution.worker" in line for line in lines)
+    assert any(b"engine.execution.keeper" in line for line in lines)
     Echo.status = 0
     for arguments in (
         ["status"], ["status", "--json"], ["show", "failing/scores"], ["show", "planted/scores", "--rejected"], ["report", "planted"],

@@ -198,11 +198,11 @@ def test_a_model_outside_the_store_that_changed_is_not_loaded(store: Store, tmp_
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     planned = resolve("./mine", tmp_path, ("Model",), store)
     artifact = planned.adopt(store)
     assert artifact.location == str(folder) and artifact.verify() == []
-    (folder / "model.safetensors").write_bytes(b"WEIGHTS")
+    (folder / "model.safetensors").write_bytes((3).to_bytes(8, "little") + b"{ }")
     with pytest.raises(UserError, match="mine changed after this run was planned"):
         _ = artifact.location
     assert artifact.verify() == [str(folder)]
