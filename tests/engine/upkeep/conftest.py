@@ -18,6 +18,7 @@ from engine.plan.plan import Planned, make_plan
 from engine.plan.recipe import load_recipe
 from engine.store.artifact import Artifact
 from engine.store.digest import digest_file
+from engine.store.lease import Lease
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
 from tests.engine.conftest import RECIPE, TOY
@@ -75,7 +76,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the artifacts that were made again, in this process."""
     again: list[str] = []
 
-    def make(where: Store, stage: Planned, base: Path, view: Any = None) -> Artifact:
+    def make(where: Store, stage: Planned, held: Lease, base: Path, view: Any = None) -> Artifact:
         again.append(stage.folder)
         return carry_out_planned(where, stage, base)
 

@@ -264,6 +264,9 @@ with shown_as_text():
 PIPES = {
     "engine/user_code.py", "engine/execution/worker.py", "generators/rules/symbolic.py", "generators/rules/sandbox.py",
     "generators/backends/process/child.py", "labeling/argilla/server/embedded/supervise.py",
+    "engine/execution/keeper.py", "generators/rules/answering.py", "generators/rules/judging.py", "generators/rules/matching.py",
+    "generators/rules/zygote.py",
+    "engine/execution/stops.py",  # in a signal's handler: words of its own, and nothing else would do
 }  # fmt: skip
 DOORS = {"engine/view/output.py", "engine/view/console.py"}
 OTHERWISE = (

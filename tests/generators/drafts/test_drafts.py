@@ -12,6 +12,7 @@ from generators.backends.protocol import Failure, Sampling
 from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected, user
 from generators.drafts.lockstep import carry
 from generators.instructions.methods.magpie import pre_query
+from generators.rules.sandbox import Limits
 from generators.text.prompts import load_tokenizer
 from tests.generators.planned import Planned
 
@@ -32,7 +33,7 @@ def test_steps_are_batched_and_drafts_may_split() -> None:
             raise Rejected("two", "of them")
         if n == 3:
             return [count(1), count(0)]
-        outcome = yield Execution([f"print({said} * 10)"])
+        outcome = yield Execution(f"print({said} * 10)", Limits())
         return Made([user(outcome.stdout.strip())], str(said))
 
     backend = Planned(lambda text, seed: str(int(text) + 1))
