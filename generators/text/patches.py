@@ -55,7 +55,7 @@ class _Filters(dict[str, Callable[..., Any]]):
         super().__setitem__(name, self._bound(name, given))
 
 
-class _Account(threading.local):
+class _PerThread(threading.local):
     left = 0
 
 
@@ -70,7 +70,7 @@ class ChatEnvironment(BoundedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._account = _Account()
+        self._account = _PerThread()
         self.filters = _Filters(self._bounded, self.filters)
 
     def toll(self, cost: int) -> None:

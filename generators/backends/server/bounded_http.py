@@ -19,7 +19,7 @@ PIECE = 1 << 20
 expected: ContextVar[int] = ContextVar("expected", default=PLAIN)  # bytes that the answer to come may have
 
 
-class Unreadable(ValueError):
+class UnreadableAnswer(ValueError):
     """An answer that is larger than it may be, or packed in a way that was not offered."""
 
 
@@ -30,7 +30,7 @@ class _Body:
         self._stream, self._most, self._read = stream, expected.get(), 0
         self._unpack = zlib.decompressobj(47) if encoding in ("gzip", "x-gzip", "deflate") else None
         if encoding and encoding != "identity" and not self._unpack:
-            raise Unreadable(f"the answer is packed as `{encoding[:40]}`, expected gzip, deflate or nothing")
+            raise UnreadableAnswer(f"the answer is packed as `{encoding[:40]}`, expected gzip, deflate or nothing")
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._stream:
@@ -52,11 +52,11 @@ class _Body:
             try:
                 piece = self._unpack.decompress(chunk, PIECE) if self._unpack else chunk
             except zlib.error as error:
-                raise Unreadable(f"the answer can't be unpacked: {error}") from None
+                raise UnreadableAnswer(f"the answer can't be unpacked: {error}") from None
             chunk = self._unpack.unconsumed_tail if self._unpack else b""
             self._read += len(piece)
             if self._read > self._most:
-                raise Unreadable(f"the answer has more than {self._most:,} bytes")
+                raise UnreadableAnswer(f"the answer has more than {self._most:,} bytes")
             yield piece
 
 

@@ -103,7 +103,7 @@ def _get(url: str, key: str, place: str) -> tuple[int, bytes]:
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         reason = str(error.__cause__ or error).partition("] ")[2] or str(error) or type(error).__name__
         raise UserError(f"nothing answers at {place}: {in_words(reason).lower()}. {way_out}") from None
-    except bounded_http.Unreadable as error:
+    except bounded_http.UnreadableAnswer as error:
         raise UserError(f"{place} is no server of models: {error}. {way_out}") from None
 
 
