@@ -160,7 +160,7 @@ def test_models_from_outside_come_along(store: Store, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    (model / "model.safetensors").write_bytes(bytes(8) + b"{}")
+    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     made = resolve(str(model), tmp_path, ("Model",), store).adopt(store)
     other = elsewhere(tmp_path)
     copy(store, made.id, other)
