@@ -76,12 +76,12 @@ def rounds(count: int, seed: int = 1) -> Outcome:
 def _round(context: Any, url: str, tag: str, draw: random.Random, outcome: Outcome) -> None:
     stops_at, early = draw.randrange(2 * (PARTS + 2)), draw.random() < 0.5
     (first_said, first_says), (second_said, second_says) = context.Pipe(False), context.Pipe(False)
-    first = context.Process(target=_write, args=(url, tag, stops_at, first_says))
+    first = context.Process(target=_write, args=(_server_environment(), url, tag, stops_at, first_says))
     first.start()
     first_says.close()
     while not (stopped := _state(first.pid) == "T") and first.is_alive():
         time.sleep(0.01)
-    second = context.Process(target=_write, args=(url, tag, -1, second_says))
+    second = context.Process(target=_write, args=(_server_environment(), url, tag, -1, second_says))
     second.start()
     second_says.close()
     if stopped and early:
@@ -103,9 +103,14 @@ def _round(context: Any, url: str, tag: str, draw: random.Random, outcome: Outco
     outcome.wrong += [f"{tag}: {wrong}" for wrong in _look(url, tag)]
 
 
-def _write(url: str, tag: str, stops_at: int, says: Any) -> None:
+def _server_environment() -> dict[str, str]:
+    """Where the server is. The process that ours are forked from may be older than the server."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+
+def _write(environment: dict[str, str], url: str, tag: str, stops_at: int, says: Any) -> None:
     """Make the artifact, and stand still at a step: before (even) or after (odd) the look at the lease for a file."""
-    os.environ.update(FLYWHEEL_LEASE_S=TTL_S)
+    os.environ.update(environment, FLYWHEEL_LEASE_S=TTL_S)
     from engine.execution.worker import carry_out
 
     store, steps = Store(url), iter(range(10**6))

@@ -320,24 +320,6 @@ def test_a_bit_of_an_archive_is_told(kept: Store, tmp_path: Path) -> None:
 # -- where nothing can be renamed ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Any:
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="flywheel")
-    yield "s3://flywheel/upkeep"
-    server.stop()
-
-
 def test_to_an_object_store_and_back(
     kept: Store, tmp_path: Path, bucket: str, in_process: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
