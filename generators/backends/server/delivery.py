@@ -152,9 +152,10 @@ class Delivery:
                     raise
                 finally:
                     self._under_way.discard(digest)
-            if wait is None:
-                self._deaths.pop(digest, None)
-                return await self._keep(digest, result)
+                if wait is None:
+                    self._deaths.pop(digest, None)
+                    # In its place still: a kill costs no more answers than were asked for at once.
+                    return await self._keep(digest, result)
             if self._deaths[digest] >= KILLS:
                 return None
             assert isinstance(result, Failure)
