@@ -129,6 +129,9 @@ class Verifier:
         with ThreadPoolExecutor(min(READERS, cores()) if self.store.local else READERS) as readers:
             for folder in folders:
                 self._artifact(folder, by_folder.get(folder, {}), readers)
+        for folder in [] if everything else folders:
+            if not self._there(folder) and not busy(self.store, folder):
+                self._gone(folder, self.inventory.title(folder), "it was asked for")
         if everything:
             self._under_way()
             self.found.notes += [

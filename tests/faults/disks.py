@@ -26,7 +26,7 @@ def full(ground: Ground, stage: str, when: str) -> Outcome:
                    .stdout.splitlines()[1])  # fmt: skip
         mount(f"size={(used + FREE[when] + 4095) // 4096 * 4096}")
         code = trial.command()
-        words = "no space" in trial.said.lower() or "full" in trial.said.lower()
+        words = any(told in trial.said.lower() for told in ("no space", "full", "disk i/o error"))
         mount("size=2g")
         return _told(fault, kind, trial, code, words)
 

@@ -303,3 +303,11 @@ def test_links_pipes_and_names_that_would_move_a_cursor(kept: Store, tmp_path: P
     }
     said = command("verify", "loud").out
     assert "a\\x1b[2Jb" in said and "\x1b" not in said
+
+
+def test_an_artifact_that_is_asked_for_and_has_no_manifest_is_told(kept: Store) -> None:
+    made = kept.find("toy/loud")
+    Path(kept.path("artifacts", made.id, "manifest.json")).unlink()
+    for name in ("toy/loud", "toy/louder", "toy"):
+        (damage,) = [one for one in verify(kept, name).damage if one.artifact == made.id]
+        assert "has no manifest" in damage.what, name
