@@ -112,7 +112,7 @@ def run(
         from engine.plan.recipe import load_recipe
 
         name = load_recipe(recipe).name
-        put(f"{len(done)} stages done. Look at it: flywheel report {name}", error=True)
+        put(f"{len(done)} stages done. Look at it: flywheel report {shlex.quote(name)}", error=True)
 
 
 @app.command(cls=SwitchedCommand, context_settings=SWITCHES)

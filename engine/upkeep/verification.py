@@ -394,4 +394,9 @@ def lines(found: Verification) -> Iterator[str]:
     for note in found.notes:
         yield visible(f"· {note}", one_line=True)
     told = f"{found.artifacts:,} artifacts, {found.files:,} files, {in_bytes(found.bytes)}"
-    yield f"{told}: {'all as they were written' if found.whole else f'{len(found.damage):,} things are not what they were'}."
+    harmed = (
+        "1 thing is not what it was"
+        if len(found.damage) == 1
+        else f"{len(found.damage):,} things are not what they were"
+    )
+    yield f"{told}: {'all as they were written' if found.whole else harmed}."
