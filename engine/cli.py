@@ -95,6 +95,17 @@ def run(
         bool,
         typer.Option("--retry-failed", help="Ask servers again for the rows of finished stages that did not make it."),
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Processes for a stage's work; as many as there are cores if not given."),
+    ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option("--executor", help="Where the work is done: local, or ray (a cluster); else the recipe's."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of the Ray cluster; else RAY_ADDRESS, or the one that runs here.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Run a recipe; what the store already holds is not run again."""
@@ -105,7 +116,7 @@ def run(
     view = Lines() if json_ else Bars()
     done = run_recipe(
         recipe, store=store, overrides=_settings(recipe, set_, context.args), only=only, wait=wait,
-        no_wait=no_wait, retry_failed=retry_failed, view=view,
+        no_wait=no_wait, retry_failed=retry_failed, view=view, workers=workers, executor=executor, address=address,
     )  # fmt: skip
     view.total(spending(done.values()))
     if not json_:

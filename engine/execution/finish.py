@@ -54,6 +54,7 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
     artifact = job.writer.seal(
         manifest, card(job.store, job.artifact, manifest) if job.gives in schema.MODELS else None
     )
+    job.exchange.clear()
     shutil.rmtree(job.scratch, ignore_errors=True)
     return artifact
 

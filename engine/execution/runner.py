@@ -54,6 +54,9 @@ def run(
     no_wait: bool = False,
     retry_failed: bool = False,
     view: View | None = None,
+    workers: int | None = None,
+    executor: str | None = None,
+    address: str | None = None,
 ) -> dict[str, Artifact]:
     """Run a recipe to its end and return stage name -> artifact. What the store already holds is not run again.
 
@@ -66,6 +69,8 @@ def run(
         no_wait: where another run makes a stage's artifact right now, raise `Busy` instead of waiting for that run.
         retry_failed: make those stages anew that asked a server and had rows that did not make it: answers that were good are
             kept, the others are asked for again. What was made of a stage follows where that gave other rows.
+        workers: processes that a stage's tasks are spread over; as many as there are cores if None. No byte depends on it.
+        executor: "local" or "ray", where tasks are done; else the recipe's. address: of the Ray cluster.
 
     Raises:
         UserError: the recipe is wrong. StageFailed: a stage could not finish. Waiting: people have to rank first.
@@ -73,7 +78,8 @@ def run(
     """
     loaded = load_recipe(recipe, overrides)
     where = Store(store or loaded.store)
-    return run_plan(loaded, where, only=only, wait=wait, no_wait=no_wait, retry_failed=retry_failed, view=view)
+    how = {"workers": workers, "executor": executor or loaded.executor, "address": address}
+    return run_plan(loaded, where, only=only, wait=wait, no_wait=no_wait, retry_failed=retry_failed, view=view, how=how)
 
 
 @shared_digests()
@@ -87,8 +93,12 @@ def run_plan(
     retry_failed: bool = False,
     view: View | None = None,
     record: bool = True,
+    how: dict[str, Any] | None = None,
 ) -> dict[str, Artifact]:
-    """Plan a parsed recipe and carry it out in this store; `record` notes it as a run. As `run` else."""
+    """Plan a parsed recipe and carry it out in this store; `record` notes it as a run, `how` says where the work is done
+    (`engine.execution.executors.open`). As `run` else.
+    """
+    options = {"wait": wait, **(how or {"executor": recipe.executor})}
     notes: list[str] = []
     plan = make_plan(recipe, where, only, say=notes.append)
     check(recipe, plan, where, offline=True)  # an answer may be in the cache of a server that is gone
@@ -101,7 +111,7 @@ def run_plan(
     try:
         for stage in plan:
             try:
-                found = _have(where, stage, done, recipe, wait, no_wait, retry_failed, record, view)
+                found = _have(where, stage, done, recipe, options, no_wait, retry_failed, record, view)
                 done[stage.name] = found
                 if record:
                     _record(where, recipe.name, recipe.file, stage, list(recipe.steps))
@@ -120,7 +130,7 @@ def _have(
     stage: Planned,
     done: dict[str, Artifact],
     recipe: Recipe,
-    wait: bool,
+    options: dict[str, Any],
     no_wait: bool,
     retry_failed: bool,
     record: bool,
@@ -143,7 +153,7 @@ def _have(
                     say(anew)
                 try:
                     prepare(where, stage, anew=anew is not None)
-                    _work(where, stage, held, str(recipe.base), {"wait": wait}, view)
+                    _work(where, stage, held, str(recipe.base), options, view)
                 except BaseException as error:
                     with contextlib.suppress(OSError):  # the disk may be full
                         note_failure(where, recipe.name if record else "", stage, error)

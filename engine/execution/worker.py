@@ -22,11 +22,13 @@ from typing import Any
 
 from engine.errors import FlywheelError, UserError, Waiting
 from engine.execution import stops
+from engine.execution.executors.open import open_executor
 from engine.execution.finish import finish
 from engine.execution.threads import cores
 from engine.plan.identity import folder_of, identify, key_of, sources
 from engine.redaction import declare_named, redacted
 from engine.shortage import shortage
+from engine.stage.executor import Executor, Here
 from engine.stage.job import Emit, Job
 from engine.stage.stage import Stage, load
 from engine.store.artifact import Artifact
@@ -56,12 +58,14 @@ def carry_out(
     emit: Emit = lambda event: None,
     options: dict[str, Any] | None = None,
     identity: dict[str, Any] | None = None,
+    executor: Executor | None = None,
 ) -> Artifact:
     """Run one stage here and now on finished artifacts; return its artifact, at once if that is in the store.
 
     Args:
         inputs: port -> label -> artifact.
         identity: what the plan found that the result depends on; computed here where there is no plan.
+        executor: where the stage's tasks are done; here, if None.
 
     Raises:
         UserError: a file that the stage reads is not what the plan saw.
@@ -77,7 +81,7 @@ def carry_out(
         return found
     gives = config.output({port: [a.kind for a in given.values()] for port, given in inputs.items()})
     seed = config.seed if config.seed is not None else 0
-    job = Job(store, folder, gives, inputs, seed, base, emit, options or {}, identity["sources"])
+    job = Job(store, folder, gives, inputs, seed, base, emit, options or {}, identity["sources"], executor or Here())
     job.resume()
     started, wall = time.time(), time.monotonic()
     config.run(job)
@@ -102,11 +106,17 @@ def carry_out(
         },
         "packages": _versions(),
     }
+    elsewhere = job.told_efforts()
     timings = {
         "started": started,
         "wall_s": round(time.monotonic() - wall, 3),
-        "cpu_s": round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
-        "peak_rss_mb": round(max(u.ru_maxrss for u in usage) / 1024, 1),
+        "cpu_s": round(
+            sum(u.ru_utime + u.ru_stime for u in usage) + sum(one["cpu_s"] for one in elsewhere.values()), 3
+        ),
+        "peak_rss_mb": round(
+            max([u.ru_maxrss / 1024 for u in usage] + [one["peak_rss_mb"] for one in elsewhere.values()]), 1
+        ),
+        **({"workers": elsewhere} if elsewhere else {}),
         "machine": f"{platform.machine()}, {cores()} cores",
         "python": platform.python_version(),
     }
@@ -172,7 +182,8 @@ def work(spec_file: str) -> int:
                 if artifact.key != key:
                     raise UserError(f"input `{label}` ({folder}) is not what this run was planned with; run again.")
                 inputs[port][label] = artifact
-        carry_out(store, spec["kind"], config, inputs, spec["base"], emit, spec["options"], spec["identity"])
+        executor = open_executor(spec["options"])
+        carry_out(store, spec["kind"], config, inputs, spec["base"], emit, spec["options"], spec["identity"], executor)
     except Waiting as error:
         emit({"event": "waiting", "text": str(error)})
         return error.exit_code

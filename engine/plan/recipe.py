@@ -33,7 +33,8 @@ from engine.redaction import redacted
 from engine.stage.stage import Stage, load
 from engine.text.visible import visible
 
-TOP = {"name": str, "description": str, "seed": int, "store": str, "stages": dict}
+TOP = {"name": str, "description": str, "seed": int, "store": str, "executor": str, "stages": dict}
+EXECUTORS = ("local", "ray")
 # libyaml's where PyYAML was built with it: a tenth of the time.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 EIGHTS = re.compile(r"[-+]?0[0-7_]*[0-7][0-7_]*")
@@ -78,6 +79,7 @@ class Recipe:
     file: str
     store: str | None = None
     lines: Lines = field(default_factory=lambda: {})
+    executor: str | None = None
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -140,6 +142,10 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
     seed = data.get("seed", 0)
     if not 0 <= seed < 2**63:
         raise fail(("seed",), f"`seed` should be 0 or more and less than 2^63, found {seed}.")
+
+    if data.get("executor", "local") not in EXECUTORS:
+        known = nearest(data["executor"], EXECUTORS)
+        raise fail(("executor",), f"`executor` should be `local` or `ray`, found {_brief(data['executor'])}.{known}")
 
     steps: dict[str, Step] = {}
     for name, body in stages.items():
@@ -209,7 +215,7 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
                     "A file or folder starts with `./` or `/`, a hub model with `hub:`, another artifact of the store with `store:`.",
                 )
     name = data.get("name") or Path(file).stem
-    return Recipe(name, seed, steps, base, file, data.get("store"), lines)
+    return Recipe(name, seed, steps, base, file, data.get("store"), lines, data.get("executor"))
 
 
 def is_external(name: str) -> bool:

@@ -9,6 +9,20 @@ A map over rows::
         kept, removed = clean(part.table)
         part.commit(kept, rejected=removed)
 
+The same on all cores, or all nodes, with a worker that each process makes once::
+
+    class Cleaner:
+        def __init__(self, job, rules):
+            self.job, self.rules = job, compiled(rules)
+
+        def __call__(self, part: Slice) -> int:
+            if (mine := self.job.part(part)) is not None:   # None: committed before a kill
+                mine.commit(*clean(mine.table, self.rules))
+            return part.rows
+
+    for rows in job.spread(Cleaner, job.slices("documents"), stage.rules):   # in the order of the slices
+        ...
+
 A model::
 
     trainer.save(job.output)     # a local folder; its files become the artifact's when `run` returns
@@ -34,6 +48,10 @@ import xxhash
 from engine import seeds
 from engine.errors import Damaged, StageFailed
 from engine.redaction import redacted, redacted_json
+from engine.stage import slices
+from engine.stage.exchange import Exchange
+from engine.stage.executor import Effort, Executor, Here, Work
+from engine.stage.slices import Slice
 from engine.store.artifact import Artifact
 from engine.store.journal import Journal
 from engine.store.known_digests import digest_of
@@ -72,6 +90,8 @@ class Job:
         base: the folder of the recipe, for paths in its configuration.
         options: how to run, never what to make (`{"wait": bool}`).
         sources: digests of the files outside the store that the stage reads, as its key was made of them.
+        executor: where the tasks of `spread` are done.
+        efforts: what tasks took that were done in other processes.
     """
 
     store: Store
@@ -83,6 +103,8 @@ class Job:
     emit: Emit = lambda event: None
     options: dict[str, Any] = field(default_factory=lambda: {})
     sources: Mapping[str, str] = field(default_factory=lambda: {})
+    executor: Executor = field(default_factory=Here)
+    efforts: list[Effort] = field(default_factory=lambda: [])
     _last_progress: float = 0.0
     _spending: threading.Lock = field(default_factory=threading.Lock)
 
@@ -92,10 +114,11 @@ class Job:
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the lock and what was read from files: training hands its job to processes of its own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_spending", "spent", "writer")}
+        ours = ("_spending", "spent", "writer", "exchange", "emit", "executor", "efforts", "_done")
+        return {name: value for name, value in self.__dict__.items() if name not in ours}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _spending=threading.Lock())
+        self.__dict__.update(state, _spending=threading.Lock(), emit=_unheard, executor=Here(), efforts=[])
 
     # -- what comes in -----------------------------------------------------------------------------------------------
 
@@ -143,6 +166,64 @@ class Job:
                     pending, size = [table.slice(rows)], size - rows
         if size:
             yield from cut(pa.concat_tables(united(pending), promote_options="default").combine_chunks())
+
+    # -- in many processes -------------------------------------------------------------------------------------------
+
+    def slices(self, port: str, rows: int = 10_000) -> list[Slice]:
+        """The slices that `parts` cuts, to be worked on in any order."""
+        return slices.cut(port, self.all(port), rows)
+
+    def table(self, part: Slice, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a slice."""
+        return slices.read(part, self.all(part.port), columns)
+
+    def part(self, part: Slice) -> Part | None:
+        """A slice with its rows, to be committed; None if it was."""
+        if self._done and part_name(part.index, self.table(part, ["id"]).column("id").to_pylist()) in self._done:
+            return None
+        table = self.table(part)
+        return Part(self, part_name(part.index, table.column("id").to_pylist()), table)
+
+    @cached_property
+    def _done(self) -> set[str]:
+        """What was committed when this process began; each slice is worked on once."""
+        return self.committed()
+
+    def spread(
+        self, make: Callable[..., Callable[[Any], Any]], tasks: Iterable[Any], *common: Any, width: int | None = None
+    ) -> Iterator[Any]:
+        """Have tasks done wherever there is room; what the worker returned for each, in their order.
+
+        Args:
+            make: a class or function of a module. `make(job, *common)` gives the worker, once in every process that takes part.
+            tasks: anything that can be pickled; few are drawn ahead.
+            width: at most so many at once.
+
+        Raises:
+            what a worker raised. StageFailed: a process was lost.
+        """
+        for done in self.executor.map(Work(make, self, common), tasks, width):
+            for event in done.events:
+                self.emit(event)
+            if done.effort:
+                self.efforts.append(done.effort)
+            yield done.result
+
+    @cached_property
+    def exchange(self) -> Exchange:
+        """Files that all processes of this stage reach while it is under way."""
+        return Exchange(self)
+
+    def told_efforts(self) -> dict[str, dict[str, float]]:
+        """By worker: how many tasks it did, and what they took (for the timings, outside the digest)."""
+        told: dict[str, dict[str, float]] = {}
+        for one in self.efforts:
+            mine = told.setdefault(one.worker, {"tasks": 0, "wall_s": 0.0, "cpu_s": 0.0, "peak_rss_mb": 0.0})
+            mine["tasks"] += 1
+            mine["wall_s"] += one.wall_s
+            mine["cpu_s"] += one.cpu_s
+            mine["peak_rss_mb"] = max(mine["peak_rss_mb"], one.peak_rss_mb)
+        return {name: {what: round(value, 3) for what, value in mine.items()} for name, mine in told.items()}
 
     # -- what goes out -----------------------------------------------------------------------------------------------
 
@@ -221,6 +302,7 @@ class Job:
     def start_over(self) -> None:
         """Take away all that was committed, and what was kept for it; what was said and spent stays."""
         self.writer.discard()
+        self.exchange.clear()
         for entry in self.scratch.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -295,6 +377,9 @@ class Job:
         known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
         with self.keep(file) as partial:
             partial.write_text(json.dumps({**known, **redacted_json(values)}, indent=1, sort_keys=True))
+
+
+def _unheard(event: dict[str, Any]) -> None: ...
 
 
 def part_name(index: int, ids: Iterable[str]) -> str:

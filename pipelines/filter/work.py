@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from engine.stage.job import Job
+from engine.stage.slices import Slice
 from engine.store.schema import row_id
 from pipelines.filter.heuristics import LINE_SETS, Rule, clean_lines
 from pipelines.filter.keep import verdict
@@ -25,24 +26,36 @@ SCORES = ("language_score", "quality")  # columns that a row gets where the stag
 
 
 def sift(stage: Filter, job: Job) -> None:
-    rules = stage.compile()
     classifier = _classifier(stage, job)
-    tallies = job.scratch / "tallies"
-    tallies.mkdir(exist_ok=True)
-    for part in job.parts("documents"):
-        kept, rejected, tally = _sift_table(stage, part.table, rules, classifier)
-        # Beside the part and before it, so that a run that was killed and goes on still counts all of them.
-        with job.keep(tallies / f"{part.name}.json") as partial:
-            partial.write_text(json.dumps(tally.to_json()))
-        part.commit(kept, rejected)
+    rows = job.rows("documents")
+    done = 0
+    for sifted in job.spread(Sifter, job.slices("documents"), stage, classifier):
+        done += sifted
+        job.progress(done, rows, "rows")
     total = Tally()
-    for file in sorted(tallies.glob("*.json")):
-        total.add(Tally.from_json(json.loads(file.read_text())))
-    histograms = total.histograms.to_json(_bounds(rules, stage))
+    for name in job.exchange.names("tallies"):
+        total.add(Tally.from_json(json.loads(job.exchange.get(name))))
+    histograms = total.histograms.to_json(_bounds(stage.compile(), stage))
     (job.output / "histograms.json").write_text(json.dumps(histograms, indent=1))
     job.summary(documents=total.rows, **total.summary(stage))
     if classifier is not None:
         job.summary(classifier=classifier.facts)
+
+
+class Sifter:
+    """Sifts slices of the documents; gives their numbers of rows."""
+
+    def __init__(self, job: Job, stage: Filter, classifier: Classifier | None) -> None:
+        self.job, self.stage, self.classifier = job, stage, classifier
+        self.rules = stage.compile()
+
+    def __call__(self, piece: Slice) -> int:
+        if part := self.job.part(piece):
+            kept, rejected, tally = _sift_table(self.stage, part.table, self.rules, self.classifier)
+            # Beside the part and before it, so that a run that was killed and goes on still counts all of them.
+            self.job.exchange.put(f"tallies/{part.name}.json", json.dumps(tally.to_json()).encode())
+            part.commit(kept, rejected)
+        return piece.rows
 
 
 def _classifier(stage: Filter, job: Job) -> Classifier | None:
