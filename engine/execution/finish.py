@@ -31,8 +31,7 @@ def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str
         StageFailed: no row came out, or too many failed.
     """
     _keep_metrics(job)
-    for file in sorted(p for p in job.output.rglob("*") if p.is_file()):
-        job.writer.put_file(file, file.relative_to(job.output).as_posix())
+    job.writer.put_files(job.output)
     made = job.contents()
     summary = json.loads(job.writer.read_file(SUMMARY)) if SUMMARY in made.files else {}
     _check(job, made, max_failed, summary)

@@ -33,7 +33,7 @@ class Exchange:
             kept: it lasts, and is looked at when the stage goes on after a kill. What is not kept is to be made anew then.
         """
         if not self._store.local:
-            self._store.fs.pipe_file(self._place(name), bytes(data))
+            self._store.fs.pipe_file(self._store.path("work", self._job.artifact, name), bytes(data))
             return
         file = self.path(name)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,10 @@ class Exchange:
             FileNotFoundError: there is none of this name.
         """
         if not self._store.local:
-            return cast(bytes, self._store.fs.cat_file(self._place(name), begin or None, end))
+            place = ("work", self._job.artifact, name)
+            if begin == 0 and end is None:
+                return self._store.read(*place)
+            return self._store.read_range(begin, self._store.size(*place) if end is None else end, *place)
         with self.path(name).open("rb") as file:
             file.seek(begin)
             return file.read() if end is None else file.read(end - begin)
@@ -70,32 +73,29 @@ class Exchange:
     def names(self, folder: str) -> list[str]:
         """Names of all files below a folder, sorted, with the folder's."""
         if not self._store.local:
-            return [f"{folder}/{name}" for name in self._store.walk("work", self._job.artifact, folder)]
+            return [f"{folder}/{name}" for name in self._store.entries("work", self._job.artifact, folder)]
         root = self.path(folder)
         return sorted(f"{folder}/{f.relative_to(root).as_posix()}" for f in root.rglob("*") if f.is_file())
 
     def exists(self, name: str) -> bool:
-        return self.path(name).exists() if self._store.local else bool(self._store.fs.exists(self._place(name)))
+        return self.path(name).exists() if self._store.local else self._store.exists("work", self._job.artifact, name)
 
     def drop(self, folder: str) -> None:
         """Take away a folder, or a file."""
+        if not self._store.local:  # what is no file's name is nothing to delete
+            self._store.delete(("work", self._job.artifact, name) for name in [folder, *self.names(folder)])
+            return
         for name in [*self.names(folder), *([folder] if self.exists(folder) and not self._folder(folder) else [])]:
-            if self._store.local:
-                self.path(name).unlink(missing_ok=True)
-            else:
-                self._store.fs.rm_file(self._place(name))
+            self.path(name).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Take away all of it (a local one goes with the scratch folder)."""
-        if not self._store.local and self._store.walk("work", self._job.artifact):
-            self._store.fs.rm(self._store.path("work", self._job.artifact), recursive=True)
+        if not self._store.local:
+            self._store.delete_folder("work", self._job.artifact)
 
     def path(self, name: str) -> Path:
         """Where a file is, in a local store."""
         return self._job.scratch / name
 
     def _folder(self, name: str) -> bool:
-        return self._store.local and self.path(name).is_dir()
-
-    def _place(self, name: str) -> str:
-        return self._store.path("work", self._job.artifact, name)
+        return self.path(name).is_dir()
