@@ -333,12 +333,20 @@ class Artifact:
         bad: list[str] = []
         for name, entry in self._recorded.items():
             try:
-                with self.store.fs.open(self.store.path("artifacts", self.id, name), "rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                        bad.append(name)
+                if self._digest(name, entry["bytes"]) != entry["sha256"]:
+                    bad.append(name)
             except OSError:
                 bad.append(name)
         return bad
+
+    def _digest(self, name: str, size: int) -> str:
+        parts = ("artifacts", self.id, *name.split("/"))
+        if self.store.local:
+            return digest_bytes(Path(self.store.path(*parts)))
+        sha256 = hashlib.sha256()
+        for chunk in chunks(self.store, size, *parts):
+            sha256.update(chunk)
+        return sha256.hexdigest()
 
     def damaged(self, name: str, why: str) -> Damaged:
         """What to raise where a file is not what was recorded of it."""

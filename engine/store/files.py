@@ -107,10 +107,10 @@ class StoreFiles:
             StageFailed: the disk is full, or fails. UserError: it may not be written.
         """
         target, digest = self.path(*parts), sha256 or hashlib.sha256(data).hexdigest()
+        if not self.local:
+            self.fs.pipe_file(target, data)
+            return digest
         with in_words(target):
-            if not self.local:
-                self.fs.pipe_file(target, data)
-                return digest
             partial = Path(self.path("tmp", uuid.uuid4().hex))
             make_folder(partial.parent)
             make_folder(Path(target).parent)
@@ -136,11 +136,11 @@ class StoreFiles:
         """
         target = self.path(*parts)
         self.fence(*parts)
+        if not self.local:
+            self.fs.put_file(str(source), target)
+            source.unlink()
+            return
         with in_words(target):
-            if not self.local:
-                self.fs.put_file(str(source), target)
-                source.unlink()
-                return
             make_folder(Path(target).parent)
             sync(source)
             try:
@@ -198,7 +198,7 @@ class StoreFiles:
         Raises:
             FileNotFoundError: there is none. OSError: it is not as long as `begin`.
         """
-        return cast(bytes, self.fs.cat_file(self.path(*parts), begin, end)) if begin < end else b""
+        return cast(bytes, self.fs.cat_file(self.path(*parts), start=begin, end=end)) if begin < end else b""
 
     def entries(self, *parts: str) -> dict[str, Entry]:
         """All files below a folder of a store elsewhere, by their path from it; empty if there is none."""

@@ -39,7 +39,7 @@ class S3(s3fs.S3FileSystem):  # pyright: ignore[reportUntypedBaseClass]
     ) -> bytes:
         """In one request: who reads a file whole does not ask first how long it is."""
         if start is not None or end is not None:
-            return cast(bytes, await super()._cat_file(path, version_id, start or 0, end, **options))
+            return cast(bytes, await super()._cat_file(path, version_id=version_id, start=start or 0, end=end, **options))
         bucket, key, _ = self.split_path(path)
 
         async def read() -> bytes:
@@ -77,6 +77,24 @@ class S3(s3fs.S3FileSystem):  # pyright: ignore[reportUntypedBaseClass]
             if refused := answer.get("Errors"):  # with status 200
                 raise PermissionError(f"{refused[0].get('Key')} can't be deleted: {refused[0].get('Message')}")
 
+    async def _uploads(self, path: str) -> list[tuple[str, str, float]]:
+        bucket, key, _ = self.split_path(path)
+        found: list[tuple[str, str, float]] = []
+        where = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/"}
+        while True:
+            page = await self._call_s3("list_multipart_uploads", **where)
+            for one in page.get("Uploads", []):
+                found.append((f"{bucket}/{one['Key']}", one["UploadId"], one["Initiated"].timestamp()))
+            if not page.get("IsTruncated"):
+                return found
+            where |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    async def _abort(self, path: str, upload: str) -> None:
+        bucket, key, _ = self.split_path(path)
+        await self._call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+
+    uploads = sync_wrapper(_uploads)  # begun below a folder and not ended: path, id, when begun
+    abort = sync_wrapper(_abort)
     entries = sync_wrapper(_entries)  # objects below a folder: bytes, ETag, when written
     names = sync_wrapper(_names)  # what is in a folder
     delete = sync_wrapper(_delete)  # objects of one bucket; those that are gone are no error
