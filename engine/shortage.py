@@ -1,4 +1,4 @@
-"""What a machine can run out of, in words: disk, memory, open files, processes; a disk that can't be written, or fails.
+"""What a machine can run out of, in words: disk, memory, open files, processes; a disk, or a server, that can't be written, or fails.
 
 The error comes from wherever the write was: Python, pyarrow, SQLite, a library in Rust. The kernel's words are in all of them.
 """
@@ -14,8 +14,8 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 from engine.errors import StageFailed, UserError
+from engine.remote_faults import AGAIN, remote_fault
 
-AGAIN = "what is done is kept, and running again goes on from here"
 _DISK = f"Make room (`flywheel gc --dry-run` tells what could go); {AGAIN}."
 ADVICE = {
     errno.ENOSPC: ("there is no space left on the disk", _DISK),
@@ -66,6 +66,8 @@ def shortage(error: BaseException, fields: Iterable[str] = ()) -> str | None:
     Args:
         fields: of the stage's configuration, to name those that take memory.
     """
+    if told := next(filter(None, map(remote_fault, _chain(error))), None):
+        return told
     for one in _chain(error):
         number = _number(one)
         if number is None:

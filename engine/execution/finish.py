@@ -12,7 +12,7 @@ import pyarrow as pa
 from engine.errors import StageFailed
 from engine.redaction import redacted_bytes
 from engine.stage.job import SUMMARY, Job
-from engine.store import schema
+from engine.store import request_counts, schema
 from engine.store.artifact import Artifact
 from engine.store.parquet import encode
 from engine.store.writer import Contents
@@ -20,22 +20,26 @@ from engine.view.card import card
 from engine.view.rows import shorten
 
 
-def finish(job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str, Any]) -> Artifact:
+def finish(
+    job: Job, facts: dict[str, Any], max_failed: float, timings: dict[str, Any], sent: dict[str, int]
+) -> Artifact:
     """Gather what was committed and write the manifest, last.
 
     Args:
         facts: what made this artifact (key, stage, inputs, seed, packages).
         max_failed: the ceiling on failed rows, as a share of all rows seen.
+        sent: requests to a store elsewhere, by verb, before this job began.
 
     Raises:
         StageFailed: no row came out, or too many failed.
     """
     _keep_metrics(job)
-    for file in sorted(p for p in job.output.rglob("*") if p.is_file()):
-        job.writer.put_file(file, file.relative_to(job.output).as_posix())
+    job.writer.put_files(job.output)
     made = job.contents()
     summary = json.loads(job.writer.read_file(SUMMARY)) if SUMMARY in made.files else {}
     _check(job, made, max_failed, summary)
+    if requests := request_counts.total(request_counts.since(sent), *(one.requests for one in job.efforts)):
+        timings["requests"] = requests  # up to here
     manifest = {
         **facts,
         "kind": "dataset" if job.gives in schema.DATASETS else "model",

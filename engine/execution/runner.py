@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.errors import StageFailed, UserError, Waiting
+from engine.errors import FlywheelError, StageFailed, UserError, Waiting
 from engine.execution import keeper, stops, threads
 from engine.execution.again import note_failure, prepare
 from engine.plan.checks import check
@@ -115,7 +115,9 @@ def run_plan(
                 done[stage.name] = found
                 if record:
                     _record(where, recipe.name, recipe.file, stage, list(recipe.steps))
-            except (OSError, MemoryError) as error:
+            except FlywheelError:
+                raise
+            except Exception as error:
                 if words := shortage(error):
                     raise StageFailed(f"stage `{stage.name}` ({stage.step.kind}): {words}") from error
                 raise
@@ -155,7 +157,7 @@ def _have(
                     prepare(where, stage, anew=anew is not None)
                     _work(where, stage, held, str(recipe.base), options, view)
                 except BaseException as error:
-                    with contextlib.suppress(OSError):  # the disk may be full
+                    with contextlib.suppress(Exception):  # the disk may be full, the store away
                         note_failure(where, recipe.name if record else "", stage, error)
                     raise
                 found = where.get(stage.folder)

@@ -31,6 +31,7 @@ from engine.shortage import shortage
 from engine.stage.executor import Executor, Here
 from engine.stage.job import Emit, Job
 from engine.stage.stage import Stage, load
+from engine.store import request_counts
 from engine.store.artifact import Artifact
 from engine.store.lease import HELD, Lease, Superseded, take_part
 from engine.store.store import Store
@@ -83,7 +84,7 @@ def carry_out(
     seed = config.seed if config.seed is not None else 0
     job = Job(store, folder, gives, inputs, seed, base, emit, options or {}, identity["sources"], executor or Here())
     job.resume()
-    started, wall = time.time(), time.monotonic()
+    started, wall, sent = time.time(), time.monotonic(), request_counts.sent()
     config.run(job)
     try:
         before, now = (
@@ -120,7 +121,7 @@ def carry_out(
         "machine": f"{platform.machine()}, {cores()} cores",
         "python": platform.python_version(),
     }
-    return finish(job, facts, config.max_failed, timings)
+    return finish(job, facts, config.max_failed, timings, sent)
 
 
 def _check_sources(planned: dict[str, str], found: dict[str, str]) -> None:
@@ -211,6 +212,6 @@ def _lost(held: Lease) -> Superseded | None:
         held.check()
     except Superseded as error:
         return error
-    except OSError:
+    except Exception:  # of the way to the store
         return None
     return None

@@ -39,9 +39,9 @@ class Exchange:
         Raises:
             Superseded: another run makes the artifact now, or it is finished.
         """
-        self._store.fence("artifacts", self._job.artifact)
+        self._store.fence("artifacts", self._artifact)
         if not self._store.local:
-            self._store.fs.pipe_file(self._place(name), bytes(data))
+            self._store.fs.pipe_file(self._store.path("work", self._artifact, name), bytes(data))
             return
         file = self.path(name)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,10 @@ class Exchange:
             FileNotFoundError: there is none of this name.
         """
         if not self._store.local:
-            return cast(bytes, self._store.fs.cat_file(self._place(name), begin or None, end))
+            place = ("work", self._artifact, name)
+            if begin == 0 and end is None:
+                return self._store.read(*place)
+            return self._store.read_range(begin, self._store.size(*place) if end is None else end, *place)
         with self.path(name).open("rb") as file:
             file.seek(begin)
             return file.read() if end is None else file.read(end - begin)
@@ -78,33 +81,30 @@ class Exchange:
     def names(self, folder: str) -> list[str]:
         """Names of all files below a folder, sorted, with the folder's."""
         if not self._store.local:
-            return [f"{folder}/{name}" for name in self._store.walk("work", self._artifact, folder)]
+            return [f"{folder}/{name}" for name in self._store.entries("work", self._artifact, folder)]
         root = self.path(folder)
         found = (f for f in root.rglob("*") if f.is_file() and not f.name.endswith("partial"))  # as a kill leaves them
         return sorted(f"{folder}/{f.relative_to(root).as_posix()}" for f in found)
 
     def exists(self, name: str) -> bool:
-        return self.path(name).exists() if self._store.local else bool(self._store.fs.exists(self._place(name)))
+        return self.path(name).exists() if self._store.local else self._store.exists("work", self._artifact, name)
 
     def drop(self, folder: str) -> None:
         """Take away a folder, or a file."""
+        if not self._store.local:  # what is no file's name is nothing to delete
+            self._store.delete(("work", self._artifact, name) for name in [folder, *self.names(folder)])
+            return
         for name in [*self.names(folder), *([folder] if self.exists(folder) and not self._folder(folder) else [])]:
-            if self._store.local:
-                self.path(name).unlink(missing_ok=True)
-            else:
-                self._store.fs.rm_file(self._place(name))
+            self.path(name).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Take away all of it (a local one goes with the scratch folder)."""
-        if not self._store.local and self._store.walk("work", self._artifact):
-            self._store.fs.rm(self._store.path("work", self._artifact), recursive=True)
+        if not self._store.local:
+            self._store.delete_folder("work", self._artifact)
 
     def path(self, name: str) -> Path:
         """Where a file is, in a local store."""
         return self._store.scratch(self._artifact) / name
 
     def _folder(self, name: str) -> bool:
-        return self._store.local and self.path(name).is_dir()
-
-    def _place(self, name: str) -> str:
-        return self._store.path("work", self._artifact, name)
+        return self.path(name).is_dir()

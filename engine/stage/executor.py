@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from engine.store import request_counts
+
 Event = dict[str, Any]
 
 
@@ -46,12 +48,14 @@ class Effort:
         worker: `node:process`.
         cpu_s: of the process, threads and all.
         peak_rss_mb: of the process so far.
+        requests: to a store elsewhere, by verb.
     """
 
     worker: str
     wall_s: float
     cpu_s: float
     peak_rss_mb: float
+    requests: dict[str, int] = field(default_factory=lambda: {})
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,10 @@ class Opened:
             self._events.append(event)
 
     def do(self, task: Any) -> Done:
-        wall, cpu = time.monotonic(), time.process_time()
+        wall, cpu, sent = time.monotonic(), time.process_time(), request_counts.sent()
         result = self._worker(task)
-        effort = Effort(self._name, time.monotonic() - wall, time.process_time() - cpu, peak_rss_mb())
+        wall_s, cpu_s = time.monotonic() - wall, time.process_time() - cpu
+        effort = Effort(self._name, wall_s, cpu_s, peak_rss_mb(), request_counts.since(sent))
         events, self._events = self._events, []
         return Done(result, events, effort)
 

@@ -12,19 +12,22 @@ import os
 import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import Damaged, UserError
-from engine.store.digest import digest_bytes, digest_file, digest_folder, digest_json
+from engine.store import cache
+from engine.store.digest import digest_bytes, digest_folder, digest_json
 from engine.store.files import StoreFiles
 from engine.store.known_digests import digest_of
 from engine.store.parquet import open_parquet, read_parquet
+from engine.store.prefetch import fetch, soon
+from engine.store.ranges import chunks
 from engine.store.schema import DATASETS, MODELS
-from engine.store.whole_file import whole_file
 from engine.text.visible import visible
 
 if TYPE_CHECKING:
@@ -133,11 +136,14 @@ class Artifact:
         """Where this artifact's files are, or their copy will be, looked at or not: to tell people."""
         if "external" in self.manifest:
             return Path(self.manifest["external"])
-        return Path(self.store.path("artifacts", self.id)) if self.store.local else self._copy
+        if self.store.local:
+            return Path(self.store.path("artifacts", self.id))
+        return self.store.workplace() / cache.VIEWS / self.id
 
     @property
     def path(self) -> Path:
-        """A local folder with this artifact's files: the store's own, or a copy of a remote one. Each file was looked at.
+        """A local folder with this artifact's files: the store's own, or one of copies that stays while this process lives. Each file was
+        looked at.
 
         Raises:
             Damaged: a file is not what was recorded of it. UserError: a model outside the store is another now.
@@ -150,24 +156,25 @@ class Artifact:
                     pass
             self._check_strangers()
         else:
-            self._fetch()
+            files = self.manifest["files"].items()
+            cache.view(self.place, {name: (e["sha256"], partial(self._cached, name)) for name, e in files})
         return self.place
 
-    @property
-    def _copy(self) -> Path:
-        return self.store.workplace() / "inputs" / self.id
-
-    def _fetch(self) -> None:
-        for name, entry in self.manifest["files"].items():
-            target = self._copy / name
-            if target.exists() and digest_file(target) == entry["sha256"]:
-                continue
-            with whole_file(target, shared=True) as partial:
-                try:
-                    self.store.fs.get_file(self.store.path("artifacts", self.id, name), str(partial))
-                except FileNotFoundError:
-                    raise self.damaged(name, "it is missing") from None
-                self._compare(name, digest_file(partial), partial.stat().st_size)
+    def _cached(self, name: str) -> IO[bytes]:
+        """A file of a store elsewhere, opened to read: it is on this machine from now on, for a while."""
+        entry, parts = self._recorded.get(name), ("artifacts", self.id, *name.split("/"))
+        if entry is None:
+            return io.BytesIO(self.store.read(*parts))
+        try:
+            return cache.opened(entry["sha256"], entry["bytes"], lambda: chunks(self.store, entry["bytes"], *parts))
+        except FileNotFoundError:
+            raise self.damaged(name, "it is missing") from None
+        except (Damaged, OSError) as error:
+            if (size := self.store.size(*parts)) != entry["bytes"]:
+                raise self.damaged(name, f"it has {size:,} bytes instead of {entry['bytes']:,}") from None
+            if isinstance(error, OSError):  # of the server or the way to it
+                raise
+            raise self.damaged(name, "its bytes are not those that were written") from None
 
     def _check_external(self) -> None:
         folder = self.place
@@ -215,10 +222,9 @@ class Artifact:
                 yield from file.iter_batches(rows, columns=columns, use_threads=False)
 
     def _arrow(self, name: str) -> pa.Table:
-        if not self.store.local:
-            return pa.ipc.open_file(self.read_file(name)).read_all()
-        with self.opened(name) as file:
-            return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+        with self.opened(name) as file:  # a copy may be taken away: it is mapped as it is open
+            path = file.name if self.store.local else f"/dev/fd/{file.fileno()}"
+            return pa.ipc.open_file(pa.memory_map(path)).read_all()
 
     @contextlib.contextmanager
     def parquet(self, name: str) -> Generator[pq.ParquetFile]:
@@ -259,6 +265,9 @@ class Artifact:
         Raises:
             Damaged: it is not what was recorded of it, or gone. FileNotFoundError: nothing was recorded of it, and it is not there.
         """
+        if not self.store.local:
+            with self._cached(name) as file:
+                return file.read()
         try:
             data = self.store.read("artifacts", self.id, name)
         except FileNotFoundError:
@@ -266,8 +275,6 @@ class Artifact:
                 raise self.damaged(name, "it is missing") from None
             raise
         except OSError as error:
-            if not self.store.local:  # a server or the way to it
-                raise
             raise self.damaged(name, f"it can't be read: {error.strerror or error}") from None
         self._compare(name, hashlib.sha256(data).hexdigest(), len(data))
         return data
@@ -306,10 +313,10 @@ class Artifact:
 
     def _missing(self) -> tuple[str, str] | None:
         """A file that is missing or has another size, and what is wrong with it."""
+        sizes = self.store.sizes("artifacts", self.id, names=list(self.manifest["files"]))
         for name, entry in self.manifest["files"].items():
-            try:
-                size = self.store.size("artifacts", self.id, name)
-            except (FileNotFoundError, NotADirectoryError):
+            size = sizes.get(name)
+            if size is None:
                 return name, "it is missing"
             if size != entry["bytes"]:
                 return name, f"it has {size:,} bytes instead of {entry['bytes']:,}"
@@ -326,12 +333,20 @@ class Artifact:
         bad: list[str] = []
         for name, entry in self._recorded.items():
             try:
-                with self.store.fs.open(self.store.path("artifacts", self.id, name), "rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                        bad.append(name)
+                if self._digest(name, entry["bytes"]) != entry["sha256"]:
+                    bad.append(name)
             except OSError:
                 bad.append(name)
         return bad
+
+    def _digest(self, name: str, size: int) -> str:
+        parts = ("artifacts", self.id, *name.split("/"))
+        if self.store.local:
+            return digest_bytes(Path(self.store.path(*parts)))
+        sha256 = hashlib.sha256()
+        for chunk in chunks(self.store, size, *parts):
+            sha256.update(chunk)
+        return sha256.hexdigest()
 
     def damaged(self, name: str, why: str) -> Damaged:
         """What to raise where a file is not what was recorded of it."""
@@ -347,9 +362,14 @@ class Artifact:
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Generator[Any]:
-        """A file, looked at: its bytes were compared with the manifest in this run, and nobody touched it since."""
+        """A file, looked at: its bytes were compared with the manifest in this run, and nobody touched it since. Of a store elsewhere it
+        is fetched, and so are the next ones where a process reads one after the other.
+        """
         if not self.store.local:
-            yield io.BytesIO(self.read_file(name))
+            for next_ in soon(self.store.path("artifacts", self.id), self.parts, name):
+                fetch(lambda name=next_: self._cached(name).close())
+            with self._cached(name) as file:
+                yield file
             return
         with contextlib.ExitStack() as opened:
             try:

@@ -6,6 +6,8 @@ object store), and last: on disk its bytes and the folders that name it are sync
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import errno
 import hashlib
 import json
@@ -14,6 +16,8 @@ import re
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -43,6 +47,20 @@ class Fence(Protocol):
     def check(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A file of a store elsewhere as a listing tells it.
+
+    Attributes:
+        version: what changes when the file does (an ETag); empty where there is no such thing.
+        modified: when it was written, in seconds since 1970.
+    """
+
+    size: int
+    version: str
+    modified: float
+
+
 class StoreFiles:
     """A root URL and the few operations on its files."""
 
@@ -52,10 +70,10 @@ class StoreFiles:
             raise UserError(
                 f"the store's URL holds {told}. Give it by the environment (AWS_ACCESS_KEY_ID, ...), or by fsspec's own files."
             )
-        fs, root = cast(tuple[Any, str], fsspec.core.url_to_fs(self.url))  # pyright: ignore[reportAttributeAccessIssue]
-        self.fs: Any = fs
+        self.fs, root = _file_system(self.url)
         self.root = root.rstrip("/")
-        self.local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+        protocols = self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)
+        self.local, self.s3 = "file" in protocols, "s3" in protocols
         self.damage: dict[str, str] = {}  # an artifact's folder, or `runs/NAME.json` -> what is wrong with its record
         self.lease: Fence | None = None
 
@@ -89,10 +107,10 @@ class StoreFiles:
             StageFailed: the disk is full, or fails. UserError: it may not be written.
         """
         target, digest = self.path(*parts), sha256 or hashlib.sha256(data).hexdigest()
+        if not self.local:
+            self.fs.pipe_file(target, data)
+            return digest
         with in_words(target):
-            if not self.local:
-                self.fs.pipe_file(target, data)
-                return digest
             partial = Path(self.path("tmp", uuid.uuid4().hex))
             make_folder(partial.parent)
             make_folder(Path(target).parent)
@@ -118,11 +136,11 @@ class StoreFiles:
         """
         target = self.path(*parts)
         self.fence(*parts)
+        if not self.local:
+            self.fs.put_file(str(source), target)
+            source.unlink()
+            return
         with in_words(target):
-            if not self.local:
-                self.fs.put_file(str(source), target)
-                source.unlink()
-                return
             make_folder(Path(target).parent)
             sync(source)
             try:
@@ -171,11 +189,48 @@ class StoreFiles:
             raise Damaged(f"{name} can't be read: {error.strerror or error}.") from None
 
     def exists(self, *parts: str) -> bool:
+        """Whether there is a file of this name, or anything below it."""
         return bool(self.fs.exists(self.path(*parts)))
+
+    def read_range(self, begin: int, end: int, *parts: str) -> bytes:
+        """Bytes `begin` to `end` of a file elsewhere; fewer, where it is shorter.
+
+        Raises:
+            FileNotFoundError: there is none. OSError: it is not as long as `begin`.
+        """
+        return cast(bytes, self.fs.cat_file(self.path(*parts), start=begin, end=end)) if begin < end else b""
+
+    def entries(self, *parts: str) -> dict[str, Entry]:
+        """All files below a folder of a store elsewhere, by their path from it; empty if there is none."""
+        folder = self.path(*parts)
+        if self.s3:
+            return {name: Entry(*told) for name, told in sorted(self.fs.entries(folder).items())}
+        self.fs.invalidate_cache()
+        try:
+            found = cast(dict[str, dict[str, Any]], self.fs.find(folder, detail=True))
+        except FileNotFoundError:
+            return {}
+        return {name[len(folder) + 1 :]: _entry(facts) for name, facts in sorted(found.items())}
+
+    def delete(self, places: Iterable[tuple[str, ...]]) -> None:
+        """Take away files of a store elsewhere; those that are gone are no error."""
+        paths = [self.path(*parts) for parts in places]
+        if self.s3:
+            self.fs.delete(paths)
+            return
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(path)
+
+    def delete_folder(self, *parts: str) -> None:
+        """Take away all files below a folder of a store elsewhere."""
+        self.delete((*parts, name) for name in self.entries(*parts))
 
     def list(self, *parts: str) -> list[str]:
         """Names in a folder of the store, sorted; empty if there is none. What systems leave in folders is left out."""
         folder = self.path(*parts)
+        if self.s3:
+            return sorted(name for name in self.fs.names(folder) if not LITTER.fullmatch(name))
         self.fs.invalidate_cache()
         try:
             names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.fs.ls(folder, detail=False)]
@@ -186,7 +241,8 @@ class StoreFiles:
     def walk(self, *parts: str) -> list[str]:
         """Paths of all files below a folder, relative to it, sorted. What systems leave in folders is left out."""
         folder = self.path(*parts)
-        self.fs.invalidate_cache()
+        if not self.local:
+            return [name for name in self.entries(*parts) if not LITTER.fullmatch(name.rpartition("/")[2])]
         try:
             names = [str(name)[len(folder) + 1 :] for name in self.fs.find(folder)]
         except (FileNotFoundError, NotADirectoryError):
@@ -195,6 +251,16 @@ class StoreFiles:
 
     def size(self, *parts: str) -> int:
         return int(self.fs.size(self.path(*parts)))
+
+    def sizes(self, *parts: str, names: Iterable[str]) -> dict[str, int]:
+        """Bytes of files below a folder, of those that are there."""
+        if not self.local:
+            return {name: told.size for name, told in self.entries(*parts).items()}
+        found: dict[str, int] = {}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found[name] = self.size(*parts, *name.split("/"))
+        return found
 
     def scratch(self, artifact: str) -> Path:
         """A local folder for work under way on this artifact; in the store when that is local."""
@@ -207,5 +273,34 @@ class StoreFiles:
         """Where the folders for work under way are, if there are any."""
         if self.local:
             return Path(self.path("work"))
-        home = Path(os.environ.get("FLYWHEEL_SCRATCH") or Path(tempfile.gettempdir()) / "flywheel")
-        return home / hashlib.sha256(self.url.encode()).hexdigest()[:12]
+        return scratch_home() / hashlib.sha256(self.url.encode()).hexdigest()[:12]
+
+
+def scratch_home() -> Path:
+    """The folder on this machine for work on stores that are elsewhere: `$FLYWHEEL_SCRATCH`, or one in the temporary folder."""
+    return Path(os.environ.get("FLYWHEEL_SCRATCH") or Path(tempfile.gettempdir()) / "flywheel")
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """A URL's file system and the path in it.
+
+    Raises:
+        UserError: what speaks its protocol is not installed, or nothing does.
+    """
+    try:
+        if url.startswith(("s3://", "s3a://")):
+            from engine.store.s3 import S3, open_s3
+
+            return open_s3(), cast(str, S3._strip_protocol(url))  # pyright: ignore[reportPrivateUsage]
+        return cast(tuple[Any, str], fsspec.core.url_to_fs(url))  # pyright: ignore[reportAttributeAccessIssue]
+    except ImportError as error:
+        extra = " (`pip install 'flywheel[s3]'`)" if url.startswith("s3") else ""
+        raise UserError(f"the store {url} needs a package that is not installed{extra}: {error}.") from None
+    except ValueError as error:
+        raise UserError(f"the store's URL {url} can't be used: {error}.") from None
+
+
+def _entry(facts: dict[str, Any]) -> Entry:
+    when = facts.get("LastModified", facts.get("mtime", facts.get("created", 0)))
+    seconds = when.timestamp() if isinstance(when, datetime.datetime) else float(when or 0)
+    return Entry(int(facts["size"] or 0), str(facts.get("ETag", "")), seconds)

@@ -62,6 +62,16 @@ def note_written(file: Path, sha256: str) -> None:
         _note(_name(file.stat(), "sha256"), sha256)
 
 
+def note_object(place: str, version: str, sha256: str) -> None:
+    """This version (ETag) of an object in a store elsewhere has these bytes: it was written, or read, by this run."""
+    _note(_object_name(place, version), sha256)
+
+
+def digest_of_object(place: str, version: str) -> str | None:
+    """The SHA-256 of that version of an object, where this run knows it."""
+    return _lookup(_object_name(place, version))
+
+
 def state(file: Path) -> str:
     """What the file system says of a file: equal as long as nobody touches it."""
     return _name(file.stat(), "xxh3")
@@ -117,6 +127,10 @@ def _name(stat: os.stat_result, algorithm: str) -> str:
     return f"{algorithm}:{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
 
 
+def _object_name(place: str, version: str) -> str:
+    return f"object:{xxhash.xxh3_128_hexdigest(f'{place} {version}'.encode())}"
+
+
 def _digest(file: IO[bytes], algorithm: Algorithm) -> str:
     digest: Any = hashlib.sha256() if algorithm == "sha256" else xxhash.xxh3_128()
     while block := file.read(1 << 20):  # as much as the processor's cache holds
@@ -130,9 +144,10 @@ def _lookup(name: str) -> str | None:
     if found or not shared:
         return found
     with contextlib.suppress(OSError), Path(shared).open("rb") as file:  # what other processes of this run found out
-        file.seek(_seen)
+        begin = _seen  # other threads may read at the same time
+        file.seek(begin)
         lines, _, _ = file.read().rpartition(b"\n")
-        _seen += len(lines) + 1 if lines else 0
+        _seen = begin + len(lines) + 1 if lines else begin
         for line in lines.decode("ascii", "replace").splitlines():
             key, _, digest = line.partition(" ")
             _known[key] = digest

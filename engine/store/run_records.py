@@ -6,14 +6,15 @@ is not what was written counts as absent; before the next one is written it is s
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from engine.errors import Damaged, StageFailed
+from engine.store.file_lease import lock_file, locked
 from engine.store.files import StoreFiles
-from engine.store.lease import lock_file, locked
 from engine.store.sealed_json import FORMAT, sealed, unsealed
 from engine.store.versions import put_version, read_version
 
@@ -49,10 +50,10 @@ def update(store: StoreFiles, name: str, change: Callable[[Record], Record]) -> 
     Raises:
         StageFailed: others change it all the time.
     """
-    there = read(store, name)
-    if there is not None and there == change(read(store, name) or there):
-        return  # so that a store that is finished may be read-only
     if store.local:
+        there = read(store, name)
+        if there is not None and there == change(read(store, name) or there):
+            return  # so that a store that is finished may be read-only
         # Without locks (`lease` said so) a change may get lost; what is there is whole all the same.
         with locked(lock_file(store, f"{name}.run"), wait=True):
             before = store.read("runs", name + SUFFIX) if store.exists("runs", name + SUFFIX) else None
@@ -60,8 +61,11 @@ def update(store: StoreFiles, name: str, change: Callable[[Record], Record]) -> 
         return
     for _ in range(ATTEMPTS):
         found = read_version(store, "runs", name + SUFFIX)
-        now = sealed(change(_known(store, name, found[0] if found else None)))
-        if put_version(store, now, found[1] if found else None, "runs", name + SUFFIX):
+        known = _known(store, name, found.data if found else None)
+        changed = change(copy.deepcopy(known))
+        if found and changed == known:
+            return
+        if put_version(store, sealed(changed), found.version if found else None, "runs", name + SUFFIX):
             return
     raise StageFailed(f"runs/{name}{SUFFIX} of {store.url} is changed by others all the time; run it again.")
 

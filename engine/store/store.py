@@ -5,21 +5,24 @@ artifacts/<stage kind>-<key>/   manifest.json (written last: no manifest, no art
                                 model files, logs/ (timings, metrics: not part of the digest)
 runs/<recipe>.json              what each stage of the last run was, so that names resolve and `plan --why` can compare
 leases/<stage kind>-<key>.json  who makes an artifact right now, in a store that can't lock (`engine.store.lease`)
-work/<stage kind>-<key>/        scratch of stages under way: checkpoints, output not yet complete (local disk)
+work/<stage kind>-<key>/        of stages under way: checkpoints, output not yet complete (on local disk), and what one phase leaves for
+                                the next where the store is elsewhere (`engine.stage.exchange`)
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.errors import Damaged, UserError, nearest
-from engine.store import run_records
+from engine.store import cache, run_records
 from engine.store.artifact import KEY_LENGTH, MANIFEST, Artifact, read_artifact
 from engine.store.files import StoreFiles
-from engine.store.lease import put_file_leased, put_leased
+from engine.store.known_digests import digest_of
+from engine.store.leased_writes import put_file_leased, put_leased
 
 FOLDER = re.compile(rf"[^.].*-[0-9a-f]{{{KEY_LENGTH}}}")
 
@@ -80,17 +83,24 @@ class Store(StoreFiles):
             Superseded: of an artifact whose lease was lost.
         """
         if self.lease and not self.local and parts[:2] == ("artifacts", self.lease.artifact):
-            return put_leased(self, data, once=parts[2:] == (MANIFEST,), place=parts)
+            sha256 = sha256 or hashlib.sha256(data).hexdigest()
+            return put_leased(self, data, once=parts[2:] == (MANIFEST,), place=parts, sha256=sha256)
         return super().put(data, *parts, sha256=sha256)
 
-    def put_file(self, source: Path, *parts: str) -> None:
+    def put_file(self, source: Path, *parts: str, kept: bool = False) -> None:
         """Move a finished local file into the store, whole or not at all.
+
+        Args:
+            kept: it will be read here soon: it stays in the cache of a store elsewhere.
 
         Raises:
             Superseded: into an artifact whose lease was lost.
         """
         if self.lease and not self.local and parts[:2] == ("artifacts", self.lease.artifact):
             put_file_leased(self, source, *parts)
+            if kept:
+                cache.keep_file(digest_of(source), source)
+            source.unlink(missing_ok=True)
         else:
             super().put_file(source, *parts)
 

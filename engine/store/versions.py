@@ -6,29 +6,51 @@ is there is compared just before it is written: a lost race of milliseconds stay
 
 from __future__ import annotations
 
+import contextlib
+import email.utils
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 from engine.store.files import StoreFiles
 
 LARGEST_PUT = 5 << 30  # bytes; beyond, a file goes in parts
+PART, MOST_PARTS, AT_ONCE = 16 << 20, 10_000, 4
 Version = str  # an ETag, or a digest of the content
+
+
+@dataclass(frozen=True)
+class Versioned:
+    """A file as it was read.
+
+    Attributes:
+        age_s: since it was written, by the server's clock; 0 where it does not say.
+    """
+
+    data: bytes
+    version: Version
+    age_s: float = field(default=0.0, compare=False)
 
 
 def safe(store: StoreFiles) -> bool:
     """Whether the store itself refuses a write that comes too late."""
-    return "s3" in _protocols(store)
+    return store.s3
 
 
-def read_version(store: StoreFiles, *parts: str) -> tuple[bytes, Version] | None:
+def read_version(store: StoreFiles, *parts: str) -> Versioned | None:
     """A file and its version; None if there is no such file."""
     try:
         if not safe(store):
             data = store.read(*parts)
-            return data, hashlib.sha256(data).hexdigest()
+            return Versioned(data, hashlib.sha256(data).hexdigest())
         got = store.fs.call_s3("get_object", **_place(store, *parts))
-        return _body(store, got), str(got["ETag"])
+        now = got["ResponseMetadata"]["HTTPHeaders"].get("date")
+        age = email.utils.parsedate_to_datetime(now) - got["LastModified"] if now else timedelta()
+        return Versioned(_body(store, got), str(got["ETag"]), age.total_seconds())
     except FileNotFoundError:
         return None
 
@@ -41,10 +63,9 @@ def put_version(store: StoreFiles, data: bytes, version: Version | None, *parts:
     """
     if not safe(store):
         there = read_version(store, *parts)
-        if (there[1] if there else None) != version:
+        if (there.version if there else None) != version:
             return None
         return store.put(data, *parts)
-    store.fs.invalidate_cache(store.path(*parts))  # of listings
     condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
     try:
         return str(store.fs.call_s3("put_object", Body=data, **condition, **_place(store, *parts))["ETag"])
@@ -54,23 +75,51 @@ def put_version(store: StoreFiles, data: bytes, version: Version | None, *parts:
         raise
 
 
-def put_file_version(store: StoreFiles, source: Path, version: Version | None, *parts: str) -> bool:
-    """`put_version` on S3 for a local file; False if another has been there before."""
-    path = store.path(*parts)
+def put_file_version(store: StoreFiles, source: Path, version: Version | None, *parts: str) -> Version | None:
+    """`put_version` on S3 for a local file of any size. A large one goes in parts, several at once; that there was none yet is then looked
+    at when all of it is there.
+    """
+    size = source.stat().st_size
     try:
-        if version is None:
-            store.fs.put_file(str(source), path, mode="create")
-        elif source.stat().st_size > LARGEST_PUT:
-            store.fs.rm_file(path)
-            store.fs.put_file(str(source), path, mode="create")
-        else:
-            store.fs.invalidate_cache(path)
+        if size <= PART:
+            return put_version(store, source.read_bytes(), version, *parts)
+        if version is not None and size <= LARGEST_PUT:
             with source.open("rb") as body:
-                store.fs.call_s3("put_object", Body=body, IfMatch=version, **_place(store, *parts))
-        return True
+                answer = store.fs.call_s3("put_object", Body=body, IfMatch=version, **_place(store, *parts))
+            return str(answer["ETag"])
+        if version is not None:
+            store.delete([parts])
+        return _put_parts(store, source, size, *parts)
     except OSError as error:
         if _refused(error):
-            return False
+            return None
+        raise
+
+
+@cache
+def _senders() -> ThreadPoolExecutor:
+    """Of this process: no more than so many parts are in memory at once."""
+    return ThreadPoolExecutor(AT_ONCE, "parts")
+
+
+def _put_parts(store: StoreFiles, source: Path, size: int, *parts: str) -> Version:
+    place, length = _place(store, *parts), max(PART, -(-size // MOST_PARTS))
+    upload = {"UploadId": store.fs.call_s3("create_multipart_upload", **place)["UploadId"], **place}
+
+    def put(at: int) -> dict[str, Any]:
+        with source.open("rb") as file:
+            file.seek(at * length)
+            body = file.read(length)
+        answer = store.fs.call_s3("upload_part", PartNumber=at + 1, Body=body, **upload)
+        return {"PartNumber": at + 1, "ETag": answer["ETag"]}
+
+    try:
+        done = list(_senders().map(put, range(-(-size // length))))
+        told = {"MultipartUpload": {"Parts": done}, "IfNoneMatch": "*"}
+        return str(store.fs.call_s3("complete_multipart_upload", **told, **upload)["ETag"])
+    except BaseException:
+        with contextlib.suppress(Exception):  # what is left of it is collected (`engine.upkeep.collection`)
+            store.fs.call_s3("abort_multipart_upload", **upload)
         raise
 
 
@@ -85,6 +134,8 @@ def etag(store: StoreFiles, *parts: str) -> Version | None:
 def _refused(error: BaseException) -> bool:
     """412: another version is there, or 404: none is any more; 409: another is being written right now."""
     response: Any = getattr(error.__cause__ or error, "response", None) or {}
+    if response.get("Error", {}).get("Code") == "NoSuchBucket":
+        return False
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return isinstance(error, (FileExistsError, FileNotFoundError)) or status in (404, 409, 412)
 
@@ -102,8 +153,3 @@ def _body(store: StoreFiles, got: Any) -> bytes:
             return await stream.read()
 
     return cast(bytes, sync(store.fs.loop, read))
-
-
-def _protocols(store: StoreFiles) -> tuple[str, ...]:
-    protocol: Any = store.fs.protocol
-    return protocol if isinstance(protocol, tuple) else (protocol,)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import Damaged, UserError
-from engine.store import schema
+from engine.store import cache, schema
 from engine.store.artifact import CARD, MANIFEST, Artifact
 from engine.store.digest import digest_json
+from engine.store.files import LITTER, Entry
 from engine.store.journal import Journal
-from engine.store.known_digests import digest_of, note_written
+from engine.store.known_digests import digest_of, digest_of_object, note_object, note_written
 from engine.store.parquet import encode, read_parquet
+from engine.store.ranges import RangeFile, chunks
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
+
+AT_ONCE = 4  # files that go to, or come from, a store elsewhere
 
 
 @dataclass
@@ -62,6 +70,9 @@ class ArtifactWriter:
 
     def drop_part(self, name: str) -> None:
         """Take away one partition, and its rejected rows."""
+        if not self.store.local:
+            self.store.delete(("artifacts", self.artifact, one, f"{name}.parquet") for one in ("data", "rejected"))
+            return
         for folder in ("data", "rejected"):
             if self.store.exists("artifacts", self.artifact, folder, f"{name}.parquet"):
                 self.store.fs.rm_file(self.store.path("artifacts", self.artifact, folder, f"{name}.parquet"))
@@ -85,9 +96,14 @@ class ArtifactWriter:
         digest = digest_of(source)
         if self.journal:
             self.journal.note(name, digest)
-        self.store.put_file(source, "artifacts", self.artifact, *name.split("/"))
+        self.store.put_file(source, "artifacts", self.artifact, *name.split("/"), kept=True)
         if self.store.local:
             note_written(Path(self.store.path("artifacts", self.artifact, name)), digest)
+
+    def put_files(self, folder: Path) -> None:
+        """Move all files below a local folder into this one, several at once where they go elsewhere."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        self._each(lambda file: self.put_file(file, file.relative_to(folder).as_posix()), files)
 
     def read_file(self, name: str) -> bytes:
         return self.store.read("artifacts", self.artifact, *name.split("/"))
@@ -98,6 +114,10 @@ class ArtifactWriter:
 
     def discard(self) -> None:
         """Take away all that was committed, the manifest first."""
+        if not self.store.local:
+            self.store.delete([("artifacts", self.artifact, MANIFEST)])
+            self.store.delete_folder("artifacts", self.artifact)
+            return
         if self.store.exists("artifacts", self.artifact, MANIFEST):
             self.store.fs.rm_file(self.store.path("artifacts", self.artifact, MANIFEST))
         if self.store.exists("artifacts", self.artifact):
@@ -109,37 +129,49 @@ class ArtifactWriter:
         """
         if self.journal is None:
             return []
-        noted, found = self.journal.noted(), list[str]()
-        for name in self.store.walk("artifacts", self.artifact):
-            with self.store.fs.open(self.store.path("artifacts", self.artifact, name), "rb") as file:
-                ours = name in noted or (self.store.local and name != CARD and not name.startswith("logs/"))
-                if ours and self._entry(name, file)["sha256"] not in noted.get(name, ()):
-                    found.append(name)
-        return found
+        noted = self.journal.noted()
+
+        def ours(name: str) -> bool:
+            return name in noted or (self.store.local and name != CARD and not name.startswith("logs/"))
+
+        def damaged(item: tuple[str, Entry | None]) -> bool:
+            with self._opened(*item) as (entry, _):
+                return entry["sha256"] not in noted.get(item[0], ())
+
+        files = [item for item in self._files().items() if ours(item[0])]
+        return [name for (name, _), bad in zip(files, self._each(damaged, files), strict=True) if bad]
 
     def contents(self) -> Contents:
-        """What is there, each file read once.
+        """What is there, each file read once; of a store elsewhere only what this run did not write or read before.
 
         Raises:
             Damaged: a file is not what was committed, or no table.
         """
         found, noted = Contents(), self.journal.noted() if self.journal else {}
-        for name in self.store.walk("artifacts", self.artifact):
-            if name in (MANIFEST, CARD) or name.startswith("logs/"):
-                continue
-            with self.store.fs.open(self.store.path("artifacts", self.artifact, name), "rb") as file:
-                entry = found.files[name] = self._entry(name, file)
+
+        def look(item: tuple[str, Entry | None]) -> tuple[dict[str, Any], int, Counter[str]]:
+            name, _ = item
+            with self._opened(*item) as (entry, file):
                 if name in noted and entry["sha256"] not in noted[name]:
                     raise Damaged(f"{self.artifact}: {name} is not what was committed.")
                 try:
                     if name.startswith("rejected/"):
                         part = read_parquet(file, ["reason", "failed"])
-                        found.failed += sum(part.column("failed").to_pylist())
-                        found.reasons.update(part.column("reason").to_pylist())
-                    elif name.startswith("data/"):
-                        found.rows += _rows(file, name)
+                        return entry, sum(part.column("failed").to_pylist()), Counter(part.column("reason").to_pylist())
+                    return {**entry, "rows": _rows(file, name)} if name.startswith("data/") else entry, 0, Counter()
                 except (OSError, pa.ArrowException) as error:
                     raise Damaged(f"{self.artifact}: {name} is damaged ({error}).") from None
+
+        files = [
+            item
+            for item in self._files().items()
+            if item[0] not in (MANIFEST, CARD) and not item[0].startswith("logs/")
+        ]
+        for (name, _), (entry, failed, reasons) in zip(files, self._each(look, files), strict=True):
+            found.files[name] = entry
+            found.rows += entry.get("rows", 0)
+            found.failed += failed
+            found.reasons.update(reasons)
         return found
 
     def seal(self, manifest: dict[str, Any], card: str | None = None) -> Artifact:
@@ -148,36 +180,62 @@ class ArtifactWriter:
         if card is not None:
             self._put(card.encode(), CARD)
         beside: dict[str, Any] = {}
-        for name in self.store.walk("artifacts", self.artifact):
+        for name, told in self._files().items():
             if name == CARD or name.startswith("logs/"):
-                with self.store.fs.open(self.store.path("artifacts", self.artifact, name), "rb") as file:
-                    beside[name] = self._entry(name, file)
+                with self._opened(name, told) as (entry, _):
+                    beside[name] = entry
         self._put(sealed({**manifest, "beside": beside}), MANIFEST)
         finished = self.store.get(self.artifact)
         assert finished is not None
         return finished
 
-    def _entry(self, name: str, file: Any) -> dict[str, Any]:
-        """What a manifest knows of a file that is open."""
+    def _files(self) -> dict[str, Entry | None]:
+        """All files of the folder; of a store elsewhere what its listing tells of them."""
         if self.store.local:
-            size, digest = os.fstat(file.fileno()).st_size, digest_of(file)
-        else:
-            size, digest = (
-                self.store.size("artifacts", self.artifact, name),
-                hashlib.file_digest(file, "sha256").hexdigest(),
-            )
-            file.seek(0)
-        return {"bytes": size, "sha256": digest}
+            return dict.fromkeys(self.store.walk("artifacts", self.artifact))
+        found = self.store.entries("artifacts", self.artifact)
+        return {name: told for name, told in found.items() if not LITTER.fullmatch(name.rpartition("/")[2])}
+
+    @contextlib.contextmanager
+    def _opened(self, name: str, told: Entry | None) -> Generator[tuple[dict[str, Any], Any]]:
+        """What a manifest knows of a file, and the file, opened to read."""
+        parts = ("artifacts", self.artifact, *name.split("/"))
+        place = self.store.path(*parts)
+        if told is None:
+            with self.store.fs.open(place, "rb") as file:
+                yield {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest_of(file)}, file
+            return
+        digest = digest_of_object(place, told.version) if told.version else None
+        if digest is None:
+            digest, file = cache.take(told.size, lambda: chunks(self.store, told.size, *parts))
+            note_object(place, told.version, digest)
+        elif cache.holds(digest):
+            file = cache.opened(digest, told.size, lambda: chunks(self.store, told.size, *parts))
+        else:  # a look at some of it
+            file = RangeFile(self.store, told.size, *parts)
+        with file:
+            yield {"bytes": told.size, "sha256": digest}, file
+
+    def _each(self, do: Callable[[Any], Any], items: list[Any]) -> Iterable[Any]:
+        """In this thread, or in several where each waits for a server."""
+        if self.store.local or len(items) < 2:
+            return list(map(do, items))
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            return list(threads.map(do, items))
 
     def _put(self, data: bytes, *parts: str) -> None:
         digest = hashlib.sha256(data).hexdigest()
         if self.journal:
             self.journal.note("/".join(parts), digest)
         self.store.put(data, "artifacts", self.artifact, *parts, sha256=digest)
+        if not self.store.local and parts[0] in ("data", "rejected"):
+            cache.keep(digest, data)  # to be counted, and read by the next stage
 
     def _read(self, folder: str, name: str, columns: list[str] | None) -> pa.Table:
-        path = self.store.path("artifacts", self.artifact, folder, f"{name}.parquet")
-        with self.store.fs.open(path, "rb") as file:
+        place = ("artifacts", self.artifact, folder, f"{name}.parquet")
+        if not self.store.local:
+            return read_parquet(io.BytesIO(self.store.read(*place)), columns)
+        with Path(self.store.path(*place)).open("rb") as file:
             return read_parquet(file, columns)
 
     def _parquet(self, folder: str) -> set[str]:

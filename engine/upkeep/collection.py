@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from engine.errors import Busy, UserError
 from engine.execution.again import BEFORE
+from engine.store import cache
 from engine.store.artifact import MANIFEST
 from engine.store.store import Store
 from engine.upkeep.inventory import ASIDE, EXTERNAL, PLACES, Inventory, StoredFile, busy, claim, listing, take_inventory
@@ -27,6 +29,7 @@ from engine.view.unfinished import SPEC
 GRACE_S = 3600.0  # what is younger may be somebody's who has only just written it
 OLDER_S = 7 * 86400.0
 ANSWERS, COPIES = "answers", "inputs"  # in the folder of work under way: of servers; of artifacts of a store elsewhere
+OBJECTS, UPLOADS = "objects", "uploads"  # as what they are told, in a store elsewhere
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 SIZES = {"": 1, "b": 1} | {
     f"{unit}{end}": base**power
@@ -150,16 +153,16 @@ class _Finder:
         return self.inventory.store
 
     def candidates(self) -> Iterator[Unneeded]:
-        work = self._work()
+        work = {**self._work(), **self._objects()}
         places = (*(place for place in PLACES if place != "work"), ASIDE)
         stored = {f"{place}/{name}": file for place in places for name, file in listing(self.store, place).items()}
         self.held = sum(file.size for file in (*stored.values(), *work.values()))
-        self.places = _by_place({**stored, **work})
+        self.places = _by_place({**stored, **work, **self._uploads()})
         yield from self._artifacts()
         yield from self._scratch()
         for place in self.places:
             top, _, name = place.partition("/")
-            if top == "tmp":
+            if top == "tmp" or top == UPLOADS:
                 yield self._item("leftover", place, "of a write that did not end")
             elif top == ASIDE and name not in self.inventory.repairs:
                 yield self._item("set aside", place, "by a repair that is done")
@@ -230,6 +233,18 @@ class _Finder:
                     found[f"work/{file.relative_to(place).as_posix()}"] = StoredFile(told.st_size, told.st_mtime)
         return found
 
+    def _objects(self) -> dict[str, StoredFile]:
+        """What phases of stages under way left for the next ones, in a store elsewhere."""
+        found = {} if self.store.local else listing(self.store, "work")
+        return {f"work/{name.replace('/', f'/{OBJECTS}/', 1)}": file for name, file in found.items()}
+
+    def _uploads(self) -> dict[str, StoredFile]:
+        """Files that were being sent in parts to S3 when whoever sent them was killed: they are paid for, and no listing tells them."""
+        if not self.store.s3:
+            return {}
+        found = self.store.fs.uploads(self.store.path("artifacts"))
+        return {f"{UPLOADS}/{quote(key, safe='')}@{upload}": StoredFile(0, begun) for key, upload, begun in found}
+
     def _scratch(self) -> Iterator[Unneeded]:
         names = sorted({place.split("/")[1] for place in self.places if place.startswith("work/")})
         under_way = [name for name in names if busy(self.store, name.removesuffix(".lock"))]
@@ -288,7 +303,13 @@ def remove(store: Store, unneeded: Unneeded) -> bool:
 
 
 def _remove(store: Store, unneeded: Unneeded) -> bool:
-    if unneeded.what in ("copy", "answers", "leftover", "set aside"):
+    if unneeded.what == "copy":
+        return cache.drop_view(store.workplace() / unneeded.place.removeprefix("work/"))
+    if unneeded.place.startswith(f"{UPLOADS}/"):
+        key, _, upload = unneeded.place.removeprefix(f"{UPLOADS}/").partition("@")
+        store.fs.abort(unquote(key), upload)
+        return True
+    if unneeded.what in ("answers", "leftover", "set aside"):
         _remove_whole(store, unneeded.place)
         return True
     with contextlib.ExitStack() as held:
@@ -314,6 +335,8 @@ def _is_named(store: Store, folder: str) -> bool:
 
 def _remove_whole(store: Store, place: str) -> None:
     if place.startswith("work/"):
+        if not store.local:
+            store.delete_folder(*place.split("/"))
         local = store.workplace() / place.removeprefix("work/")
     elif store.local:
         local = Path(store.path(place))
@@ -323,11 +346,9 @@ def _remove_whole(store: Store, place: str) -> None:
             local.replace(hidden)
             local = hidden
     else:
-        manifest = store.path(place, MANIFEST)
-        if store.fs.exists(manifest):  # without it there is no artifact
-            store.fs.rm(manifest)
-        if store.fs.exists(store.path(place)):
-            store.fs.rm(store.path(place), recursive=True)
+        parts = tuple(place.split("/"))
+        store.delete([parts, (*parts, MANIFEST)])  # without it there is no artifact
+        store.delete_folder(*parts)
         return
     if local.is_symlink() and local.is_dir():  # on another disk
         shutil.rmtree(local.resolve())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +16,7 @@ from engine.errors import Damaged, UserError, nearest
 from engine.plan.identity import folder_of, key_of
 from engine.store.artifact import MANIFEST
 from engine.store.digest import digest_json
-from engine.store.lease import Lease, lease
+from engine.store.lease import Lease, is_held, lease
 from engine.store.schema import DATASETS, KINDS
 from engine.store.sealed_json import unsealed
 from engine.store.store import KEY_LENGTH, Store
@@ -296,15 +294,9 @@ def is_inside(name: str) -> bool:
 
 def listing(store: Store, *parts: str) -> dict[str, StoredFile]:
     """All files below a folder of the store, by their path from it."""
-    folder = store.path(*parts)
     if store.local:
-        return dict(sorted(_on_disk(Path(folder))))
-    store.fs.invalidate_cache()
-    try:
-        found = cast(Mapping[str, dict[str, Any]], store.fs.find(folder, detail=True))
-    except FileNotFoundError:
-        return {}
-    return {name[len(folder) + 1 :]: _stored(facts) for name, facts in sorted(found.items())}
+        return dict(sorted(_on_disk(Path(store.path(*parts)))))
+    return {name: StoredFile(told.size, told.modified) for name, told in store.entries(*parts).items()}
 
 
 def _on_disk(top: Path) -> Iterator[tuple[str, StoredFile]]:
@@ -324,12 +316,6 @@ def _on_disk(top: Path) -> Iterator[tuple[str, StoredFile]]:
                 yield path.relative_to(top).as_posix(), StoredFile(facts.st_size, facts.st_mtime, plain)
 
 
-def _stored(facts: dict[str, Any]) -> StoredFile:
-    when = facts.get("mtime", facts.get("LastModified", 0))
-    seconds = when.timestamp() if isinstance(when, datetime.datetime) else float(when or 0)
-    return StoredFile(int(facts["size"] or 0), seconds)
-
-
 def claim(store: Store, artifact: str) -> AbstractContextManager[Lease]:
     """Hold an artifact, so that nobody makes it meanwhile.
 
@@ -341,13 +327,4 @@ def claim(store: Store, artifact: str) -> AbstractContextManager[Lease]:
 
 def busy(store: Store, artifact: str) -> bool:
     """Whether somebody makes this artifact right now. Looks, and leaves nothing."""
-    if not store.local:
-        return store.exists("leases", f"{artifact}.json")
-    try:
-        with (store.workplace() / f"{artifact}.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_held(store, artifact)

@@ -16,6 +16,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -23,6 +24,7 @@ from engine.errors import Damaged, UserError
 from engine.plan.recipe import NAME
 from engine.store.artifact import MANIFEST
 from engine.store.digest import digest_file, digest_folder, digest_json
+from engine.store.ranges import chunks
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
 from engine.store.whole_file import whole_file
@@ -304,6 +306,11 @@ class _Dock:
     cargo: Cargo
     manifest: bytes = b""
 
+    @cached_property
+    def there(self) -> dict[str, int]:
+        """Bytes of what had arrived in a store elsewhere."""
+        return {name: told.size for name, told in self.store.entries("artifacts", self.folder).items()}
+
     @property
     def aside(self) -> Path:
         return self.store.scratch(self.folder) / INCOMING
@@ -338,7 +345,7 @@ class _Dock:
 
     def _arrived(self) -> list[str]:
         if not self.store.local:
-            return self.store.walk("artifacts", self.folder)
+            return list(self.there)
         place = self.aside
         return [file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()]
 
@@ -346,7 +353,7 @@ class _Dock:
         if self.store.local:
             (self.aside / name).unlink()
         else:
-            self.store.fs.rm(self.store.path("artifacts", self.folder, *name.split("/")))
+            self.store.delete([("artifacts", self.folder, *name.split("/"))])
 
     def has(self, name: str, size: int, digest: str) -> bool:
         """Whether it arrived before, whole."""
@@ -354,10 +361,12 @@ class _Dock:
             file = self.aside / name
             return file.is_file() and file.stat().st_size == size and digest_file(file) == digest
         parts = ("artifacts", self.folder, *name.split("/"))
-        if not self.store.exists(*parts) or self.store.size(*parts) != size:
+        if self.there.get(name) != size:
             return False
-        with self.store.fs.open(self.store.path(*parts), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+        hashed = hashlib.sha256()
+        for chunk in chunks(self.store, size, *parts):
+            hashed.update(chunk)
+        return hashed.hexdigest() == digest
 
     def take(self, name: str, file: Any, size: int, digest: str) -> None:
         with whole_file(self.aside / name) as partial:

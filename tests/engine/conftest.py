@@ -92,10 +92,9 @@ def run_flywheel(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[st
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A store in the bucket of a server that speaks S3."""
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A store in the bucket of a server that speaks S3, and nothing of it on this machine yet."""
     import boto3
-    import s3fs
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
@@ -103,10 +102,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Any:
     host, port = server.get_host_and_port()
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1", "FLYWHEEL_SCRATCH": str(tmp_path / "scratch"),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     boto3.client("s3").create_bucket(Bucket="flywheel")
-    s3fs.S3FileSystem.clear_instance_cache()  # those of the server before
     yield f"s3://flywheel/{uuid.uuid4().hex}"  # all servers of a process have the same buckets
     server.stop()
