@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -33,6 +33,10 @@ class Work:
 
     def dumps(self) -> bytes:
         return pickle.dumps(self, pickle.HIGHEST_PROTOCOL)
+
+    @staticmethod
+    def loads(data: bytes) -> Work:
+        return cast(Work, pickle.loads(data))
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ class Executor(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """End what was started for it."""
+        ...
+
 
 class Here:
     """In this process, one task after the other."""
@@ -91,16 +99,22 @@ class Here:
         for task in tasks:
             yield Done(worker(task))
 
+    def close(self) -> None: ...
+
 
 class Opened:
     """The other side: a process that takes part, with its worker."""
 
-    def __init__(self, data: bytes) -> None:
-        work: Work = pickle.loads(data)
+    def __init__(self, work: Work, place: str | None = None) -> None:
+        """
+        Args:
+            work: as it came here.
+            place: `node:process`, as people know the node; by its host's name if None.
+        """
         self._events: list[Event] = []
         work.job.emit = self._hear
         self._worker = work.make(work.job, *work.common)
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._name = place or f"{socket.gethostname()}:{os.getpid()}"
 
     def _hear(self, event: Event) -> None:
         if event["event"] != "progress":  # of this process alone; whoever gave the tasks counts them
