@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from engine.store import request_counts
 
@@ -38,6 +38,10 @@ class Work:
 
     def dumps(self) -> bytes:
         return pickle.dumps(self, pickle.HIGHEST_PROTOCOL)
+
+    @staticmethod
+    def loads(data: bytes) -> Work:
+        return cast(Work, pickle.loads(data))
 
 
 @dataclass(frozen=True)
