@@ -18,9 +18,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from tests.faults import two_writers
 from tests.faults.ground import Ground
 from tests.faults.outcome import Outcome, table
-from tests.faults.schedule import FAMILIES
+from tests.faults.schedule import FAMILIES, WRITERS
 
 Fault = Callable[[], Outcome]
 
@@ -33,9 +34,12 @@ def main() -> int:
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--stages", default="", help="only these stages of the recipe")
     parser.add_argument("--jobs", type=int, default=2, help="faults at once")
-    parser.add_argument("--minutes", type=float, default=0, help="inject no more after so long; 0: all")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="begin no more faults of a family after so long; 0: all"
+    )
     args = parser.parse_args()
     only = args.stages.split(",") if args.stages else None
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,10 +61,15 @@ def main() -> int:
         ("orphans", count("orphan"), "== 0", count("orphan") == 0),
         ("left over in tmp or work", count("leftover"), "== 0", count("leftover") == 0),
     ]  # fmt: skip
+    if writers := [one for one in injected if one.fault == two_writers.FAULT]:
+        right = sum(one.good for one in writers)
+        claims.append((f"rounds of two writers on S3, of {WRITERS}", right, f"== {WRITERS}", right == WRITERS))
     told = {
         "benchmark": "faults",
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "seed": args.seed,
+        "date": time.strftime("%Y-%m-%d"),
+        "minutes": round((time.monotonic() - began) / 60, 1),
         "table": table(outcomes),
         "bad": [{"fault": o.fault, "struck": o.struck, "came": o.came, "detail": o.detail[-600:]} for o in bad],
         "claims": [{"id": i, "value": v, "bar": b, "holds": v >= 28 if h is None else h} for i, v, b, h in claims],
@@ -72,7 +81,7 @@ def main() -> int:
 def inject(ground: Ground, families: list[str], seed: int, jobs: int, minutes: float = 0) -> list[Outcome]:
     """Try every fault of these families, several at once; what goes wrong in the trying itself is told as wrong."""
     outcomes: list[Outcome] = []
-    started = time.monotonic()
+    started = 0.0
 
     def tried(fault: Fault, name: str) -> Outcome | None:
         if minutes and time.monotonic() - started > 60 * minutes:
@@ -84,7 +93,7 @@ def inject(ground: Ground, families: list[str], seed: int, jobs: int, minutes: f
 
     for family in families:
         alone, faults = FAMILIES[family]
-        planned = faults(ground, seed)
+        planned, started = faults(ground, seed), time.monotonic()
         with ThreadPoolExecutor(1 if alone else jobs) as pool:
             futures = [pool.submit(tried, fault, family) for fault in planned]
             for done, future in enumerate(as_completed(futures), 1):

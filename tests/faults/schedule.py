@@ -7,10 +7,9 @@ import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 
-from tests.faults import bits, clocks, crowds, deaths, disks, garbles, services, shortages
+from tests.faults import bits, clocks, crowds, deaths, disks, garbles, services, shortages, two_writers
 from tests.faults.ground import Ground
 from tests.faults.outcome import Outcome
 
@@ -18,7 +17,8 @@ Fault = Callable[[], Outcome]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENGINES = ("sampled", "ppo", "grpo", "results")  # their answers are sampled by vLLM
 # Of the stages of one kind, one is enough.
-TWINS = {"exam", "facts", "programs", "questions", "valued"}
+TWINS = {"crowd", "sifted", "exam", "facts", "programs", "questions", "valued"}
+WRITERS = 100  # rounds of two that write one artifact
 QUICK = 6.0  # seconds: what is quicker is struck by everything
 
 
@@ -58,17 +58,21 @@ def _repairs(ground: Ground, seed: int) -> list[Fault]:
 
 def _deaths(ground: Ground, seed: int) -> list[Fault]:
     def drawn() -> Iterator[Fault]:
-        for number, stage in enumerate(_stages(ground)):
-            quick = stage in _quick(ground)
-            for at, victim in enumerate(deaths.VICTIMS):
-                if quick or victim in ("worker", "command"):
+        quick, stages = _quick(ground), _stages(ground)
+        for at, victim in enumerate(deaths.VICTIMS):  # each stage once before any a second time
+            for number, stage in enumerate(stages):
+                if stage in quick or victim in ("worker", "command"):
                     yield partial(deaths.kill, ground, stage, victim, seed + 10 * number + at)
-            for at, which in enumerate(SIGNALS):
-                if quick or number % 3 == at:
-                    yield partial(deaths.stop, ground, stage, which, seed + 10 * number + 5 + at)
         for stage in ENGINES:
             if stage in ground.folder_of:
                 yield partial(deaths.kill_engine, ground, stage, seed)
+        if "sifted" in ground.folder_of:
+            for number in range(8):
+                yield partial(deaths.kill_of_pool, ground, "sifted", seed + number)
+        for at, which in enumerate(SIGNALS):
+            for number, stage in enumerate(stages):
+                if stage in quick or number % 3 == at:
+                    yield partial(deaths.stop, ground, stage, which, seed + 10 * number + 5 + at)
 
     return list(drawn())
 
@@ -123,19 +127,20 @@ def _services(ground: Ground, seed: int) -> list[Fault]:
 
 def _buckets(ground: Ground, seed: int) -> list[Fault]:
     few = [s for s in ("raw", "unique", "statements", "asked", "shards") if s in ground.folder_of]
-    opened = ExitStack()
-    gate, access = opened.enter_context(services.bucket())
-    faults: list[Fault] = [
-        partial(services.bucket_away, ground, stage, gate, access, seed + n) for n, stage in enumerate(few * 2)
-    ]
+    gate, access = ground.opened.enter_context(services.bucket())
+    return [partial(services.bucket_away, ground, stage, gate, access, seed + n) for n, stage in enumerate(few * 2)]
 
-    def last(fault: Fault) -> Outcome:
-        try:
-            return fault()
-        finally:
-            opened.close()
 
-    return [*faults[:-1], partial(last, faults[-1])] if faults else []
+def _writers(ground: Ground, seed: int) -> list[Fault]:
+    """A hundred rounds, one after the other, on one S3 server."""
+    several = two_writers.rounds_of(WRITERS, seed)
+    ground.opened.callback(several.close)
+
+    def one() -> Outcome:
+        wrong = next(several).wrong
+        return Outcome(two_writers.FAULT, "a stage on S3", "wrong" if wrong else "same", "; ".join(wrong))
+
+    return [one] * WRITERS
 
 
 # Family -> whether its faults are injected one after the other, and what gives them.
@@ -149,5 +154,6 @@ FAMILIES: dict[str, tuple[bool, Callable[[Ground, int], list[Fault]]]] = {
     "clocks": (False, _clocks),
     "servers": (False, _servers),
     "services": (True, _services),
+    "writers": (True, _writers),
     "buckets": (True, _buckets),
 }

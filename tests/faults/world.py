@@ -56,6 +56,9 @@ def make(folder: Path, url: str) -> Path:
     for number in range(3):
         lines = [json.dumps({"text": text}) for text in texts[number::3]]
         (folder / "texts" / f"{number}.jsonl").write_text("\n".join(lines) + "\n")
+    # Six slices: what is spread over processes needs more than one.
+    crowd = [json.dumps({"text": f"{n} {texts[n % 90]}"}) for n in range(60_000)]
+    (folder / "crowd.jsonl").write_text("\n".join(crowd) + "\n")
     exam = [{"prompt": [{"role": "user", "content": text}]} for text in (texts[4], "What colour is a cloud?")]
     (folder / "exam.jsonl").write_text("".join(json.dumps(row) + "\n" for row in exam))
     rows = [f"{thing},{colour}" for thing, colour in zip(THINGS, COLOURS, strict=True)]
