@@ -252,14 +252,13 @@ class Ground:
             url = f"http://127.0.0.1:{self.gate.port}/v1"
             if self.world.exists():
                 shutil.rmtree(self.world)
-            make(self.world, url)
-            words = [word for stage in only or [] for word in ("--only", stage)]
+            make(self.world, url, only)
             environment = {**os.environ, "FLYWHEEL_STORE": str(self.store), "FLYWHEEL_HOME": str(self.home)}
-            done = subprocess.run([*FLYWHEEL, "run", str(self.recipe), *words], env=environment, cwd=self.folder)
+            done = subprocess.run([*FLYWHEEL, "run", str(self.recipe)], env=environment, cwd=self.folder)
             if done.returncode:
                 raise SystemExit(f"the undisturbed run ended with {done.returncode}")
             store = Store(str(self.store))
-            for planned in make_plan(load_recipe(self.recipe), store, only):
+            for planned in make_plan(load_recipe(self.recipe), store):
                 found = store.get(planned.folder)
                 assert found is not None
                 self.folder_of[planned.name], self.kind_of[planned.name] = planned.folder, planned.step.kind
