@@ -234,6 +234,7 @@ class Ground:
         self.folder_of: dict[str, str] = {}
         self.digest_of: dict[str, str] = {}
         self.kind_of: dict[str, str] = {}
+        self.cpu_of: dict[str, float] = {}
         self.seconds_of: dict[str, float] = {}
         self.server = FaultyServer(share=0, answer=answer, capacity=8)
         self.moments_of: dict[str, Moments] = {}
@@ -263,9 +264,10 @@ class Ground:
                 assert found is not None
                 self.folder_of[planned.name], self.kind_of[planned.name] = planned.folder, planned.step.kind
                 self.digest_of[planned.name] = found.digest
-                seconds = found.manifest["timings"]["wall_s"]
-                # The first time Argilla's server is installed, which takes longer than all that follows.
-                self.seconds_of[planned.name] = min(seconds, 12.0) if planned.step.kind == "label" else seconds
+                timings = found.manifest["timings"]
+                self.cpu_of[planned.name] = timings["cpu_s"]
+                # A busy machine, or Argilla's server that is installed the first time, make it longer than it will be.
+                self.seconds_of[planned.name] = min(timings["wall_s"], 3 * timings["cpu_s"])
             try:
                 yield self
             finally:

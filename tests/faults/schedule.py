@@ -19,7 +19,7 @@ ENGINES = ("sampled", "ppo", "grpo", "results")  # their answers are sampled by 
 # Of the stages of one kind, one is enough.
 TWINS = {"crowd", "sifted", "exam", "facts", "programs", "questions", "valued"}
 WRITERS = 100  # rounds of two that write one artifact
-QUICK = 6.0  # seconds: what is quicker is struck by everything
+QUICK = 6.0  # CPU seconds: what is quicker is struck by everything
 
 
 def _stages(ground: Ground) -> list[str]:
@@ -27,7 +27,7 @@ def _stages(ground: Ground) -> list[str]:
 
 
 def _quick(ground: Ground) -> list[str]:
-    return [stage for stage in _stages(ground) if ground.seconds_of[stage] < QUICK and ground.kind_of[stage] != "label"]
+    return [stage for stage in _stages(ground) if ground.cpu_of[stage] < QUICK and ground.kind_of[stage] != "label"]
 
 
 def _bits(ground: Ground, seed: int) -> list[Fault]:
@@ -46,9 +46,8 @@ def _bits(ground: Ground, seed: int) -> list[Fault]:
 
 
 def _repairs(ground: Ground, seed: int) -> list[Fault]:
-    quick = [
-        partial(bits.repair, ground, stage, seed + n) for n, stage in enumerate(_stages(ground)) if stage not in ENGINES
-    ]
+    stages = sorted(_stages(ground), key=lambda stage: ground.cpu_of[stage])
+    quick = [partial(bits.repair, ground, stage, seed + n) for n, stage in enumerate(stages) if stage not in ENGINES]
     left = ("answers", "asked", "cited", "compared", "talks", "statements", "base", "sft", "reward", "dpo", "kto")
     return [
         *quick,
@@ -143,17 +142,17 @@ def _writers(ground: Ground, seed: int) -> list[Fault]:
     return [one] * WRITERS
 
 
-# Family -> whether its faults are injected one after the other, and what gives them.
-FAMILIES: dict[str, tuple[bool, Callable[[Ground, int], list[Fault]]]] = {
-    "bits": (True, _bits),
-    "repairs": (False, _repairs),
-    "deaths": (False, _deaths),
-    "crowds": (True, _crowds),
-    "disks": (False, _disks),
-    "shortages": (False, _shortages),
-    "clocks": (False, _clocks),
-    "servers": (False, _servers),
-    "services": (True, _services),
-    "writers": (True, _writers),
-    "buckets": (True, _buckets),
+# Family -> whether its faults are injected one after the other, its share of the time, and what gives them.
+FAMILIES: dict[str, tuple[bool, float, Callable[[Ground, int], list[Fault]]]] = {
+    "bits": (True, 2, _bits),
+    "writers": (True, 8, _writers),
+    "repairs": (False, 10, _repairs),
+    "crowds": (True, 4, _crowds),
+    "disks": (False, 5, _disks),
+    "shortages": (False, 4, _shortages),
+    "clocks": (False, 5, _clocks),
+    "servers": (False, 5, _servers),
+    "services": (True, 10, _services),
+    "buckets": (True, 6, _buckets),
+    "deaths": (False, 40, _deaths),
 }
