@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.faults import two_writers
 from tests.faults.ground import Ground
 from tests.faults.outcome import Outcome, table
-from tests.faults.schedule import FAMILIES, WRITERS
+from tests.faults.schedule import FAMILIES, WRITERS, name_of
 
 Fault = Callable[[], Outcome]
 
@@ -83,17 +83,17 @@ def main() -> int:
 
 
 class Tried:
-    """What was tried, by family and number of the fault, and what came of it."""
+    """What was tried, and what came of it."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         lines = file.read_text().splitlines() if file.exists() else []
-        self.outcomes = {(one["family"], one["number"]): Outcome(**one["outcome"]) for one in map(json.loads, lines)}
+        self.outcomes = {one["tried"]: Outcome(**one["outcome"]) for one in map(json.loads, lines)}
 
-    def note(self, family: str, number: int, outcome: Outcome) -> None:
-        self.outcomes[family, number] = outcome
+    def note(self, name: str, outcome: Outcome) -> None:
+        self.outcomes[name] = outcome
         with self.file.open("a") as file:
-            file.write(json.dumps({"family": family, "number": number, "outcome": asdict(outcome)}) + "\n")
+            file.write(json.dumps({"tried": name, "outcome": asdict(outcome)}) + "\n")
 
 
 def inject(ground: Ground, families: list[str], seed: int, jobs: int, minutes: float, tried: Tried) -> None:
@@ -111,14 +111,14 @@ def inject(ground: Ground, families: list[str], seed: int, jobs: int, minutes: f
     for family in families:
         alone, share, faults = FAMILIES[family]
         until += share / sum(FAMILIES[name][1] for name in families)
-        planned = faults(ground, seed)
-        left = {number: fault for number, fault in enumerate(planned) if (family, number) not in tried.outcomes}
+        planned = {f"{family} {name_of(fault, number)}": fault for number, fault in enumerate(faults(ground, seed))}
+        left = {name: fault for name, fault in planned.items() if name not in tried.outcomes}
         with ThreadPoolExecutor(1 if alone else jobs) as pool:
-            futures = {pool.submit(attempt, fault, family): number for number, fault in left.items()}
+            futures = {pool.submit(attempt, fault, family): name for name, fault in left.items()}
             for done, future in enumerate(as_completed(futures), 1 + len(planned) - len(left)):
                 if (outcome := future.result()) is None:
                     continue
-                tried.note(family, futures[future], outcome)
+                tried.note(futures[future], outcome)
                 mark = "." if outcome.good else "-" if outcome.came == "unhurt" else "!"
                 print(
                     f"{family} {done}/{len(planned)} {mark} {outcome.fault} on {outcome.struck}: {outcome.came}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -47,21 +48,26 @@ def _bits(ground: Ground, seed: int) -> list[Fault]:
 
 def _repairs(ground: Ground, seed: int) -> list[Fault]:
     stages = sorted(_stages(ground), key=lambda stage: ground.cpu_of[stage])
-    quick = [partial(bits.repair, ground, stage, seed + n) for n, stage in enumerate(stages) if stage not in ENGINES]
+    quick = [partial(bits.repair, ground, stage, _draw(seed, stage)) for stage in stages if stage not in ENGINES]
     left = ("answers", "asked", "cited", "compared", "talks", "statements", "base", "sft", "reward", "dpo", "kto")
     return [
         *quick,
-        *(partial(bits.unfinished, ground, s, seed + n) for n, s in enumerate([*left, *left]) if s in ground.folder_of),
+        *(
+            partial(bits.unfinished, ground, s, _draw(seed, s, n))
+            for n in range(2)
+            for s in left
+            if s in ground.folder_of
+        ),
     ]
 
 
 def _deaths(ground: Ground, seed: int) -> list[Fault]:
     def drawn() -> Iterator[Fault]:
         quick, stages = _quick(ground), _stages(ground)
-        for at, victim in enumerate(deaths.VICTIMS):  # each stage once before any a second time
-            for number, stage in enumerate(stages):
+        for victim in deaths.VICTIMS:  # each stage once before any a second time
+            for stage in stages:
                 if stage in quick or victim in ("worker", "command"):
-                    yield partial(deaths.kill, ground, stage, victim, seed + 10 * number + at)
+                    yield partial(deaths.kill, ground, stage, victim, _draw(seed, stage, victim))
         for stage in ENGINES:
             if stage in ground.folder_of:
                 yield partial(deaths.kill_engine, ground, stage, seed)
@@ -71,7 +77,7 @@ def _deaths(ground: Ground, seed: int) -> list[Fault]:
         for at, which in enumerate(SIGNALS):
             for number, stage in enumerate(stages):
                 if stage in quick or number % 3 == at:
-                    yield partial(deaths.stop, ground, stage, which, seed + 10 * number + 5 + at)
+                    yield partial(deaths.stop, ground, stage, which, _draw(seed, stage, at))
 
     return list(drawn())
 
@@ -103,7 +109,7 @@ def _clocks(ground: Ground, seed: int) -> list[Fault]:
         return []
     few = [s for s in ("raw", "unique", "shards", "asked", "compared", "preferences") if s in ground.folder_of]
     return [
-        partial(clocks.jump, ground, stage, which, seed + n) for n, stage in enumerate(few) for which in clocks.JUMPS
+        partial(clocks.jump, ground, stage, which, _draw(seed, stage, which)) for stage in few for which in clocks.JUMPS
     ]
 
 
@@ -117,7 +123,7 @@ def _servers(ground: Ground, seed: int) -> list[Fault]:
 def _services(ground: Ground, seed: int) -> list[Fault]:
     """One after the other: they shut the gate that all share."""
     asking = [stage for stage in garbles.FIELDS if stage in ground.folder_of]
-    faults: list[Fault] = [partial(services.server_away, ground, stage, 4, seed + n) for n, stage in enumerate(asking)]
+    faults: list[Fault] = [partial(services.server_away, ground, stage, 4, _draw(seed, stage)) for stage in asking]
     if "rankings" in ground.folder_of:
         for n, which in enumerate(("server", "redis", "supervisor", "server")):
             faults.append(partial(services.argilla_away, ground, "rankings", which, seed + n))
@@ -127,7 +133,11 @@ def _services(ground: Ground, seed: int) -> list[Fault]:
 def _buckets(ground: Ground, seed: int) -> list[Fault]:
     few = [s for s in ("raw", "unique", "statements", "asked", "shards") if s in ground.folder_of]
     gate, access = ground.opened.enter_context(services.bucket())
-    return [partial(services.bucket_away, ground, stage, gate, access, seed + n) for n, stage in enumerate(few * 2)]
+    return [
+        partial(services.bucket_away, ground, stage, gate, access, _draw(seed, stage, n))
+        for n in range(2)
+        for stage in few
+    ]
 
 
 def _writers(ground: Ground, seed: int) -> list[Fault]:
@@ -140,6 +150,18 @@ def _writers(ground: Ground, seed: int) -> list[Fault]:
         return Outcome(two_writers.FAULT, "a stage on S3", "wrong" if wrong else "same", "; ".join(wrong))
 
     return [one] * WRITERS
+
+
+def name_of(fault: Fault, number: int) -> str:
+    """What tells a fault from the others of its family, whatever other stages there are."""
+    if not isinstance(fault, partial):
+        return str(number)
+    told = [one for one in fault.args if isinstance(one, (str, int, float))]
+    return " ".join([fault.func.__name__, *map(str, told)])
+
+
+def _draw(seed: int, *of: object) -> int:
+    return zlib.crc32(repr((seed, *of)).encode())
 
 
 # Family -> whether its faults are injected one after the other, its share of the time, and what gives them.
