@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-fast faults fuzz lint weights real bench lock clean
+.PHONY: setup demo test test-fast faults bits fuzz lint weights real bench lock clean
 RECIPE ?= recipes/quickstart.yaml
 
 setup: .venv/.flywheel           ## everything into .venv
@@ -17,8 +17,12 @@ test: setup                      ## all tests: real vLLM, real Argilla, killed a
 test-fast: setup                 ## what takes seconds
 	.venv/bin/python -m pytest -m "not slow"
 
-faults: setup                    ## hundreds of injected faults on every stage kind; half an hour
+faults: setup                    ## hundreds of injected faults on every stage kind; half an hour to two
 	.venv/bin/python -m tests.faults --json
+
+bits: setup                      ## a thousand flipped bits in the store that the quickstart fills, each told; then twelve repaired
+	.venv/bin/flywheel run recipes/quickstart.yaml
+	.venv/bin/python -m tests.faults.bits .flywheel --flips 1000 --repairs 12 --folder recipes
 
 fuzz: setup                      ## ten minutes of garbage at every door; no traceback, under 2 GB
 	.venv/bin/python -m tests.fuzz --seconds 600 --json

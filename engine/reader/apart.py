@@ -27,7 +27,6 @@ MEMORY = 1 << 30  # bytes; what is imported there takes 150 MB more
 SECONDS = 10  # of CPU for a page, or for a thousand rows: honest ones take a hundredth
 HEAD = struct.Struct("<cQ")
 WORDS = {
-    signal.SIGXCPU: f"it takes more than {SECONDS} s of CPU",
     signal.SIGKILL: "its reader was killed, as systems without memory do",
     signal.SIGSEGV: "it crashes its reader (SIGSEGV)",
     signal.SIGABRT: "it makes its reader give up (SIGABRT)",
@@ -51,7 +50,7 @@ def apart(function: str, *args: Any, memory: int = MEMORY) -> Iterator[Any]:
     whole = False
     try:
         assert process.stdin and process.stdout
-        body = pickle.dumps((function, args, memory))
+        body = pickle.dumps((function, args, memory, SECONDS))
         with contextlib.suppress(BrokenPipeError):  # what it died of is told below
             process.stdin.write(struct.pack("<Q", len(body)) + body)
             process.stdin.flush()
@@ -109,6 +108,8 @@ def _end_idle() -> None:
 def _death(process: Process) -> str:
     code = process.wait()
     if code < 0:
+        if code == -signal.SIGXCPU:
+            return f"it takes more than {SECONDS} s of CPU"
         return WORDS.get(signal.Signals(-code), f"its reader died of {signal.Signals(-code).name}")
     return f"its reader ended with {code}"
 
@@ -142,13 +143,13 @@ def serve() -> None:
     memory = MEMORY
     while head := requests.read(8):
         try:
-            function, args, memory = pickle.loads(requests.read(struct.unpack("<Q", head)[0]))
+            function, args, memory, seconds = pickle.loads(requests.read(struct.unpack("<Q", head)[0]))
             module, _, name = function.partition(":")
             work = getattr(importlib.import_module(module), name)
-            _limit(memory)
+            _limit(memory, seconds)
             for item in work(*args):
                 _answer(answers, *_packed(item))
-                _limit(memory)
+                _limit(memory, seconds)
             _answer(answers, b"e", b"")
         except BrokenPipeError:
             return
@@ -159,11 +160,11 @@ def serve() -> None:
             _answer(answers, b"x", told.encode("utf-8", "backslashreplace"))
 
 
-def _limit(memory: int) -> None:
+def _limit(memory: int, seconds: int) -> None:
     """From now on: so much memory more than an empty process of this kind has, and so much CPU for the next item."""
     resource.setrlimit(resource.RLIMIT_DATA, (memory + (200 << 20), resource.RLIM_INFINITY))
     used = time.process_time()
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used) + SECONDS + 1, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used) + seconds + 1, resource.RLIM_INFINITY))
 
 
 def _packed(item: Any) -> tuple[bytes, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import html
@@ -37,10 +38,12 @@ if TYPE_CHECKING:
 MANIFEST, CARD = "manifest.json", "README.md"
 TAKEN_OVER = "taken over by"  # all that a manifest says where nothing is finished (`engine.store.lease`)
 KEY_LENGTH = 16  # hexadecimal digits of the key that appear in a folder's name
+# What manifests of before may lack, and what stands for it.
+LATER: dict[str, Any] = {"timings": {}, "packages": {}, "identity": {}, "failed": 0}
 # What every manifest has.
 FIELDS = {
     "key": str, "digest": str, "schema": str, "rows": int, "files": dict, "inputs": dict, "stage": dict, "rejected": dict,
-    "summary": dict,
+    "summary": dict, **{name: type(value) for name, value in LATER.items()},
 }  # fmt: skip
 
 
@@ -396,9 +399,12 @@ def read_artifact(store: StoreFiles, artifact: str) -> Artifact | None:
     manifest = store.read_sealed("artifacts", artifact, MANIFEST)
     if manifest is None or TAKEN_OVER in manifest:
         return None
+    for name, value in LATER.items():
+        manifest.setdefault(name, copy.copy(value))
     for name, kind in FIELDS.items():
         if not isinstance(manifest.get(name), kind):
             raise Damaged(f"artifacts/{artifact}/{MANIFEST} is damaged: `{name}` is {_cell(manifest.get(name), 40)}.")
     if manifest["schema"] not in (*DATASETS, *MODELS) or not artifact.endswith("-" + manifest["key"][:KEY_LENGTH]):
         raise Damaged(f"artifacts/{artifact}/{MANIFEST} is damaged: it is of another artifact.")
+    manifest.setdefault("kind", "dataset" if manifest["schema"] in DATASETS else "model")
     return Artifact(store, artifact, manifest)

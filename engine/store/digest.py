@@ -16,7 +16,8 @@ def canonical(value: Any) -> str:
 
 
 def digest_json(value: Any) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    """SHA-256 of a value's canonical JSON in UTF-8; halves of surrogate pairs, which UTF-8 has no bytes for, as if it had."""
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def digest_file(path: Path) -> str:

@@ -102,6 +102,7 @@ def _record(data: bytes, place: str) -> Record:
         raise Damaged(f"{place} is damaged: it does not tell what the stages were.")
     for entry in record["stages"].values():
         entry.setdefault("kind", entry["artifact"].rpartition("-")[0])
+        entry.setdefault("inputs", {})
     return record
 
 
@@ -110,4 +111,5 @@ def _sound(entry: Record) -> bool:
         isinstance(entry.get("artifact"), str)
         and isinstance(entry.get("kind", ""), str)
         and isinstance(entry.get("identity", {}), dict)
+        and isinstance(entry.get("inputs", {}), dict)
     )

@@ -137,6 +137,7 @@ class Verifier:
                 self._gone(folder, self.inventory.title(folder), "it was asked for")
         if everything:
             self._under_way()
+            self._unnamed()
             self.found.notes += [
                 f"A repair of {f} was begun; `flywheel repair {f}` ends it." for f in self.inventory.repairs
             ]
@@ -157,6 +158,18 @@ class Verifier:
                 if busy(self.store, entry["artifact"]):
                     continue
                 self._gone(entry["artifact"], f"{run}/{stage}", f"the run {run} made it")
+
+    def _unnamed(self) -> None:
+        """Nothing says which runs there were: that a record is gone shows in what it named."""
+        if self.inventory.record_faults:
+            return  # these may name it
+        named = [folder for run in self.inventory.records for folder in self.inventory.named(run)]
+        spare = sorted(self.inventory.manifests.keys() - {*self.inventory.closure(named)})
+        if spare:
+            self.found.notes.append(
+                f"{', '.join(spare[:3])}{f' and {len(spare) - 3:,} more' if len(spare) > 3 else ''}: no run names it. Its recipe has changed "
+                "since, or the run's record is gone; running the recipe again writes that anew. `flywheel gc` takes what no run names."
+            )
 
     def _there(self, folder: str) -> bool:
         return folder in self.inventory.manifests or folder in self.inventory.faults

@@ -56,7 +56,7 @@ def print_artifact(artifact: Artifact, rows: int, rejected: bool) -> None:
         text = redacted(json.dumps(value, ensure_ascii=False, default=str))
         facts.add_row(styled(key, one_line=True), text if len(text) < 300 else text[:299] + "…")
     timings = manifest["timings"]
-    if "wall_s" in timings:
+    if timings.keys() >= {"wall_s", "cpu_s", "peak_rss_mb"}:
         facts.add_row(
             "took", f"{timings['wall_s']:.1f} s, {timings['cpu_s']:.1f} CPU s, {timings['peak_rss_mb']:.0f} MB"
         )

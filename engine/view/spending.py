@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from engine.stage.job import AMOUNTS
 from engine.store.artifact import Artifact
@@ -20,8 +21,14 @@ def spending(artifacts: Iterable[Artifact]) -> Spending:
 
 def by_answerer(artifact: Artifact) -> dict[str, Spending]:
     """Who answered -> what it took. A plugin may note there what it likes; what is no such table is left out."""
-    noted = artifact.manifest["timings"].get("spent", {})
-    return {who: spent for who, spent in noted.items() if isinstance(spent, dict) and "tokens_in" in spent}
+    noted: Any = artifact.manifest["timings"].get("spent")
+    return {who: spent for who, spent in noted.items() if _is_spent(spent)} if isinstance(noted, dict) else {}
+
+
+def _is_spent(value: Any) -> bool:
+    if not isinstance(value, dict) or "tokens_in" not in value:
+        return False
+    return all(isinstance(value.get(name, 0), (int, float)) for name in AMOUNTS)
 
 
 def in_words(spent: Spending) -> str:

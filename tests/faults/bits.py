@@ -10,16 +10,15 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
+from benchmarks.parts.moments import Moment, Moments
 from engine.errors import Damaged
+from engine.stage.job import STAYS
 from engine.store.schema import DATASETS
 from engine.store.store import Store
 from engine.upkeep.verification import verify
@@ -138,26 +137,22 @@ def repair(ground: Ground, stage: str, seed: int) -> Outcome:
 
 
 def unfinished(ground: Ground, stage: str, seed: int) -> Outcome:
-    """Kill a stage that has committed something, damage a file that it left, and go on."""
+    """Kill a stage that has committed something, at a moment of its work, damage a file that it left, and go on."""
     kind, draw = ground.kind_of[stage], random.Random(seed)
     how = draw.choice(HARMS)
     fault = f"unfinished: {how}"
     with ground.trial(stage) as trial:
-        process = trial.start()
-
-        def left() -> list[Path]:
-            return _left(trial)
-
-        if not trial.wait(process, left):
-            return Outcome(fault, kind, "unhurt")
-        time.sleep(draw.random() * 0.5)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for one in [*trial.keepers(), *trial.workers()]:
-            with suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
-        trial.end(process)
-        files = left()
+        moments = Moments(trial.folder / "moments", trial.store)
+        trial.extra = moments.environment
+        files: list[Path] = []
+        for moment in draw_moments(ground, stage, draw):
+            moments.arm(moment)
+            trial.end(trial.start())
+            if orphans := trial.orphans():
+                return Outcome(fault, kind, "orphan", "; ".join(orphans))
+            if files := _left(trial):
+                break
+        trial.extra = {}
         if not files or (trial.artifact / "manifest.json").exists():
             return Outcome(fault, kind, "unhurt")
         harmed = draw.choice(files)
@@ -169,10 +164,23 @@ def unfinished(ground: Ground, stage: str, seed: int) -> Outcome:
 
 
 def _left(trial: Trial) -> list[Path]:
-    """Committed partitions and whole checkpoints of a stage under way."""
+    """Committed partitions, whole checkpoints, indexes, tallies and answers of a stage under way."""
     parts = [p for p in trial.artifact.rglob("*") if p.is_file()]
-    scratch = [p for p in trial.scratch.rglob("*") if p.is_file() and ("checkpoint" in str(p) or "output" in str(p))]
+    scratch = [p for p in trial.scratch.rglob("*") if p.is_file() and p.name not in STAYS]
     return [*parts, *scratch]
+
+
+def draw_moments(ground: Ground, stage: str, draw: random.Random) -> list[Moment]:
+    """Some moments of the work of a stage, in order; what an undisturbed run does is looked at once."""
+    with ground.looking, ground.trial(stage) as trial:
+        if stage not in ground.moments_of:
+            ground.moments_of[stage] = moments = Moments(ground.folder / f"moments-{trial.mark}", trial.store)
+            trial.extra = moments.environment
+            if trial.command():
+                raise RuntimeError(f"undisturbed, `{stage}` fails: {trial.said[-500:]}")
+    moments = ground.moments_of[stage].draw(60, draw.randrange(10**6))
+    working = [moment for moment in moments if moment.renames > 1]  # before that it is planned
+    return sorted(draw.sample(working, min(3, len(working))), key=moments.index)
 
 
 def faults_of_store(store: Path, count: int, seed: int, hows: tuple[str, ...] = HARMS) -> list[Outcome]:

@@ -1,4 +1,5 @@
-"""Kills and signals at random moments of a stage's work: of the worker, of the command that started it alone, of both, of the engine."""
+"""Kills and signals at random moments of a stage's work: of the worker, of the command that started it alone, of both, of the engine,
+of one of the processes that a stage's tasks are spread over."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ import signal
 import time
 from contextlib import suppress
 
-from tests.faults.ground import Ground, Trial, alive, commandline, processes
+from tests.faults.ground import Ground, Trial, commandline, processes
 from tests.faults.outcome import Outcome
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 VICTIMS = ("worker", "command", "keeper", "both")
+SLICES = 5  # of the stage whose pool is struck, of six: the last one is hardly ever seen under way
 
 
 def kill(ground: Ground, stage: str, victim: str, seed: int) -> Outcome:
@@ -42,9 +44,7 @@ def kill_engine(ground: Ground, stage: str, seed: int) -> Outcome:
         process = trial.start()
 
         def engines() -> list[int]:
-            return [
-                one for one in processes(trial.mark) if "engine" in _title(one).lower() and one not in trial.workers()
-            ]
+            return [one for one in processes(trial.mark) if "generators.backends.process.child" in commandline(one)]
 
         if not trial.wait(process, engines):
             return Outcome(fault, kind, "unhurt")
@@ -56,6 +56,30 @@ def kill_engine(ground: Ground, stage: str, seed: int) -> Outcome:
         code = trial.end(process)
         came, detail = trial.finish() if code else trial.judge(code)
         return Outcome(fault, kind, came if found or came != "same" else "unhurt", detail)
+
+
+def kill_of_pool(ground: Ground, stage: str, seed: int) -> Outcome:
+    """`kill -9` of one of two processes that have a stage's slices, after so many of them were committed."""
+    fault, kind, draw = "kill -9 of a process of the pool", ground.kind_of[stage], random.Random(seed)
+    with ground.trial(stage) as trial:
+        process = trial.start("run", str(ground.recipe), "--only", stage, "--workers", "2")
+        parts = draw.randrange(SLICES)
+
+        def under_way() -> bool:
+            return len(list((trial.artifact / "data").glob("*.parquet"))) >= parts and bool(trial.pool())
+
+        if not trial.wait(process, under_way) or not (pool := trial.pool()):
+            came, detail = trial.judge(trial.end(process))
+            return Outcome(fault, kind, "unhurt" if came == "same" else came, detail)
+        time.sleep(draw.random() * 0.05)
+        with suppress(ProcessLookupError):
+            os.kill(draw.choice(pool), signal.SIGKILL)
+        if trial.end(process) == 0:  # it had done its part
+            return Outcome(fault, kind, *trial.judge(0))
+        if "flywheel: " not in trial.said:
+            return Outcome(fault, kind, "silent", trial.said[-800:])
+        came, detail = trial.finish("--workers", "2")
+        return Outcome(fault, kind, "told" if came == "same" else came, detail)
 
 
 def stop(ground: Ground, stage: str, number: signal.Signals, seed: int) -> Outcome:
@@ -82,7 +106,3 @@ def stop(ground: Ground, stage: str, number: signal.Signals, seed: int) -> Outco
 
 def _pause(ground: Ground, trial: Trial, seed: int) -> None:
     time.sleep(random.Random(seed).random() * min(ground.seconds_of[trial.stage] + 0.5, 40))
-
-
-def _title(process: int) -> str:
-    return commandline(process) if alive(process) else ""

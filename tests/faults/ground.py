@@ -17,14 +17,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.parts.moments import Moments
 from engine.plan.plan import make_plan
 from engine.plan.recipe import load_recipe
 from engine.store.store import Store
@@ -107,6 +109,7 @@ class Trial:
             "FLYWHEEL_STORE": str(self.store),
             "FLYWHEEL_HOME": str(self.home),
             MARK: self.mark,
+            "SPT_NOENV": "1",  # or what calls itself otherwise (vLLM) writes over its environment, and the mark with it
             **self.extra,
         }
 
@@ -160,6 +163,11 @@ class Trial:
         found = self._between()
         return [one for one in found if parent(one) in found]
 
+    def pool(self) -> list[int]:
+        """The processes that a stage's tasks are spread over: what the fork server has forked."""
+        found = [one for one in processes(self.mark) if "multiprocessing.forkserver" in commandline(one)]
+        return [one for one in found if parent(one) in found]
+
     def _between(self) -> list[int]:
         return [one for one in processes(self.mark) if "engine.execution.keeper" in commandline(one)]
 
@@ -181,11 +189,11 @@ class Trial:
         """Argilla's processes: what keeps it up, the server, its job worker, Redis."""
         return [one for one in processes(self.mark) if str(self.home) in commandline(one)]
 
-    def finish(self) -> tuple[Came, str]:
+    def finish(self, *options: str) -> tuple[Came, str]:
         """Run the stage to its end and look at what there is."""
         if orphans := self.orphans():
             return "orphan", "; ".join(orphans)
-        code = self.command()
+        code = self.command("run", str(self.ground.recipe), "--only", self.stage, *options)
         return self.judge(code)
 
     def judge(self, code: int) -> tuple[Came, str]:
@@ -226,8 +234,12 @@ class Ground:
         self.folder_of: dict[str, str] = {}
         self.digest_of: dict[str, str] = {}
         self.kind_of: dict[str, str] = {}
+        self.cpu_of: dict[str, float] = {}
         self.seconds_of: dict[str, float] = {}
         self.server = FaultyServer(share=0, answer=answer, capacity=8)
+        self.moments_of: dict[str, Moments] = {}
+        self.looking = threading.Lock()
+        self.opened = ExitStack()  # what families start for all of their faults
 
     @contextmanager
     def open(self, only: list[str] | None = None) -> Generator[Ground]:
@@ -236,24 +248,26 @@ class Ground:
         Args:
             only: these stages and what they need.
         """
-        with self.server:
+        with self.server, self.opened:
             self.gate = Gate(int(self.server.url.rpartition(":")[2].split("/")[0]))
             url = f"http://127.0.0.1:{self.gate.port}/v1"
             if self.world.exists():
                 shutil.rmtree(self.world)
-            make(self.world, url)
-            words = [word for stage in only or [] for word in ("--only", stage)]
+            make(self.world, url, only)
             environment = {**os.environ, "FLYWHEEL_STORE": str(self.store), "FLYWHEEL_HOME": str(self.home)}
-            done = subprocess.run([*FLYWHEEL, "run", str(self.recipe), *words], env=environment, cwd=self.folder)
+            done = subprocess.run([*FLYWHEEL, "run", str(self.recipe)], env=environment, cwd=self.folder)
             if done.returncode:
                 raise SystemExit(f"the undisturbed run ended with {done.returncode}")
             store = Store(str(self.store))
-            for planned in make_plan(load_recipe(self.recipe), store, only):
+            for planned in make_plan(load_recipe(self.recipe), store):
                 found = store.get(planned.folder)
                 assert found is not None
                 self.folder_of[planned.name], self.kind_of[planned.name] = planned.folder, planned.step.kind
                 self.digest_of[planned.name] = found.digest
-                self.seconds_of[planned.name] = found.manifest["timings"]["wall_s"]
+                timings = found.manifest["timings"]
+                self.cpu_of[planned.name] = timings["cpu_s"]
+                # A busy machine, or Argilla's server that is installed the first time, make it longer than it will be.
+                self.seconds_of[planned.name] = min(timings["wall_s"], 3 * timings["cpu_s"])
             try:
                 yield self
             finally:

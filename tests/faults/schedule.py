@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 
-from tests.faults import bits, clocks, crowds, deaths, disks, garbles, services, shortages
+from tests.faults import bits, clocks, crowds, deaths, disks, garbles, services, shortages, two_writers
 from tests.faults.ground import Ground
 from tests.faults.outcome import Outcome
 
@@ -18,8 +18,9 @@ Fault = Callable[[], Outcome]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENGINES = ("sampled", "ppo", "grpo", "results")  # their answers are sampled by vLLM
 # Of the stages of one kind, one is enough.
-TWINS = {"exam", "facts", "programs", "questions", "valued"}
-QUICK = 6.0  # seconds: what is quicker is struck by everything
+TWINS = {"crowd", "sifted", "exam", "facts", "programs", "questions", "valued"}
+WRITERS = 100  # rounds of two that write one artifact
+QUICK = 6.0  # CPU seconds: what is quicker is struck by everything
 
 
 def _stages(ground: Ground) -> list[str]:
@@ -27,7 +28,7 @@ def _stages(ground: Ground) -> list[str]:
 
 
 def _quick(ground: Ground) -> list[str]:
-    return [stage for stage in _stages(ground) if ground.seconds_of[stage] < QUICK and ground.kind_of[stage] != "label"]
+    return [stage for stage in _stages(ground) if ground.cpu_of[stage] < QUICK and ground.kind_of[stage] != "label"]
 
 
 def _bits(ground: Ground, seed: int) -> list[Fault]:
@@ -46,29 +47,37 @@ def _bits(ground: Ground, seed: int) -> list[Fault]:
 
 
 def _repairs(ground: Ground, seed: int) -> list[Fault]:
-    quick = [
-        partial(bits.repair, ground, stage, seed + n) for n, stage in enumerate(_stages(ground)) if stage not in ENGINES
-    ]
+    stages = sorted(_stages(ground), key=lambda stage: ground.cpu_of[stage])
+    quick = [partial(bits.repair, ground, stage, _draw(seed, stage)) for stage in stages if stage not in ENGINES]
     left = ("answers", "asked", "cited", "compared", "talks", "statements", "base", "sft", "reward", "dpo", "kto")
     return [
         *quick,
-        *(partial(bits.unfinished, ground, s, seed + n) for n, s in enumerate([*left, *left]) if s in ground.folder_of),
+        *(
+            partial(bits.unfinished, ground, s, _draw(seed, s, n))
+            for n in range(2)
+            for s in left
+            if s in ground.folder_of
+        ),
     ]
 
 
 def _deaths(ground: Ground, seed: int) -> list[Fault]:
     def drawn() -> Iterator[Fault]:
-        for number, stage in enumerate(_stages(ground)):
-            quick = stage in _quick(ground)
-            for at, victim in enumerate(deaths.VICTIMS):
-                if quick or victim in ("worker", "command"):
-                    yield partial(deaths.kill, ground, stage, victim, seed + 10 * number + at)
-            for at, which in enumerate(SIGNALS):
-                if quick or number % 3 == at:
-                    yield partial(deaths.stop, ground, stage, which, seed + 10 * number + 5 + at)
+        quick, stages = _quick(ground), _stages(ground)
+        for victim in deaths.VICTIMS:  # each stage once before any a second time
+            for stage in stages:
+                if stage in quick or victim in ("worker", "command"):
+                    yield partial(deaths.kill, ground, stage, victim, _draw(seed, stage, victim))
         for stage in ENGINES:
             if stage in ground.folder_of:
                 yield partial(deaths.kill_engine, ground, stage, seed)
+        if "sifted" in ground.folder_of:
+            for number in range(8):
+                yield partial(deaths.kill_of_pool, ground, "sifted", seed + number)
+        for at, which in enumerate(SIGNALS):
+            for number, stage in enumerate(stages):
+                if stage in quick or number % 3 == at:
+                    yield partial(deaths.stop, ground, stage, which, _draw(seed, stage, at))
 
     return list(drawn())
 
@@ -100,7 +109,7 @@ def _clocks(ground: Ground, seed: int) -> list[Fault]:
         return []
     few = [s for s in ("raw", "unique", "shards", "asked", "compared", "preferences") if s in ground.folder_of]
     return [
-        partial(clocks.jump, ground, stage, which, seed + n) for n, stage in enumerate(few) for which in clocks.JUMPS
+        partial(clocks.jump, ground, stage, which, _draw(seed, stage, which)) for stage in few for which in clocks.JUMPS
     ]
 
 
@@ -114,7 +123,7 @@ def _servers(ground: Ground, seed: int) -> list[Fault]:
 def _services(ground: Ground, seed: int) -> list[Fault]:
     """One after the other: they shut the gate that all share."""
     asking = [stage for stage in garbles.FIELDS if stage in ground.folder_of]
-    faults: list[Fault] = [partial(services.server_away, ground, stage, 4, seed + n) for n, stage in enumerate(asking)]
+    faults: list[Fault] = [partial(services.server_away, ground, stage, 4, _draw(seed, stage)) for stage in asking]
     if "rankings" in ground.folder_of:
         for n, which in enumerate(("server", "redis", "supervisor", "server")):
             faults.append(partial(services.argilla_away, ground, "rankings", which, seed + n))
@@ -123,31 +132,49 @@ def _services(ground: Ground, seed: int) -> list[Fault]:
 
 def _buckets(ground: Ground, seed: int) -> list[Fault]:
     few = [s for s in ("raw", "unique", "statements", "asked", "shards") if s in ground.folder_of]
-    opened = ExitStack()
-    gate, access = opened.enter_context(services.bucket())
-    faults: list[Fault] = [
-        partial(services.bucket_away, ground, stage, gate, access, seed + n) for n, stage in enumerate(few * 2)
+    gate, access = ground.opened.enter_context(services.bucket())
+    return [
+        partial(services.bucket_away, ground, stage, gate, access, _draw(seed, stage, n))
+        for n in range(2)
+        for stage in few
     ]
 
-    def last(fault: Fault) -> Outcome:
-        try:
-            return fault()
-        finally:
-            opened.close()
 
-    return [*faults[:-1], partial(last, faults[-1])] if faults else []
+def _writers(ground: Ground, seed: int) -> list[Fault]:
+    """A hundred rounds, one after the other, on one S3 server."""
+    several = two_writers.rounds_of(WRITERS, seed)
+    ground.opened.callback(several.close)
+
+    def one() -> Outcome:
+        wrong = next(several).wrong
+        return Outcome(two_writers.FAULT, "a stage on S3", "wrong" if wrong else "same", "; ".join(wrong))
+
+    return [one] * WRITERS
 
 
-# Family -> whether its faults are injected one after the other, and what gives them.
-FAMILIES: dict[str, tuple[bool, Callable[[Ground, int], list[Fault]]]] = {
-    "bits": (True, _bits),
-    "repairs": (False, _repairs),
-    "deaths": (False, _deaths),
-    "crowds": (True, _crowds),
-    "disks": (False, _disks),
-    "shortages": (False, _shortages),
-    "clocks": (False, _clocks),
-    "servers": (False, _servers),
-    "services": (True, _services),
-    "buckets": (True, _buckets),
+def name_of(fault: Fault, number: int) -> str:
+    """What tells a fault from the others of its family, whatever other stages there are."""
+    if not isinstance(fault, partial):
+        return str(number)
+    told = [one for one in fault.args if isinstance(one, (str, int, float))]
+    return " ".join([fault.func.__name__, *map(str, told)])
+
+
+def _draw(seed: int, *of: object) -> int:
+    return zlib.crc32(repr((seed, *of)).encode())
+
+
+# Family -> whether its faults are injected one after the other, its share of the time, and what gives them.
+FAMILIES: dict[str, tuple[bool, float, Callable[[Ground, int], list[Fault]]]] = {
+    "bits": (True, 2, _bits),
+    "writers": (True, 8, _writers),
+    "repairs": (False, 10, _repairs),
+    "crowds": (True, 4, _crowds),
+    "disks": (False, 5, _disks),
+    "shortages": (False, 4, _shortages),
+    "clocks": (False, 5, _clocks),
+    "servers": (False, 5, _servers),
+    "services": (True, 10, _services),
+    "buckets": (True, 6, _buckets),
+    "deaths": (False, 40, _deaths),
 }

@@ -96,6 +96,7 @@ def bucket_away(ground: Ground, stage: str, gate: Gate, access: dict[str, str], 
     draw = random.Random(seed)
     with ground.trial(stage) as trial:
         import boto3
+        import s3fs
 
         client = boto3.client("s3", endpoint_url=access["AWS_ENDPOINT_URL"], aws_access_key_id="testing",
                               aws_secret_access_key="testing", region_name="us-east-1")  # fmt: skip
@@ -123,6 +124,7 @@ def bucket_away(ground: Ground, stage: str, gate: Gate, access: dict[str, str], 
         if code:
             return Outcome(fault, kind, "wrong", f"exit code {code}: {trial.said[-800:]}")
         os.environ.update(access)
+        s3fs.S3FileSystem.clear_instance_cache()  # those of another server
         found = Store(url).get(ground.folder_of[stage])
         if found is None or found.verify() or found.digest != ground.digest_of[stage]:
             return Outcome(fault, kind, "wrong", "another digest")

@@ -36,6 +36,7 @@ from engine.store.writer import ArtifactWriter
 PARTS, ROWS = 4, 3
 TTL_S = "0.8"
 BUCKET = "two-writers"
+FAULT = "two writers of one artifact on S3, one of which comes back"
 
 
 class Answers(Stage):
@@ -63,14 +64,25 @@ class Outcome:
 
 def rounds(count: int, seed: int = 1) -> Outcome:
     """So many rounds, each with an artifact of its own."""
-    outcome, draw = Outcome(), random.Random(seed)
+    total = Outcome()
+    for one in rounds_of(count, seed):
+        total.rounds += one.rounds
+        total.refused += one.refused
+        total.finished_first += one.finished_first
+        total.wrong += one.wrong
+    return total
+
+
+def rounds_of(count: int, seed: int = 1) -> Generator[Outcome]:
+    """So many rounds on one server, one by one."""
+    draw = random.Random(seed)
     with s3_server() as url:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.faults.two_writers", "s3fs", "engine.execution.worker"])
         for number in range(count):
+            outcome = Outcome(rounds=1)
             _round(context, url, f"round{seed}.{number}", draw, outcome)
-            outcome.rounds += 1
-    return outcome
+            yield outcome
 
 
 def _round(context: Any, url: str, tag: str, draw: random.Random, outcome: Outcome) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 RECIPE = Path(__file__).with_name("everything.yaml")
 THINGS = [
@@ -32,8 +35,12 @@ def answer(messages: list[dict[str, str]], seed: int) -> str:
     return f"{random.Random(f'{asked}{seed}').choice(COLOURS)} {seed % 100} [1]"
 
 
-def make(folder: Path, url: str) -> Path:
-    """Write the files and the recipe into a folder; returns the recipe."""
+def make(folder: Path, url: str, only: list[str] | None = None) -> Path:
+    """Write the files and the recipe into a folder; returns the recipe.
+
+    Args:
+        only: these stages and what they need: every command imports the kinds of all stages that a recipe names.
+    """
     draw = random.Random(5)
     (folder / "texts").mkdir(parents=True)
     words = [
@@ -56,6 +63,9 @@ def make(folder: Path, url: str) -> Path:
     for number in range(3):
         lines = [json.dumps({"text": text}) for text in texts[number::3]]
         (folder / "texts" / f"{number}.jsonl").write_text("\n".join(lines) + "\n")
+    # Six slices: what is spread over processes needs more than one.
+    crowd = [json.dumps({"text": f"{n} {texts[n % 90]}"}) for n in range(60_000)]
+    (folder / "crowd.jsonl").write_text("\n".join(crowd) + "\n")
     exam = [{"prompt": [{"role": "user", "content": text}]} for text in (texts[4], "What colour is a cloud?")]
     (folder / "exam.jsonl").write_text("".join(json.dumps(row) + "\n" for row in exam))
     rows = [f"{thing},{colour}" for thing, colour in zip(THINGS, COLOURS, strict=True)]
@@ -75,5 +85,18 @@ def make(folder: Path, url: str) -> Path:
     ]  # fmt: skip
     (folder / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bench))
     recipe = folder / RECIPE.name
-    recipe.write_text(RECIPE.read_text().replace("URL", url))
+    told = yaml.safe_load(RECIPE.read_text().replace("URL", url))
+    if only is not None:
+        kept = _needed(told["stages"], only)
+        told["stages"] = {name: stage for name, stage in told["stages"].items() if name in kept}
+    recipe.write_text(yaml.safe_dump(told, sort_keys=False))
     return recipe
+
+
+def _needed(stages: dict[str, Any], names: list[str]) -> set[str]:
+    found = set(names)
+    for name in names:
+        given = stages[name].get("from", [])
+        values = given.values() if isinstance(given, dict) else [given]
+        found |= _needed(stages, [one for value in values for one in ([value] if isinstance(value, str) else value)])
+    return found

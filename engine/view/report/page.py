@@ -84,7 +84,7 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         times=charts.bars([(s.name, a.manifest["timings"].get("wall_s", 0.0)) for s, a in done], "seconds"),
         summaries=[(s, a) for s, a in done if a.manifest["summary"]],
         packages={k: v for _, a in done for k, v in a.manifest["packages"].items()},
-        machine=next((a.manifest["timings"]["machine"] for _, a in done if a.manifest["timings"]), ""),
+        machine=next((machine for _, a in done if (machine := a.manifest["timings"].get("machine"))), ""),
         number=_number,
         web=_web,
         quote=quote,

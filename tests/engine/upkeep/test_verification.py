@@ -66,7 +66,8 @@ def test_what_is_cut_or_gone_is_told(kept: Store, change: str, what: str) -> Non
         file.write_bytes(file.read_bytes()[: -9 if change == "shorter" else 0])
     found = verify(kept)
     if (what, change) == ("record", "gone"):
-        return  # nothing is named by it any more
+        assert found.whole and kept.folders()[0] in found.notes[0] and "the run's record is gone" in found.notes[0]
+        return  # all are whole, and nobody names them
     (damage,) = found.damage
     assert damage.artifact == ("runs/toy.json" if what == "record" else artifact.id)
     assert f"flywheel repair {'toy' if what == 'record' else artifact.id}" in damage.heal
