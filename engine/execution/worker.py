@@ -182,8 +182,10 @@ def work(spec_file: str) -> int:
                 if artifact.key != key:
                     raise UserError(f"input `{label}` ({folder}) is not what this run was planned with; run again.")
                 inputs[port][label] = artifact
-        executor = open_executor(spec["options"])
-        carry_out(store, spec["kind"], config, inputs, spec["base"], emit, spec["options"], spec["identity"], executor)
+        with contextlib.closing(open_executor(spec["options"])) as executor:
+            carry_out(
+                store, spec["kind"], config, inputs, spec["base"], emit, spec["options"], spec["identity"], executor
+            )
     except Waiting as error:
         emit({"event": "waiting", "text": str(error)})
         return error.exit_code

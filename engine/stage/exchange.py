@@ -27,21 +27,25 @@ class Exchange:
         self._store = job.store
 
     def put(self, name: str, data: bytes | memoryview, *, kept: bool = True) -> None:
-        """Write a file, whole or not at all.
+        """Write a file, whole or not at all. Two processes may write the same one (a task is given to another where its node seems lost).
 
         Args:
             kept: it lasts, and is looked at when the stage goes on after a kill. What is not kept is to be made anew then.
+
+        Raises:
+            Superseded: another run makes the artifact now, or it is finished.
         """
+        self._store.fence("artifacts", self._job.artifact)
         if not self._store.local:
             self._store.fs.pipe_file(self._place(name), bytes(data))
             return
         file = self.path(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         if kept:
-            with self._job.keep(file) as partial:
+            with self._job.keep(file, shared=True) as partial:
                 partial.write_bytes(data)
         else:
-            with whole_file(file, lasting=False) as partial:
+            with whole_file(file, shared=True, lasting=False) as partial:
                 partial.write_bytes(data)
 
     def get(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
@@ -72,7 +76,8 @@ class Exchange:
         if not self._store.local:
             return [f"{folder}/{name}" for name in self._store.walk("work", self._job.artifact, folder)]
         root = self.path(folder)
-        return sorted(f"{folder}/{f.relative_to(root).as_posix()}" for f in root.rglob("*") if f.is_file())
+        found = (f for f in root.rglob("*") if f.is_file() and not f.name.endswith("partial"))  # as a kill leaves them
+        return sorted(f"{folder}/{f.relative_to(root).as_posix()}" for f in found)
 
     def exists(self, name: str) -> bool:
         return self.path(name).exists() if self._store.local else bool(self._store.fs.exists(self._place(name)))

@@ -80,6 +80,10 @@ class Executor(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """End what was started for it."""
+        ...
+
 
 class Here:
     """In this process, one task after the other."""
@@ -91,16 +95,22 @@ class Here:
         for task in tasks:
             yield Done(worker(task))
 
+    def close(self) -> None: ...
+
 
 class Opened:
     """The other side: a process that takes part, with its worker."""
 
-    def __init__(self, data: bytes) -> None:
-        work: Work = pickle.loads(data)
+    def __init__(self, work: Work, place: str | None = None) -> None:
+        """
+        Args:
+            work: as it came here.
+            place: `node:process`, as people know the node; by its host's name if None.
+        """
         self._events: list[Event] = []
         work.job.emit = self._hear
         self._worker = work.make(work.job, *work.common)
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._name = place or f"{socket.gethostname()}:{os.getpid()}"
 
     def _hear(self, event: Event) -> None:
         if event["event"] != "progress":  # of this process alone; whoever gave the tasks counts them

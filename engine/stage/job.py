@@ -255,11 +255,14 @@ class Job:
         return self.writer.read_part(name, columns)
 
     @contextlib.contextmanager
-    def keep(self, file: Path) -> Generator[Path]:
+    def keep(self, file: Path, *, shared: bool = False) -> Generator[Path]:
         """A path to write a file of the scratch folder to, which then appears whole (`whole_file`). What is kept this way and is
         another file when the stage goes on after a kill has the stage start over.
+
+        Args:
+            shared: others may be writing the same file at the same time.
         """
-        with whole_file(file) as partial:
+        with whole_file(file, shared=shared) as partial:
             yield partial
             self.note(file, partial)
 

@@ -13,10 +13,13 @@ import hashlib
 import os
 import time
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import xxhash
+
+from engine.store.this_machine import this_machine
 
 Algorithm = Literal["sha256", "xxh3"]
 SHARED = "FLYWHEEL_DIGESTS"
@@ -84,8 +87,34 @@ def shared_digests() -> Generator[None]:
             os.close(file)
 
 
-def _name(told: os.stat_result, algorithm: str) -> str:
-    return f"{algorithm}:{told.st_dev}:{told.st_ino}:{told.st_size}:{told.st_mtime_ns}:{told.st_ctime_ns}"
+@dataclass(frozen=True)
+class Told:
+    """What a process that was not started by the run needs to share with those that were, if it is on their machine."""
+
+    machine: str
+    place: str
+
+
+def told() -> Told | None:
+    """None where nothing is shared."""
+    place = os.environ.get(SHARED)
+    return Told(this_machine(), place) if place and this_machine() else None
+
+
+def take_part(told: Told | None) -> None:
+    """Share what a run knows, in a process that others may have started (a cluster's); on another machine it begins with nothing, and
+    looks at each file once.
+    """
+    os.environ.pop(SHARED, None)  # of whatever the cluster was started by
+    if told is None or told.machine != this_machine():
+        return
+    with contextlib.suppress(OSError):  # held open: the run may end, and its number be another process's
+        file = os.open(told.place, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        os.environ[SHARED] = f"/proc/{os.getpid()}/fd/{file}"
+
+
+def _name(stat: os.stat_result, algorithm: str) -> str:
+    return f"{algorithm}:{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
 
 
 def _digest(file: IO[bytes], algorithm: Algorithm) -> str:
@@ -102,9 +131,9 @@ def _lookup(name: str) -> str | None:
         return found
     with contextlib.suppress(OSError), Path(shared).open("rb") as file:  # what other processes of this run found out
         file.seek(_seen)
-        told, _, _ = file.read().rpartition(b"\n")
-        _seen += len(told) + 1 if told else 0
-        for line in told.decode("ascii", "replace").splitlines():
+        lines, _, _ = file.read().rpartition(b"\n")
+        _seen += len(lines) + 1 if lines else 0
+        for line in lines.decode("ascii", "replace").splitlines():
             key, _, digest = line.partition(" ")
             _known[key] = digest
     return _known.get(name)

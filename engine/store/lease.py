@@ -26,7 +26,6 @@ import time
 import uuid
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -34,6 +33,7 @@ from engine.errors import Busy, StageFailed
 from engine.redaction import redacted
 from engine.store.artifact import MANIFEST, TAKEN_OVER
 from engine.store.files import StoreFiles
+from engine.store.this_machine import this_machine
 from engine.store.versions import Version, etag, put_file_version, put_version, read_version, safe
 from engine.text.visible import visible
 
@@ -73,12 +73,12 @@ class Holder:
     @property
     def gone(self) -> bool:
         """Whether it is known to have ended."""
-        return self.machine == _machine() != "" and _born(self.pid) != self.born
+        return self.machine == this_machine() != "" and _born(self.pid) != self.born
 
     @property
     def stopped(self) -> bool:
         """Whether it is known to stand still (SIGSTOP, Ctrl-Z)."""
-        return self.machine == _machine() != "" and _state(self.pid) == "T"
+        return self.machine == this_machine() != "" and _state(self.pid) == "T"
 
 
 class Lease(Protocol):
@@ -503,7 +503,7 @@ def _me() -> Holder:
     told = visible(redacted(shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])), one_line=True)
     return Holder(
         uuid.uuid4().hex, told if len(told) <= 200 else told[:197] + "...", os.getpid(), socket.gethostname(),
-        time.strftime("%H:%M"), _machine(), _born(os.getpid()),
+        time.strftime("%H:%M"), this_machine(), _born(os.getpid()),
     )  # fmt: skip
 
 
@@ -513,16 +513,6 @@ def _superseded(artifact: str, holder: Holder | None) -> str:
         f"this process lost its turn: {by} {artifact} while it stood still, or its lock was removed. What it was about to write "
         "was not written. Run it again: what is finished is taken from the store."
     )
-
-
-@cache
-def _machine() -> str:
-    """This start of this machine and this set of process ids; empty where that can't be told."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
 
 
 def _stat(pid: int) -> list[str]:

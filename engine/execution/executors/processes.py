@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 from collections import deque
@@ -61,6 +62,8 @@ class Processes:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def close(self) -> None: ...
+
 
 def _joined(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     yield from first
@@ -86,7 +89,7 @@ def _begin(data: bytes, parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PDEATHSIG, int(signal.SIGKILL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _opened = Opened(data)
+    _opened = Opened(pickle.loads(data))
 
 
 def _do(task: Any) -> Done:
