@@ -58,8 +58,8 @@ def short(bench: Bench) -> None:
     """Short documents in growing number, on two local processes and on two nodes: memory, rows/s, and whether all are there."""
     counts = [1_000, 10_000] if bench.quick else [100_000, 1_000_000, 10_000_000]
     bench.number(busy_before=busy())
-    some = curation(bench.folder, texts.short(bench.data, 1_000), short=True)
-    job(some, bench.folder / "warm", "unique")
+    job(_recipe(bench, 1_000), bench.folder / "warm", "unique")
+    bench.number(texts=texts.short(bench.data, counts[-1])[1])
     found: dict[str, dict[int, dict[str, Any]]] = {"local": {}, "ray": {}}
     with bench.attempt("local"):
         for count in counts:
@@ -76,7 +76,7 @@ def short(bench: Bench) -> None:
 
 
 def _recipe(bench: Bench, count: int) -> Path:
-    return curation(bench.folder, texts.short(bench.data, count), short=True)
+    return curation(bench.folder, texts.short(bench.data, count)[0], short=True)
 
 
 def _store(bench: Bench, name: str, count: int) -> Path:

@@ -81,27 +81,30 @@ def tokenizer(folder: Path, texts: Path) -> Path:
     return home
 
 
-def short(folder: Path, count: int) -> Path:
-    """A folder of Parquet files with so many documents of six drawn words, an eighth of them copies of another one.
+def short(folder: Path, count: int) -> tuple[Path, dict[str, int]]:
+    """A folder of Parquet files with so many documents of six drawn words, an eighth of them copies of another one; and how much text
+    that is.
 
     Words are drawn by Zipf's law from 50,000, so that bands meet by chance as they do in titles and messages.
     """
     home = folder / f"short-{count}"
-    if not (home / "done").exists():
+    done = home / "size.json"
+    if not done.exists():
         home.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(0)
         words = pa.array([f"w{number:x}" for number in range(50_000)])
+        size = 0
         for at in range(0, count, SHORT_ROWS):
-            size = min(SHORT_ROWS, count - at)
-            drawn = np.minimum(rng.zipf(1.2, 6 * size), 50_000) - 1
-            lists = pa.ListArray.from_arrays(
-                pa.array(np.arange(0, 6 * size + 1, 6), pa.int32()), words.take(pa.array(drawn))
+            rows = min(SHORT_ROWS, count - at)
+            drawn = np.minimum(rng.zipf(1.2, 6 * rows), 50_000) - 1
+            begins = pa.array(np.arange(0, 6 * rows + 1, 6), pa.int32())
+            texts: Any = pc.call_function(
+                "binary_join", [pa.ListArray.from_arrays(begins, words.take(pa.array(drawn))), " "]
             )
-            texts: Any = pc.call_function("binary_join", [lists, " "])
-            source = np.where(rng.random(size) < 1 / 8, rng.integers(0, size, size), np.arange(size))
+            source = np.where(rng.random(rows) < 1 / 8, rng.integers(0, rows, rows), np.arange(rows))
+            table = pa.table({"text": texts.take(pa.array(source))})
             with whole_file(home / f"short-{at // SHORT_ROWS:03d}.parquet", lasting=False) as partial:
-                pq.write_table(
-                    pa.table({"text": texts.take(pa.array(source))}), partial, compression="zstd", row_group_size=50_000
-                )
-        (home / "done").touch()
-    return home
+                pq.write_table(table, partial, compression="zstd", row_group_size=50_000)
+            size += pc.call_function("sum", [pc.call_function("binary_length", [table["text"]])]).as_py()
+        done.write_text(json.dumps({"bytes": size, "documents": count, "files": -(-count // SHORT_ROWS)}))
+    return home, json.loads(done.read_text())
