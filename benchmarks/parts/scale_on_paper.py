@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -177,6 +178,10 @@ def limits(world: World) -> dict[str, str]:
     piece = taken(lambda: [Slice("documents", i, i, (Piece(0, name, 0, 1),), 1 << 20) for i, name in enumerate(names)])
     manifest = json.dumps({name: {"bytes": 1 << 20, "sha256": f"{i:064x}"} for i, name in enumerate(names)}, indent=1)
     entry = taken(lambda: json.loads(manifest))
+    header = json.dumps({table: [[10**9] * int(world.ranges)] * 2 for table in ("keys", "bands")})
+    started = time.process_time()
+    json.loads(header)
+    parsing = time.process_time() - started
     in_set = taken(lambda: {f"{number:032x}" for number in range(SAMPLE)})
     pairs = world.groups * world.ranges
     return {
@@ -184,8 +189,8 @@ def limits(world: World) -> dict[str, str]:
         "slices that the driver lists": f"{_count(parts)}, {_bytes(parts * piece)}",
         "manifest of a stage": f"{_count(parts)} files, {_bytes(parts * len(manifest) / SAMPLE)}, {_bytes(parts * entry)} in memory",
         "parts of the exchange: groups x ranges": f"{_count(world.groups)} x {_count(world.ranges)} = {_count(pairs)}",
-        "requests for them on S3": f"{_count(pairs)} GET, {pairs * GET:,.0f} dollars",
-        "index of each exchange file": f"{_bytes(world.ranges * 2 * 8)}, read {_count(pairs)} times: {_bytes(pairs * world.ranges * 16)}",
+        "requests for them on S3": f"{_count(2 * pairs)} GET, {2 * pairs * GET:,.0f} dollars",
+        "index of each exchange file": f"{_bytes(len(header))}, parsed {_count(pairs)} times: {_hours(pairs * parsing / 3600)} core-hours",
         "requests to write a stage's parts": f"{_count(parts)} PUT, {parts * PUT:,.0f} dollars; to list them {_count(parts / 1000)}",
         "ids in one set": _bytes(world.documents * in_set),
         "signatures against texts": f"{SIGNATURE + BANDS * BAND + KEYS + FACTS} bytes a document, its text has {world.text / world.documents:.0f}",
