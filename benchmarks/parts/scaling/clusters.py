@@ -38,7 +38,7 @@ def cluster(nodes: int, cpus: int = 1) -> Generator[str]:
         made.shutdown()
 
 
-def _settle(limit_s: float = 60) -> None:
+def _settle(limit_s: float = 20) -> None:
     """Until the cluster's processes have started whatever they start: they take less than a tenth of a core."""
     until = time.monotonic() + limit_s
     before = spent(os.getpid())
