@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from engine.errors import StageFailed, UserError, Waiting
 from engine.execution import keeper, stops, threads
 from engine.execution.again import note_failure, prepare
+from engine.execution.residents import residents
 from engine.plan.checks import check
 from engine.plan.inputs import External, Say
 from engine.plan.plan import Planned, make_plan
@@ -109,16 +110,18 @@ def run_plan(
     for note in dict.fromkeys(notes):
         _saying(view, plan[0])(note)
     try:
-        for stage in plan:
-            try:
-                found = _have(where, stage, done, recipe, options, no_wait, retry_failed, record, view)
-                done[stage.name] = found
-                if record:
-                    _record(where, recipe.name, recipe.file, stage, list(recipe.steps))
-            except (OSError, MemoryError) as error:
-                if words := shortage(error):
-                    raise StageFailed(f"stage `{stage.name}` ({stage.step.kind}): {words}") from error
-                raise
+        with residents(plan) as kept:
+            for stage in plan:
+                try:
+                    with kept.during(stage):
+                        found = _have(where, stage, done, recipe, options, no_wait, retry_failed, record, view)
+                    done[stage.name] = found
+                    if record:
+                        _record(where, recipe.name, recipe.file, stage, list(recipe.steps))
+                except (OSError, MemoryError) as error:
+                    if words := shortage(error):
+                        raise StageFailed(f"stage `{stage.name}` ({stage.step.kind}): {words}") from error
+                    raise
     finally:
         if view:
             view.stop()

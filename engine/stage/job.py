@@ -79,6 +79,10 @@ class Part:
         """Write the rows made from this slice, and those that did not make it (see `Job.commit`)."""
         self.job.commit(self.name, kept, rejected, consumed=len(self.table))
 
+    def skip(self) -> None:
+        """What is made of it was committed, under another name."""
+        self.job.consume(len(self.table))
+
 
 @dataclass
 class Job:
@@ -106,6 +110,8 @@ class Job:
     executor: Executor = field(default_factory=Here)
     efforts: list[Effort] = field(default_factory=lambda: [])
     _last_progress: float = 0.0
+    _consumed: int = 0  # rows of what `parts` gives that were committed
+    _given: int = 0
     _spending: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -144,17 +150,17 @@ class Job:
     def parts(self, port: str, rows: int = 10_000) -> Iterator[Part]:
         """Slices of at most `rows` rows over all artifacts of a port, in order, without the committed ones."""
         index, pending, size = 0, list[pa.Table](), 0
-        total, seen = self.rows(port), 0
+        self._consumed, self._given = 0, self.rows(port)
         done = self.committed()
 
         def cut(table: pa.Table) -> Iterator[Part]:
-            nonlocal index, seen
-            seen += len(table)
+            nonlocal index
             name = part_name(index, table.column("id").to_pylist())
             index += 1
-            if name not in done:
+            if name in done:
+                self.consume(len(table))
+            else:
                 yield Part(self, name, table)
-            self.progress(seen, total, "rows")
 
         for artifact in self.all(port):
             for batch in artifact.batches(rows=rows):
@@ -166,6 +172,12 @@ class Job:
                     pending, size = [table.slice(rows)], size - rows
         if size:
             yield from cut(pa.concat_tables(united(pending), promote_options="default").combine_chunks())
+
+    def consume(self, rows: int) -> None:
+        """So many more rows of what `parts` gives are done with."""
+        self._consumed += rows
+        if self._given:
+            self.progress(self._consumed, self._given, "rows")
 
     # -- in many processes -------------------------------------------------------------------------------------------
 
@@ -238,6 +250,7 @@ class Job:
             name: unique in this job; `part_name` derives one.
             kept: rows of this job's kind; cast to its schema.
             rejected: rows that did not make it, any columns, with `reason` and optionally `detail` and `failed`.
+            consumed: rows of the input (`parts`) that went into it, for the progress.
         """
         if rejected is not None and len(rejected):
             self.reject(name, rejected)
@@ -245,6 +258,8 @@ class Job:
         self.emit(
             {"event": "commit", "part": name, "rows": len(kept), "rejected": 0 if rejected is None else len(rejected)}
         )
+        if consumed:
+            self.consume(consumed)
 
     def reject(self, name: str, rejected: pa.Table) -> None:
         """Keep rows that did not make it where nothing is committed beside them: what a model was not trained on."""

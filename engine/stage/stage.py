@@ -110,6 +110,8 @@ class Stage(BaseModel):
     phase: ClassVar[str] = ""
     narrows: ClassVar[bool] = False
     drawings: ClassVar[tuple[Drawing, ...]] = ()
+    # Ports whose artifacts the stage would find loaded, where the stage before had the same (`engine.execution.residents`).
+    residents: ClassVar[tuple[str, ...]] = ()
     # Prompts that the stage sends: name -> what a template of one's own may use in it -> what that is. `flywheel stages KIND` lists it.
     template_variables: ClassVar[dict[str, dict[str, str]]] = {}
     # Options of `flywheel run` and `plan` for recipes with this stage.

@@ -9,10 +9,21 @@ from engine.errors import UserError
 from engine.plan.model_folder import json_object
 
 if TYPE_CHECKING:
+    from engine.store.artifact import Artifact
     from engine.store.store import Store
 
 CONFIG = "adapter_config.json"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the sizes vLLM lays adapters out in
+
+
+def located(model: Artifact, store: Store) -> tuple[str, dict[str, Any]]:
+    """Where the weights of a model are, here, and what an engine is told besides where it is an adapter, which is served unmerged.
+
+    Raises:
+        UserError: an adapter's base is not in the store.
+    """
+    location = model.location
+    return (base_of(location, store), {"adapter": location}) if model.kind == "Adapter" else (location, {})
 
 
 def base_of(location: str, store: Store) -> str:

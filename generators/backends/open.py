@@ -19,14 +19,17 @@ from generators.backends import adapters
 from generators.backends.answerer import check_answerer
 from generators.backends.engines import load_engine
 from generators.backends.local_model import Local
+from generators.backends.process.lent_process import lender
 from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Backend, EngineName, Usage
+from generators.backends.replica_bounds import ReplicaCount, bounds
 from generators.backends.replicas import Replicas, devices_of
 from generators.text.prompts import load_tokenizer
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
     from engine.store.artifact import Artifact
+    from generators.backends.process.engine_process import EngineProcess, Spec
     from generators.backends.server.settings import ServerSettings
     from generators.backends.vllm.engine import VllmEngine
 
@@ -73,7 +76,7 @@ def open_model(
     job: Job,
     model: Artifact,
     engine: EngineName = "vllm",
-    replicas: int = 1,
+    replicas: ReplicaCount = 1,
     options: dict[str, Any] | None = None,
     part: str = "",
     **more: Any,
@@ -83,14 +86,13 @@ def open_model(
     Args:
         part: as for `open_server`.
         model: a model, or an adapter, which is served unmerged on its base.
-        replicas: engines that share the batches; on a machine with GPUs each gets its share of them.
+        replicas: engines that share the batches; on a machine with GPUs each gets its share of them, on a cluster those of a node.
         options: of the engine, as it calls them itself.
         more: of the engine, in our words (`dtype`, `max_model_len`); None is left to the engine.
     """  # fmt: skip
     settings = {**{name: value for name, value in more.items() if value is not None}, **(options or {})}
-    location = model.location
-    if model.kind == "Adapter":
-        settings["adapter"], location = location, adapters.base_of(location, job.store)
+    location, adapter = adapters.located(model, job.store)
+    settings |= adapter
     tokenizer = load_tokenizer(model.location)
     name = f"{model.name} ({part})" if part else model.name
     before = Usage(**job.spent[name]) if name in job.spent else None
@@ -101,9 +103,24 @@ def open_model(
         return Local(ServedEngine(location, job.scratch, job.say, **settings), tokenizer, 4, report, before)
     if engine == "vllm":
         settings.setdefault("gpu_memory_utilization", 0.9)  # nobody trains beside it
-    engines = [open_engine(engine, location, say=job.say, devices=d, **settings) for d in devices_of(replicas)]
-    both = engines[0] if replicas == 1 else Replicas(engines)
-    return Local(both, tokenizer, 2 * replicas, report, before)
+    least, most = bounds(replicas)
+    if job.options.get("executor") == "ray":
+        from generators.backends.ray_engines import Starter
+
+        def on_a_node(_: int) -> WatchedEngine:
+            start = Starter(model, job.store, settings, job.efforts.append, job.say)
+            return open_engine(engine, location, say=job.say, elsewhere=start, **settings)
+
+        return Local(Replicas(on_a_node, least, most), tokenizer, 2 * most, report, before)
+    shares = devices_of(most)
+    loaded = f"{model.digest} on {location}"  # an adapter knows by name what it was trained on
+
+    def here(number: int) -> WatchedEngine:
+        devices = shares[number]
+        lent = lender(model.id, loaded, devices, job.efforts.append)
+        return open_engine(engine, location, say=job.say, devices=devices, elsewhere=lent, **settings)
+
+    return Local(here(0) if most == 1 else Replicas(here, least, most), tokenizer, 2 * most, report, before)
 
 
 @overload
@@ -118,6 +135,7 @@ def open_engine(
     apart: Literal[True] = True,
     say: Callable[[str], None] = ...,
     devices: str | None = None,
+    elsewhere: Callable[[Spec], EngineProcess] | None = None,
     **options: Any,
 ) -> WatchedEngine: ...
 def open_engine(
@@ -127,6 +145,7 @@ def open_engine(
     apart: bool = True,
     say: Callable[[str], None] = lambda text: None,
     devices: str | None = None,
+    elsewhere: Callable[[Spec], EngineProcess] | None = None,
     **options: Any,
 ) -> Any:
     """A token engine for a model folder or hub name.
@@ -136,10 +155,11 @@ def open_engine(
         apart: in a watched process of its own, which starts when it is first needed; else in this one, at once.
         say: told about deaths of that process, in one line each.
         devices: the GPUs that process may see, as CUDA_VISIBLE_DEVICES takes them; None: all.
+        elsewhere: starts the process where it is no child of this one.
         options: of the engine.
     """
     if apart:
-        return WatchedEngine(engine, model, say, devices, **options)
+        return WatchedEngine(engine, model, say, devices, elsewhere, **options)
     return load_engine(engine, model, **options)
 
 

@@ -24,7 +24,7 @@ from generators.text.prompts import Message
 
 def converse(stage: Dialogue, job: Job) -> None:
     """Commit a conversation for every prompt and sample."""
-    options: dict[str, Any] = {"dtype": stage.dtype, "max_model_len": stage.max_model_len}
+    options: dict[str, Any] = {"dtype": stage.dtype, "max_model_len": stage.max_model_len, "replicas": stage.replicas}
     repeated = repeated_ids(job)
     with contextlib.ExitStack() as stack:
         model, name = open_backend(job, stage.server, stage.engine, **options)

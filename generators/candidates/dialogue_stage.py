@@ -9,13 +9,14 @@ The user is played by a model, too: it sees the conversation with the roles exch
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from engine.stage.stage import Stage, port
+from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
+from generators.backends.replica_bounds import ReplicaCount
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 
@@ -39,6 +40,7 @@ class Dialogue(Stage):
     gives = "Candidate"
     phase = "generation"
     work = "generators.candidates.dialogue:converse"
+    residents = ("model", "user")
     random = True
     version = 3
 
@@ -52,6 +54,9 @@ class Dialogue(Stage):
     user_max_tokens: int = Field(128, ge=1, description="Longest message of the user, in tokens.")
     logprobs: bool = Field(True, description="Keep the log-probability of every sampled token.")
     partition: int = Field(64, ge=1, description="Prompts a partition.")
+    replicas: Annotated[ReplicaCount, NotIdentity] = Field(
+        1, description="Engines that share the partitions: a number, or `{min: 1, max: 8}`, as there is work."
+    )
     engine: EngineName = Field("vllm", description="What runs the models: vllm, serve or transformers.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int | None = Field(None, ge=2, description="Longest conversation, in tokens.")

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.answerer import check_answerers
 from generators.backends.protocol import EngineName
+from generators.backends.replica_bounds import ReplicaCount, bounds
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 
@@ -45,6 +46,7 @@ class Candidates(Stage):
     gives = "Candidate"
     phase = "generation"
     work = "generators.candidates.work:sample"
+    residents = ("model",)
     random = True
     version = 4
 
@@ -72,7 +74,9 @@ class Candidates(Stage):
     options: dict[str, Any] = Field(
         {}, description="Further options of vLLM, by its names: speculative_config, tensor_parallel_size, quantization."
     )
-    replicas: Annotated[int, NotIdentity] = Field(1, ge=1, description="Engines that share the partitions.")
+    replicas: Annotated[ReplicaCount, NotIdentity] = Field(
+        1, description="Engines that share the partitions: a number, or `{min: 1, max: 8}`, as there is work."
+    )
     server: Annotated[list[ServerSettings], BeforeValidator(listed)] = Field(
         [], description="An OpenAI-compatible server that answers, or several; beside or instead of models."
     )
@@ -88,7 +92,7 @@ class Candidates(Stage):
     def _check_engine(self) -> Candidates:
         if self.options and self.engine == "transformers":
             raise ValueError("`options` are vLLM's; `engine: transformers` has none")
-        if self.replicas > 1 and self.engine == "serve":
+        if bounds(self.replicas)[1] > 1 and self.engine == "serve":
             raise ValueError("`engine: serve` shares requests out by itself: `options: {data_parallel_size: ...}`")
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,14 +35,25 @@ def sample(stage: Candidates, job: Job) -> None:
             asked, rejected = read_prompts(part, stage.partition, repeated)
             return _ask(stage, job, share, backend, asked, [] if share.place else rejected)
 
-        parts = (part for part in job.parts("prompts", rows=stage.partition) if share.part(part) not in done)
+        def unanswered(share: Share) -> Iterator[Part]:
+            for part in job.parts("prompts", rows=stage.partition):
+                if share.part(part) in done:
+                    part.skip()
+                else:
+                    yield part
+
         with contextlib.closing(open_()) as backend:
             for part, batch in in_flight(
-                parts, backend.width, lambda part, share=share, backend=backend: ask(part, share, backend)
+                unanswered(share), backend.width, lambda part, share=share, backend=backend: ask(part, share, backend)
             ):
                 made, failed = _rows(stage, batch, share)
                 rejected = batch.rejected + failed
-                job.commit(share.part(part), made, pa.Table.from_pylist(rejected) if rejected else None)
+                job.commit(
+                    share.part(part),
+                    made,
+                    pa.Table.from_pylist(rejected) if rejected else None,
+                    consumed=len(part.table),
+                )
     job.summary(asked=stage.n * job.rows("prompts"), **totals(job))
 
 

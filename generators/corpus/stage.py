@@ -16,13 +16,14 @@ No record meets the same cell of the grid twice before it has met all, and all c
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.stage.stage import Stage, port
+from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
+from generators.backends.replica_bounds import ReplicaCount
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 from generators.corpus.styles import REPHRASED, Style
@@ -44,6 +45,7 @@ class Corpus(Stage):
     gives = "Document"
     phase = "generation"
     work = "generators.corpus.work:make"
+    residents = ("model",)
     random = True
     version = 2
     template_variables = {
@@ -67,6 +69,9 @@ class Corpus(Stage):
         None, description="An OpenAI-compatible server that writes instead of a model."
     )
     partition: int = Field(256, ge=1, description="Documents a partition, with a model.")
+    replicas: Annotated[ReplicaCount, NotIdentity] = Field(
+        1, description="Engines that share the partitions: a number, or `{min: 1, max: 8}`, as there is work."
+    )
     template: OwnTemplates = {}
 
     @field_validator("templates")

@@ -15,6 +15,7 @@ from engine import seeds
 from engine.errors import UserError
 from engine.stage.job import Job, part_name
 from engine.store.schema import DATASETS, row_id
+from generators.backends.in_flight import in_flight
 from generators.backends.open import open_backend
 from generators.backends.protocol import REFUSED, Answer, Failure, Sampling
 from generators.corpus.stage import Corpus
@@ -126,35 +127,43 @@ def _partitions(stage: Corpus, job: Job, size: int) -> Iterator[tuple[str, range
 
 def _written(stage: Corpus, job: Job, draw: Draw) -> None:
     sampling = Sampling(stage.temperature, stage.top_p, max_tokens=stage.max_tokens, logprobs=False)
-    backend, model = open_backend(job, stage.server, stage.engine, dtype="auto")
+    backend, model = open_backend(job, stage.server, stage.engine, replicas=stage.replicas, dtype="auto")
     facts = {"model": model, "temperature": stage.temperature, "top_p": stage.top_p, "max_tokens": stage.max_tokens}
+
+    def write(part: tuple[str, range]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        _, numbers = part
+        documents, last = dict[int, dict[str, Any]](), dict[int, Failure]()
+        # What came out empty is drawn anew, so that the number asked for is the number delivered.
+        for attempt in range(ATTEMPTS):
+            draws = list[tuple[int, dict[str, Any]]]()
+            for number in (n for n in numbers if n not in documents):
+                try:
+                    draws.append((number, draw(number, attempt)))
+                except Unrenderable as error:
+                    last[number] = Failure("unrenderable", str(error))
+            own = [job.derive("corpus", number, attempt, "sample") for number, _ in draws]
+            prompts = [[{"role": "user", "content": drawn["text"]}] for _, drawn in draws]
+            answers, useless = backend.complete(prompts, sampling, own), list[Answer]()
+            for (number, drawn), seed, answer in zip(draws, own, answers, strict=True):
+                text = _text(answer, drawn)
+                if isinstance(text, Failure):
+                    last[number] = text
+                    if isinstance(answer, Answer) and text.reason in USELESS:
+                        useless.append(answer)
+                else:
+                    documents[number] = _document(number, text, drawn, {**facts, "seed": seed})
+            backend.forget(useless)
+        rejected = [_rejected(n, last[n].reason, last[n].detail) for n in numbers if n not in documents]
+        return [documents[n] for n in numbers if n in documents], rejected
+
+    parts = list(_partitions(stage, job, stage.partition))
+    written = sum(len(numbers) for _, numbers, is_done in parts if is_done)
+    todo = [(name, numbers) for name, numbers, is_done in parts if not is_done]
     with contextlib.closing(backend):
-        for name, numbers, is_done in _partitions(stage, job, stage.partition):
-            if not is_done:
-                documents, last = dict[int, dict[str, Any]](), dict[int, Failure]()
-                # What came out empty is drawn anew, so that the number asked for is the number delivered.
-                for attempt in range(ATTEMPTS):
-                    draws = list[tuple[int, dict[str, Any]]]()
-                    for number in (n for n in numbers if n not in documents):
-                        try:
-                            draws.append((number, draw(number, attempt)))
-                        except Unrenderable as error:
-                            last[number] = Failure("unrenderable", str(error))
-                    own = [job.derive("corpus", number, attempt, "sample") for number, _ in draws]
-                    prompts = [[{"role": "user", "content": drawn["text"]}] for _, drawn in draws]
-                    answers, useless = backend.complete(prompts, sampling, own), list[Answer]()
-                    for (number, drawn), seed, answer in zip(draws, own, answers, strict=True):
-                        text = _text(answer, drawn)
-                        if isinstance(text, Failure):
-                            last[number] = text
-                            if isinstance(answer, Answer) and text.reason in USELESS:
-                                useless.append(answer)
-                        else:
-                            documents[number] = _document(number, text, drawn, {**facts, "seed": seed})
-                    backend.forget(useless)
-                rejected = [_rejected(n, last[n].reason, last[n].detail) for n in numbers if n not in documents]
-                commit(job, name, [documents[n] for n in numbers if n in documents], rejected)
-            job.progress(numbers[-1] + 1, stage.documents, "documents")
+        for (name, numbers), (kept, rejected) in in_flight(todo, backend.width, write):
+            commit(job, name, kept, rejected)
+            written += len(numbers)
+            job.progress(written, stage.documents, "documents")
 
 
 def _text(answer: Answer | Failure, drawn: dict[str, Any]) -> str | Failure:

@@ -8,13 +8,14 @@ fine-tuning gives: `judge` takes both. The model is told to cite passages as [1]
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from engine.stage.stage import Stage, port
+from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
+from generators.backends.replica_bounds import ReplicaCount
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 from generators.text import own_templates
@@ -38,6 +39,7 @@ class Grounded(Stage):
     gives = "Candidate"
     phase = "generation"
     work = "generators.grounded.work:answer"
+    residents = ("model",)
     random = True
     version = 3
     template_variables = {
@@ -57,6 +59,9 @@ class Grounded(Stage):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
     partition: int = Field(64, ge=1, description="Questions a partition.")
+    replicas: Annotated[ReplicaCount, NotIdentity] = Field(
+        1, description="Engines that share the partitions: a number, or `{min: 1, max: 8}`, as there is work."
+    )
     engine: EngineName = Field("vllm", description="vllm, or transformers: slow, but runs anywhere.")
     server: ServerSettings | None = Field(
         None, description="An OpenAI-compatible server that answers instead of a model."

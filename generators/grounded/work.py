@@ -9,9 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine.stage.job import Job
+from engine.stage.job import Job, Part
 from engine.store.schema import row_id, table
 from engine.text.normal_form import normal_form
+from generators.backends.in_flight import in_flight
 from generators.backends.open import open_backend
 from generators.backends.protocol import Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
@@ -34,61 +35,65 @@ def answer(stage: Grounded, job: Job) -> None:
     index = open_index(job, "documents", stage.words, stage.overlap)
     repeated = repeated_ids(job)
     sampling = Sampling(stage.temperature, stage.top_p, max_tokens=stage.max_tokens, logprobs=False)
-    backend, model = open_backend(job, stage.server, stage.engine, dtype="auto")
+    backend, model = open_backend(job, stage.server, stage.engine, replicas=stage.replicas, dtype="auto")
     used = stage.templates(job.base).get("answer") or template("grounded")
     settings = json.dumps({
         "temperature": stage.temperature, "top_p": stage.top_p, "max_tokens": stage.max_tokens, "k": stage.k,
         "words": stage.words, "overlap": stage.overlap, "template": used.digest,
     })  # fmt: skip
+
+    def ask(part: Part) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        asked, rejected = read_prompts(part, stage.partition, repeated)
+        conversations, shown, own = list[list[dict[str, str]]](), list[list[Passage]](), list[int]()
+        rows, asked = asked, list[dict[str, Any]]()
+        for row in rows:
+            *before, last = row["prompt"] or [{"role": "user", "content": ""}]
+            found = [passage for passage, _ in index.search(last["content"], stage.k)]
+            try:
+                content = used.render({"question": last["content"], "passages": [one.text for one in found]})
+            except Unrenderable as error:  # a template of the recipe's own may ask for what a question has not
+                rejected.append({**row, "reason": "unrenderable", "detail": str(error), "failed": True})
+                continue
+            asked.append(row)
+            conversation = [*before, {"role": "user", "content": content if last["content"].strip() else ""}]
+            conversations += [conversation] * stage.n
+            shown.append(found)
+            own += [job.derive("grounded", row["id"], sample) for sample in range(stage.n)]
+        kept = list[dict[str, Any]]()
+        for i, reply in enumerate(backend.complete(conversations, sampling, own)):
+            row, found, sample = asked[i // stage.n], shown[i // stage.n], i % stage.n
+            if isinstance(reply, Failure):
+                lost = {**row, "reason": reply.reason, "detail": reply.detail, "failed": True}
+                if not (rejected and rejected[-1] == lost):  # the samples of a prompt fail together
+                    rejected.append(lost)
+                continue
+            cited = citations(reply.text, len(found))
+            documents = list(dict.fromkeys(passage.document for passage in found))
+            kept.append({
+                "id": row_id("Candidate", row["id"], model, settings, own[i], sample, reply.text, *documents),
+                "parents": [row["id"], *documents],
+                "prompt_id": row["id"],
+                "prompt": row["prompt"],
+                "completion": [{"role": "assistant", "content": reply.text}],
+                "prompt_token_ids": reply.prompt_token_ids,
+                "token_ids": reply.token_ids,
+                "logprobs": None,
+                "finish_reason": reply.finish_reason,
+                "model": f"{model}+grounded",
+                "sampling": settings,
+                "seed": own[i],
+                "sample": sample,
+                "reference": row["reference"],
+                "retrieved": [f"{passage.document}:{passage.start}" for passage in found],
+                "passages": [passage.text for passage in found],
+                "cited": [f"{found[c - 1].document}:{found[c - 1].start}" for c in cited if c <= len(found)],
+                "bad_citations": sum(c > len(found) or c < 1 for c in _numbers(reply.text)),
+                "found": _has(found, row["reference"]),
+            })  # fmt: skip
+        return kept, rejected
+
     with contextlib.closing(backend):
-        for part in job.parts("prompts", rows=stage.partition):
-            asked, rejected = read_prompts(part, stage.partition, repeated)
-            conversations, shown, own = list[list[dict[str, str]]](), list[list[Passage]](), list[int]()
-            rows, asked = asked, list[dict[str, Any]]()
-            for row in rows:
-                *before, last = row["prompt"] or [{"role": "user", "content": ""}]
-                found = [passage for passage, _ in index.search(last["content"], stage.k)]
-                try:
-                    content = used.render({"question": last["content"], "passages": [one.text for one in found]})
-                except Unrenderable as error:  # a template of the recipe's own may ask for what a question has not
-                    rejected.append({**row, "reason": "unrenderable", "detail": str(error), "failed": True})
-                    continue
-                asked.append(row)
-                conversation = [*before, {"role": "user", "content": content if last["content"].strip() else ""}]
-                conversations += [conversation] * stage.n
-                shown.append(found)
-                own += [job.derive("grounded", row["id"], sample) for sample in range(stage.n)]
-            kept = list[dict[str, Any]]()
-            for i, reply in enumerate(backend.complete(conversations, sampling, own)):
-                row, found, sample = asked[i // stage.n], shown[i // stage.n], i % stage.n
-                if isinstance(reply, Failure):
-                    lost = {**row, "reason": reply.reason, "detail": reply.detail, "failed": True}
-                    if not (rejected and rejected[-1] == lost):  # the samples of a prompt fail together
-                        rejected.append(lost)
-                    continue
-                cited = citations(reply.text, len(found))
-                documents = list(dict.fromkeys(passage.document for passage in found))
-                kept.append({
-                    "id": row_id("Candidate", row["id"], model, settings, own[i], sample, reply.text, *documents),
-                    "parents": [row["id"], *documents],
-                    "prompt_id": row["id"],
-                    "prompt": row["prompt"],
-                    "completion": [{"role": "assistant", "content": reply.text}],
-                    "prompt_token_ids": reply.prompt_token_ids,
-                    "token_ids": reply.token_ids,
-                    "logprobs": None,
-                    "finish_reason": reply.finish_reason,
-                    "model": f"{model}+grounded",
-                    "sampling": settings,
-                    "seed": own[i],
-                    "sample": sample,
-                    "reference": row["reference"],
-                    "retrieved": [f"{passage.document}:{passage.start}" for passage in found],
-                    "passages": [passage.text for passage in found],
-                    "cited": [f"{found[c - 1].document}:{found[c - 1].start}" for c in cited if c <= len(found)],
-                    "bad_citations": sum(c > len(found) or c < 1 for c in _numbers(reply.text)),
-                    "found": _has(found, row["reference"]),
-                })  # fmt: skip
+        for part, (kept, rejected) in in_flight(job.parts("prompts", rows=stage.partition), backend.width, ask):
             part.commit(table("Candidate", kept, EXTRA), pa.Table.from_pylist(rejected) if rejected else None)
     job.summary(model=model, asked=stage.n * job.rows("prompts"), passages=len(index.passages), **_totals(job))
 

@@ -68,6 +68,7 @@ class Instructions(Stage):
     gives = "Conversation"
     phase = "generation"
     work = "generators.instructions.work:make"
+    residents = ("model",)
     random = True
     template_variables = {
         f"{method.model_fields['name'].annotation.__args__[0]}.{prompt}": variables  # pyright: ignore

@@ -21,6 +21,7 @@ from engine.stage.job import Job, part_name
 from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS, row_id
 from generators.backends import json_answers
+from generators.backends.in_flight import in_flight
 from generators.backends.protocol import REFUSED, Backend, Failure, Sampling
 from generators.judge import agreement_with_people
 from generators.judge.distribution import distributions
@@ -48,6 +49,7 @@ GRADE = {
 }
 
 Own = Mapping[str, Template]  # the recipe's templates, by prompt
+Groups = list[list[dict[str, Any]]]  # candidates, those of a prompt together
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,13 @@ class JudgeQuestion:
     seed: int
 
 
-def groups(job: Job, prompts: int, tag: str) -> list[tuple[str, list[list[dict[str, Any]]]]]:
+def groups(job: Job, prompts: int, tag: str) -> list[tuple[str, Groups]]:
     """Partitions that are not committed yet: name, and the candidates of each of its prompts together."""
     by_prompt: dict[str, list[dict[str, Any]]] = {}
     for artifact in job.all("candidates"):
         for row in _rows(artifact):
             by_prompt.setdefault(row["prompt_id"], []).append(row)
-    done, cut = job.committed(), list[tuple[str, list[list[dict[str, Any]]]]]()
+    done, cut = job.committed(), list[tuple[str, Groups]]()
     ordered = list(by_prompt.values())
     for index, start in enumerate(range(0, len(ordered), prompts)):
         chunk = ordered[start : start + prompts]
@@ -158,7 +160,9 @@ def compare(
     """
     kind = "graded" if comparison.graded else "pairwise"
     asked = own.get(kind) or template(kind)
-    for name, chunk in groups(job, partition, "pairwise"):
+
+    def judged(part: tuple[str, Groups]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        _, chunk = part
         pairs = [pair for group in chunk for pair in comparison.pairs(group)]
         questions = list[JudgeQuestion]()
         for one, other in pairs:
@@ -187,7 +191,10 @@ def compare(
             for row, versus, won, told in ((one, other, value, (there, here)), (other, one, 1 - value, (here, there))):
                 text = {"against": versus["id"], "first": told[0], "second": told[1], "template": asked.digest}
                 kept.append(_verdict(row, [row["id"], versus["id"]], "pairwise", won, text, judge))
-        _commit(job, name, kept, rejected)
+        return kept, rejected
+
+    for (name, _), rows in in_flight(groups(job, partition, "pairwise"), backend.width, judged):
+        _commit(job, name, *rows)
 
 
 def verdict(shown_first: str, shown_second: str) -> float:
@@ -272,7 +279,9 @@ def rate(
         "type": "object", "properties": dict.fromkeys(aspects, whole), "required": list(aspects),
         "additionalProperties": False,
     }  # fmt: skip
-    for name, chunk in groups(job, partition, "rubric"):
+
+    def judged(part: tuple[str, Groups]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        _, chunk = part
         rows = [row for group in chunk for row in group]
         questions = [
             JudgeQuestion(
@@ -289,7 +298,10 @@ def rate(
                 continue
             text = {"template": asked.digest}
             kept += [_verdict(row, [row["id"]], aspect, scores[aspect], text, judge) for aspect in aspects]
-        _commit(job, name, kept, rejected)
+        return kept, rejected
+
+    for (name, _), rows in in_flight(groups(job, partition, "rubric"), backend.width, judged):
+        _commit(job, name, *rows)
 
 
 def _verdict(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from engine.stage.stage import Stage, port
+from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.answerer import check_answerer
+from generators.backends.replica_bounds import ReplicaCount
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 from generators.rules.rule import EQUALITY, PROGRAMS, Rule, Sandbox, Verifier, sources, version
@@ -50,6 +51,7 @@ class Judge(Stage):
     gives = "Verdict"
     phase = "generation"
     work = "generators.judge.work:judge"
+    residents = ("model",)
     random = True
     version = 2
     template_variables = {
@@ -78,6 +80,9 @@ class Judge(Stage):
     temperature: float = Field(0.0, ge=0, le=10)
     max_tokens: int = Field(128, ge=1, description="Longest verdict, in tokens.")
     partition: int = Field(32, ge=1, description="Prompts a partition, with a model.")
+    replicas: Annotated[ReplicaCount, NotIdentity] = Field(
+        1, description="Engines that share the partitions: a number, or `{min: 1, max: 8}`, as there is work."
+    )
     server: ServerSettings | None = Field(
         None, description="An OpenAI-compatible server that judges instead of a model."
     )

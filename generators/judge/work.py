@@ -39,7 +39,7 @@ def judge(stage: Judge, job: Job) -> None:
 
 def _by_model(stage: Judge, job: Job) -> None:
     own = stage.templates(job.base)
-    backend, name = open_backend(job, stage.server, dtype="auto")
+    backend, name = open_backend(job, stage.server, replicas=stage.replicas, dtype="auto")
     sampling = Sampling(stage.temperature, max_tokens=stage.max_tokens, logprobs=False)
     with contextlib.closing(backend):
         if stage.pairwise:

@@ -16,6 +16,8 @@ class Planned:
         forgotten: texts of the answers that were no use.
     """
 
+    width = 1
+
     def __init__(self, reply: Callable[[str, int], Any]) -> None:
         self.reply = reply
         self.asked = list[str]()

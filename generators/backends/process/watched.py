@@ -9,29 +9,19 @@ New weights are laid into memory that both processes see; an engine that is star
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing.connection
-import os
-import signal
-import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import FlywheelError, StageFailed
+from engine.errors import StageFailed
+from generators.backends.process.engine_process import EngineDied, EngineProcess, OwnProcess, Spec
 from generators.backends.process.shared_weights import SharedTensor, shared_memory, write_weights
-from generators.backends.process.spawn import environment, python, spawn
 from generators.backends.protocol import Completion, Failure, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RETRIES = 2  # times a whole batch is asked again before it is cut
-
-
-class EngineDied(Exception):
-    """The child is gone, or said that it can't go on. The message says how."""
 
 
 class WatchedEngine:
@@ -42,6 +32,7 @@ class WatchedEngine:
         model: as for the engine itself.
         say: told about deaths, in one line each.
         devices: the GPUs it may see, as CUDA_VISIBLE_DEVICES takes them; None: all.
+        elsewhere: starts its process where it is no child of this one; weights can't be replaced there.
         options: further arguments of the engine.
     """
 
@@ -51,14 +42,15 @@ class WatchedEngine:
         model: str,
         say: Callable[[str], None] = lambda text: None,
         devices: str | None = None,
+        elsewhere: Callable[[Spec], EngineProcess] | None = None,
         **options: Any,
     ) -> None:
-        self._spec = {"engine": engine, "model": model, "options": options}
+        self._spec: Spec = {"engine": engine, "model": model, "options": options}
         self._say = say
         self._devices = devices
+        self._elsewhere = elsewhere
         self._lock = threading.RLock()  # one batch at a time
-        self._child: subprocess.Popen[bytes] | None = None
-        self._pipe: multiprocessing.connection.Connection[Any, Any] | None = None
+        self._process: EngineProcess | None = None
         self._max_model_len = 0
         self._memory = shared_memory()
         self._weights: list[SharedTensor] = []  # new weights in it, if any
@@ -67,8 +59,8 @@ class WatchedEngine:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, while there is one."""
-        return self._child.pid if self._child else None
+        """The process's id, while there is one on this machine."""
+        return self._process.pid if self._process else None
 
     @property
     def max_model_len(self) -> int:
@@ -88,6 +80,8 @@ class WatchedEngine:
         Raises:
             StageFailed: the engine refuses them.
         """
+        if self._elsewhere:
+            raise StageFailed(f"the engine for {self._spec['model']} is another's, too: its weights stay as they are.")
         with self._lock:
             self._weights, self._has_weights = write_weights(self._memory, named), False
             for attempt in (1, 2):
@@ -157,78 +151,42 @@ class WatchedEngine:
             EngineDied: there is no answer, and no engine any more.
         """
         self._start()
-        return self._exchange(("generate", [list(prompt) for prompt in prompts], sampling, list(seeds)))
+        return self._asked("generate", [list(prompt) for prompt in prompts], sampling, list(seeds))
 
-    def _exchange(self, message: Any) -> Any:
-        """Send one message, wait for its answer.
-
-        Raises:
-            EngineDied: there will be none.
-            FlywheelError: what the child raised in our own words.
-        """
-        assert self._pipe is not None
+    def _asked(self, *message: Any) -> Any:
+        assert self._process is not None
         try:
-            self._pipe.send(message)
-            kind, value = self._pipe.recv()
-        except (EOFError, OSError):
-            kind, value = "died", self._obituary()
-        if kind == "done":
-            return value
-        self._stop()
-        if isinstance(value, FlywheelError):
-            raise value
-        self.deaths += 1
-        raise EngineDied(str(value))
+            return self._process.ask(*message)
+        except Exception as error:  # there is no process any more
+            self._process = None
+            self.deaths += isinstance(error, EngineDied)
+            raise
 
     def _start(self) -> None:
-        if not self._child:
-            self._load()
-            self._has_weights = False
+        if not self._process:
+            self._process = self._load()
+            self._max_model_len, self._has_weights = self._process.max_model_len, False
         if self._weights and not self._has_weights:
-            self._exchange(("load_weights", self._weights))
+            self._asked("load_weights", self._weights)
             self._has_weights = True
 
-    def _load(self) -> None:
-        for attempt in (1, 2):
-            ours, theirs = socket.socketpair()
-            handles = [theirs.fileno(), self._memory.fileno()]
-            self._child = spawn(
-                python("generators.backends.process.child", *map(str, handles), str(os.getpid())),
-                pass_fds=handles,
-                env=environment(self._devices),
-            )
-            theirs.close()
-            self._pipe = multiprocessing.connection.Connection(ours.detach())
+    def _load(self) -> EngineProcess:
+        problem = ""
+        for _ in (1, 2):
             try:
-                self._max_model_len = self._exchange(self._spec)
-                return
+                if self._elsewhere:
+                    return self._elsewhere(self._spec)
+                return OwnProcess(self._spec, self._devices, self._memory)
             except EngineDied as error:
-                if attempt == 2:
-                    raise StageFailed(f"the engine for {self._spec['model']} dies while it loads: {error}") from None
-
-    def _obituary(self) -> str:
-        assert self._child is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(10)
-        code = self._child.returncode
-        if code is None:
-            return "it closed its connection"
-        if code >= 0:
-            return f"exit code {code}"
-        hint = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
-        return f"killed by {signal.Signals(-code).name}{hint}"
-
-    def _stop(self) -> None:
-        if self._pipe:
-            self._pipe.close()
-        if self._child:
-            self._child.kill()
-            self._child.wait()
-        self._child = self._pipe = None
+                self.deaths += 1
+                problem = str(error)
+        raise StageFailed(f"the engine for {self._spec['model']} dies while it loads: {problem}")
 
     def close(self) -> None:
-        """End the child."""
-        self._stop()
+        """End the process, or leave it to whoever lent it."""
+        if self._process:
+            self._process.rest()
+        self._process = None
         self._weights = []
         self._memory.truncate(0)
 

@@ -19,12 +19,13 @@ class FrailEngine:
 
     Args:
         model: a folder; while it holds a file `fuse-N`, each batch burns one and dies.
+        folder: another one for that, where the model is to stay as it is.
     """
 
     max_model_len = 100
 
-    def __init__(self, model: str, slow: float = 0.0) -> None:
-        self.folder, self.slow = Path(model), slow
+    def __init__(self, model: str, slow: float = 0.0, folder: str | None = None, **_: Any) -> None:
+        self.folder, self.slow = Path(folder or model), slow
         self.weights = 0.0
 
     def load_weights(self, named: Any) -> None:
