@@ -11,18 +11,19 @@ REPLICAS = "benchmarks.parts.replicas"
 
 def replicas(bench: Bench) -> None:
     """Engines side by side: how busy they are, what a killed one costs, and what they give over engines without us."""
+    few: dict[str, Any] = {"replicas": 2, "prompts": 24} if bench.quick else {}
     with bench.attempt("busy"):
-        told: dict[str, Any] = borrowed(REPLICAS, "busy_share")(replicas=2 if bench.quick else 4)
+        told: dict[str, Any] = borrowed(REPLICAS, "busy_share")(**few)
         bench.number(busy=told)
-        bench.claim("replicas_busy", told["busy_share"])
+        bench.claim("replicas_busy", told["busy"])
     with bench.attempt("killed"):
-        told = borrowed(REPLICAS, "killed")()
+        told = borrowed(REPLICAS, "killed")(**few)
         bench.number(killed=told)
-        bench.claim("replicas_killed", told["same_bytes"] and not told.get("lost") and not told.get("doubled"))
+        bench.claim("replicas_killed", told["same_bytes"] and told["deaths"] > 0 and not told["lost"] + told["doubled"])
     with bench.attempt("over bare"):
-        told = borrowed(REPLICAS, "over_bare")(replicas=2)
+        told = borrowed(REPLICAS, "over_bare")(replicas=2, **({"prompts": 64, "turns": 1} if bench.quick else {}))
         bench.number(over_bare=told)
-        bench.claim("replicas_over_bare", told["ratio"])
+        bench.claim("replicas_over_bare", told["share"])
 
 
 def engines(bench: Bench) -> None:
