@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -33,6 +33,10 @@ class Work:
 
     def dumps(self) -> bytes:
         return pickle.dumps(self, pickle.HIGHEST_PROTOCOL)
+
+    @staticmethod
+    def loads(data: bytes) -> Work:
+        return cast(Work, pickle.loads(data))
 
 
 @dataclass(frozen=True)

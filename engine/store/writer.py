@@ -172,6 +172,8 @@ class ArtifactWriter:
     def _put(self, data: bytes, *parts: str) -> None:
         digest = hashlib.sha256(data).hexdigest()
         if self.journal:
+            if self.store.local:  # another's journal is no place for who lost the lease
+                self.store.fence("artifacts", self.artifact)
             self.journal.note("/".join(parts), digest)
         self.store.put(data, "artifacts", self.artifact, *parts, sha256=digest)
 

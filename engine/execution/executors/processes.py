@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 from collections import deque
@@ -89,7 +88,7 @@ def _begin(data: bytes, parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PDEATHSIG, int(signal.SIGKILL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _opened = Opened(pickle.loads(data))
+    _opened = Opened(Work.loads(data))
 
 
 def _do(task: Any) -> Done:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import sys
 import traceback
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class TaskWorker:
         """
         try:
             self._opened = None
-            work: Work = pickle.loads(data)
+            work = Work.loads(data)
             self._look(work, token)
             self._opened = Opened(work, self._place)
             return pickle.dumps(None)
@@ -97,13 +98,9 @@ class TaskWorker:
 
 def _place() -> str:
     """`node:process`; a machine may have several nodes."""
-    node = ""
-    try:
-        import ray
-
+    node, ray = "", sys.modules.get("ray")
+    if ray and ray.is_initialized():
         node = f"/{ray.get_runtime_context().get_node_id()[:6]}"
-    except (ImportError, RuntimeError):
-        pass
     return f"{socket.gethostname()}{node}:{os.getpid()}"
 
 
