@@ -35,10 +35,14 @@ def embeddings(count: int, seed: int = 0) -> Array:
     return _unit(made)
 
 
-def all_pairs(vectors: Array, threshold: float) -> Array:
-    """(P, 2) int64, the lower number first and sorted: every pair of this cosine or more, by blocks of products."""
-    found: list[Array] = []
-    for at in range(0, len(vectors), BLOCK):
+def all_pairs(vectors: Array, threshold: float, every: int = 1) -> Array:
+    """(P, 2) int64, the lower number first and sorted: every pair of this cosine or more, by blocks of products.
+
+    Args:
+        every: of the blocks of rows only one in so many, which are compared with all that come after.
+    """
+    found = [np.zeros((0, 2), np.int64)]
+    for at in range(0, len(vectors), every * BLOCK):
         mine = vectors[at : at + BLOCK]
         for other in range(at, len(vectors), BLOCK):
             here = np.flatnonzero(mine @ vectors[other : other + BLOCK].T >= threshold)
@@ -47,6 +51,14 @@ def all_pairs(vectors: Array, threshold: float) -> Array:
             found.append(pairs[pairs[:, 0] < pairs[:, 1]])
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+def products(count: int, every: int) -> float:
+    """The share of all pairs that `all_pairs` compares."""
+    rows = range(0, count, every * BLOCK)
+    return sum(min(BLOCK, count - at) * (count - at) for at in rows) / sum(
+        min(BLOCK, count - at) * (count - at) for at in range(0, count, BLOCK)
+    )
 
 
 def _unit(vectors: Array) -> Array:
