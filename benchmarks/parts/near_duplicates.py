@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,25 @@ SUFFIXES = (".py", ".pyi", ".md", ".rst", ".txt", ".html", ".json", ".h", ".hpp"
 THRESHOLD = 0.8
 
 
+def text_files(root: Path) -> Iterator[str]:
+    """What the text files below a folder hold, in order of their paths."""
+    for file in sorted(root.rglob("*")):
+        try:
+            if file.suffix not in SUFFIXES or not file.is_file() or file.stat().st_size < 100:
+                continue
+            text = file.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError):
+            continue
+        if "\0" not in text:
+            yield text
+
+
 def installed_texts(limit: int) -> list[str]:
     """Text files of the standard library and the installed packages, in order of their paths, up to so many bytes."""
     texts: list[str] = []
     size = 0
     for root in (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")):
-        for file in sorted(Path(root).rglob("*")):
-            if file.suffix not in SUFFIXES or not file.is_file() or file.stat().st_size < 100:
-                continue
-            try:
-                text = file.read_text(encoding="utf-8")
-            except (UnicodeDecodeError, OSError):
-                continue
-            if "\0" in text:
-                continue
+        for text in text_files(Path(root)):
             texts.append(text)
             size += len(text.encode())
             if size >= limit:
