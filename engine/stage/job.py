@@ -385,9 +385,9 @@ class Job:
 def _unheard(event: dict[str, Any]) -> None: ...
 
 
-def part_name(index: int, ids: Iterable[str]) -> str:
-    """The name of a partition: its place and a digest of the ids that went into it."""
-    return f"{index:05d}-{xxhash.xxh3_64_hexdigest(chr(10).join(ids).encode())}"
+def part_name(index: int, ids: Iterable[str], digits: int = 5) -> str:
+    """The name of a partition: its place, in so many digits at least, and a digest of the ids that went into it."""
+    return f"{index:0{digits}d}-{xxhash.xxh3_64_hexdigest(chr(10).join(ids).encode())}"
 
 
 def _without_secrets(rejected: pa.Table) -> pa.Table:

@@ -5,47 +5,41 @@ so far that share a band with it; it is a duplicate if one of them is verified t
 kept. So every removed document is verified against the one kept in its place (no chains: A like B, B like C removes C
 only if it is like A), no pair of kept documents that was found is over the threshold, a bucket of a million copies
 costs a million comparisons rather than half a billion, and the result depends on nothing but the ranks.
+
+The fifth phase: a task a batch of candidates, which leaves
+
+    removed     by group of the removed one: a document, the one kept in its place, how like each other they are
+    asked       by group of the kept one: the same pairs
+    evidence    by group of the removed ones: the sets of those kept in their place
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from engine.stage.job import Job
-from pipelines.dedup.signatures import Signatures
+from pipelines.dedup.components import CONNECTED
+from pipelines.dedup.minhash import Banding
+from pipelines.dedup.preference import ordered
+from pipelines.dedup.sets import SETS
+from pipelines.dedup.shuffle import Columns, Shuffle, Table, ends_of, joined, stretches
+from pipelines.dedup.stage import Dedup
 from pipelines.kernels.compiled import kernel
-from pipelines.texts.columns import Array, texts_of
-from pipelines.texts.documents import Documents
-from pipelines.texts.shingles import sorted_sets
+from pipelines.texts.columns import Array
 
-_same = kernel("pipelines.kernels.clusters", "same")
-_join = kernel("pipelines.kernels.clusters", "join")
-_flatten = kernel("pipelines.kernels.clusters", "flatten")
+RESOLVED = "resolved"
+# Signatures of a pair at the threshold agree in fewer places than this many standard deviations below what is expected
+# once in a million pairs; such a pair is not worth reading.
+PREFILTER_SIGMAS = 5.0
+MAPPED = 1 << 28  # bytes of a batch's sets above which they are read through a mapped file
+
 _resolve = kernel("pipelines.kernels.clusters", "resolve")
 _connect = kernel("pipelines.kernels.clusters", "connect")
 _similarities = kernel("pipelines.kernels.clusters", "similarities")
-
-
-def same(keys: Array, order: Array) -> Array:
-    """Group rows with equal keys; for each row, the row of its group that comes first in `order`.
-
-    Args:
-        keys: (N, 2) uint64 digests.
-        order: (N,) a permutation; the first is kept.
-    """
-    size = 16
-    while size < 2 * len(keys):
-        size *= 2
-    leader = np.empty(len(keys), np.int32)
-    _same(keys, order, np.full(size, -1, np.int32), leader)
-    return leader
 
 
 def buckets(keys: Array) -> tuple[Array, Array, int]:
@@ -121,134 +115,78 @@ class CandidateDocuments:
         return kept_by, similarity, int(tally[0]), int(tally[1])
 
 
-def components(signed: Signatures, own: Array, limit: int) -> list[Array]:
-    """Signatures that share a bucket with others, in groups between which no bucket is shared.
-
+class Resolving:
+    """
     Args:
-        own: (S,) bool: signatures to look at.
-        limit: bytes; a group's sets and signatures take about half of it, unless one component alone takes more.
-
-    Returns:
-        the numbers of the signatures of each group, sorted.
-    """
-    count = len(own)
-    parent = np.arange(count, dtype=np.int32)
-    shared = np.zeros(count, bool)
-    passes = max(-(-count * 128 // limit), 1)  # a band's keys are sorted in memory, a range of them at a time
-    cuts = [(1 << 64) * i // passes for i in range(passes + 1)]
-    for band in range(signed.banding.bands):
-        keys = signed.band(band)
-        for low, high in itertools.pairwise(cuts):
-            here = own & (keys >= np.uint64(low)) & (keys <= np.uint64(high - 1))
-            places = np.flatnonzero(here).astype(np.int32)
-            rows, bucket, _ = buckets(keys[here])
-            _join(places[rows], bucket, parent)
-            shared[places[rows]] = True
-    _flatten(parent)
-    places = np.flatnonzero(shared)
-    if not len(places):
-        return []
-    each = 8 * signed.counts[signed.rows[places]].astype(np.int64) + 4 * signed.banding.permutations
-    each += 24 * signed.banding.bands + 64
-    by_component = np.argsort(parent[places], kind="stable")
-    heads = parent[places][by_component]
-    begins = np.flatnonzero(np.concatenate([[True], heads[1:] != heads[:-1]]))
-    sizes = np.add.reduceat(each[by_component], begins)
-    groups: list[Array] = []
-    held, start = 0, 0
-    for component, size in enumerate(sizes.tolist()):
-        if held and held + size > limit // 2:
-            groups.append(np.sort(places[by_component[start : begins[component]]]))
-            held, start = 0, begins[component]
-        held += size
-    groups.append(np.sort(places[by_component[start:]]))
-    return groups
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The sorted sets of shingles of candidates, on disk, a file a group.
-
-    Attributes:
-        documents: (C,) the candidates, sorted.
-        group, begins, ends: (C,) where the set of each is.
+        begins: (groups + 1,) the number of the first document of each group.
+        fixed: documents before this one stay whatever they are like.
     """
 
-    folder: Path
-    documents: Array
-    group: Array
-    begins: Array
-    ends: Array
+    def __init__(self, job: Job, stage: Dedup, folder: str, banding: Banding, begins: Array, fixed: int) -> None:
+        self._job, self._shuffle, self._stage, self._banding = job, Shuffle(job, folder), stage, banding
+        self._begins, self._fixed = begins, fixed
+        spread = np.sqrt(stage.threshold * (1 - stage.threshold) / banding.permutations)
+        self._least = max(stage.threshold - PREFILTER_SIGMAS * spread, 0.0)
 
-    @staticmethod
-    def make(job: Job, texts: Documents, folder: Path, groups: list[Array], fixed: int, ngram: int) -> Sets:
-        """Read the texts of candidates once; of an index's artifacts, only files that hold some."""
-        documents = np.concatenate([np.zeros(0, np.int32), *groups])
-        group = np.concatenate([np.zeros(0, np.int32), *(np.full(len(g), i, np.int32) for i, g in enumerate(groups))])
-        order = np.argsort(documents, kind="stable")
-        documents, group = documents[order], group[order]
-        begins, ends = np.zeros(len(documents), np.int64), np.zeros(len(documents), np.int64)
-        sizes = np.zeros(len(groups), np.int64)
-        files = [(folder / f"sets-{i:05d}").open("wb") for i in range(len(groups))]
-        rows = job.rows("documents")
-        for start, batch in _texts(job, texts, documents, fixed):
-            low, high = np.searchsorted(documents, [start, start + len(batch)])
-            if high > low:
-                values, cuts = sorted_sets(texts_of(batch.column("text")), documents[low:high] - start, ngram)
-                lengths = np.diff(cuts, prepend=0)
-                for g in np.unique(group[low:high]).tolist():
-                    mine = np.flatnonzero(group[low:high] == g)
-                    if len(mine) == high - low:
-                        files[g].write(values.data)
-                    else:
-                        for i in mine.tolist():
-                            files[g].write(values[cuts[i] - lengths[i] : cuts[i]].data)
-                    ends[low + mine] = sizes[g] + np.cumsum(lengths[mine])
-                    begins[low + mine] = ends[low + mine] - lengths[mine]
-                    sizes[g] += int(lengths[mine].sum())
-            job.progress(max(start + len(batch) - fixed, 0), rows, "rows", doing="verifying")
-        for file in files:
-            file.close()
-        return Sets(folder, documents, group, begins, ends)
+    def __call__(self, index: int) -> dict[str, Any]:
+        name = f"{RESOLVED}/{index:06d}"
+        if (known := self._shuffle.facts(name)) is not None:
+            return known
+        rows, values = self._rows(index)
+        documents, begins = rows["document"], ends_of(rows["length"])
+        membership = np.full((len(documents), self._banding.bands), -1, np.int64)
+        count = 0
+        for band in range(self._banding.bands):
+            members, bucket, more = buckets(self._banding.keys(rows["signature"], band))
+            membership[members, band] = bucket + count
+            count += more
+        candidates = CandidateDocuments(
+            membership, count, ordered(rows["trust"], rows["worth"]), values, begins[:-1], begins[1:], rows["signature"],
+            documents < self._fixed,
+        )  # fmt: skip
+        by, like, met, verified = candidates.resolve(self._stage.threshold, self._least, self._stage.transitive)
+        gone = np.flatnonzero(by >= 0)
+        # A copy of a document that went goes where that went: it is the same set of shingles.
+        followers = self._shuffle.part(CONNECTED, "followers", index)
+        original = np.searchsorted(documents, followers["original"])
+        moved = by[original] >= 0
+        original = original[moved]
+        document = np.concatenate([documents[gone], followers["document"][moved]])
+        place, likeness = np.concatenate([by[gone], by[original]]), np.concatenate([like[gone], like[original]])
+        pair = {"document": document, "kept": documents[place], "likeness": likeness}
+        facts = {"pairs_met": met, "pairs_verified": verified, "near": len(gone)}
+        tables = {
+            "removed": Table.sorted_by(document, self._begins, **pair),
+            "asked": Table.sorted_by(pair["kept"], self._begins, document=document, kept=pair["kept"]),
+            "evidence": self._evidence(document[likeness < 1], place[likeness < 1], documents, begins, values),
+        }
+        return self._shuffle.put(name, facts, **tables)
 
-    def of(self, group: int) -> tuple[Array, Array, Array]:
-        """(values, begins, ends) of a group, in the order of its documents."""
-        mine = self.group == group
-        return self._values(group), self.begins[mine], self.ends[mine]
+    def _rows(self, index: int) -> tuple[Columns, Array]:
+        """The candidates of a batch in order, and their sets."""
+        parts = [self._shuffle.part(f"{SETS}/{group:06d}", "sets", index) for group in range(len(self._begins) - 1)]
+        sets = [part.pop("values") for part in parts]
+        size = sum(map(len, sets))
+        if 8 * size > MAPPED:
+            with tempfile.TemporaryFile(dir=self._job.scratch) as file:
+                for some in sets:
+                    file.write(np.ascontiguousarray(some).data)
+                file.flush()
+                return joined(parts), np.asarray(np.memmap(file, np.uint64, "r"))
+        return joined(parts), np.concatenate(sets)
 
-    def stretches(self, documents: Array) -> Iterator[tuple[Array, Array, Array, Array]]:
-        """Where the sets of some candidates are, by group: (which of `documents`, values, begins, ends)."""
-        places = np.searchsorted(self.documents, documents)
-        for group in np.unique(self.group[places]).tolist():
-            chosen = np.flatnonzero(self.group[places] == group)
-            yield chosen, self._values(group), self.begins[places[chosen]], self.ends[places[chosen]]
+    def _evidence(self, gone: Array, place: Array, documents: Array, begins: Array, values: Array) -> Table:
+        """The sets of kept documents, once for each group of files from which documents go in their favour.
 
-    def _values(self, group: int) -> Array:
-        """A view of the mapped file, which costs no memory of its own."""
-        file = self.folder / f"sets-{group:05d}"
-        return np.asarray(np.memmap(file, np.uint64, "r")) if file.stat().st_size else np.zeros(0, np.uint64)
-
-    def places(self) -> dict[str, Array]:
-        return {"documents": self.documents, "group": self.group, "begins": self.begins, "ends": self.ends}
-
-    @staticmethod
-    def load(folder: Path, known: Any) -> Sets:
-        return Sets(folder, known["documents"], known["group"], known["begins"], known["ends"])
-
-
-def _texts(job: Job, texts: Documents, documents: Array, fixed: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The texts of an index's files that hold one of these documents, then of all documents of the job."""
-    at = 0
-    for artifact in job.all("index"):
-        for name in artifact.parts():
-            with artifact.parquet(name) as file:
-                rows = file.metadata.num_rows
-                low, high = np.searchsorted(documents, [at, at + rows])
-                if high > low:
-                    start = at
-                    for batch in file.iter_batches(1000, columns=["text"], use_threads=False):
-                        yield start, batch
-                        start += len(batch)
-            at += rows
-    for start, batch in texts.batches(["text"]):
-        yield fixed + start, batch
+        Args:
+            gone: the documents.
+            place: (gone,) of the kept one among the batch's.
+        """
+        groups = np.searchsorted(self._begins, gone, side="right") - 1
+        pairs = np.unique(groups * np.int64(len(documents)) + place)
+        groups, place = np.divmod(pairs, max(len(documents), 1))
+        cuts = np.searchsorted(groups, np.arange(len(self._begins)))
+        length = begins[place + 1] - begins[place]
+        sets = np.concatenate([values[:0], *stretches(begins[place], begins[place + 1], values)])
+        columns = {"kept": documents[place], "length": length, "values": sets}
+        return Table(columns, cuts, {"values": ends_of(length)[cuts]})

@@ -1,38 +1,43 @@
-"""Digests, signatures and band keys of documents: what `dedup` knows of them without their text.
+"""Digests, signatures and band keys of documents: what `dedup` knows of them without their text. The first phase: a task a group of
+files, which leaves
 
-In memory are 4 bytes a document, and 4 more for one that has a signature; the rest is on disk, band keys a file a band.
-Kept as an `index`, it lets later documents be compared with these without reading them again.
-
-    index/index.json        how the signatures were made
-    index/keys.npy          (N, 2) uint64: documents with equal keys have the same words
-    index/counts.npy        (N,) uint32 shingles; rows are those of the artifact's data, in order
-    index/signatures.npy    (S, permutations) uint32, of the documents with two shingles or more
+    keys        by range of hashes: a key a document (equal keys, equal words), how much it is preferred
+    bands       by range of hashes: a key a band of each signature
+    documents   counts of shingles and preference, in order
+    signatures  (S, permutations) uint32, of the documents with two shingles or more
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import xxhash
 
-from engine.errors import UserError
 from engine.stage.job import Job
-from engine.store.artifact import Artifact
+from engine.stage.slices import row_counts
+from pipelines.dedup.groups import Group
 from pipelines.dedup.minhash import Banding, permutations, sign_texts
+from pipelines.dedup.preference import Preference
+from pipelines.dedup.saved_index import SavedIndex
+from pipelines.dedup.shuffle import Columns, Shuffle, Table, joined
 from pipelines.dedup.stage import Dedup
 from pipelines.texts.columns import Array, Texts, column, texts_of
-from pipelines.texts.documents import Documents
+from pipelines.texts.documents import Documents, File
 from pipelines.texts.forms import whole_forms
+from pipelines.texts.kept_texts import KeptTexts, Place
 
-CHUNK = 1 << 14  # signatures that are read at a time
-WINDOW = 8 << 20  # bytes of a file that are mapped at a time
+SIGNED = "signed"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What the signing of a group says: how many rows each of its files has, and where texts are that were kept in memory."""
+
+    rows: list[int]
+    places: dict[File, Place]
 
 
 def digests(texts: Texts, salt: bytes = b"") -> Array:
@@ -46,142 +51,105 @@ def digests(texts: Texts, salt: bytes = b"") -> Array:
     return np.frombuffer(bytes(made), np.uint64).reshape(-1, 2)
 
 
-@dataclass(frozen=True)
-class Signatures:
-    """What is known of documents.
+class Signer:
+    """Signs groups of documents, or reads what an index knows of those of its artifact.
 
-    Attributes:
-        counts: (N,) uint32: shingles, repeats included.
-        rows: (S,) int32: which documents have a signature.
-        fixed: how many documents, the first ones, come from an index.
+    Args:
+        banding: None where only exact copies are looked for.
+        ranges: of hashes.
     """
 
-    folder: Path
-    banding: Banding
-    counts: Array
-    rows: Array
-    fixed: int
+    def __init__(
+        self, job: Job, stage: Dedup, folder: str, banding: Banding | None, ranges: int, kept: KeptTexts
+    ) -> None:  # fmt: skip
+        self._job, self._stage, self._banding, self._ranges, self._kept = job, stage, banding, ranges, kept
+        self._shuffle = Shuffle(job, folder)
+        self._preference = Preference(stage)
+        self._drawn = permutations(banding.permutations) if banding else None
 
-    def keys(self) -> Array:
-        """(N, 2) uint64: documents with equal keys have the same words."""
-        return np.fromfile(self.folder / "keys", np.uint64).reshape(-1, 2)
-
-    def lengths(self) -> Array:
-        """(N,) int32: bytes; 0 for those of an index."""
-        return np.fromfile(self.folder / "lengths", np.int32)
-
-    def band(self, index: int, places: Array | None = None) -> Array:
-        """(S,) uint64: the keys of a band, or those with these (sorted) numbers."""
-        file = self.folder / _band(index)
-        return np.fromfile(file, np.uint64) if places is None else self._picked(file, np.uint64, 1, places).ravel()
-
-    def signatures(self, places: Array) -> Array:
-        """(P, permutations) uint32: the signatures with these (sorted) numbers."""
-        return self._picked(self.folder / "signatures", np.uint32, self.banding.permutations, places)
-
-    def _picked(self, file: Path, kind: type[Any], width: int, places: Array) -> Array:
-        """(P, width): rows of a file of S rows."""
-        made = np.empty((len(places), width), kind)
-        size = width * made.itemsize
-        # A window of the file at a time: pages that are mapped count as memory.
-        for begin in range(0, len(self.rows), WINDOW // size):
-            low, high = np.searchsorted(places, [begin, begin + WINDOW // size])
-            if high > low:
-                shape, offset = (min(WINDOW // size, len(self.rows) - begin), width), begin * size
-                window = np.memmap(file, kind, "r", offset, shape)
-                made[low:high] = window[places[low:high] - begin]
-        return made
-
-    @staticmethod
-    def make(
-        job: Job, documents: Documents, folder: Path, ngram: int, banding: Banding, old: list[Artifact]
-    ) -> Signatures:
-        """Read what the indexes of `old` hold, then the documents, whose texts are kept."""
-        folder.mkdir(parents=True)
-        a, b = permutations(banding.permutations)
-        indexes = [_SavedIndex(artifact, ngram, banding) for artifact in old]
-        fixed = sum(len(index.keys) for index in indexes)
-        counts, at = np.empty(fixed + documents.rows, np.uint32), 0
-        with contextlib.ExitStack() as stack:
-            keys, lengths, signatures, *bands = (
-                stack.enter_context((folder / name).open("wb"))
-                for name in ("keys", "lengths", "signatures", *map(_band, range(banding.bands)))
+    def __call__(self, group: Group) -> Signed:
+        name = f"{SIGNED}/{group.name}"
+        if (known := self._shuffle.facts(name)) is not None:
+            return Signed(known["rows"], {})
+        places: dict[File, Place] = {}
+        if group.port == "index":
+            rows, made = self._indexed(group)
+        else:
+            rows, made = self._signed(group, places)
+        count = len(made["trust"])
+        keys, local = made["key"], np.arange(count, dtype=np.uint32)
+        tables = {
+            "keys": Table.split(
+                self._range(keys[:, 0]),
+                self._ranges,
+                key=keys,
+                worth=made["worth"],
+                trust=made["trust"],
+                document=local,
             )
-            for index in indexes:
-                keys.write(index.keys.tobytes())
-                counts[at : at + len(index.keys)] = index.counts
-                at += len(index.keys)
-                for chunk in index.signatures():
-                    signatures.write(chunk.tobytes())
-                    for band, file in enumerate(bands):
-                        file.write(banding.keys(chunk, band).tobytes())
-            lengths.write(bytes(4 * fixed))
-            for start, batch in documents.batches(["text"], keep=True):
-                texts = texts_of(batch.column("text"))
-                made = sign_texts(texts, ngram, banding, a, b)
+        }
+        if self._banding:
+            places_of = np.flatnonzero(made["counts"] >= 2).astype(np.uint32)
+            bands = made["bands"].reshape(-1)
+            tables["bands"] = Table.split(
+                self._range(bands), self._ranges, key=bands, document=np.repeat(places_of, self._banding.bands)
+            )
+            tables["documents"] = Table.whole(
+                counts=made["counts"], trust=made["trust"], worth=made["worth"],
+                **({"key": keys} if self._stage.save_index else {}),
+            )  # fmt: skip
+            tables["signatures"] = Table.whole(signatures=made["signatures"])
+        self._shuffle.put(name, {"rows": rows}, **tables)
+        return Signed(rows, places)
+
+    def _signed(self, group: Group, places: dict[File, Place]) -> tuple[list[int], Columns]:
+        documents = Documents(self._job.all(group.port), group.files)
+        shelf = self._kept.shelf(group.index, int(self._kept.size * group.share))
+        rows = dict.fromkeys(group.files, 0)
+        parts = [self._empty()]
+        for file, batch in documents.by_file(["text", *self._preference.columns], shelf, places):
+            texts = texts_of(batch.column("text"))
+            trust, worth = self._preference.of(batch, np.diff(texts.offsets))
+            part: Columns = {"trust": trust, "worth": worth}
+            if self._banding is None or self._drawn is None:
+                part["key"] = digests(texts)
+            else:
+                made = sign_texts(texts, self._stage.ngram, self._banding, *self._drawn)
                 wordless = np.flatnonzero(made.counts == 0)
                 if len(wordless):
                     made.keys[wordless] = digests(texts_of(batch.column("text").take(column(wordless))), b"no words")
-                many = np.flatnonzero(made.counts >= 2)
-                signatures.write(made.signatures[many].tobytes())
-                for file, band_keys in zip(bands, made.bands, strict=True):
-                    file.write(band_keys[many].tobytes())
-                keys.write(made.keys.tobytes())
-                lengths.write(np.diff(texts.offsets).astype(np.int32).tobytes())
-                counts[fixed + start : fixed + start + len(batch)] = made.counts
-                job.progress(start + len(batch), documents.rows, "rows", doing="signatures")
-        return Signatures(folder, banding, counts, np.flatnonzero(counts >= 2).astype(np.int32), fixed)
+                many = made.counts >= 2
+                part |= {"key": made.keys, "counts": made.counts.astype(np.uint32)}
+                part |= {"signatures": made.signatures[many], "bands": made.bands[:, many].T}
+            parts.append(part)
+            rows[file] += len(batch)
+        return list(rows.values()), joined(parts)
 
-    def save_index(self, folder: Path, kept: Array, ngram: int) -> None:
-        """Write the index of these (sorted) documents; each is a row of the artifact's data, in this order."""
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "keys.npy", self.keys()[kept])
-        np.save(folder / "counts.npy", self.counts[kept])
-        places = np.flatnonzero(np.isin(self.rows, kept))
-        made = np.lib.format.open_memmap(
-            folder / "signatures.npy", "w+", np.uint32, (len(places), self.banding.permutations)
-        )
-        for start in range(0, len(places), CHUNK):
-            made[start : start + CHUNK] = self.signatures(places[start : start + CHUNK])
-        made.flush()
-        facts = {"version": Dedup.version, "ngram": ngram, "bands": self.banding.bands, "rows": self.banding.rows}
-        facts["documents"] = len(kept)
-        (folder / "index.json").write_text(json.dumps(facts))
+    def _indexed(self, group: Group) -> tuple[list[int], Columns]:
+        """What the index of an artifact knows of the documents in some of its files; all of them stay."""
+        assert self._banding is not None
+        parts, rows = [self._empty()], list[int]()
+        for number, files in itertools.groupby(group.files, key=lambda file: file[0]):
+            artifact = self._job.all("index")[number]
+            index = SavedIndex(artifact, self._stage.ngram, self._banding)
+            names, counts = zip(*row_counts(artifact), strict=True)
+            begins = np.append(0, np.cumsum(counts))
+            for _, name in files:
+                place = names.index(name)
+                part = index.rows(*begins[place : place + 2].tolist())
+                bands = [self._banding.keys(part["signatures"], band) for band in range(self._banding.bands)]
+                part |= {"bands": np.stack(bands, 1)}
+                part |= {"trust": np.zeros(counts[place], np.uint32), "worth": np.zeros(counts[place])}
+                parts.append(part)
+                rows.append(counts[place])
+        return rows, joined(parts)
 
+    def _empty(self) -> Columns:
+        empty: Columns = {"trust": np.zeros(0, np.uint32), "worth": np.zeros(0), "key": np.zeros((0, 2), np.uint64)}
+        if self._banding:
+            empty |= {"counts": np.zeros(0, np.uint32), "bands": np.zeros((0, self._banding.bands), np.uint64)}
+            empty["signatures"] = np.zeros((0, self._banding.permutations), np.uint32)
+        return empty
 
-def _band(index: int) -> str:
-    return f"band-{index:03d}"
-
-
-class _SavedIndex:
-    """The index of an earlier `dedup`.
-
-    Raises:
-        UserError: the artifact has none, or one that was made in another way.
-    """
-
-    def __init__(self, artifact: Artifact, ngram: int, banding: Banding) -> None:
-        folder = artifact.path / "index"
-        if not (folder / "index.json").exists():
-            raise UserError(f"{artifact.id} has no index; run that `dedup` with `save_index: true`.")
-        facts: dict[str, Any] = json.loads((folder / "index.json").read_text())
-        if facts.get("version") != Dedup.version:
-            raise UserError(
-                f"the index of {artifact.id} was made by an earlier Flywheel, which took other stretches of text for words; "
-                "run that `dedup` anew."
-            )
-        wanted = {"ngram": ngram, "bands": banding.bands, "rows": banding.rows}
-        differ = [f"{name} {facts[name]} there, {value} here" for name, value in wanted.items() if facts[name] != value]
-        if differ:
-            raise UserError(
-                f"the index of {artifact.id} was made with other settings: {', '.join(differ)}. Give the same "
-                "`threshold`, `recall`, `permutations` and `ngram`."
-            )
-        self.keys: Array = np.load(folder / "keys.npy")
-        self.counts: Array = np.load(folder / "counts.npy")
-        self._file = folder / "signatures.npy"
-
-    def signatures(self) -> Iterator[Array]:
-        mapped = np.load(self._file, mmap_mode="r")
-        for start in range(0, len(mapped), CHUNK):
-            yield np.array(mapped[start : start + CHUNK])
+    def _range(self, keys: Array) -> Array:
+        return ((keys >> np.uint64(32)) * np.uint64(self._ranges) >> np.uint64(32)).astype(np.int64)

@@ -11,18 +11,29 @@ from pipelines.kernels.word_hashes import overlap
 
 
 @numba.njit(cache=True, nogil=True)
-def same(keys: Any, order: Any, table: Any, leader: Any) -> None:
+def leaders(keys: Any, trust: Any, worth: Any, table: Any, leader: Any) -> None:
+    """For each row, the one of the same key that stays: the least trust, then the least worth, then the first.
+
+    Args:
+        keys: (N, 2) uint64 digests.
+        trust, worth: (N,) uint32 and float64.
+        table: (2**k,) int64, -1, larger than N: room.
+        leader: (N,) int64, out.
+    """
     mask = len(table) - 1
-    for row in order:
+    for row in range(len(keys)):
         slot = np.int64(keys[row, 0] & np.uint64(mask))
         while table[slot] >= 0:
             other = table[slot]
             if keys[other, 0] == keys[row, 0] and keys[other, 1] == keys[row, 1]:
                 break
             slot = (slot + 1) & mask
-        if table[slot] < 0:
+        other = table[slot]
+        if other < 0 or trust[row] < trust[other] or (trust[row] == trust[other] and worth[row] < worth[other]):
             table[slot] = row
-        leader[row] = table[slot]
+        leader[row] = slot
+    for row in range(len(keys)):
+        leader[row] = table[leader[row]]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -35,11 +46,11 @@ def root(parent: Any, i: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def join(rows: Any, bucket: Any, parent: Any) -> None:
-    """Unite the rows of each bucket; rows of a bucket stand together, the lowest of a set represents it."""
-    for i in range(1, len(rows)):
-        if bucket[i] == bucket[i - 1]:
-            x, y = root(parent, rows[i]), root(parent, rows[i - 1])
+def unite(edges: Any, parent: Any) -> None:
+    """Unite the sets of the two ends of each edge, (N, 2); the lowest of a set represents it."""
+    for i in range(len(edges)):
+        x, y = root(parent, edges[i, 0]), root(parent, edges[i, 1])
+        if x != y:
             parent[max(x, y)] = min(x, y)
 
 

@@ -1,80 +1,106 @@
-"""Documents of several artifacts, one after the other, gone through more than once.
-
-Their texts are nearly all there is to read, and to decompress and decode them takes half as long as to sign them. So the pass
-that asks for it keeps the texts of as many files as fit into memory; later passes read no more than the other columns there.
-"""
+"""Documents of several artifacts, one after the other, gone through more than once."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.store.artifact import Artifact
-from pipelines.texts.columns import Array, column, strings, texts_of
+from pipelines.texts.columns import Array, column, strings
+from pipelines.texts.kept_texts import KeptTexts, Place, Shelf
 
 BATCH_ROWS = 10_000
 BATCH_BYTES = 4 << 20  # small ones are decoded four times as fast: their memory is used again
-BLOCK = 32 << 20
+File = tuple[int, str]  # the number of an artifact, and the name of a file of its
+Places = Mapping[File, Place]
 
 
 class Documents:
-    """Documents, numbered from 0 in the order of `artifacts`.
+    """The documents of some files, numbered from 0 in the order of the files.
 
     Args:
-        memory: bytes of texts that may be kept.
+        artifacts: what the files' numbers refer to.
+        files: all of the artifacts' if None.
+        kept: where texts may be that an earlier pass left in memory.
+        places: where they are, by file.
     """
 
-    def __init__(self, artifacts: list[Artifact], memory: int = 0) -> None:
+    def __init__(
+        self, artifacts: list[Artifact], files: Sequence[File] | None = None, kept: KeptTexts | None = None, places: Places | None = None
+    ) -> None:  # fmt: skip
         self.artifacts = artifacts
-        self._arena = _Arena(memory)
-        self._texts: dict[tuple[str, str], pa.ChunkedArray] = {}  # by artifact and file
-
-    @property
-    def rows(self) -> int:
-        return sum(artifact.rows for artifact in self.artifacts)
+        self.files = files if files is not None else [(i, name) for i, a in enumerate(artifacts) for name in _parts(a)]
+        self._kept, self._places = kept, places or {}
+        self._packed = [sum(a.manifest["files"][name]["bytes"] for name in _parts(a)) for a in artifacts]
 
     def batches(
-        self, columns: list[str] | None = None, size: int = BATCH_BYTES, keep: bool = False, last: bool = False
+        self, columns: list[str] | None = None, size: int = BATCH_BYTES, wanted: Array | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Stream rows: (number of the first, batch). Batches hold about `size` bytes at most, if rows are alike.
+        """Stream rows: (number of the first, batch). A batch is of one file, and holds about `size` bytes at most, if rows are alike.
 
         Args:
-            keep: the texts, which are among the columns, are kept for later passes.
-            last: texts that are kept are given up file by file.
+            wanted: sorted numbers; files with none of these are left out.
         """
         at = 0
-        for artifact in self.artifacts:
-            packed = sum(artifact.manifest["files"][name]["bytes"] for name in artifact.parts()) if artifact.rows else 0
-            rows = min(max(int(size * artifact.rows / max(4 * packed, 1)), 16), BATCH_ROWS)
-            for part in artifact.parts():
-                texts = (self._texts.pop if last else self._texts.get)((artifact.id, part), None)
-                copies: list[pa.Array] = []
-                with artifact.parquet(part) as file:
-                    for batch in _read(file, columns, rows, texts):
-                        yield at, batch
-                        at += len(batch)
-                        # afterwards, so that who asked finds the batch in the processor's cache
-                        if keep and texts is None and (copy := self._arena.copy(batch.column("text"))) is not None:
-                            copies.append(copy)
-                    if copies and sum(map(len, copies)) == file.metadata.num_rows:
-                        self._texts[artifact.id, part] = pa.chunked_array(copies)
-                        pa.default_memory_pool().release_unused()  # decoding took about as much as this file's texts
+        for file, parquet in self._opened():
+            rows = parquet.metadata.num_rows
+            if wanted is None or np.diff(np.searchsorted(wanted, [at, at + rows]))[0]:
+                place = self._places.get(file) if columns is None or "text" in columns else None
+                texts = self._kept.texts(place) if place and self._kept else None
+                for batch in _read(parquet, columns, self._rows(file, size), texts):
+                    yield at, batch
+                    at += len(batch)
+            else:
+                at += rows
+
+    def by_file(
+        self, columns: list[str], shelf: Shelf | None = None, places: dict[File, Place] | None = None
+    ) -> Iterator[tuple[File, pa.RecordBatch]]:
+        """All rows: (file, batch).
+
+        Args:
+            shelf: texts, which are among the columns, are kept here as long as there is room.
+            places: where the texts of each file are, if all of them were kept; written.
+        """
+        for file, parquet in self._opened():
+            for batch in _read(parquet, columns, self._rows(file, BATCH_BYTES), None):
+                yield file, batch
+                if shelf:  # afterwards, so that who asked finds the batch in the processor's cache
+                    shelf.put(batch.column("text"))
+            if shelf and places is not None and (place := shelf.close(parquet.metadata.num_rows)):
+                places[file] = place
 
     def ids_of(self, documents: Array) -> pa.Array:
         """The ids of these documents (sorted numbers)."""
         ids: list[pa.Array] = [strings([])]
-        for start, batch in self.batches(["id"]):
+        for start, batch in self.batches(["id"], wanted=documents):
             low, high = np.searchsorted(documents, [start, start + len(batch)])
             if high > low:
                 ids.append(batch.column("id").take(column(documents[low:high].astype(np.int64) - start)))
         return pa.concat_arrays(ids)
+
+    def batch_count(self, files: Sequence[File], rows: Sequence[int], size: int = BATCH_BYTES) -> int:
+        """How many batches `batches` yields of files with so many rows."""
+        return sum(-(-count // self._rows(file, size)) for file, count in zip(files, rows, strict=True))
+
+    def _rows(self, file: File, size: int) -> int:
+        """Rows of a batch, by the artifact's manifest."""
+        rows = size * self.artifacts[file[0]].rows / max(4 * self._packed[file[0]], 1)
+        return min(max(int(rows), 16), BATCH_ROWS)
+
+    def _opened(self) -> Iterator[tuple[File, pq.ParquetFile]]:
+        for number, name in self.files:
+            with self.artifacts[number].parquet(name) as parquet:
+                yield (number, name), parquet
+
+
+def _parts(artifact: Artifact) -> list[str]:
+    return artifact.parts() if artifact.rows else []
 
 
 def _read(
@@ -94,42 +120,6 @@ def _read(
             batch = batch.add_column(place, schema.field("text"), text)
             at += len(batch)
         yield batch
-
-
-class _Arena:
-    """Memory for texts, in huge pages: to provide it in small ones takes the kernel as long as decoding takes Arrow."""
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-        self._block = memoryview(b"")
-
-    def copy(self, texts: pa.Array) -> pa.Array | None:
-        """A copy of a column of strings; None, and from then on, if there is no room for it."""
-        source = texts_of(texts)
-        begin, end = int(source.offsets[0]), int(source.offsets[-1])
-        room = self._room(end - begin + 4 * len(source.offsets)) if texts.type == pa.string() else None
-        if room is None or texts.null_count:
-            self._left = 0
-            return None
-        # Offsets, too: many short texts have more of them, and between what is freed again they would hold it back.
-        offsets = np.frombuffer(room, np.int32, len(source.offsets))
-        np.subtract(source.offsets, begin, out=offsets, casting="unsafe")
-        text = room[offsets.nbytes :]
-        text[:] = memoryview(cast(Any, source.data))[begin:end]
-        return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(text))
-
-    def _room(self, size: int) -> memoryview | None:
-        self._left -= size
-        if self._left < 0:
-            return None
-        if size > len(self._block):
-            block = mmap.mmap(-1, max(BLOCK, size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            with contextlib.suppress(AttributeError, OSError):  # no huge pages on this system
-                block.madvise(mmap.MADV_HUGEPAGE)
-            self._block = memoryview(block)
-        room, rest = self._block[:size], -size % 8  # so that offsets begin where an int32 may
-        self._block = self._block[size + rest :]
-        return room
 
 
 def trim() -> None:

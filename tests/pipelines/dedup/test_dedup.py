@@ -20,11 +20,12 @@ from engine.execution.worker import carry_out
 from engine.store.artifact import Artifact
 from engine.store.store import Store
 from engine.text.words import words
-from pipelines.dedup import signatures
-from pipelines.dedup import work as dedup
+from pipelines.dedup import near as near_
+from pipelines.dedup import phases as dedup
+from pipelines.dedup import saved_index, writing
 from pipelines.dedup.minhash import Banding, choose_banding, permutations, sign_texts
+from pipelines.dedup.neighbours import near
 from pipelines.dedup.repeats import Cutter
-from pipelines.dedup.semantic import near
 from pipelines.dedup.stage import Dedup
 from pipelines.kernels.word_hashes import hash_words, make_room
 from pipelines.texts import documents as documents_
@@ -225,7 +226,7 @@ def test_the_result_depends_on_neither_order_nor_batches(
     random.Random(5).shuffle(rows)
     assert whole and removed(build("dedup", {"documents": given("Document", rows)})) == whole
     monkeypatch.setattr(documents_, "BATCH_ROWS", 13)
-    monkeypatch.setattr(dedup, "PART_ROWS", 13)
+    monkeypatch.setattr(writing, "PART_ROWS", 13)
     split = [given("Document", rows[:50]), given("Document", rows[50:])]
     assert removed(build("dedup", {"documents": split})) == whole
 
@@ -252,7 +253,7 @@ def test_a_small_memory_limit_changes_nothing(build: Build, given: Given, monkey
     texts = planted(2)
     inputs = {"documents": given("Document", documents(texts))}
     whole = build("dedup", inputs)
-    monkeypatch.setattr(signatures, "WINDOW", 1000)
+    monkeypatch.setattr(near_, "MAPPED", 1000)
     cut = build(LittleMemory, inputs, memory_gb=3e-5)
     assert cut.manifest["summary"]["groups"] > 3 > whole.manifest["summary"]["groups"]
     assert removed(cut) == removed(whole) != {}
@@ -269,8 +270,7 @@ def test_texts_are_read_once_where_they_fit_and_that_changes_nothing(
         for label, artifact in split.items()
     }
     monkeypatch.setattr(documents_, "BATCH_ROWS", 13)
-    monkeypatch.setattr(documents_, "BLOCK", 10_000)
-    monkeypatch.setattr(dedup, "PART_ROWS", 13)
+    monkeypatch.setattr(writing, "PART_ROWS", 13)
     texts_read: dict[str, int] = {}
     opened = Artifact.parquet
 
@@ -357,7 +357,7 @@ def test_new_documents_against_an_index_are_as_if_all_had_come_together(
     with pytest.raises(UserError, match="no index"):
         build("dedup", {"documents": given("Document", new), "index": given("Document", old)}, **options)
     with monkeypatch.context() as later:
-        later.setattr(Dedup, "version", Dedup.version + 1)
+        later.setattr(saved_index, "VERSION", saved_index.VERSION + 1)
         with pytest.raises(UserError, match=r"earlier Flywheel.*run that `dedup` anew"):
             build("dedup", {"documents": given("Document", new), "index": first}, recall=0.99, keep="first")
     with pytest.raises(UserError, match="other settings"):
