@@ -95,6 +95,10 @@ def test_who_cannot_take_part_is_told_why(cluster: RayCluster, monkeypatch: pyte
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=words):
             connect(address)
+    other = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64}  # in a process of its own: Ray keeps the first one that it read
+    call = f"from engine.execution.executors.ray import connect; connect({cluster.address!r})"
+    refused = subprocess.run([sys.executable, "-c", call], env=other, cwd=ROOT, capture_output=True, text=True)
+    assert "without its token" in refused.stderr
     with monkeypatch.context() as patch:
         patch.setattr(ray, "__version__", "2.59.0")
         with pytest.raises(UserError, match=r"another version.*2\.60"):
@@ -186,7 +190,7 @@ store: {store}
 stages:
   documents:
     kind: read
-    files: texts.jsonl
+    paths: ["texts.jsonl"]
   kept:
     kind: filter
     from: documents
