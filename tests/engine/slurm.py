@@ -73,11 +73,13 @@ def ray_cluster(nodes: int = 2, **environment: str) -> Generator[RayCluster]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in token.items():
                 patch.setenv(name, value)
+            _read_environment()
             yield RayCluster(
                 f"{host}:{ports[0]}", f"http://127.0.0.1:{ports[1]}", (folder / "called").read_text().strip()
             )
     finally:
         (folder / "over").touch()
+        _read_environment()
         try:
             code = script.wait(60)
         finally:
@@ -85,6 +87,14 @@ def ray_cluster(nodes: int = 2, **environment: str) -> Generator[RayCluster]:
                 os.killpg(script.pid, 9)
         assert code == 0, (folder / "log").read_text()[-3000:]
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_environment() -> None:
+    """Ray does when it is imported, and tests before this one may have done so."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _free_ports(count: int) -> list[int]:
