@@ -25,6 +25,7 @@ SCRIPT = ROOT / "examples" / "cluster" / "slurm.sh"
 SRUN = """\
 #!/bin/bash
 while [[ $1 == --* ]]; do shift; done
+[[ $* != *--head* ]] || set -- "$@" --ray-client-server-port="$CLIENT_PORT"
 node=$(mktemp -d "$FAKE/node.XXXX")
 exec "$@" --num-cpus=1 --object-store-memory=80000000 --temp-dir="$node" --dashboard-agent-listen-port=0
 """
@@ -58,10 +59,11 @@ def ray_cluster(nodes: int = 2, **environment: str) -> Generator[RayCluster]:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    ports, host = _free_ports(2), ray.util.get_node_ip_address()  # Ray does not take 127.0.0.1 for this machine
+    ports, host = _free_ports(3), ray.util.get_node_ip_address()  # Ray does not take 127.0.0.1 for this machine
     env = {
         **os.environ, **environment, **token, "FAKE": str(folder), "PATH": f"{folder}:{ROOT / '.venv/bin'}:{os.environ['PATH']}",
         "SLURM_JOB_NODELIST": " ".join([host] * nodes), "RAY_PORT": str(ports[0]), "RAY_DASHBOARD_PORT": str(ports[1]),
+        "CLIENT_PORT": str(ports[2]),
     }  # fmt: skip
     with (folder / "log").open("w") as log:
         script = subprocess.Popen(

@@ -34,6 +34,7 @@ LIVES = 3  # of a task: so many processes may be lost while they are at it
 AHEAD_S = 1.0  # a process whose tasks take less is handed the next one while it is at one
 WINDOW = 8  # tasks for each process that may be done before those in front of them are
 LOOK_S, PATIENCE_S, CONNECT_S = 2.0, 30.0, 10.0
+IDLE_S = 10.0  # between phases; then their cores are for others, as for a model's engines
 SHUFFLE = "FLYWHEEL_SHUFFLE_TASKS"  # for tests: tasks are handed out in the order that is drawn with this seed
 # What a process on a node has from here; all else, credentials among it, from the node.
 PASSED = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION", "FLYWHEEL_CACHE_GB", "FLYWHEEL_SCRATCH", "PYTHONPATH")
@@ -57,7 +58,10 @@ class RayExecutor:
         """
         self._ray, self.dashboard, self._ours = connect(address)
         self._workers = workers
-        self._crew: list[_Member] = []
+        self._there: set[_Member] = set()  # all whom we hired
+        self._resting: list[_Member] = []  # those who are in no phase
+        self._counting = threading.Lock()
+        self._leave: threading.Timer | None = None
         self._actor: Any = None
 
     @property
@@ -74,7 +78,8 @@ class RayExecutor:
 
     def close(self) -> None:
         """End all actors, and the connection."""
-        for member in self._crew:
+        self._stay()
+        for member in list(self._there):
             self.dismiss(member)
         if self._ours:
             self._ray.shutdown()
@@ -83,19 +88,35 @@ class RayExecutor:
         """How many processes there may be now."""
         return min(self.width, width or self.width)
 
-    def crew(self, count: int) -> list[_Member]:
-        """Those who work, at least this many; some may still wait for room in the cluster."""
-        while len(self._crew) < count:
-            self._crew.append(self._hire())
-        return self._crew
+    def take(self, count: int) -> list[_Member]:
+        """So many for a phase; some may have to wait for room in the cluster."""
+        self._stay()
+        with self._counting:
+            taken, self._resting = self._resting[:count], self._resting[count:]
+        return taken + [self._hire() for _ in range(count - len(taken))]
+
+    def give_back(self, members: list[_Member]) -> None:
+        """They go to the next phase, or leave their cores to others if none comes soon."""
+        with self._counting:
+            self._resting += members
+        self._stay()
+        self._leave = threading.Timer(IDLE_S, self._dismiss_resting)
+        self._leave.daemon = True
+        self._leave.start()
 
     def dismiss(self, member: _Member) -> None:
+        self._there.discard(member)
         self._ray.kill(member.actor)
 
-    def forget(self, member: _Member) -> None:
-        """Have it ended, if it is not, and another take its place."""
-        self.dismiss(member)
-        self._crew.remove(member)
+    def _stay(self) -> None:
+        if self._leave:
+            self._leave.cancel()
+
+    def _dismiss_resting(self) -> None:
+        with self._counting:
+            left, self._resting = self._resting, []
+        for member in left:
+            self.dismiss(member)
 
     @property
     def ray(self) -> Any:
@@ -110,7 +131,9 @@ class RayExecutor:
                 runtime_env={"env_vars": {**passed, **alone}},
             )(TaskWorker)  # fmt: skip
         actor = self._actor.remote(told())
-        return _Member(actor, joining=actor.place.remote())
+        member = _Member(actor, joining=actor.place.remote())
+        self._there.add(member)
+        return member
 
     def _cores(self) -> int:
         return int(self._ray.cluster_resources().get("CPU", 0))
@@ -177,18 +200,19 @@ class _Phase:
                     return
                 self.hear()
         finally:
-            for member in list(self.executor.crew(0)):
+            for member in self.crew:
                 if member.under_way:
-                    self.executor.forget(member)  # what it is at has no other end
+                    self.executor.dismiss(member)  # what it is at has no other end
                 elif member.ready or member.opening is not None:
                     member.actor.rest.remote()
                     member.ready, member.opening = False, None
+            self.executor.give_back([member for member in self.crew if not member.under_way])
 
     def hand_out(self) -> None:
         if time.monotonic() - self.looked > LOOK_S or not self.crew:
             self.looked = time.monotonic()
-            limit = self.executor.limit(self.width)
-            self.crew = self.executor.crew(limit)[:limit]
+            missing = self.executor.limit(self.width) - len(self.crew)
+            self.crew += self.executor.take(max(missing, 0))
         for member in self.crew:
             if member.joining is None and member.opening is None and not member.ready:
                 member.opening = member.actor.open.remote(self.data, self.token)
@@ -256,8 +280,8 @@ class _Phase:
             StageFailed: a task has lost too many. UserError: nobody gets ready.
         """
         reason = reason_of(error)
-        self.executor.forget(member)
-        self.crew = [other for other in self.crew if other is not member]
+        self.executor.dismiss(member)
+        self.crew.remove(member)
         self.looked = 0
         where = f" on {member.place}" if member.place else ""
         if not member.ready:
