@@ -182,7 +182,7 @@ class _Phase:
         self.done: dict[int, Done] = {}
         self.lost: Counter[int] = Counter()
         self.front, self.exhausted = 0, False
-        self.failed_starts = 0
+        self.failed_starts, self.failed_start = 0, 0.0
         self.looked, self.alone_since = 0.0, time.monotonic()
         self.crew: list[_Member] = []
 
@@ -285,9 +285,11 @@ class _Phase:
         self.looked = 0
         where = f" on {member.place}" if member.place else ""
         if not member.ready:
-            self.failed_starts += 1
+            if time.monotonic() - self.failed_start > LOOK_S:  # those of one node are lost together
+                self.failed_start = time.monotonic()
+                self.failed_starts += 1
             if self.failed_starts >= LIVES:
-                raise StageFailed(f"{LIVES} processes of the Ray cluster ended before they could begin: {hint(reason)}")
+                raise StageFailed(f"no process of the Ray cluster could begin its work: {hint(reason)}")
             return
         indexes = list(member.under_way.values())
         member.under_way.clear()
