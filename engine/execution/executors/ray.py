@@ -47,17 +47,18 @@ class RayExecutor:
         dashboard: where Ray's is, if there is one.
     """
 
-    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+    def __init__(self, address: str | None = None, workers: int | None = None, least: int = 0) -> None:
         """
         Args:
             address: `host:port`; RAY_ADDRESS, or the cluster that this machine is a node of, if None.
             workers: processes, at most; a core each of the cluster if None.
+            least: with less than so many bytes to look at, all is done in this process.
 
         Raises:
             UserError: Ray is not installed, there is no cluster, or it is of another version of Ray or Python.
         """
         self._ray, self.dashboard, self._ours = connect(address)
-        self._workers = workers
+        self._workers, self._least = workers, least
         self._there: set[_Member] = set()  # all whom we hired
         self._resting: list[_Member] = []  # those who are in no phase
         self._counting = threading.Lock()
@@ -69,9 +70,12 @@ class RayExecutor:
         return self._workers or max(1, self._cores())
 
     def map(self, work: Work, tasks: Iterable[Any], width: int | None = None) -> Iterator[Done]:
+        if 1 in (width, self._workers) or (work.size is not None and work.size < self._least):
+            yield from Here().map(work, tasks)
+            return
         drawn = iter(tasks)
         first = list(islice(drawn, 2))
-        if len(first) < 2 or 1 in (width, self._workers):
+        if len(first) < 2:
             yield from Here().map(work, chain(first, drawn))
             return
         yield from _Phase(self, work, chain(first, drawn), width).results()
