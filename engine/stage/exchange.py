@@ -31,7 +31,7 @@ class Exchange:
         self._store, self._artifact, self._keep = store, artifact, keep
 
     def put(self, name: str, data: bytes | memoryview, *, kept: bool = True) -> None:
-        """Write a file, whole or not at all. Two processes may write the same one (a task is given to another where its node seems lost).
+        """Write a file, whole or not at all. Two processes may write the same one: a task is given to another where its node seems lost.
 
         Args:
             kept: it lasts, and is looked at when the stage goes on after a kill. What is not kept is to be made anew then.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from engine.store import request_counts
+from engine.store.files import StoreFiles
 
 Event = dict[str, Any]
 
@@ -27,14 +28,25 @@ class Speaker(Protocol):
 
     emit: Callable[[Event], None]
 
+    @property
+    def artifact(self) -> str: ...
+    @property
+    def store(self) -> StoreFiles: ...
+    def say(self, text: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class Work:
-    """What every process of a phase is told once: `make(job, *common)` gives the worker, which is called with each task."""
+    """What every process of a phase is told once: `make(job, *common)` gives the worker, which is called with each task.
+
+    Attributes:
+        size: bytes on disk that its tasks look at, all together; of few, to start processes takes longer. None: not known.
+    """
 
     make: Callable[..., Callable[[Any], Any]]
     job: Speaker
     common: tuple[Any, ...] = ()
+    size: int | None = None
 
     def dumps(self) -> bytes:
         return pickle.dumps(self, pickle.HIGHEST_PROTOCOL)
