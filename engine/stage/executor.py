@@ -15,14 +15,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from engine.store import request_counts
 
-if TYPE_CHECKING:
-    from engine.stage.job import Job
-
 Event = dict[str, Any]
+
+
+class Speaker(Protocol):
+    """What a worker works for (`engine.stage.job.Job`), as far as an executor goes."""
+
+    emit: Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Work:
     """What every process of a phase is told once: `make(job, *common)` gives the worker, which is called with each task."""
 
     make: Callable[..., Callable[[Any], Any]]
-    job: Job
+    job: Speaker
     common: tuple[Any, ...] = ()
 
     def dumps(self) -> bytes:

@@ -39,7 +39,9 @@ class S3(s3fs.S3FileSystem):  # pyright: ignore[reportUntypedBaseClass]
     ) -> bytes:
         """In one request: who reads a file whole does not ask first how long it is."""
         if start is not None or end is not None:
-            return cast(bytes, await super()._cat_file(path, version_id=version_id, start=start or 0, end=end, **options))
+            return cast(
+                bytes, await super()._cat_file(path, version_id=version_id, start=start or 0, end=end, **options)
+            )
         bucket, key, _ = self.split_path(path)
 
         async def read() -> bytes:
