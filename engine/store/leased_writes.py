@@ -38,7 +38,7 @@ def put_leased(store: StoreFiles, data: bytes, *, once: bool, place: tuple[str, 
     version: Version | None = None
     for _ in range(5):
         store.fence(*place)
-        now = put_version(store, data, version, *place)
+        now = put_version(store, data, version, *place, sha256=sha256)
         there = None if now else read_version(store, *place)  # a version of before, or ours whose answer got lost
         if there and there.data == data:
             now = there.version
@@ -66,7 +66,7 @@ def put_file_leased(store: StoreFiles, source: Path, *place: str) -> None:
         if large or attempt:  # a small one is tried at once
             version = etag(store, *place)
         store.fence(*place)
-        if now := put_file_version(store, source, version, *place):
+        if now := put_file_version(store, source, version, *place, sha256=digest_of(source)):
             note_object(store.path(*place), now, digest_of(source))
             return
     raise Superseded(superseded(place[1], None))

@@ -20,6 +20,7 @@ from engine.store.files import StoreFiles
 
 LARGEST_PUT = 5 << 30  # bytes; beyond, a file goes in parts
 PART, MOST_PARTS, AT_ONCE = 16 << 20, 10_000, 4
+STATED = "sha256"  # of an object's metadata
 Version = str  # an ETag, or a digest of the content
 
 
@@ -55,8 +56,13 @@ def read_version(store: StoreFiles, *parts: str) -> Versioned | None:
         return None
 
 
-def put_version(store: StoreFiles, data: bytes, version: Version | None, *parts: str) -> Version | None:
+def put_version(
+    store: StoreFiles, data: bytes, version: Version | None, *parts: str, sha256: str | None = None
+) -> Version | None:
     """Write a file in place of that version (None: where there is none yet), whole or not at all.
+
+    Args:
+        sha256: of the data, to be kept beside it (`stated_digest`).
 
     Returns:
         its version now; None if another has been there before, and nothing was written.
@@ -66,30 +72,33 @@ def put_version(store: StoreFiles, data: bytes, version: Version | None, *parts:
         if (there.version if there else None) != version:
             return None
         return store.put(data, *parts)
-    condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+    condition: dict[str, Any] = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
     try:
-        return str(store.fs.call_s3("put_object", Body=data, **condition, **_place(store, *parts))["ETag"])
+        told = {**condition, **_stating(sha256), **_place(store, *parts)}
+        return str(store.fs.call_s3("put_object", Body=data, **told)["ETag"])
     except OSError as error:
         if _refused(error):
             return None
         raise
 
 
-def put_file_version(store: StoreFiles, source: Path, version: Version | None, *parts: str) -> Version | None:
+def put_file_version(
+    store: StoreFiles, source: Path, version: Version | None, *parts: str, sha256: str | None = None
+) -> Version | None:
     """`put_version` on S3 for a local file of any size. A large one goes in parts, several at once; that there was none yet is then looked
     at when all of it is there.
     """
     size = source.stat().st_size
     try:
         if size <= PART:
-            return put_version(store, source.read_bytes(), version, *parts)
+            return put_version(store, source.read_bytes(), version, *parts, sha256=sha256)
         if version is not None and size <= LARGEST_PUT:
             with source.open("rb") as body:
-                answer = store.fs.call_s3("put_object", Body=body, IfMatch=version, **_place(store, *parts))
-            return str(answer["ETag"])
+                told = {"IfMatch": version, **_stating(sha256), **_place(store, *parts)}
+                return str(store.fs.call_s3("put_object", Body=body, **told)["ETag"])
         if version is not None:
             store.delete([parts])
-        return _put_parts(store, source, size, *parts)
+        return _put_parts(store, source, size, sha256, *parts)
     except OSError as error:
         if _refused(error):
             return None
@@ -102,9 +111,9 @@ def _senders() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(AT_ONCE, "parts")
 
 
-def _put_parts(store: StoreFiles, source: Path, size: int, *parts: str) -> Version:
+def _put_parts(store: StoreFiles, source: Path, size: int, sha256: str | None, *parts: str) -> Version:
     place, length = _place(store, *parts), max(PART, -(-size // MOST_PARTS))
-    upload = {"UploadId": store.fs.call_s3("create_multipart_upload", **place)["UploadId"], **place}
+    upload = {"UploadId": store.fs.call_s3("create_multipart_upload", **_stating(sha256), **place)["UploadId"], **place}
 
     def put(at: int) -> dict[str, Any]:
         with source.open("rb") as file:
@@ -129,6 +138,19 @@ def etag(store: StoreFiles, *parts: str) -> Version | None:
         return str(store.fs.call_s3("head_object", **_place(store, *parts))["ETag"])
     except FileNotFoundError:
         return None
+
+
+def stated_digest(store: StoreFiles, version: Version, *parts: str) -> str | None:
+    """The SHA-256 that was sent with this version of a file on S3, in the request that sent its bytes; None if none was."""
+    try:
+        found = store.fs.call_s3("head_object", **_place(store, *parts))
+    except FileNotFoundError:
+        return None
+    return found.get("Metadata", {}).get(STATED) if found["ETag"] == version else None
+
+
+def _stating(sha256: str | None) -> dict[str, Any]:
+    return {"Metadata": {STATED: sha256}} if sha256 else {}
 
 
 def _refused(error: BaseException) -> bool:

@@ -27,8 +27,10 @@ from engine.store.parquet import encode, read_parquet
 from engine.store.ranges import RangeFile, chunks
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
+from engine.store.versions import stated_digest
 
 AT_ONCE = 4  # files that go to, or come from, a store elsewhere
+WORTH_ASKING = 1 << 20  # bytes; of a larger file its digest is asked for before it is read
 
 
 @dataclass
@@ -206,6 +208,9 @@ class ArtifactWriter:
                 yield {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest_of(file)}, file
             return
         digest = digest_of_object(place, told.version) if told.version else None
+        asks = digest is None and self.store.s3 and told.size > WORTH_ASKING  # another machine may have written it
+        if asks and (digest := stated_digest(self.store, told.version, *parts)):
+            note_object(place, told.version, digest)
         if digest is None:
             digest, file = cache.take(told.size, lambda: chunks(self.store, told.size, *parts))
             note_object(place, told.version, digest)

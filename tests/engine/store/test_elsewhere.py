@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from engine.errors import Damaged, UserError
 from engine.stage.job import Job
 from engine.store import cache, leased_writes, ranges, request_counts, versions
 from engine.store.artifact import Artifact
+from engine.store.files import scratch_home
 from engine.store.holder import Superseded
 from engine.store.known_digests import shared_digests
 from engine.store.lease import is_held, lease
@@ -144,7 +146,9 @@ def test_the_next_files_come_while_one_is_read(bucket: str) -> None:
     assert not cache.holds(made.manifest["files"][names[6]]["sha256"])
 
 
-def test_what_was_written_is_not_read_back(bucket: str, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_what_was_written_is_not_read_back(
+    bucket: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     store = Store(bucket)
     rows = {"id": ["a", "b"], "parents": [[], []], "text": ["x", "y"], "source": ["s", "s"], "offset": [0, 1]}
     with shared_digests(), lease(store, KEY):
@@ -164,6 +168,12 @@ def test_what_was_written_is_not_read_back(bucket: str, caplog: pytest.LogCaptur
     with shared_digests():  # another run knows nothing
         assert writer.contents() == found and requests(caplog)["GET"] > 3
         assert store.entries("artifacts", KEY).keys() == found.files.keys()
+    monkeypatch.setattr("engine.store.writer.WORTH_ASKING", 0)
+    shutil.rmtree(scratch_home())
+    with shared_digests():  # on another machine: the digests were sent along; rows are counted in the footer
+        requests(caplog)
+        assert writer.contents() == found
+        assert requests(caplog) == {"LIST": 1, "HEAD": 3, "GET": 1}
 
 
 def test_a_large_file_goes_in_parts_and_only_where_there_is_none(
