@@ -72,10 +72,15 @@ class RayExecutor:
             return
         yield from _Phase(self, work, chain(first, drawn), width).results()
 
-    def close(self) -> None:
-        """End all actors, and the connection."""
+    def rest(self) -> None:
+        """Give all cores back, until the next phase."""
         for member in self._crew:
             self.dismiss(member)
+        self._crew.clear()
+
+    def close(self) -> None:
+        """End all actors, and the connection."""
+        self.rest()
         if self._ours:
             self._ray.shutdown()
 
