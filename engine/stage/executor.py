@@ -19,9 +19,6 @@ from typing import Any, Protocol, cast
 
 from engine.store import request_counts
 from engine.store.files import StoreFiles
-from typing import Any, Protocol
-
-from engine.store import request_counts
 
 Event = dict[str, Any]
 

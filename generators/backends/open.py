@@ -105,7 +105,11 @@ def open_model(
         settings.setdefault("gpu_memory_utilization", 0.9)  # nobody trains beside it
     least, most = bounds(replicas)
     if job.options.get("executor") == "ray":
+        from engine.execution.executors.ray import RayExecutor
         from generators.backends.ray_engines import Starter
+
+        if isinstance(job.executor, RayExecutor):
+            job.executor.rest()  # engines need places, too
 
         def on_a_node(_: int) -> WatchedEngine:
             start = Starter(model, job.store, settings, job.efforts.append, job.say)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from ray.exceptions import RayError
 
 from engine.errors import FlywheelError, UserError
 from engine.execution import threads
+from engine.execution.executors.ray import PASSED
 from engine.stage.executor import Effort
+from engine.store.known_digests import Told, take_part, told
 from generators.backends import adapters
 from generators.backends.process.child import Loaded
 from generators.backends.process.engine_process import EngineDied, NoRoom, Spec
@@ -33,6 +36,9 @@ class Seat:
     """The actor: one engine, on a node."""
 
     _loaded: Loaded
+
+    def __init__(self, digests: Told | None) -> None:
+        take_part(digests)
 
     def where(self) -> tuple[str, int]:
         """Node and process. Answered as soon as there is a place."""
@@ -61,11 +67,12 @@ class ActorProcess:
     """An `EngineProcess` in an actor.
 
     Args:
-        actor: of a `Seat` that has a place. told: what it has cost, in the end.
+        actor: of a `Seat` that has a place. spent: told what it has cost, in the end.
     """
 
-    def __init__(self, actor: Any, place: tuple[str, int], max_model_len: int, told: Callable[[Effort], None]) -> None:
-        self._actor, self._told, self._node = actor, told, place[0]
+    def __init__(self, actor: Any, place: tuple[str, int], max_model_len: int, spent: Callable[[Effort], None]) -> None:
+        self._actor, self._spent, self._node = actor, spent, place[0]
+        self._since = time.monotonic()
         self.pid: int | None = place[1]
         self.max_model_len = max_model_len
 
@@ -80,7 +87,7 @@ class ActorProcess:
             cpu_s, peak_rss_mb = self.ask("effort")
         except EngineDied:
             return
-        self._told(Effort(f"{self._node}:{self.pid}", 0.0, cpu_s, peak_rss_mb))
+        self._spent(Effort(f"{self._node}:{self.pid}", time.monotonic() - self._since, cpu_s, peak_rss_mb))
         self.end()
 
 
@@ -114,10 +121,10 @@ class Starter:
         model: Artifact,
         store: Store,
         options: dict[str, Any],
-        told: Callable[[Effort], None],
+        spent: Callable[[Effort], None],
         say: Callable[[str], None],
     ) -> None:
-        self._model, self._store, self._told, self._say = model, store, told, say
+        self._model, self._store, self._spent, self._say = model, store, spent, say
         ranks = 1
         for name in PARALLEL:
             ranks *= int(options.get(name, 1))
@@ -136,11 +143,12 @@ class Starter:
         if self._actor is None:
             # Sums of floats depend on how many threads they are shared out to: as many on every node as here.
             count = os.environ.get("OMP_NUM_THREADS") or str(threads.cores())
-            variables = {**threads.WAITING, "OMP_NUM_THREADS": count, "PYTHONHASHSEED": "0"}
+            passed = {name: os.environ[name] for name in PASSED if name in os.environ}
+            variables = {**passed, **threads.WAITING, "OMP_NUM_THREADS": count, "PYTHONHASHSEED": "0"}
             kind: Any = ray.remote(Seat)
             self._actor = kind.options(
                 num_cpus=1, num_gpus=self._gpus, scheduling_strategy="SPREAD", runtime_env={"env_vars": variables},
-            ).remote()  # fmt: skip
+            ).remote(told())  # fmt: skip
             self._placed = self._actor.where.remote()
         ready, _ = ray.wait([self._placed], timeout=PATIENCE_S)
         if not ready:
@@ -155,4 +163,4 @@ class Starter:
         except RayError as error:
             raise EngineDied(str(error).strip().split("\n")[0]) from None
         longest = answered(actor, actor.load.remote(spec, self._model, self._store))
-        return ActorProcess(actor, place, longest, self._told)
+        return ActorProcess(actor, place, longest, self._spent)

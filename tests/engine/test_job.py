@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from engine.errors import StageFailed
-from engine.stage.job import Job
+from engine.stage.job import Job, Part
 from engine.stage.stage import Stage, port
 from engine.store.store import Store
 from engine.view.show import print_artifact
@@ -45,6 +47,31 @@ def test_too_many_failures_fail_the_stage_and_leave_no_artifact(given: Any, buil
     with pytest.raises(StageFailed, match="1 of 10 rows failed, more than the ceiling of 5%"):
         build(Upper, {"documents": given("Document", DOCS)}, max_failed=0.05)
     assert [a.id for a in store.artifacts() if a.id.startswith("upper")] == []
+
+
+def test_progress_counts_what_is_committed_and_not_what_is_under_way(given: Any, store: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(
+        "engine.stage.job.time", SimpleNamespace(monotonic=itertools.count(1).__next__)
+    )  # nothing is thinned out
+    documents, told = given("Document", DOCS), list[Any]()
+
+    def parts() -> list[Part]:
+        told.clear()
+        return list(Job(store, "upper-1", "Document", {"documents": {"d": documents}}, 0, emit=told.append).parts(
+            "documents", rows=3))  # fmt: skip
+
+    def done() -> list[int]:
+        return [event["done"] for event in told if event["event"] == "progress"]
+
+    drawn = parts()
+    assert done() == []
+    for part in reversed(drawn[1:]):
+        part.commit(part.table)
+    assert done() == [1, 4, 7]
+    (left,) = parts()
+    assert done() == [3, 6, 7]
+    left.commit(left.table)
+    assert done() == [3, 6, 7, 10]
 
 
 class Learns(Stage):

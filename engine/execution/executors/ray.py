@@ -80,11 +80,16 @@ class RayExecutor:
             return
         yield from _Phase(self, work, chain(first, drawn), width).results()
 
-    def close(self) -> None:
-        """End all actors, and the connection."""
+    def rest(self) -> None:
+        """Give all cores back, until the next phase."""
         self._stay()
+        self._resting.clear()
         for member in list(self._there):
             self.dismiss(member)
+
+    def close(self) -> None:
+        """End all actors, and the connection."""
+        self.rest()
         if self._ours:
             self._ray.shutdown()
 

@@ -33,14 +33,26 @@ class Engine:
 
     Attributes:
         key: what it has loaded, and how.
+        devices: the GPUs that it may see, as CUDA_VISIBLE_DEVICES takes them; None: all.
         artifact: the model's id.
         socket: our end, which is the stage's while it has the engine.
     """
 
     key: str
+    devices: str | None
     artifact: str
     process: subprocess.Popen[bytes]
     socket: socket.socket
+
+    def is_for(self, key: str, devices: str | None) -> bool:
+        return (self.key, self.devices) == (key, devices) and self.process.poll() is None
+
+    def makes_room_for(self, key: str, devices: str | None) -> bool:
+        """Whether it can't wait beside one that is to be loaded."""
+        if self.is_for(key, devices):
+            return False
+        apart = bool(self.devices and devices and {*self.devices.split(",")}.isdisjoint(devices.split(",")))
+        return self.key != key or self.process.poll() is not None or not apart
 
     def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -62,14 +74,18 @@ class Host:
     lent: list[Engine] = field(default_factory=lambda: list[Engine]())
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, key: str, artifact: str, environment: dict[str, str], log: int) -> tuple[Engine, bool]:
+    def take(
+        self, key: str, devices: str | None, artifact: str, environment: dict[str, str], log: int
+    ) -> tuple[Engine, bool]:
         """An engine that waits with just this, or a new one that has yet to load it."""
         with self.lock:
-            self._release([one for one in self.waiting if one.key != key or one.process.poll() is not None])
-            fresh = not self.waiting
-            engine = _started(key, artifact, environment, log) if fresh else self.waiting.pop()
+            self._release([one for one in self.waiting if one.makes_room_for(key, devices)])
+            ready = [one for one in self.waiting if one.is_for(key, devices)]
+            if ready:
+                self.waiting.remove(ready[0])
+            engine = ready[0] if ready else _started(key, devices, artifact, environment, log)
             self.lent.append(engine)
-            return engine, fresh
+            return engine, not ready
 
     def give_back(self, engine: Engine) -> None:
         with self.lock:
@@ -109,7 +125,7 @@ class Host:
                 engine.end()
 
 
-def _started(key: str, artifact: str, environment: dict[str, str], log: int) -> Engine:
+def _started(key: str, devices: str | None, artifact: str, environment: dict[str, str], log: int) -> Engine:
     ours, theirs = socket.socketpair()
     command = python(CHILD, str(theirs.fileno()), "-1", str(os.getpid()))
     process = spawn(
@@ -117,16 +133,16 @@ def _started(key: str, artifact: str, environment: dict[str, str], log: int) -> 
         start_new_session=True,
     )  # fmt: skip
     theirs.close()
-    return Engine(key, artifact, process, ours)
+    return Engine(key, devices, artifact, process, ours)
 
 
 def serve(host: Host, pipe: Pipe[Any, Any]) -> None:
     """Lend one engine over one connection."""
     engine: Engine | None = None
     with contextlib.suppress(EOFError, OSError), pipe:
-        key, artifact, environment = pipe.recv()
+        key, devices, artifact, environment = pipe.recv()
         log = reduction.recv_handle(pipe)
-        engine, fresh = host.take(key, artifact, environment, log)
+        engine, fresh = host.take(key, devices, artifact, environment, log)
         os.close(log)
         pipe.send((engine.process.pid, fresh))
         reduction.send_handle(pipe, engine.socket.fileno(), 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing.connection
 import os
+import time
 from collections.abc import Callable
 from multiprocessing import reduction
 from typing import Any
@@ -42,12 +43,12 @@ class LentProcess:
         place = address(NAME)
         if place is None:
             raise NoHost
-        self._told = told
+        self._told, self._since = told, time.monotonic()
         # All that a run starts begins with one environment; what else a process has set in its own is no matter of the engine's.
-        key = json.dumps([spec, devices, digest], sort_keys=True, default=str)
+        key = json.dumps([spec, digest], sort_keys=True, default=str)
         try:
             self._host: Pipe[Any, Any] = multiprocessing.connection.Client(place, "AF_UNIX")
-            self._host.send((key, artifact, environment(devices)))
+            self._host.send((key, devices, artifact, environment(devices)))
             reduction.send_handle(self._host, 2, 0)  # the stage's log
             pid, fresh = self._host.recv()
             self._pipe: Pipe[Any, Any] = Pipe(reduction.recv_handle(self._host))
@@ -91,7 +92,8 @@ class LentProcess:
             self._host.recv()
         except (EngineDied, EOFError, OSError):
             return
-        self._told(Effort(f"{os.uname().nodename}:{self.pid}", 0.0, cpu_s, peak_rss_mb))
+        wall_s = time.monotonic() - self._since
+        self._told(Effort(f"{os.uname().nodename}:{self.pid}", wall_s, cpu_s, peak_rss_mb))
         self.end()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -21,7 +22,7 @@ from engine.stage.executor import Effort
 from engine.store.store import Store
 from generators.backends.engines import load_engine
 from generators.backends.local_model import Local
-from generators.backends.process.host import Host
+from generators.backends.process.host import Engine, Host
 from generators.backends.process.lent_process import lender
 from generators.backends.process.spawn import environment
 from generators.backends.process.watched import WatchedEngine
@@ -48,7 +49,7 @@ def named(name: str, gives: str = "Candidate") -> Any:
 
 
 def wait_for_end(pid: int) -> None:
-    with os.fdopen(os.pidfd_open(pid)) as gone:
+    with contextlib.suppress(ProcessLookupError), os.fdopen(os.pidfd_open(pid)) as gone:
         assert select.select([gone], [], [], 300)[0]
 
 
@@ -97,7 +98,7 @@ def test_an_engine_that_waits_makes_room_for_a_stage_that_loads_weights(
     monkeypatch.setattr("generators.backends.process.host._free", lambda: free)
     wants = {"later": ["one"], "trains": []}
     held = Host(wants)
-    engine, fresh = held.take("key", "one", environment(), 2)
+    engine, fresh = held.take("key", None, "one", environment(), 2)
     assert fresh
     held.hear("trains", wants)
     assert engine.process.poll() is None  # somebody has it
@@ -106,7 +107,25 @@ def test_an_engine_that_waits_makes_room_for_a_stage_that_loads_weights(
     assert engine.process.poll() is None
     held.hear("trains", wants)
     assert (engine.process.poll() is None) == stays
-    assert held.take("key", "one", environment(), 2)[1] != stays
+    assert held.take("key", None, "one", environment(), 2)[1] != stays
+    held.end()
+
+
+def test_engines_on_other_gpus_wait_beside_one_that_is_loaded() -> None:
+    held = Host({"later": ["one", "other"]})
+
+    def take(key: str, devices: str) -> Engine:
+        return held.take(key, devices, "one", environment(devices), 2)[0]
+
+    first, second = take("key", "0,1"), take("key", "2,3")
+    for engine in (first, second):
+        held.give_back(engine)
+    assert take("key", "2,3") is second and take("key", "0,1") is first
+    for engine in (first, second):
+        held.give_back(engine)
+    assert take("key", "1") is not first and first.process.poll() is not None and second.process.poll() is None
+    take("another", "5")
+    assert second.process.poll() is not None
     held.end()
 
 
