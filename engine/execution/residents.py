@@ -2,8 +2,8 @@
 
 What they do a room says, by an entry point of the group `flywheel.residents`: a module, run as `python -P -m MODULE SOCKET RUN`
 when a stage's process first connects to the socket of that name (`address`). The socket, listening, is the descriptor SOCKET. On its
-standard input it is told, a line of JSON each, what the run does: `{"begins": stage or null, "wants": {stage: [artifacts]}}` with the stages
-that have not ended; it answers each with a line, once it has let go of what that leaves no use for. At the end of the input it ends.
+standard input it is told, a line of JSON each, what the run does: `{"begins": stage or null, "wants": {stage: [artifacts]}}` with a stage
+that loads models by itself, and what those want that have not ended; it answers each with a line, once it has let go of what that leaves no use for. At the end of the input it ends.
 
 Stages say which of their inputs are worth it (`Stage.residents`). Where no two stages of a plan want the same there is no such process.
 """
@@ -27,6 +27,7 @@ from pathlib import Path
 
 from engine.execution import keeper, threads
 from engine.plan.plan import Planned
+from engine.store.schema import MODELS
 
 GROUP, FOLDER = "flywheel.residents", "FLYWHEEL_RESIDENTS"
 STARTS = 3  # of one that ends by itself
@@ -53,7 +54,8 @@ class Residents:
     @contextlib.contextmanager
     def during(self, stage: Planned) -> Generator[None]:
         """Within this, the stage is carried out; afterwards it wants nothing more."""
-        self._tell(stage.name)
+        if not stage.cached and _loads_models(stage):
+            self._tell(stage.name)
         try:
             yield
         finally:
@@ -99,6 +101,13 @@ def residents(plan: Sequence[Planned]) -> Generator[Residents]:
 def _wanted(stage: Planned) -> list[str]:
     given = [stage.inputs.get(port, []) for port in type(stage.step.config).residents]
     return sorted({source.folder for sources in given for _, source in sources})
+
+
+def _loads_models(stage: Planned) -> bool:
+    """Whether it has weights in a process of its own, and needs the room for them."""
+    given = {port: sources for port, sources in stage.inputs.items() if port not in type(stage.step.config).residents}
+    kinds = [s.gives if isinstance(s, Planned) else s.kind for sources in given.values() for _, s in sources]
+    return any(kind in MODELS for kind in [stage.gives, *kinds])
 
 
 class _Resident:

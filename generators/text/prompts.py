@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 # `role` and `content`, and what `engine.store.schema.EXTRAS` names where a message calls a tool or was thought about.
@@ -16,13 +17,30 @@ def load_tokenizer(location: str) -> Any:
     Raises:
         UserError: there is none that can be loaded.
     """
-    from transformers import AutoTokenizer
-
     from engine.plan.model_folder import loading
 
     wanted = "Expected a model folder with `tokenizer.json`, or the name of a model on the hub."
     with loading(location, "tokenizer", wanted):
+        if _is_plain(Path(location)):
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(location)
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether what transformers would find is the class for any `tokenizer.json`. To find it, it imports torch and all its models,
+    which takes a stage that samples elsewhere longer than all else that it does."""
+    from engine.plan.model_folder import json_object
+
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    if not all((folder / name).is_file() for name in names):
+        return False
+    told = json_object(folder / "tokenizer_config.json")
+    plain = told.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in told
+    return plain and json_object(folder / "config.json").get("model_type") == "llama"
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

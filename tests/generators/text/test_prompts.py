@@ -27,6 +27,19 @@ def test_a_base_model_gets_lines_of_text(untied: Path) -> None:
     assert tokenizer.eos_token_id not in ids
 
 
+def test_a_tokenizer_is_what_transformers_would_load(tiny: Path, untied: Path) -> None:
+    from transformers import AutoTokenizer
+    from transformers.models.auto import tokenization_auto
+
+    assert "llama" not in tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
+    for folder in (tiny, untied):
+        ours, theirs = load_tokenizer(str(folder)), AutoTokenizer.from_pretrained(folder)
+        assert type(ours) is type(theirs)
+        assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+        assert repr(ours) == repr(theirs) and ours.chat_template == theirs.chat_template
+        assert ours.special_tokens_map == theirs.special_tokens_map and ours.padding_side == theirs.padding_side
+
+
 def test_prompt_rows_and_conversation_rows() -> None:
     answer = {"role": "assistant", "content": "Paris."}
     assert prompt_of({"prompt": ASK, "reference": "Paris"}) == (ASK, "Paris")

@@ -21,7 +21,9 @@ from engine.stage.executor import Effort
 from engine.store.store import Store
 from generators.backends.engines import load_engine
 from generators.backends.local_model import Local
+from generators.backends.process.host import Host
 from generators.backends.process.lent_process import lender
+from generators.backends.process.spawn import environment
 from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Sampling
 from generators.candidates.stage import Candidates
@@ -40,8 +42,9 @@ class Kept(Local):
     def close(self) -> None: ...
 
 
-def named(name: str) -> Any:
-    return SimpleNamespace(name=name)
+def named(name: str, gives: str = "Candidate") -> Any:
+    """As much of a stage as its run tells a resident process."""
+    return SimpleNamespace(name=name, cached=False, gives=gives, inputs={}, step=SimpleNamespace(config=Candidates()))
 
 
 def wait_for_end(pid: int) -> None:
@@ -75,7 +78,7 @@ def test_the_next_stage_gets_the_engine_and_the_last_one_leaves_none(models: tup
         with kept.during(named("c")):
             ask(other)
             assert not alive(pids[0])  # one model at a time
-        with kept.during(named("e")):  # has no use for it, and it takes next to nothing
+        with kept.during(named("e", gives="Model")):  # has no use for it, and it takes next to nothing
             assert alive(pids[2])
         with kept.during(named("d")):
             assert ask(other) == pids[2]
@@ -84,6 +87,27 @@ def test_the_next_stage_gets_the_engine_and_the_last_one_leaves_none(models: tup
             assert not alive(ask(one))
     assert [effort.worker.rpartition(":")[2] for effort in told] == list(map(str, pids))
     assert all(effort.cpu_s >= 0 and effort.peak_rss_mb > 1 for effort in told) and told[0].cpu_s > told[1].cpu_s
+
+
+@pytest.mark.parametrize(("gpu", "free", "stays"), [(True, 2**60, False), (False, 2**60, True), (False, 0, False)])
+def test_an_engine_that_waits_makes_room_for_a_stage_that_loads_weights(
+    gpu: bool, free: int, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("generators.backends.process.host._has_gpu", lambda: gpu)
+    monkeypatch.setattr("generators.backends.process.host._free", lambda: free)
+    wants = {"later": ["one"], "trains": []}
+    held = Host(wants)
+    engine, fresh = held.take("key", "one", environment(), 2)
+    assert fresh
+    held.hear("trains", wants)
+    assert engine.process.poll() is None  # somebody has it
+    held.give_back(engine)
+    held.hear("later", wants)
+    assert engine.process.poll() is None
+    held.hear("trains", wants)
+    assert (engine.process.poll() is None) == stays
+    assert held.take("key", "one", environment(), 2)[1] != stays
+    held.end()
 
 
 def test_what_was_held_by_a_stage_that_died_is_not_lent_again(models: tuple[Path, Path]) -> None:
