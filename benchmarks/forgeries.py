@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.parts.claims import Claim, claim
 from benchmarks.parts.escapes_to_try import escapes, settled, world
 from benchmarks.parts.forgeries_to_try import RIGHT, TESTS, forgeries
-from generators.rules.sandbox import Limits, bubblewrap, grade, missing, run, together
+from generators.rules.sandbox.programs import Limits, bubblewrap, grade, missing, run, together
 
 LIMITS = Limits(cpu_s=1, wall_s=3, memory_mb=256)
 SPEED = 100

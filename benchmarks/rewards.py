@@ -41,7 +41,7 @@ from engine.execution.worker import carry_out
 from engine.stage.stage import load
 from engine.statistics import bootstrap
 from engine.store.store import Store
-from generators.rules import equality, numbers
+from generators.rules.mathematics import equality, numbers
 from training.reward import calibration
 from training.rl.guard import Guard
 from training.rl.guard_settings import GuardConfig

@@ -133,7 +133,7 @@ LINES: dict[str, dict[str, str]] = {
         "sitecustomize": "import os, sys\nopen(os.path.dirname(os.__file__) + '/sitecustomize.py', 'w'); print('GOT')",
         "a .pth": "import os\nopen(os.path.dirname(os.__file__) + '/site-packages/x.pth', 'w'); print('GOT')",
         "byte code": "import os, importlib.util\nopen(importlib.util.cache_from_source(os.__file__), 'wb'); print('GOT')",
-        "the sandbox itself": "open({project!r} + '/generators/rules/judging.py', 'a'); print('GOT')",
+        "the sandbox itself": "open({project!r} + '/generators/rules/grading/judge_process.py', 'a'); print('GOT')",
         "a race of names": "import os, threading\ndef swap():\n    for _ in range(2000):\n        try: os.rename('a', 'b'); os.symlink({file!r}, 'a'); os.remove('a')\n        except OSError: pass\nopen('a', 'w').close()\nthreading.Thread(target=swap).start()\nfor _ in range(2000):\n    try:\n        with open('a', 'w') as f: f.write('x')\n    except OSError: pass",
     },
     "/proc": {

@@ -117,7 +117,7 @@ TRICKS: dict[str, dict[str, str]] = {
         "orders to the judge": "import os, struct, json\ndef solve(n):\n    for name in ('exec', 'eval', 'os.system', 'call'):\n        d = json.dumps([['t', ['?', 'call', ['t', [['c', 'builtins', name], ['t', ['raise SystemExit']], ['t', []]]], None]], []]).encode()\n        os.write(3, struct.pack('<Q', len(d)) + d)\n    return 0",
         "set on the judge's objects": "import os, struct, json\ndef solve(n):\n    for number in range(-20, 20):\n        d = json.dumps([['t', ['?', 'set', ['t', [['p', number], '__eq__', True]], None]], []]).encode()\n        os.write(3, struct.pack('<Q', len(d)) + d)\n    return 0",
         "changes to containers": "import os, struct, json\ndef solve(n):\n    d = json.dumps([['t', ['=', 0, None]], [['l', i, [41, 53]] for i in range(-50, 50)]]).encode()\n    os.write(3, struct.pack('<Q', len(d)) + d)\n    return 0",
-        "peer": "import gc\nfrom generators.rules import remote_objects\ndef solve(n):\n    for o in gc.get_objects():\n        if isinstance(o, remote_objects.Peer): o.ask('set', o, 'trouble', ''); o._send(('=', 41, None))\n    return 0",
+        "peer": "import gc\nfrom generators.rules.grading import remote_objects\ndef solve(n):\n    for o in gc.get_objects():\n        if isinstance(o, remote_objects.Peer): o.ask('set', o, 'trouble', ''); o._send(('=', 41, None))\n    return 0",
         "the channel closed": "import os\ndef solve(n):\n    os.close(3)\n    return 0",
         "nothing said": "import time\ndef solve(n):\n    time.sleep(60)",
     },

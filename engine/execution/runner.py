@@ -97,7 +97,7 @@ def run_plan(
     how: dict[str, Any] | None = None,
 ) -> dict[str, Artifact]:
     """Plan a parsed recipe and carry it out in this store; `record` notes it as a run, `how` says where the work is done
-    (`engine.execution.executors.open`). As `run` else.
+    (`engine.execution.executors.choice`). As `run` else.
     """
     options = {"wait": wait, **(how or {"executor": recipe.executor})}
     notes: list[str] = []

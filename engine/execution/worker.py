@@ -22,7 +22,7 @@ from typing import Any
 
 from engine.errors import FlywheelError, UserError, Waiting
 from engine.execution import stops
-from engine.execution.executors.open import open_executor
+from engine.execution.executors.choice import open_executor
 from engine.execution.finish import finish
 from engine.execution.threads import cores
 from engine.plan.identity import folder_of, identify, key_of, sources

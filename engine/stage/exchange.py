@@ -6,28 +6,32 @@ is finished.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
+from engine.store.files import StoreFiles
 from engine.store.whole_file import whole_file
-
-if TYPE_CHECKING:
-    from engine.stage.job import Job
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Exchange:
-    """Whole files by name (`tallies/00001.json`)."""
+    """Whole files by name (`tallies/00001.json`).
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._store = job.store
+    Args:
+        artifact: that is being made.
+        keep: has a file of the scratch folder looked at when the stage goes on (`Job.keep`).
+    """
+
+    def __init__(self, store: StoreFiles, artifact: str, keep: Callable[..., AbstractContextManager[Path]]) -> None:
+        self._store, self._artifact, self._keep = store, artifact, keep
 
     def put(self, name: str, data: bytes | memoryview, *, kept: bool = True) -> None:
-        """Write a file, whole or not at all. Two processes may write the same one (a task is given to another where its node seems lost).
+        """Write a file, whole or not at all. Two processes may write the same one: a task is given to another where its node seems lost.
 
         Args:
             kept: it lasts, and is looked at when the stage goes on after a kill. What is not kept is to be made anew then.
@@ -35,14 +39,14 @@ class Exchange:
         Raises:
             Superseded: another run makes the artifact now, or it is finished.
         """
-        self._store.fence("artifacts", self._job.artifact)
+        self._store.fence("artifacts", self._artifact)
         if not self._store.local:
             self._store.fs.pipe_file(self._place(name), bytes(data))
             return
         file = self.path(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         if kept:
-            with self._job.keep(file, shared=True) as partial:
+            with self._keep(file, shared=True) as partial:
                 partial.write_bytes(data)
         else:
             with whole_file(file, shared=True, lasting=False) as partial:
@@ -74,7 +78,7 @@ class Exchange:
     def names(self, folder: str) -> list[str]:
         """Names of all files below a folder, sorted, with the folder's."""
         if not self._store.local:
-            return [f"{folder}/{name}" for name in self._store.walk("work", self._job.artifact, folder)]
+            return [f"{folder}/{name}" for name in self._store.walk("work", self._artifact, folder)]
         root = self.path(folder)
         found = (f for f in root.rglob("*") if f.is_file() and not f.name.endswith("partial"))  # as a kill leaves them
         return sorted(f"{folder}/{f.relative_to(root).as_posix()}" for f in found)
@@ -92,15 +96,15 @@ class Exchange:
 
     def clear(self) -> None:
         """Take away all of it (a local one goes with the scratch folder)."""
-        if not self._store.local and self._store.walk("work", self._job.artifact):
-            self._store.fs.rm(self._store.path("work", self._job.artifact), recursive=True)
+        if not self._store.local and self._store.walk("work", self._artifact):
+            self._store.fs.rm(self._store.path("work", self._artifact), recursive=True)
 
     def path(self, name: str) -> Path:
         """Where a file is, in a local store."""
-        return self._job.scratch / name
+        return self._store.scratch(self._artifact) / name
 
     def _folder(self, name: str) -> bool:
         return self._store.local and self.path(name).is_dir()
 
     def _place(self, name: str) -> str:
-        return self._store.path("work", self._job.artifact, name)
+        return self._store.path("work", self._artifact, name)

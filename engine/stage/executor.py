@@ -15,12 +15,23 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
-if TYPE_CHECKING:
-    from engine.stage.job import Job
+from engine.store.files import StoreFiles
 
 Event = dict[str, Any]
+
+
+class Speaker(Protocol):
+    """What a worker works for (`engine.stage.job.Job`), as far as an executor goes."""
+
+    emit: Callable[[Event], None]
+
+    @property
+    def artifact(self) -> str: ...
+    @property
+    def store(self) -> StoreFiles: ...
+    def say(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,7 @@ class Work:
     """What every process of a phase is told once: `make(job, *common)` gives the worker, which is called with each task."""
 
     make: Callable[..., Callable[[Any], Any]]
-    job: Job
+    job: Speaker
     common: tuple[Any, ...] = ()
 
     def dumps(self) -> bytes:

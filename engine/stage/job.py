@@ -224,7 +224,7 @@ class Job:
     @cached_property
     def exchange(self) -> Exchange:
         """Files that all processes of this stage reach while it is under way."""
-        return Exchange(self)
+        return Exchange(self.store, self.artifact, self.keep)
 
     def told_efforts(self) -> dict[str, dict[str, float]]:
         """By worker: how many tasks it did, and what they took (for the timings, outside the digest)."""

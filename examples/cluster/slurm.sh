@@ -11,7 +11,9 @@
 #SBATCH --signal=B:TERM@120
 set -euo pipefail
 
-export RAY_USAGE_STATS_ENABLED=0
+# Who reaches a Ray cluster can run anything on it, and others have jobs on these machines: it takes a token, which is this job's alone.
+export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}
 port=${RAY_PORT:-6379} dashboard=${RAY_DASHBOARD_PORT:-8265}
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}

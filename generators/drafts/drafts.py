@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from generators.backends.protocol import Answer, Sampling
 from generators.drafts.content import fault
-from generators.rules.sandbox import Limits, Outcome, grade, run
+from generators.rules.sandbox.programs import Limits, Outcome, grade, run
 from generators.text.prompts import Message
 
 YES_NO = {

@@ -17,7 +17,7 @@ from generators.backends.local_model import Local
 from generators.backends.protocol import Answer, Backend, Failure
 from generators.drafts.content import fault
 from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected, Request, Useless, user
-from generators.rules.sandbox import Outcome, Unsafe, together
+from generators.rules.sandbox.programs import Outcome, Unsafe, together
 from generators.text.templates import Template, Unrenderable, template
 
 

@@ -11,27 +11,25 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 WALL_S = 60.0  # for a process that uses no CPU at all
 
 
 class BoundedProcess:
-    """The process of a script beside this file, started when it is first asked and again after it ran out of time.
+    """The process of a module (`bounded_script.py`), started when it is first asked and again after it ran out of time.
 
-    The script is started with `cpu_s`, says `ready`, and answers each line of JSON with one; it ends by a limit of its own where one
-    takes too long. One for all threads of a process, which take turns; a fork starts its own.
+    One for all threads of a process, which take turns; a fork starts its own.
     """
 
-    def __init__(self, script: str, cpu_s: float) -> None:
-        self.script, self.cpu_s = script, cpu_s
+    def __init__(self, module: str, cpu_s: float) -> None:
+        self.module, self.cpu_s = module, cpu_s
         self.forget()
         atexit.register(self.close)
         os.register_at_fork(after_in_child=self.forget)
 
     def ask(self, request: Any) -> Any:
-        """The answer. None, where that takes more than `cpu_s` or the script's memory.
+        """The answer. None, where that takes more than `cpu_s` or its memory.
 
         Raises:
             RuntimeError: the process doesn't start, or something ends it that is no limit.
@@ -48,15 +46,15 @@ class BoundedProcess:
             code = self._end()
             if code in (-signal.SIGPROF, -signal.SIGSEGV, -signal.SIGABRT):  # time, the C stack, memory
                 return None
-            raise RuntimeError(f"the process of {self.script} ended with {code} at {str(request)[:200]}.")
+            raise RuntimeError(f"the process of {self.module} ended with {code} at {str(request)[:200]}.")
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name(self.script)), str(self.cpu_s)],
+            [sys.executable, "-P", "-m", self.module, str(self.cpu_s)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         if self._line(process) != b"ready\n":
-            raise RuntimeError(f"the process of {self.script} did not start: it ended with {self._end()}.")
+            raise RuntimeError(f"the process of {self.module} did not start: it ended with {self._end()}.")
         return process
 
     def _line(self, process: subprocess.Popen[bytes]) -> bytes:

@@ -100,7 +100,7 @@ Sandbox = Annotated[
 
 
 class TestsRule(_Check):
-    """The answer's Python passes the reference's, which runs in another process and asks it by value (`sandbox.py`): the standard
+    """The answer's Python passes the reference's, which runs in another process and asks it by value (`sandbox/programs.py`): the standard
     library alone, no network, no other process, an empty folder, limits on time, memory and disk.
     """
 

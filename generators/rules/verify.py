@@ -15,9 +15,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from engine.errors import UserError
-from generators.rules import equality, numbers
 from generators.rules.answer_columns import score
 from generators.rules.bounded_process import BoundedProcess
+from generators.rules.mathematics import equality, numbers
 from generators.rules.rule import (
     Check,
     ExactRule,
@@ -30,10 +30,10 @@ from generators.rules.rule import (
     TestsRule,
     Verifier,
 )
-from generators.rules.sandbox import Limits, Unsafe, grade, together
+from generators.rules.sandbox.programs import Limits, Unsafe, grade, together
 
 BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-MATCHER = BoundedProcess("matching.py", cpu_s=3.0)
+MATCHER = BoundedProcess("generators.rules.pattern_search", cpu_s=3.0)
 REFUSAL = re.compile(
     r"\b(?:I(?:'m| am) (?:very |so |really )?(?:sorry|afraid)\b(?=.{0,80}\b(?:can(?:no|')t|unable|won't|not able)\b)"
     r"|I (?:can(?:no|')?t|can not|could not|won't|will not|must decline|refuse|am unable|am not able)\b"

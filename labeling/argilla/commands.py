@@ -138,19 +138,19 @@ def push(
 ) -> None:
     """Have the answers in a file judged, without a recipe. Pushing again adds what is new."""
     from engine.errors import UserError
-    from labeling.argilla import exchange
+    from labeling.argilla import record_files
     from labeling.argilla.client import connect
     from labeling.argilla.task import RankingTask
 
     if asked not in ("ranking", "pairwise", "rating"):
         raise UserError(f"--asked is {asked!r}; expected ranking, pairwise or rating.")
-    records = exchange.read_records(file)
+    records = record_files.read_records(file)
     task = RankingTask(
         dataset, len(records[0].answers), workspace, asked=asked, aspects=tuple(aspect or ()), top=top,
         correction=correction, flags=tuple(flag or ()), min_submitted=per_record,
     )  # fmt: skip
     client = connect(home=home)
-    done, url = exchange.push(client, task, records)
+    done, url = record_files.push(client, task, records)
     if annotator:
         client.ensure_users(annotator, workspace)
         put(f"annotators' passwords are in {client.annotators_file}")
@@ -165,10 +165,10 @@ def pull(
     workspace: Annotated[str | None, typer.Option()] = None,
 ) -> None:
     """Write what annotators said to a file: ranks with ties, ratings, corrections, flags, drafts and discards told apart."""
-    from labeling.argilla import exchange
+    from labeling.argilla import record_files
     from labeling.argilla.client import connect
 
-    put(f"{exchange.pull(connect(home=home), dataset, to, workspace)} judgements in {to}")
+    put(f"{record_files.pull(connect(home=home), dataset, to, workspace)} judgements in {to}")
 
 
 @app.command()

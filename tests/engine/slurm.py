@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import ray
 
 from tests.engine.running import until
@@ -55,9 +57,10 @@ def ray_cluster(nodes: int = 2, **environment: str) -> Generator[RayCluster]:
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("flywheel", FLYWHEEL)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ports, host = _free_ports(2), ray.util.get_node_ip_address()  # Ray does not take 127.0.0.1 for this machine
     env = {
-        **os.environ, **environment, "FAKE": str(folder), "PATH": f"{folder}:{ROOT / '.venv/bin'}:{os.environ['PATH']}",
+        **os.environ, **environment, **token, "FAKE": str(folder), "PATH": f"{folder}:{ROOT / '.venv/bin'}:{os.environ['PATH']}",
         "SLURM_JOB_NODELIST": " ".join([host] * nodes), "RAY_PORT": str(ports[0]), "RAY_DASHBOARD_PORT": str(ports[1]),
     }  # fmt: skip
     with (folder / "log").open("w") as log:
@@ -67,9 +70,16 @@ def ray_cluster(nodes: int = 2, **environment: str) -> Generator[RayCluster]:
     try:
         until(lambda: (folder / "called").exists() or script.poll() is not None, 120)
         assert script.poll() is None, (folder / "log").read_text()
-        yield RayCluster(f"{host}:{ports[0]}", f"http://127.0.0.1:{ports[1]}", (folder / "called").read_text().strip())
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in token.items():
+                patch.setenv(name, value)
+            _read_environment()
+            yield RayCluster(
+                f"{host}:{ports[0]}", f"http://127.0.0.1:{ports[1]}", (folder / "called").read_text().strip()
+            )
     finally:
         (folder / "over").touch()
+        _read_environment()
         try:
             code = script.wait(60)
         finally:
@@ -77,6 +87,14 @@ def ray_cluster(nodes: int = 2, **environment: str) -> Generator[RayCluster]:
                 os.killpg(script.pid, 9)
         assert code == 0, (folder / "log").read_text()[-3000:]
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_environment() -> None:
+    """Ray does when it is imported, and tests before this one may have done so."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _free_ports(count: int) -> list[int]:

@@ -12,12 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from engine.errors import StageFailed, UserError
-from engine.execution.executors.open import open_executor
+from engine.execution.executors.choice import open_executor
 from engine.execution.executors.ray import SHUFFLE, RayExecutor, connect
 from engine.execution.executors.task_worker import TaskWorker
 from engine.execution.worker import carry_out
@@ -95,6 +95,10 @@ def test_who_cannot_take_part_is_told_why(cluster: RayCluster, monkeypatch: pyte
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=words):
             connect(address)
+    other = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64}  # in a process of its own: Ray keeps the first one that it read
+    call = f"from engine.execution.executors.ray import connect; connect({cluster.address!r})"
+    refused = subprocess.run([sys.executable, "-c", call], env=other, cwd=ROOT, capture_output=True, text=True)
+    assert "without its token" in refused.stderr
     with monkeypatch.context() as patch:
         patch.setattr(ray, "__version__", "2.59.0")
         with pytest.raises(UserError, match=r"another version.*2\.60"):
@@ -186,7 +190,7 @@ store: {store}
 stages:
   documents:
     kind: read
-    files: texts.jsonl
+    paths: ["texts.jsonl"]
   kept:
     kind: filter
     from: documents
@@ -273,15 +277,15 @@ def test_who_lost_the_lease_leaves_nothing_for_others(store: Store) -> None:
     work = _work(store)
     with lease(store, work.job.artifact) as held:
         store.lease = held
-        copy = Work.loads(work.dumps())
-        copy.job.exchange.put("phase/0", b"mine")
+        exchange = cast(Job, Work.loads(work.dumps()).job).exchange
+        exchange.put("phase/0", b"mine")
     for put in (
-        lambda: copy.job.exchange.put("phase/1", b"late"),
-        lambda: copy.job.exchange.put("phase/0", b"late", kept=False),
+        lambda: exchange.put("phase/1", b"late"),
+        lambda: exchange.put("phase/0", b"late", kept=False),
     ):
         with pytest.raises(Superseded):
             put()
-    assert copy.job.exchange.names("phase") == ["phase/0"] and copy.job.exchange.get("phase/0") == b"mine"
+    assert exchange.names("phase") == ["phase/0"] and exchange.get("phase/0") == b"mine"
 
 
 def test_a_process_that_others_started_shares_what_the_run_knows(

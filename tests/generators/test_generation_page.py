@@ -12,7 +12,7 @@ import yaml
 
 from engine.stage.stage import load
 from flywheel.commandline import main
-from generators.rules.sandbox import Limits, grade
+from generators.rules.sandbox.programs import Limits, grade
 from generators.rules.verify import verify
 from tests.generators.faulty_server import FaultyServer
 from tests.generators.instructions.self_instructing import SelfInstructing

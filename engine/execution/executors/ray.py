@@ -339,6 +339,11 @@ def _unconnected(address: str, error: BaseException) -> str:
             f"the Ray cluster at {address} is of another version than what runs here (Python {platform.python_version()}): {said} "
             "Have all nodes the same Python and the same Ray."
         )
+    if "AuthToken" in said or "Authentication" in said:
+        return (
+            f"the Ray cluster at {address} lets nobody in without its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH, as on its nodes. (Ray asks for one on a machine where a token lies in ~/.ray.)"
+        )
     if address == "auto":
         return (
             "no Ray cluster runs on this machine. Start one (`ray start --head`), or name one: `--address HOST:6379`, or RAY_ADDRESS. "

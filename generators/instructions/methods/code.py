@@ -17,7 +17,7 @@ from generators.backends.protocol import Answer
 from generators.drafts.drafts import Draft, Execution, Made, Rejected, Useless, ask, assistant, user, whole
 from generators.instructions.method import Method, World
 from generators.rules.rule import Sandbox
-from generators.rules.sandbox import Limits
+from generators.rules.sandbox.programs import Limits
 
 BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 

@@ -17,9 +17,9 @@ from generators.backends.protocol import Answer
 from generators.drafts.drafts import Draft, Execution, Made, Rejected, Useless, ask, assistant, user, whole
 from generators.instructions.method import Method, World
 from generators.instructions.methods.code import BLOCK
-from generators.rules.equality import equal, final_answer
+from generators.rules.mathematics.equality import equal, final_answer
 from generators.rules.rule import Sandbox
-from generators.rules.sandbox import Limits
+from generators.rules.sandbox.programs import Limits
 
 PRINTED = 1e-9  # relative error of what a program prints: 0.1 + 0.2 is 0.30000000000000004
 

@@ -21,7 +21,7 @@ from engine.text.words import tokens
 from generators.drafts.drafts import YES_NO, Draft, Execution, Made, Rejected, ask, assistant, user, whole, yes
 from generators.instructions.method import Method, World
 from generators.rules.rule import Sandbox
-from generators.rules.sandbox import Limits
+from generators.rules.sandbox.programs import Limits
 from generators.text.prompts import Message
 
 

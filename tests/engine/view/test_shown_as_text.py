@@ -262,10 +262,10 @@ with shown_as_text():
 
 # Whose standard output is no person's: a process of ours reads it.
 PIPES = {
-    "engine/user_code.py", "engine/execution/worker.py", "generators/rules/symbolic.py", "generators/rules/sandbox.py",
+    "engine/user_code.py", "engine/execution/worker.py", "generators/rules/bounded_script.py", "generators/rules/sandbox/programs.py",
     "generators/backends/process/child.py", "labeling/argilla/server/embedded/supervise.py",
-    "engine/execution/keeper.py", "generators/rules/answering.py", "generators/rules/judging.py", "generators/rules/matching.py",
-    "generators/rules/zygote.py",
+    "engine/execution/keeper.py", "generators/rules/grading/program_process.py", "generators/rules/grading/judge_process.py",
+    "generators/rules/sandbox/zygote.py",
     "engine/execution/stops.py",  # in a signal's handler: words of its own, and nothing else would do
 }  # fmt: skip
 DOORS = {"engine/view/output.py", "engine/view/console.py"}

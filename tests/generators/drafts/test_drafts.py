@@ -12,7 +12,7 @@ from generators.backends.protocol import Failure, Sampling
 from generators.drafts.drafts import Draft, Execution, Made, Query, Rejected, user
 from generators.drafts.lockstep import carry
 from generators.instructions.methods.magpie import pre_query
-from generators.rules.sandbox import Limits
+from generators.rules.sandbox.programs import Limits
 from generators.text.prompts import load_tokenizer
 from tests.generators.planned import Planned
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from generators.rules import equality, numbers
 from generators.rules.bounded_process import BoundedProcess
-from generators.rules.equality import _formulas, is_right  # pyright: ignore[reportPrivateUsage]
+from generators.rules.mathematics import equality, numbers
+from generators.rules.mathematics.equality import _formulas, is_right  # pyright: ignore[reportPrivateUsage]
 from generators.rules.rule import Rule
 from generators.rules.verify import check, code_of, verify
 
@@ -68,7 +68,7 @@ def test_long_texts_cost_seconds_at_most(text: str) -> None:
 
 @pytest.mark.parametrize("bomb", ["9**9**9**9", "(10^9)!", "9" * 5_000])
 def test_an_expression_that_explodes_is_not_equal(bomb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    solver = BoundedProcess("symbolic.py", cpu_s=0.5)
+    solver = BoundedProcess("generators.rules.mathematics.symbolic_equality", cpu_s=0.5)
     monkeypatch.setattr(equality, "SOLVER", solver)
     assert not is_right(f"\\boxed{{{bomb}}}", "7")
     assert is_right(f"\\boxed{{{bomb}}}", bomb)
@@ -76,7 +76,7 @@ def test_an_expression_that_explodes_is_not_equal(bomb: str, monkeypatch: pytest
 
 
 def test_a_pattern_that_tries_for_ever_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    matcher = BoundedProcess("matching.py", cpu_s=0.3)
+    matcher = BoundedProcess("generators.rules.pattern_search", cpu_s=0.3)
     monkeypatch.setattr("generators.rules.verify.MATCHER", matcher)
     rule = RULE.validate_python({"kind": "regex", "pattern": "(a+)+$"})
     assert not check(rule, "a" * 60 + "b", "") and check(rule, "aaa", "")

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from generators.rules import equality
 from generators.rules.bounded_process import BoundedProcess
-from generators.rules.equality import equal, final_answer
+from generators.rules.mathematics import equality
+from generators.rules.mathematics.equality import equal, final_answer
 from generators.rules.verify import verify
 
 
@@ -183,7 +183,7 @@ def test_verdicts() -> None:
 
 
 def test_one_process_answers_many_threads_and_is_replaced_when_it_runs_out_of_time() -> None:
-    solver = BoundedProcess("symbolic.py", cpu_s=0.5)
+    solver = BoundedProcess("generators.rules.mathematics.symbolic_equality", cpu_s=0.5)
     verdicts: dict[int, bool] = {}
 
     def compare(n: int) -> None:
@@ -214,4 +214,4 @@ def test_a_fork_has_no_part_in_the_process() -> None:
 def test_a_process_that_does_not_start_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(RuntimeError, match="did not start: it ended with 1"):
-        BoundedProcess("symbolic.py", cpu_s=0.5).ask(["x", "y"])
+        BoundedProcess("generators.rules.mathematics.symbolic_equality", cpu_s=0.5).ask(["x", "y"])

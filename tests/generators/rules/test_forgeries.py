@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.parts.escapes_to_try import escapes, settled, world
 from benchmarks.parts.forgeries_to_try import RIGHT, TESTS, TRICKS
-from generators.rules.sandbox import Limits, grade, run, together
+from generators.rules.sandbox.programs import Limits, grade, run, together
 from generators.rules.verify import verify
 
 LIMITS = Limits(cpu_s=1, wall_s=1.5, memory_mb=256)

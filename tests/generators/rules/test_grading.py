@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from generators.rules.sandbox import Limits, grade, together
+from generators.rules.sandbox.programs import Limits, grade, together
 from tests.generators.rules.right_programs import RIGHT
 
 ADD = "def add(a, b): return a + b"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from generators.rules.equality import is_right
-from generators.rules.numbers import agrees, final, parse
+from generators.rules.mathematics.equality import is_right
+from generators.rules.mathematics.numbers import agrees, final, parse
 
 WRITTEN = [
     ("42", 42), ("The answer is 42.", 42), ("$1,234.50", Fraction("1234.5")), ("-3", -3), ("−3", -3), ("it is 25%", 25),

@@ -215,8 +215,10 @@ def test_a_function_is_tried_without_being_run_and_what_it_prints_is_its_own(fol
 
 def test_one_that_is_installed_is_found_too(tmp_path: Path) -> None:
     rows = pl.DataFrame(frame(rollouts()))
-    with pytest.raises(UserError, match=r"`generators.rules.numbers:agrees` needs an argument `completion`"):
-        measure(PythonRule(python="generators.rules.numbers:agrees"), rows, "mine", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"`generators.rules.mathematics.numbers:agrees` needs an argument `completion`"
+    ):
+        measure(PythonRule(python="generators.rules.mathematics.numbers:agrees"), rows, "mine", str(tmp_path))
 
 
 @pytest.mark.parametrize("stage", [Judge, Grpo, Ppo])

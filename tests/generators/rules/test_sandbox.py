@@ -15,8 +15,8 @@ import pytest
 
 from engine import doctor
 from generators.judge.stage import Judge
-from generators.rules import sandbox
-from generators.rules.sandbox import Limits, grade, run, together
+from generators.rules.sandbox import programs as sandbox
+from generators.rules.sandbox.programs import Limits, grade, run, together
 
 QUICK = Limits(cpu_s=1, wall_s=5, memory_mb=128)
 ROOT = Path(__file__).parents[3]
@@ -99,7 +99,7 @@ def test_nothing_is_left_of_a_program() -> None:
 @pytest.mark.parametrize("refused", ["landlock", "seccomp"])
 def test_where_the_kernel_refuses_a_part_nothing_is_run_unless_told(refused: str) -> None:
     code = """
-from generators.rules import sandbox
+from generators.rules.sandbox import programs as sandbox
 from generators.rules.verify import verify
 from engine.errors import UserError
 print(sandbox.missing()[0])
@@ -126,7 +126,7 @@ print(verify("code", ["x = 1"], ["assert x == 1"], weaker=True), sandbox.examine
 
 def test_without_namespaces_disk_and_threads_are_watched() -> None:
     code = """
-from generators.rules.sandbox import Limits, run, missing
+from generators.rules.sandbox.programs import Limits, run, missing
 limits = Limits(cpu_s=5, wall_s=9, memory_mb=2048, disk_mb=4)
 print(missing())
 print(run("import time\\nfor i in range(8):\\n with open(str(i), 'wb') as f: f.write(bytes(3 << 20))\\ntime.sleep(8)", limits).detail)
@@ -174,7 +174,7 @@ def test_how_programs_are_run_is_no_identity_and_which_sandbox_is() -> None:
 
 
 def test_who_is_killed_takes_its_programs_along() -> None:
-    code = "from generators.rules.sandbox import Limits, run\nprint(1, flush=True)\nrun('import time\\ntime.sleep(50)', Limits(wall_s=60))"
+    code = "from generators.rules.sandbox.programs import Limits, run\nprint(1, flush=True)\nrun('import time\\ntime.sleep(50)', Limits(wall_s=60))"
     who = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert who.stdout and who.stdout.readline() == b"1\n"
     deadline = time.monotonic() + 20

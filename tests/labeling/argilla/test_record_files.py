@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.errors import UserError
-from labeling.argilla import exchange
+from labeling.argilla import record_files
 from labeling.argilla.client import Argilla
 from labeling.argilla.commands import app
 from labeling.argilla.task import RankingTask
@@ -39,7 +39,7 @@ def test_a_file_goes_to_annotators_and_comes_back_in_its_own_order(
     }
     assert all((j["answers"], j["ranks"]) == (["poor", "best", "fine"], [3, 1, 2]) for j in judged)
     with pytest.raises(UserError, match="Did you mean"):
-        exchange.pull(client, task.name + "x", out)
+        record_files.pull(client, task.name + "x", out)
     told = CliRunner().invoke(app, ["status", task.name], catch_exceptions=False).stdout
     assert task.name in told and "scripted-one, scripted-two" in told
 
@@ -58,7 +58,7 @@ def test_wrong_lines_are_told_by_number(tmp_path: Path, line: str, message: str)
     file = tmp_path / "in.jsonl"
     file.write_text('{"prompt": "?", "answers": ["a", "b"]}\n' + line)
     with pytest.raises(UserError) as caught:
-        exchange.read_records(file)
+        record_files.read_records(file)
     assert message in str(caught.value) and "1 of 2 lines" in str(caught.value)
 
 
@@ -71,4 +71,4 @@ def test_files_that_hold_nothing(tmp_path: Path) -> None:
         ("none.jsonl", "can't be read"),
     ):
         with pytest.raises(UserError, match=message):
-            exchange.read_records(tmp_path / name)
+            record_files.read_records(tmp_path / name)

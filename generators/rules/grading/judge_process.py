@@ -16,7 +16,7 @@ import traceback
 import types
 from typing import Any
 
-from generators.rules.remote_objects import Peer, Unanswered
+from generators.rules.grading.remote_objects import Peer, Unanswered
 
 _WORD = re.compile(r"[^\W\d]\w*")
 

@@ -7,8 +7,8 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from generators.rules.operations import ARITHMETIC, DUNDERS, EQUALITIES, NEVER, ORDER
-from generators.rules.shared_names import IMMUTABLE, MUTABLE
+from generators.rules.grading.operators import ARITHMETIC, DUNDERS, EQUALITIES, NEVER, ORDER
+from generators.rules.grading.shared_names import IMMUTABLE, MUTABLE
 
 READABLE_NAMES = frozenset(
     {"__name__", "__qualname__", "__doc__", "__dict__", "__annotations__", "__wrapped__", "__defaults__"}

@@ -27,11 +27,11 @@ import types
 from collections.abc import Callable
 from typing import Any, cast
 
-from generators.rules.by_value import LARGEST, Broken, Codec, NoValue
-from generators.rules.operations import DUNDERS, operated
-from generators.rules.permission import permitted
-from generators.rules.references import UNRELATED, Reference, rebuilt
-from generators.rules.shared_names import (
+from generators.rules.grading.by_value import LARGEST, Broken, Codec, NoValue
+from generators.rules.grading.operators import DUNDERS, operated
+from generators.rules.grading.permission import permitted
+from generators.rules.grading.references import UNRELATED, Reference, rebuilt
+from generators.rules.grading.shared_names import (
     BUILTIN_TYPES,
     IMMUTABLE,
     MUTABLE,

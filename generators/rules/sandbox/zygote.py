@@ -32,9 +32,9 @@ if __name__ == "__main__":  # started by its path, in an interpreter that has th
 import random
 import traceback
 
-from generators.rules import confinement
-from generators.rules.answering import answer, run_program
-from generators.rules.judging import judge
+from generators.rules.grading.judge_process import judge
+from generators.rules.grading.program_process import answer, run_program
+from generators.rules.sandbox import confinement
 
 # What programs import most is imported once, here.
 PRELOADED = (

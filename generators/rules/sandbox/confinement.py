@@ -22,7 +22,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from generators.rules.system_calls import seccomp_filter
+from generators.rules.sandbox.system_calls import seccomp_filter
 
 OPEN_FILES = 64
 ENTRIES = 1024  # files and folders

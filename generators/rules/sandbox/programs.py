@@ -3,7 +3,7 @@
     run("print(6 * 7)", Limits(cpu_s=2)).stdout                         # "42\\n"
     grade("def double(x): return 2 * x", "assert double(2) == 4").ok    # True
 
-A graded program and its tests are two processes. The tests, what they expect and the verdict are in the judge's (`judging.py`); the
+A graded program and its tests are two processes. The tests, what they expect and the verdict are in the judge's (`grading/judge_process.py`); the
 program's answers what the judge asks, by value (`remote_objects.py`, `by_value.py`). Both are held back by the kernel, not by
 Python (`confinement.py`), from before the first foreign line to the end:
 
@@ -44,11 +44,11 @@ from pathlib import Path
 from signal import SIGKILL, SIGXCPU
 from typing import IO, Any, Literal
 
-from generators.rules.confinement import READABLE, python_folders
+from generators.rules.sandbox.confinement import READABLE, python_folders
 
 UNAVAILABLE = 97  # exit code of a process that could not be held back
 SHOWN = 64 * 1024  # bytes of output that are kept
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def bubblewrap() -> tuple[str, ...]:
     if not found:
         return ()
     base = Path(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
-    seen = {str(base), *python_folders(), str(Path(__file__).parent), str(ROOT / "generators" / "__init__.py")}
+    seen = {str(base), *python_folders(), str(Path(__file__).parents[1]), str(ROOT / "generators" / "__init__.py")}
     seen |= {path for path in READABLE if not path.startswith("/dev") and Path(path).exists()}
     command = [found, "--unshare-all", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--new-session"]
     for path in sorted(seen, key=len):

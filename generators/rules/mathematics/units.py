@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from generators.rules import numbers
+from generators.rules.mathematics import numbers
 
 _BASES = {
     "m": "meter metre", "g": "gram gramme", "l": "liter litre", "s": "second sec", "h": "hour hr", "min": "minute", "in": "inch inche",

@@ -14,7 +14,7 @@ import traceback
 import types
 from typing import Any
 
-from generators.rules.remote_objects import Peer
+from generators.rules.grading.remote_objects import Peer
 
 
 def run_program(source: str, name: str = "program") -> bool:

@@ -1,17 +1,12 @@
 r"""Whether two LaTeX expressions are equal, by math-verify and SymPy: a process of its own, which `equality.py` starts.
 
-It reads pairs, one JSON array a line, and answers each with a line, true or false. math-verify's own limit on time is an alarm signal,
-which neither threads nor SymPy's arithmetic in C heed. Here a timer of CPU time ends the whole process, whatever it is in.
-It is started by its path and imports nothing of Flywheel: no recipe's process pays for SymPy before an answer needs it.
+math-verify's own limit on time is an alarm signal, which neither threads nor SymPy's arithmetic in C heed; a timer of CPU time ends
+the whole process, whatever it is in. And no recipe's process pays for SymPy before an answer needs it.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import resource
-import signal
-import sys
 from typing import Any
 
 import sympy
@@ -19,7 +14,8 @@ from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy.core.relational import Relational
 
-MEMORY = 1 << 30
+from generators.rules.bounded_script import serve
+
 PRECISION = 50  # digits to which numbers are compared that no simplification settles
 # Units are not left out: 3 m and 3 cm differ. `equality.py` says when one may be missing.
 READING = LatexExtractionConfig(
@@ -73,20 +69,13 @@ def _same_relation(a: Any, b: Any) -> bool:
     return bool((type(a) is type(b) and ratio.is_positive) or (FLIPPED.get(type(a)) is type(b) and ratio.is_negative))
 
 
-def main(cpu_s: float) -> None:
-    logging.disable(logging.CRITICAL)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    print("ready", flush=True)
-    for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, cpu_s)
-        try:
-            equal = same(*json.loads(line))
-        except Exception:  # SymPy's parsers and solvers raise anything at what they can't read
-            equal = False
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps(bool(equal)), flush=True)
+def answer(text: str, other: str) -> bool:
+    try:
+        return bool(same(text, other))
+    except Exception:  # SymPy's parsers and solvers raise anything at what they can't read
+        return False
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    logging.disable(logging.CRITICAL)
+    serve(answer)

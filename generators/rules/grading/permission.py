@@ -9,8 +9,8 @@ import types
 from collections.abc import Iterator
 from typing import Any, cast
 
-from generators.rules.operations import operated
-from generators.rules.references import Reference, Remote
+from generators.rules.grading.operators import operated
+from generators.rules.grading.references import Reference, Remote
 
 _CALLABLE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType)
 

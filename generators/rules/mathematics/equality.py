@@ -2,7 +2,7 @@ r"""Whether a solution ends in the right mathematical answer: `\boxed{x}` is rig
 
 Both are brought to one notation first (`notation.py`), and units are set aside (`units.py`). Then, in this order: the same text;
 numbers, as exact fractions (`numbers.py`); tuples, intervals, sets and lists, member by member; words; and what is left
-symbolically, by math-verify (HuggingFace) in a process of its own (`symbolic.py`).
+symbolically, by math-verify (HuggingFace) in a process of its own (`symbolic_equality.py`).
 
 - A pair and an interval keep their brackets and their order: `(1,2)` is neither `[1,2]` nor `(2,1)`. A set's members, and those
   of a list without brackets, come in any order.
@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from generators.rules import numbers, units
 from generators.rules.bounded_process import BoundedProcess
-from generators.rules.notation import plain
+from generators.rules.mathematics import numbers, units
+from generators.rules.mathematics.notation import plain
 
 READABLE = 5_000  # characters of an answer that is more than a text
 LONGEST = 500  # characters of an expression that is compared symbolically
@@ -257,4 +257,4 @@ def _decided(a: str, b: str) -> bool:
     return SOLVER.ask([a, b]) is True
 
 
-SOLVER = BoundedProcess("symbolic.py", CPU_S)
+SOLVER = BoundedProcess("generators.rules.mathematics.symbolic_equality", CPU_S)

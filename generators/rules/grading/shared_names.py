@@ -8,7 +8,7 @@ import types
 from collections import OrderedDict, defaultdict, deque
 from typing import Any, cast
 
-from generators.rules.by_value import Broken
+from generators.rules.grading.by_value import Broken
 
 IMMUTABLE: tuple[type, ...] = (tuple, str, int, float, bytes, complex, frozenset)
 MUTABLE: tuple[type, ...] = (OrderedDict, defaultdict, list, dict, set, bytearray, deque)
