@@ -57,8 +57,8 @@ PARTS = {
     "short": Part("price:short", 25),
     "components": Part("components:components", 8),
     "semantic": Part("semantic:semantic", 10),
-    "replicas": Part("borrowed:replicas", 8),
-    "engines": Part("borrowed:engines", 8),
+    "replicas": Part("borrowed:replicas", 15),
+    "engines": Part("borrowed:engines", 15),
     "s3": Part("borrowed:s3", 10),
     "quickstart": Part("borrowed:quickstart", 20),
 }

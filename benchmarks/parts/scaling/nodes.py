@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 from benchmarks.parts import chained_duplicates
 from benchmarks.parts.scaling.bench import Bench, borrowed
 from benchmarks.parts.scaling.recipes import digests
-from benchmarks.parts.scaling.usage import flywheel
+from benchmarks.parts.scaling.usage import hashed
 from engine.store.store import Store
 
 DOCUMENTS = 24_000  # 20 MB of text, three slices and more of every stage
@@ -41,11 +40,11 @@ BLOCKS = (1.0, 0.004)
 HASH_SEEDS = (0, 1, 4711)
 
 
-def prepare(folder: Path, documents: int, engine: str = "transformers") -> list[Path]:
-    """Recipes that differ in their block size alone, beside the documents, prompts and model that they take."""
+def prepare(folder: Path, documents: int, engine: str = "transformers") -> tuple[list[Path], chained_duplicates.Truth]:
+    """Recipes that differ in their block size alone, beside the documents, prompts and model that they take; what is known of these."""
     from tests.generators.conftest import build_model
 
-    chained_duplicates.write(folder / "chained", documents)
+    truth = chained_duplicates.write(folder / "chained", documents)
     build_model(folder / "model")
     prompts = (json.dumps({"prompt": f"What is the capital of country {number}?"}) for number in range(PROMPTS))
     (folder / "prompts.jsonl").write_text("".join(f"{prompt}\n" for prompt in prompts))
@@ -53,43 +52,32 @@ def prepare(folder: Path, documents: int, engine: str = "transformers") -> list[
     for memory_gb in BLOCKS:
         recipes.append(folder / f"nodes-{memory_gb}.yaml")
         recipes[-1].write_text(RECIPE.format(memory_gb=memory_gb, engine=engine))
-    return recipes
+    return recipes, truth
 
 
 def nodes(bench: Bench) -> None:
-    recipes = prepare(bench.folder, bench.size(DOCUMENTS, 1200))
+    recipes, truth_of = prepare(bench.folder, bench.size(DOCUMENTS, 1200))
     found: dict[str, dict[str, str]] = {}
-    for workers, recipe, seed in ((1, recipes[0], HASH_SEEDS[0]), (2, recipes[1], HASH_SEEDS[1])):
-        with bench.attempt(f"local, {workers}"):
-            store = bench.folder / f"store-{workers}"
-            flywheel("run", str(recipe), "--store", str(store), "--workers", str(workers), PYTHONHASHSEED=str(seed))
-            found[f"local, {workers} workers, block {recipe.stem}, hash seed {seed}"] = digests(store)
+    for turn, (workers, seed) in enumerate(zip((1, 2, 2), HASH_SEEDS, strict=True)):
+        recipe = recipes[turn % len(recipes)]
+        with bench.attempt(f"local, {workers}, {seed}"):
+            store = bench.folder / f"store-{turn}"
+            hashed(seed, "run", str(recipe), "--store", str(store), "--workers", str(workers))
+            found[f"local, {workers} workers, {recipe.stem}, hash seed {seed}"] = digests(store)
             told = accounted(Store(str(store)))
             bench.claim("nodes_rows_accounted_for", all(told.values()), stages=told)
     counts = [1, 2] if bench.quick else [1, 2, 4, 7]
     for turn, count in enumerate(counts):
-        recipe, seed = recipes[turn % len(recipes)], HASH_SEEDS[turn % len(HASH_SEEDS)]
+        recipe = recipes[turn % len(recipes)]
         with bench.attempt(f"ray, {count} nodes"):
-            name = f"ray, {count} nodes, block {recipe.stem}, hash seed {seed}, shuffled {turn}"
-            found[name] = on_ray(recipe, count, seed, shuffle=turn)
+            run = borrowed("benchmarks.parts.ray_nodes", "digests")
+            found[f"ray, {count} nodes, {recipe.stem}, shuffled {turn}"] = run([count], recipe, shuffle=turn)
     truth = next(iter(found.values()), {})
-    same = {name: one == truth for name, one in found.items()}
-    bench.number(
-        runs=same, artifacts=len(truth), documents=chained_duplicates.documents(bench.size(DOCUMENTS, 1200))[1].__dict__
-    )
-    whole = len(found) == 2 + len(counts)
-    bench.claim(
-        "nodes_same_bytes", whole and bool(truth) and all(same.values()), runs=len(found), wanted=2 + len(counts)
-    )
-
-
-def on_ray(recipe: Path, count: int, seed: int, shuffle: int) -> dict[str, str]:
-    """Digests by artifact of a recipe that ran on a cluster of so many nodes, with its tasks handed out in a drawn order."""
-    run = borrowed("benchmarks.parts.ray_nodes", "digests")
-    known = inspect.signature(run).parameters
-    given = {"recipe": recipe, "shuffle": shuffle, "hash_seed": seed}
-    made: Any = run(nodes=[count], **{name: value for name, value in given.items() if name in known})
-    return made
+    other = {name: sorted(id for id in truth if one.get(id) != truth[id]) for name, one in found.items()}
+    bench.number(others_digests=other, artifacts=len(truth), documents=vars(truth_of))
+    wanted = len(HASH_SEEDS) + len(counts)
+    same = len(found) == wanted and bool(truth) and not any(other.values())
+    bench.claim("nodes_same_bytes", same, runs=len(found), wanted=wanted)
 
 
 def accounted(store: Store) -> dict[str, bool]:

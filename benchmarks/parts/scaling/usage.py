@@ -24,6 +24,18 @@ from benchmarks.parts.scaling.bench import environment
 
 ROOT = Path(__file__).parents[3]
 FLYWHEEL = [sys.executable, "-c", "from flywheel.commandline import main; main()"]
+# Stages run with the hash seed 0, whatever the command has; here with what the command has.
+HASHED = """
+import os, subprocess
+class Popen(subprocess.Popen):
+    def __init__(self, *arguments, env=None, **more):
+        if env and "PYTHONHASHSEED" in env:
+            env = {**env, "PYTHONHASHSEED": os.environ["PYTHONHASHSEED"]}
+        super().__init__(*arguments, env=env, **more)
+subprocess.Popen = Popen
+from flywheel.commandline import main
+main()
+"""
 EVERY_S = 0.3
 # What a process is, by its command line; the first that fits.
 ROLES = {
@@ -81,6 +93,11 @@ def measured(command: list[str], **more: str) -> dict[str, Any]:
 def flywheel(*arguments: str, **more: str) -> dict[str, Any]:
     """`measured` for a command of Flywheel's."""
     return measured([*FLYWHEEL, *arguments], **more)
+
+
+def hashed(seed: int, *arguments: str) -> dict[str, Any]:
+    """`flywheel` with another seed of Python's hashes, in the command and in all processes of its stages."""
+    return measured([sys.executable, "-c", HASHED, *arguments], PYTHONHASHSEED=str(seed))
 
 
 @contextmanager
