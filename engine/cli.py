@@ -95,6 +95,10 @@ def run(
         bool,
         typer.Option("--retry-failed", help="Ask servers again for the rows of finished stages that did not make it."),
     ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Stages at once; as many as cores and memory allow if not given."),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=1, help="Processes for a stage's work; as many as there are cores if not given."),
@@ -116,7 +120,7 @@ def run(
     view = Lines() if json_ else Bars()
     done = run_recipe(
         recipe, store=store, overrides=_settings(recipe, set_, context.args), only=only, wait=wait,
-        no_wait=no_wait, retry_failed=retry_failed, view=view, workers=workers, executor=executor, address=address,
+        no_wait=no_wait, retry_failed=retry_failed, view=view, jobs=jobs, workers=workers, executor=executor, address=address,
     )  # fmt: skip
     view.total(spending(done.values()))
     if not json_:
@@ -141,7 +145,7 @@ def plan(
     json_: Json = False,
 ) -> None:
     """Show what would run, what is cached and what training needs in memory; check everything, write nothing."""
-    from engine.doctor import device
+    from engine.execution.machine import device
     from engine.plan.checks import check
     from engine.plan.plan import make_plan
     from engine.plan.recipe import load_recipe
@@ -223,7 +227,7 @@ def new(
 def status(store: StoreUrl = None, json_: Json = False) -> None:
     """List the runs in the store, how far each is, what failed and why, and what is under way."""
     from engine.view.spending import in_words
-    from engine.view.status import spent_by_run, status_of
+    from engine.view.status import spent_by_run, status_of, work_in_words
 
     opened = _open(store)
     rows = status_of(opened)
@@ -235,6 +239,8 @@ def status(store: StoreUrl = None, json_: Json = False) -> None:
     for row in rows:
         line = f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}"
         put(f"{line}  {row['artifact']}", one_line=True)
+        for told in work_in_words(row):
+            put(f"    {told}", one_line=True)
         if "error" in row:
             look = row.get("heal") or f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
             put("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))

@@ -7,13 +7,11 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from engine.execution.threads import cores
-from engine.stage.stage import Device
 from engine.store.files import default_url
 
 
@@ -46,18 +44,6 @@ def examine() -> list[dict[str, Any]]:
         tell(entry.name, *entry.load()())
     tell("gpu", *_gpu())
     return findings
-
-
-def device() -> Device:
-    """The first GPU, or this machine where there is none. Imports no torch."""
-    if shutil.which("nvidia-smi"):
-        command = ["nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits"]
-        asked = subprocess.run(command, capture_output=True, text=True)
-        if asked.returncode == 0 and asked.stdout.strip():
-            mebibytes, name = asked.stdout.splitlines()[0].split(", ", 1)
-            return Device(name, int(mebibytes) << 20, gpu=True)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Device("this machine, which has no GPU", memory, gpu=False)
 
 
 def _required() -> list[str]:

@@ -1,6 +1,6 @@
 """Between a run and its worker: whatever ends, no process that the worker started lives on.
 
-`python -P -m engine.execution.keeper PARENT SPEC` forks before it imports anything. The child becomes the worker; this process waits
+`python -P -m engine.execution.keeper PARENT SPEC MODULE...` forks before it imports anything. The child becomes the worker; this process waits
 for it, and for the end of the run (`PR_SET_PDEATHSIG`, which works for `kill -9`, too). Then it kills whatever is left below it: a process
 whose parent is gone becomes its child (`PR_SET_CHILD_SUBREAPER`), in whatever group or session it may be. What is meant to
 outlive a run (a server of this machine) is started with `$FLYWHEEL_OUTLIVES`.
@@ -29,11 +29,11 @@ _adopts = False
 
 
 def main() -> None:
-    parent, spec = int(sys.argv[1]), sys.argv[2]
+    parent, spec, imports = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the terminal tells all of us; the run decides
     if sys.platform != "linux":
-        _work(spec)
+        _work(spec, imports)
     waits_for = {signal.SIGTERM, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waits_for)
     libc = ctypes.CDLL(None)
@@ -46,7 +46,7 @@ def main() -> None:
         if os.getppid() != me:
             os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        _work(spec)
+        _work(spec, imports)
     os.close(int(os.environ["FLYWHEEL_EVENTS"]))  # the worker's alone: its end is the end of events
     status = _attend(parent, worker, waits_for)
     end_children()
@@ -60,15 +60,15 @@ def main() -> None:
     os._exit(os.waitstatus_to_exitcode(status))
 
 
-def _work(spec: str) -> NoReturn:
+def _work(spec: str, imports: list[str]) -> NoReturn:
     from engine.execution import stops
 
     stops.listen(signal.SIGTERM)
     stops.begin()
     try:
-        from engine.execution.worker import work
+        from engine.execution.worker import await_word, work
 
-        code = work(spec)
+        code = work(spec) if await_word(imports) else 0
     except BaseException as error:  # before it could say anything itself
         code = stops.exit_code(signal.SIGTERM) if stops.received() else _tell(error)
     for stream in (sys.stdout, sys.stderr):
@@ -116,17 +116,25 @@ def adopt_orphans() -> None:
         _adopts = True
 
 
-def end_orphans() -> None:
-    """After a keeper was killed: end what it kept, in a process that adopts orphans. (A notebook does not; it has children of its own.)"""
+def end_orphans(ours: set[int]) -> None:
+    """After a keeper was killed: end what it kept, in a process that adopts orphans. (A notebook does not; it has children of its own.)
+
+    Args:
+        ours: children that are none: the keepers of other stages.
+    """
     if _adopts:
-        end_children()
+        end_children(ours)
 
 
-def end_children() -> None:
+def end_children(but: set[int] | None = None) -> None:
     """End the children of this process that are left, and theirs. Some end by themselves (a tracker that removes shared memory): they
-    have a moment for that."""
+    have a moment for that.
+
+    Args:
+        but: children that stay.
+    """
     until = time.monotonic() + LAST_WORDS_S
-    while left := [child for child in _children() if not _outlives(child)]:
+    while left := [child for child in _children() if child not in (but or ()) and not _outlives(child)]:
         late = time.monotonic() > until
         for child in left:
             if late:

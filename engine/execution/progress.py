@@ -1,8 +1,9 @@
-"""What a person sees while a recipe runs: a line a stage, a bar with rate and time left; or JSON lines for machines."""
+"""What a person sees while a recipe runs: a line a stage, a bar with rate and time left for each under way; or JSON lines for machines."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.progress import (
@@ -15,9 +16,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from engine.execution.pace import Pace
 from engine.plan.plan import Planned
 from engine.text.visible import visible
 from engine.view.console import PlainConsole, styled
+from engine.view.efforts import counted
 from engine.view.output import put_json
 from engine.view.spending import Spending, in_words
 
@@ -51,73 +54,29 @@ class Lines:
         put_json(told, indent=None, flush=True)
 
 
-class Bars:
-    """Bars on a terminal; where output is no terminal, one line when a stage is done."""
+@dataclass
+class Bar:
+    """What is known of one stage under way.
 
-    def __init__(self) -> None:
-        self.console = PlainConsole(stderr=True)
-        self.bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<14}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]} {task.fields[facts]}", markup=False),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            disable=not self.console.is_terminal,
-        )
-        self.task: TaskID | None = None
-        self.current = ""
-        self.width = 12
-        self.facts: dict[str, float] = {}
-        self.tokens: tuple[float, int, int] | None = None  # when they were first told of, and how many there were
+    Attributes:
+        facts: its latest metrics.
+        tokens: when they were first told of, and how many there were.
+        parts: partitions that it has committed.
+        workers: processes that work on it, and where.
+    """
 
-    def start(self, plan: list[Planned]) -> None:
-        self.width = max((len(p.name) for p in plan), default=12)
-        self.bars.start()
+    task: TaskID
+    facts: dict[str, float] = field(default_factory=lambda: {})
+    tokens: tuple[float, int, int] | None = None
+    pace: Pace = field(default_factory=Pace)
+    parts: int = 0
+    workers: str = ""
 
-    def event(self, stage: Planned, event: dict[str, Any]) -> None:
-        if self.current != stage.name:
-            if self.task is not None:
-                self.bars.remove_task(self.task)
-            self.facts, self.tokens = {}, None
-            self.task = self.bars.add_task(visible(stage.name), total=None, unit="", facts="")
-            self.current = stage.name
-        assert self.task is not None
-        match event["event"]:
-            case "progress":
-                self.bars.update(self.task, completed=event["done"], total=event["total"], unit=visible(event["unit"]))
-            case "metric":
-                self.facts |= {
-                    k: v for k, v in event.items() if k not in ("event", "step") and isinstance(v, int | float)
-                }
-                told = "  ".join(f"{k} {_number(v)}" for k, v in list(self.facts.items())[:4])
-                self.bars.update(self.task, facts=visible(told))
-            case "tokens":
-                self.bars.update(self.task, facts=self._tokens(event))
-            case "say":
-                self._print(stage, "·", event["text"], "dim")
-            case "cached":
-                self._print(stage, "=", f"{stage.step.kind:<12} cached{self._rows(event['rows'])}", "dim")
-            case "done":
-                told = f"{stage.step.kind:<12} {_seconds(event['seconds'])}{self._rows(event['rows'])}"
-                told += f", {in_words(event['spent'])}" if "spent" in event else ""
-                self._print(stage, "✓", told, "green")
-            case _:
-                pass
+    def told_metrics(self, event: dict[str, Any]) -> str:
+        self.facts |= {k: v for k, v in event.items() if k not in ("event", "step") and isinstance(v, int | float)}
+        return "  ".join(f"{k} {_number(v)}" for k, v in list(self.facts.items())[:4])
 
-    def stop(self) -> None:
-        self.bars.stop()
-
-    def total(self, spent: Spending) -> None:
-        """What all stages of the run took together, if they asked anybody."""
-        if spent:
-            self.console.print(f"All stages together took {in_words(spent)}.")
-
-    def _tokens(self, event: dict[str, Any]) -> str:
+    def told_tokens(self, event: dict[str, Any]) -> str:
         """What was read and written so far, how fast, and at what cost."""
         now = time.monotonic()
         if self.tokens is None:
@@ -129,6 +88,96 @@ class Bars:
             rates = (event["in"] - first_in) / seconds, (event["out"] - first_out) / seconds
             told += f" ({rates[0]:,.0f} and {rates[1]:,.0f}/s)"
         return told + (f"  cost {event['cost']:,.2f}" if "cost" in event else "")
+
+    def told_work(self) -> str:
+        """How fast, in how many partitions, by whom."""
+        rate = f"{_number(self.pace.rate)}/s" if self.pace.rate else ""
+        parts = counted(self.parts, "partition") if self.parts else ""
+        return "  ".join(filter(None, [rate, parts, self.workers]))
+
+
+class Bars:
+    """A bar for each stage under way on a terminal; where output is no terminal, one line when a stage is done."""
+
+    def __init__(self) -> None:
+        self.console = PlainConsole(stderr=True)
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<14}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]} {task.fields[facts]} {task.fields[work]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not self.console.is_terminal,
+        )
+        self.under_way: dict[str, Bar] = {}
+        self.width = 12
+
+    def start(self, plan: list[Planned]) -> None:
+        self.width = max((len(p.name) for p in plan), default=12)
+        self.bars.start()
+
+    def event(self, stage: Planned, event: dict[str, Any]) -> None:
+        if event["event"] in ("cached", "done", "failed", "waiting"):
+            self._end(stage, event)
+            return
+        bar = self.under_way.get(stage.name)
+        if bar is None:
+            bar = Bar(self.bars.add_task(visible(stage.name), total=None, unit="", facts="", work=""))
+            self.under_way[stage.name] = bar
+        match event["event"]:
+            case "progress":
+                bar.pace.tell(event["done"], event["total"])
+                self.bars.update(
+                    bar.task, completed=event["done"], total=event["total"], unit=visible(event["unit"]),
+                    work=bar.told_work(),
+                )  # fmt: skip
+            case "metric":
+                self.bars.update(bar.task, facts=visible(bar.told_metrics(event)))
+            case "tokens":
+                self.bars.update(bar.task, facts=bar.told_tokens(event))
+            case "commit":
+                bar.parts += 1
+                self.bars.update(bar.task, work=bar.told_work())
+            case "workers":
+                on = f" on {counted(event['nodes'], 'node')}" if event["nodes"] > 1 else ""
+                bar.workers = counted(event["workers"], "process") + on
+                self.bars.update(bar.task, work=bar.told_work())
+                if event["workers"] == 1 and "dashboard" in event:
+                    self._print(stage, "·", f"Ray's dashboard: {event['dashboard']}", "dim")
+            case "say":
+                self._print(stage, "·", event["text"], "dim")
+            case _:
+                pass
+
+    def _end(self, stage: Planned, event: dict[str, Any]) -> None:
+        if bar := self.under_way.pop(stage.name, None):
+            self.bars.remove_task(bar.task)
+        match event["event"]:
+            case "cached":
+                self._print(stage, "=", f"{stage.step.kind:<12} cached{self._rows(event['rows'])}", "dim")
+            case "done":
+                told = f"{stage.step.kind:<12} {_seconds(event['seconds'])}{self._rows(event['rows'])}"
+                told += f", {in_words(event['spent'])}" if "spent" in event else ""
+                self._print(stage, "✓", told, "green")
+            case _ if self.under_way:  # it is told in the end, when the others have come to theirs
+                state = "failed" if event["event"] == "failed" else "waits for people"
+                names = ", ".join(self.under_way)
+                self._print(stage, "✗", f"{stage.step.kind:<12} {state}; still under way: {names}", "dim")
+            case _:
+                pass
+
+    def stop(self) -> None:
+        self.bars.stop()
+
+    def total(self, spent: Spending) -> None:
+        """What all stages of the run took together, if they asked anybody."""
+        if spent:
+            self.console.print(f"All stages together took {in_words(spent)}.")
 
     def _rows(self, rows: int) -> str:
         return f", {rows:,} rows" if rows else ""

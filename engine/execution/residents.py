@@ -59,8 +59,12 @@ class Residents:
         try:
             yield
         finally:
-            self._wants.pop(stage.name, None)
-            self._tell(None)
+            self.over(stage)
+
+    def over(self, stage: Planned) -> None:
+        """The stage wants nothing more."""
+        self._wants.pop(stage.name, None)
+        self._tell(None)
 
     def _tell(self, begins: str | None) -> None:
         with self._lock:

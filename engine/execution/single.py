@@ -7,7 +7,8 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.execution.export import export_artifact
-from engine.execution.runner import View, run_plan
+from engine.execution.one_stage import View
+from engine.execution.runner import run_plan
 from engine.plan.recipe import build_recipe, is_external, setting
 from engine.store.artifact import Artifact
 from engine.store.store import Store

@@ -48,7 +48,7 @@ def quota(root: Path = Path("/")) -> float:
         root: where /proc and /sys are.
     """
     least = math.inf
-    for folder in _groups(root):
+    for folder in groups(root, "cpu"):
         try:
             if (both := folder / "cpu.max").exists():
                 most, period = both.read_text().split()
@@ -64,9 +64,13 @@ def _allowed() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _groups(root: Path) -> list[Path]:
+def groups(root: Path, controller: str) -> list[Path]:
     """The folders of the cgroups that this process is in and of those above them, as far as they can be seen from here
-    (proc(5), cgroups(7))."""
+    (proc(5), cgroups(7)).
+
+    Args:
+        controller: what of version 1 counts ("cpu", "memory"); version 2 has one for all.
+    """
     try:
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
@@ -80,7 +84,7 @@ def _groups(root: Path) -> list[Path]:
         kind, _, options = right.split(" ", 2)
         for names, path in groups.items():
             if kind == "cgroup2" == names or (
-                kind == "cgroup" and "cpu" in names.split(",") and "cpu" in options.split(",")
+                kind == "cgroup" and controller in names.split(",") and controller in options.split(",")
             ):
                 inside = Path(path)
                 # In a container the mount's top may be the group itself, or the path one that only the host has.

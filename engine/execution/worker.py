@@ -8,6 +8,7 @@ libraries print goes to the log.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -15,6 +16,7 @@ import platform
 import re
 import resource
 import signal
+import socket
 import time
 import traceback
 from pathlib import Path
@@ -117,7 +119,7 @@ def carry_out(
         "peak_rss_mb": round(
             max([u.ru_maxrss / 1024 for u in usage] + [one["peak_rss_mb"] for one in elsewhere.values()]), 1
         ),
-        **({"workers": elsewhere} if elsewhere else {}),
+        **({"workers": elsewhere, "tasks": job.told_tasks()} if elsewhere else {}),
         "machine": f"{platform.machine()}, {cores()} cores",
         "python": platform.python_version(),
     }
@@ -142,6 +144,28 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def await_word(imports: list[str]) -> bool:
+    """Import these modules, and wait for the word to begin, which brings a log to print to. False if the run has let go of this process.
+
+    What can't be imported is told by the work, which needs it.
+    """
+    for name in imports:
+        with contextlib.suppress(Exception, SystemExit):
+            importlib.import_module(name)
+    with socket.socket(fileno=os.dup(0)) as run:
+        word, descriptors, _, _ = socket.recv_fds(run, 1, 8)
+    if not word:
+        return False
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, 0)
+    os.close(nowhere)
+    log, *_ = descriptors  # the others keep the lease: they stay open
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    return True
 
 
 def work(spec_file: str) -> int:

@@ -12,6 +12,7 @@ from engine.plan.inputs import External, PlainInput, Say, parse_input, resolve, 
 from engine.plan.recipe import Recipe, Step, names_in
 from engine.stage.stage import Device, Port, load
 from engine.store.artifact import Artifact
+from engine.store.schema import DATASETS
 from engine.store.store import Store
 
 
@@ -183,6 +184,26 @@ def _forecast(recipe: Recipe, stage: Planned, store: Store, device: Device) -> d
     except UserError as error:
         raise UserError(f"{recipe.file}:{stage.step.line}: stage `{stage.name}`: {error}") from None
     return {**told, **_facts(store.get(stage.folder) if stage.cached else None)}
+
+
+def known(store: Store, source: Planned | External, artifact: Artifact | None) -> dict[str, Any]:
+    """What is known of an input when a stage begins (`Stage.footprint`): of rows `rows` and `bytes`, of a model `weights`, in bytes, 0 if
+    they are nowhere yet.
+
+    Args:
+        artifact: what a stage of the plan made.
+    """
+    if isinstance(source, Planned):
+        facts = {**source.forecast, **_facts(artifact)}
+        facts.pop("memory", None)  # that its own stage took
+    else:
+        facts, artifact = _known(store, source), store.get(source.folder)
+    size = sum(entry["bytes"] for entry in artifact.manifest["files"].values()) if artifact else 0
+    if _kind(source) in DATASETS:
+        return {**facts, "rows": artifact.rows, "bytes": size} if artifact else facts
+    if isinstance(source, External) and source.place and source.place.is_dir():
+        size = sum(file.stat().st_size for file in source.place.rglob("*") if file.is_file())
+    return {**facts, "weights": size}
 
 
 def _known(store: Store, source: External) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import statistics
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -63,6 +64,7 @@ from engine.store.writer import ArtifactWriter, Contents
 SUMMARY, SPENT = "summary.json", "spent.json"
 WRITTEN = "written.txt"
 STAYS = (SPENT, "spec.json", "stage.log", "failed.json")  # of the scratch folder, where a stage starts over
+STRAGGLERS = 5  # tasks that took the longest are told one by one
 AMOUNTS = ("tokens_in", "tokens_out", "cost")
 Emit = Callable[[dict[str, Any]], None]
 
@@ -109,6 +111,7 @@ class Job:
     sources: Mapping[str, str] = field(default_factory=lambda: {})
     executor: Executor = field(default_factory=Here)
     efforts: list[Effort] = field(default_factory=lambda: [])
+    _workers: set[str] = field(default_factory=lambda: set[str]())
     _last_progress: float = 0.0
     _consumed: int = 0  # rows of what `parts` gives that were committed
     _given: int = 0
@@ -120,11 +123,13 @@ class Job:
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the lock and what was read from files: training hands its job to processes of its own."""
-        ours = ("_spending", "spent", "writer", "exchange", "emit", "executor", "efforts", "_done")
+        ours = ("_spending", "spent", "writer", "exchange", "emit", "executor", "efforts", "_workers", "_done")
         return {name: value for name, value in self.__dict__.items() if name not in ours}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _spending=threading.Lock(), emit=_unheard, executor=Here(), efforts=[])
+        self.__dict__.update(
+            state, _spending=threading.Lock(), emit=_unheard, executor=Here(), efforts=[], _workers=set()
+        )
 
     # -- what comes in -----------------------------------------------------------------------------------------------
 
@@ -226,6 +231,7 @@ class Job:
                 self.emit(event)
             if done.effort:
                 self.efforts.append(done.effort)
+                self._tell_workers(done.effort.worker)
             yield done.result
 
     @property
@@ -233,6 +239,16 @@ class Job:
         """Bytes of the rows of all inputs; None where they have none."""
         given = [artifact for port in self.inputs for artifact in self.all(port)]
         return sum(a.manifest["files"][name]["bytes"] for a in given for name in a.parts()) or None
+
+    def _tell_workers(self, worker: str) -> None:
+        """Tell of a process that had not done anything yet."""
+        if worker in self._workers:
+            return
+        self._workers.add(worker)
+        nodes = {name.rpartition(":")[0] for name in self._workers}
+        dashboard = getattr(self.executor, "dashboard", None)
+        more = {"dashboard": dashboard} if dashboard else {}
+        self.emit({"event": "workers", "workers": len(self._workers), "nodes": len(nodes), **more})
 
     @cached_property
     def exchange(self) -> Exchange:
@@ -249,6 +265,17 @@ class Job:
             mine["cpu_s"] += one.cpu_s
             mine["peak_rss_mb"] = max(mine["peak_rss_mb"], one.peak_rss_mb)
         return {name: {what: round(value, 3) for what, value in mine.items()} for name, mine in told.items()}
+
+    def told_tasks(self) -> dict[str, Any]:
+        """How many tasks were done in other processes, how long the one in the middle took, and those that took more than twice as long."""
+        if not self.efforts:
+            return {}
+        median = statistics.median(one.wall_s for one in self.efforts)
+        slow = sorted(
+            ((i, one) for i, one in enumerate(self.efforts) if one.wall_s > 2 * median), key=lambda p: -p[1].wall_s
+        )
+        stragglers = [{"task": i, "worker": one.worker, "wall_s": round(one.wall_s, 3)} for i, one in slow[:STRAGGLERS]]
+        return {"done": len(self.efforts), "median_s": round(median, 3), "stragglers": stragglers}
 
     # -- what goes out -----------------------------------------------------------------------------------------------
 

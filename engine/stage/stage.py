@@ -6,6 +6,7 @@ by that table and imports the module only when a recipe names the kind.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -46,6 +47,26 @@ class Device:
     def less(self, share: float) -> Device:
         """The device without this share of a GPU's memory, which something else has. (Elsewhere memory is not shared out.)"""
         return replace(self, memory=int(self.memory * (1 - share))) if self.gpu else self
+
+
+GIB = 2**30
+SLICE = 10_000  # rows that one process works on; more are spread over cores
+HEAVY = 100 << 20  # bytes of weights from which on one step keeps all cores busy
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a stage takes of a machine while it is under way, whichever machine that is. Stages run side by side as far as there is room.
+
+    Attributes:
+        cores: that it keeps busy on average when it is alone; infinite: as many as there are; 0: it waits for people or a server.
+        memory: bytes, at the most, of all its processes; None where nobody can say: it runs alone.
+        gpu: whether it works on the GPU, which it then has for itself.
+    """
+
+    cores: float = 1
+    memory: int | None = GIB
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,9 +176,35 @@ class Stage(BaseModel):
             device: what models will be on.
 
         Returns:
-            facts for the stages that take the result; `needs` is a sentence that `plan` prints.
+            facts for the stages that take the result; `needs` is a sentence that `plan` prints, `memory` the bytes that it tells of.
         """
         return {}
+
+    def footprint(self, given: dict[str, list[dict[str, Any]]], device: Device) -> Footprint:
+        """What it takes of a machine while it is under way. Here: what follows from what it is given.
+
+        Rows up to one slice are one process's work, more are spread; they are read in parts, or held in memory some eight times as
+        large as in Parquet. Where there is a model, or one is made, there are torch and an engine, whose steps keep all cores
+        busy if the weights are many: two models of a few million weights, side by side, take less time than one after the other.
+
+        Args:
+            given: as for `forecast`, and of inputs that exist: of rows `rows` and `bytes`, of a model `weights` (bytes).
+        """
+        inputs = [one for port in given.values() for one in port]
+        rows, size = (sum(one.get(name, 0) for one in inputs) for name in ("rows", "bytes"))
+        models: list[int] = [one["weights"] for one in inputs if "weights" in one]
+        if 0 in models:  # a hub's, which nobody has seen yet
+            return Footprint(math.inf, None, device.gpu)
+        training: int | None = self.forecast(given, device).get("memory")
+        if models or training is not None:
+            here = 0 if device.gpu else training or 0
+            heavy = max(models or [training or 0]) > HEAVY
+            return Footprint(math.inf if heavy else 1, 6 * GIB + 8 * size + 3 * sum(models) + here, device.gpu)
+        return Footprint(0 if self.asks() else math.inf if rows > SLICE else 1, GIB + 8 * size)
+
+    def imports(self) -> tuple[str, ...]:
+        """Modules that its work needs: a run has them imported while what the stage takes is still being made."""
+        return (self.work.partition(":")[0],) if self.work else ()
 
     def check(self, known: Preflight) -> None:
         """Find out before the run what would fail in it; heavy libraries are imported only where something uses them.

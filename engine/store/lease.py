@@ -27,12 +27,20 @@ Say = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def lease(store: StoreFiles, artifact: str, *, no_wait: bool = False, say: Say = lambda text: None) -> Generator[Lease]:
+def lease(
+    store: StoreFiles,
+    artifact: str,
+    *,
+    no_wait: bool = False,
+    say: Say = lambda text: None,
+    pause: Callable[[float], None] = time.sleep,
+) -> Generator[Lease]:
     """Hold the lease of an artifact; wait for it where another has it.
 
     Args:
         no_wait: raise `Busy` instead of waiting.
         say: is told for whom this waits.
+        pause: waits for some seconds; what it raises ends the waiting.
 
     Raises:
         Busy: another has it.
@@ -45,7 +53,7 @@ def lease(store: StoreFiles, artifact: str, *, no_wait: bool = False, say: Say =
         if taken.holder != known:
             say(f"waits for {taken}{taken.hint}")
             known = taken.holder
-        time.sleep(POLL_S)
+        pause(POLL_S)
     store.lease = taken
     try:
         yield taken

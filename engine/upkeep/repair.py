@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import FlywheelError, UserError
-from engine.execution.runner import View, make
+from engine.execution.one_stage import View
+from engine.execution.runner import make
 from engine.plan.inputs import External
 from engine.stage.job import SUMMARY
 from engine.store.artifact import MANIFEST, Artifact

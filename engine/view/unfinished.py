@@ -13,8 +13,8 @@ from engine.store.schema import DATASETS
 from engine.store.store import Store
 from engine.store.writer import ArtifactWriter
 
-# In the scratch folder of a stage: what it was asked to do, what went wrong, what was printed.
-SPEC, FAILED, LOG = "spec.json", "failed.json", "stage.log"
+# In the scratch folder of a stage: what it was asked to do, what went wrong, what was printed, how far it is.
+SPEC, FAILED, LOG, PROGRESS = "spec.json", "failed.json", "stage.log", "progress.json"
 
 
 def find(store: Store, name: str) -> Artifact:
@@ -35,8 +35,8 @@ def find(store: Store, name: str) -> Artifact:
     try:
         return store.find(name)
     except UserError:
-        begun = [f for f in _begun(store) if f == name or f.rpartition("-")[2].startswith(name)]
-        if len(begun) == 1 and (found := read_unfinished(store, begun[0])):
+        there = [f for f in begun(store) if f == name or f.rpartition("-")[2].startswith(name)]
+        if len(there) == 1 and (found := read_unfinished(store, there[0])):
             return found
         raise
 
@@ -75,9 +75,14 @@ def read_unfinished(store: Store, folder: str) -> Artifact | None:
     })  # fmt: skip
 
 
-def _begun(store: Store) -> list[str]:
+def begun(store: Store) -> list[str]:
     """Folders of stages that a run began here."""
     return sorted(spec.parent.name for spec in store.workplace().glob(f"*/{SPEC}"))
+
+
+def spec_of(store: Store, folder: str) -> dict[str, Any] | None:
+    """What a stage was asked to do that was begun here and is not finished."""
+    return _read(store.workplace() / folder / SPEC)
 
 
 def _read(file: Path) -> dict[str, Any] | None:

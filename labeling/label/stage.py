@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engine.stage.stage import NotIdentity, Stage, Switch, port
+from engine.stage.stage import Device, Footprint, NotIdentity, Stage, Switch, port
 from labeling.argilla.task import Asked
 
 
@@ -67,6 +67,10 @@ class Label(Stage):
     patience: Annotated[float, NotIdentity] = Field(
         120.0, description="Seconds to go on trying when the server is away."
     )
+
+    def footprint(self, given: dict[str, list[dict[str, Any]]], device: Device) -> Footprint:
+        """It waits for people, or for Argilla."""
+        return Footprint(cores=0)
 
     @model_validator(mode="after")
     def _check(self) -> Label:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from rich.progress import TaskID
 
-from engine.execution.progress import Bars
+from engine.execution.progress import Bar
 from engine.store.artifact import Artifact
 from engine.store.store import Store
 from engine.view.show import print_artifact
@@ -37,11 +38,11 @@ def test_a_candidate_is_shown_turn_by_turn(given: Any, capsys: pytest.CaptureFix
 
 
 def test_a_bar_tells_tokens_their_rates_and_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    bars, now = Bars(), [100.0]
+    bar, now = Bar(TaskID(0)), [100.0]
     monkeypatch.setattr("engine.execution.progress.time.monotonic", lambda: now[0])
-    assert bars._tokens({"in": 1000, "out": 500}) == "1,000 tokens in, 500 out"
+    assert bar.told_tokens({"in": 1000, "out": 500}) == "1,000 tokens in, 500 out"
     now[0] += 10
-    told = bars._tokens({"in": 3000, "out": 40500, "cost": 1.234})
+    told = bar.told_tokens({"in": 3000, "out": 40500, "cost": 1.234})
     assert told == "3,000 tokens in, 40,500 out (200 and 4,000/s)  cost 1.23"
 
 

@@ -219,10 +219,12 @@ def forecast_fine_tuning(
             if fit.method in methods and (micro_batch or fit.batch == batch)
         ]
         told += ": DOES NOT FIT. " + (f"What does: {'; '.join(ways)}" if ways else "Nor does an adapter with one row")
-    return {"config": config, "needs": told}
+    return {"config": config, "needs": told, "memory": int(need.total)}
 
 
-def say_pretraining(config: Shape, device: Device, batch: int, micro_batch: int, block: int, processes: int) -> str:
+def forecast_pretraining(
+    config: Shape, device: Device, batch: int, micro_batch: int, block: int, processes: int
+) -> dict[str, Any]:
     """What the configured way needs of a device, and where it does not fit, what does; `processes` are those that split the weights (FSDP2)."""
     product = 2 if device.gpu else 4
     need = pretraining(config, micro_batch, block, product, processes).total
@@ -230,12 +232,13 @@ def say_pretraining(config: Shape, device: Device, batch: int, micro_batch: int,
         f"{parameters(config):,} weights at {micro_batch} x {block} tokens: "
         f"{gibibytes(need)} of {gibibytes(device.memory)}"
     )
-    if need <= HEADROOM * device.memory:
-        return told
-    for at_once in sorted((n for n in range(1, micro_batch) if batch % n == 0), reverse=True):
-        less = pretraining(config, at_once, block, product, processes).total
-        if less <= HEADROOM * device.memory:
-            return (
-                f"{told}: DOES NOT FIT. What does: `micro_batch: {at_once}` (x {batch // at_once}: {gibibytes(less)})"
-            )
-    return f"{told}: DOES NOT FIT, nor does one block at once. More GPUs with `sharding: shard`, or a smaller `size`"
+    if need > HEADROOM * device.memory:
+        told += ": DOES NOT FIT. "
+        for at_once in sorted((n for n in range(1, micro_batch) if batch % n == 0), reverse=True):
+            less = pretraining(config, at_once, block, product, processes).total
+            if less <= HEADROOM * device.memory:
+                told += f"What does: `micro_batch: {at_once}` (x {batch // at_once}: {gibibytes(less)})"
+                break
+        else:
+            told += "Nor does one block at once. More GPUs with `sharding: shard`, or a smaller `size`"
+    return {"needs": told, "memory": int(need)}

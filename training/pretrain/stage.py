@@ -127,8 +127,8 @@ class Pretrain(Stage):
         if shape is None:
             return {"config": config} if config else {}
         count = self.processes or 1
-        needs = memory.say_pretraining(
+        told = memory.forecast_pretraining(
             shape, device, self.batch // count, (self.micro_batch or self.batch) // count or 1, block,
             count if self.sharding == "shard" else 1,
         )  # fmt: skip
-        return {"config": config, "needs": needs}
+        return {"config": config, **told}

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: the flow, the evaluation, samples, curves, what was rejected, the time it took.
+"""One self-contained HTML page about a run: the flow, the evaluation, samples, curves, what was rejected, the time it took and who took it.
 
 Pictures are SVG drawn here and now (altair, vl-convert); the page loads nothing and opens offline. Stages take part by what
 they declare (`engine.stage.drawing`) and what their artifacts hold: `table.json` and `samples.json` (evaluations), `logs/metrics.parquet` (curves), `logs/tables.json`
@@ -24,6 +24,7 @@ from engine.store.artifact import Artifact
 from engine.store.store import Store
 from engine.store.whole_file import whole_file
 from engine.text.visible import visible
+from engine.view.efforts import efforts
 from engine.view.removed import examples, largest_clusters
 from engine.view.report import charts, distributions
 from engine.view.report.flow import Stop, colours, flow_svg, stops_of
@@ -78,6 +79,7 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         distributions=[(s, svg) for s, a in done for svg in [_histograms(a)] if svg],
         clusters=[(s, found) for s, a in done for found in [largest_clusters(a)] if found],
         examples=[(s, examples(a, 1)) for s, a in done if a.manifest["rejected"]],
+        efforts=[(s, told) for s, a in done if (told := efforts(a))],
         spent=[(s, one) for s, a in done if (one := spending([a]))],
         total=spending(a for _, a in done),
         in_words=in_words,

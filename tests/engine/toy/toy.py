@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.stage.stage import NotIdentity, Stage, port
+from engine.errors import StageFailed, Waiting
+from engine.stage.stage import Footprint, NotIdentity, Stage, port
 from engine.store.schema import row_id
 
 
@@ -133,3 +134,41 @@ class ToyEnvironment(Stage):
             for name in self.names
         ]
         job.commit("00000-environment", pa.Table.from_pylist(rows))
+
+
+class ToyMeet(Stage):
+    """Writes down when it begins and ends, waits for lines that others write, and takes of the machine what it is told to."""
+
+    takes = {"documents": port("Document", many=True, optional=True)}
+    gives = "Document"
+    name: str
+    ledger: Annotated[str, NotIdentity]
+    until: Annotated[list[str], NotIdentity] = []
+    how: Annotated[str, NotIdentity] = "ends"
+    cores: Annotated[float, NotIdentity] = 0.1
+    memory: Annotated[int, NotIdentity] = 0
+    gpu: Annotated[bool, NotIdentity] = False
+
+    def footprint(self, given: Any, device: Any) -> Footprint:
+        return Footprint(self.cores, self.memory, self.gpu)
+
+    def run(self, job: Any) -> None:
+        ledger = Path(self.ledger)
+
+        def tell(what: str) -> None:
+            with ledger.open("a") as file:
+                file.write(f"{what} {self.name} {os.getpid()}\n")
+
+        tell("begins")
+        end = time.monotonic() + 60
+        while not all(f"{line} " in ledger.read_text() for line in self.until):
+            if time.monotonic() > end:
+                raise StageFailed(f"{self.until} never happened")
+            time.sleep(0.02)
+        tell(self.how)
+        if self.how == "fails":
+            raise StageFailed("planted")
+        if self.how == "waits":
+            raise Waiting("people have to rank")
+        text = {"text": self.name, "source": self.name, "offset": 0}
+        job.commit("00000-met", pa.Table.from_pylist([{"id": row_id("Document", self.name), "parents": [], **text}]))
