@@ -314,10 +314,8 @@ class _Counting:
             below = command.children(recursive=True)
         except psutil.NoSuchProcess:
             return
-        for process in [
-            *(below if point["victims"] != "command" else []),
-            *([command] if point["victims"] != "stage" else []),
-        ]:
+        victims = {"command": [command], "stage": below, "both": [*below, command]}[point["victims"]]
+        for process in victims or [command]:  # between two stages there is the command alone
             try:
                 process.send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:

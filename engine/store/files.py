@@ -48,7 +48,7 @@ class Fence(Protocol):
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedFile:
     """A file of a store elsewhere as a listing tells it.
 
     Attributes:
@@ -200,11 +200,11 @@ class StoreFiles:
         """
         return cast(bytes, self.fs.cat_file(self.path(*parts), start=begin, end=end)) if begin < end else b""
 
-    def entries(self, *parts: str) -> dict[str, Entry]:
+    def entries(self, *parts: str) -> dict[str, ListedFile]:
         """All files below a folder of a store elsewhere, by their path from it; empty if there is none."""
         folder = self.path(*parts)
         if self.s3:
-            return {name: Entry(*told) for name, told in sorted(self.fs.entries(folder).items())}
+            return {name: ListedFile(*told) for name, told in sorted(self.fs.entries(folder).items())}
         self.fs.invalidate_cache()
         try:
             found = cast(dict[str, dict[str, Any]], self.fs.find(folder, detail=True))
@@ -300,7 +300,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise UserError(f"the store's URL {url} can't be used: {error}.") from None
 
 
-def _entry(facts: dict[str, Any]) -> Entry:
+def _entry(facts: dict[str, Any]) -> ListedFile:
     when = facts.get("LastModified", facts.get("mtime", facts.get("created", 0)))
     seconds = when.timestamp() if isinstance(when, datetime.datetime) else float(when or 0)
-    return Entry(int(facts["size"] or 0), str(facts.get("ETag", "")), seconds)
+    return ListedFile(int(facts["size"] or 0), str(facts.get("ETag", "")), seconds)

@@ -12,12 +12,12 @@ from typing import Any
 AHEAD, STEP = 2, 8  # files that are fetched ahead; so far apart are those that one of several processes reads
 FETCHERS = 2
 
-_readings: dict[str, Reading] = {}
+_readings: dict[str, Succession] = {}
 _wanted: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
 _started = False
 
 
-class Reading:
+class Succession:
     """How far a process is in the files of an artifact."""
 
     def __init__(self, names: list[str]) -> None:
@@ -40,7 +40,7 @@ class Reading:
 def soon(place: str, names: Callable[[], list[str]], name: str) -> list[str]:
     """Of the files at a place what is likely to be read after this one."""
     if place not in _readings:
-        _readings[place] = Reading(names())
+        _readings[place] = Succession(names())
     return _readings[place].soon(name)
 
 

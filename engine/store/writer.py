@@ -20,7 +20,7 @@ from engine.errors import Damaged, UserError
 from engine.store import cache, schema
 from engine.store.artifact import CARD, MANIFEST, Artifact
 from engine.store.digest import digest_json
-from engine.store.files import LITTER, Entry
+from engine.store.files import LITTER, ListedFile
 from engine.store.journal import Journal
 from engine.store.known_digests import digest_of, digest_of_object, note_object, note_written
 from engine.store.parquet import encode, read_parquet
@@ -136,7 +136,7 @@ class ArtifactWriter:
         def ours(name: str) -> bool:
             return name in noted or (self.store.local and name != CARD and not name.startswith("logs/"))
 
-        def damaged(item: tuple[str, Entry | None]) -> bool:
+        def damaged(item: tuple[str, ListedFile | None]) -> bool:
             with self._opened(*item) as (entry, _):
                 return entry["sha256"] not in noted.get(item[0], ())
 
@@ -151,7 +151,7 @@ class ArtifactWriter:
         """
         found, noted = Contents(), self.journal.noted() if self.journal else {}
 
-        def look(item: tuple[str, Entry | None]) -> tuple[dict[str, Any], int, Counter[str]]:
+        def look(item: tuple[str, ListedFile | None]) -> tuple[dict[str, Any], int, Counter[str]]:
             name, _ = item
             with self._opened(*item) as (entry, file):
                 if name in noted and entry["sha256"] not in noted[name]:
@@ -191,7 +191,7 @@ class ArtifactWriter:
         assert finished is not None
         return finished
 
-    def _files(self) -> dict[str, Entry | None]:
+    def _files(self) -> dict[str, ListedFile | None]:
         """All files of the folder; of a store elsewhere what its listing tells of them."""
         if self.store.local:
             return dict.fromkeys(self.store.walk("artifacts", self.artifact))
@@ -199,7 +199,7 @@ class ArtifactWriter:
         return {name: told for name, told in found.items() if not LITTER.fullmatch(name.rpartition("/")[2])}
 
     @contextlib.contextmanager
-    def _opened(self, name: str, told: Entry | None) -> Generator[tuple[dict[str, Any], Any]]:
+    def _opened(self, name: str, told: ListedFile | None) -> Generator[tuple[dict[str, Any], Any]]:
         """What a manifest knows of a file, and the file, opened to read."""
         parts = ("artifacts", self.artifact, *name.split("/"))
         place = self.store.path(*parts)

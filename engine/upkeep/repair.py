@@ -303,7 +303,7 @@ class _Mender:
         self, made: Artifact, digests: set[str], known: Any, source: External | None, anew: dict[str, list[Damage]]
     ) -> str:
         """Whether it is what it was, in words. Where not, what was made of the old one is to follow."""
-        if source and known and known["files"] != made.manifest["files"]:
+        if source and known and _digests_of(known) != _digests_of(made.manifest):
             return "; the same rows, in other bytes than before (other versions of libraries)"
         if not digests:
             return "; nothing tells which digest it had"
@@ -412,6 +412,10 @@ class _Mender:
         })  # fmt: skip
         self.inventory.manifests[folder] = read_manifest(self.store, folder)
         self.inventory.faults.pop(folder, None)
+
+
+def _digests_of(manifest: dict[str, Any]) -> dict[str, str]:
+    return {name: entry["sha256"] for name, entry in manifest["files"].items()}
 
 
 def _table(value: Any) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def test_what_was_not_used_for_the_longest_time_goes_and_what_is_in_use_stays(
     assert sorted(p.read_bytes()[:1] for p in place.iterdir()) == [b"0", b"1", b"2", b"3"]
     big = artifact(store, {"big": b"b" * 9000})
     assert read(big, "big") and all((place / f"{i}").read_bytes() == b"%d" % i * 3000 for i in range(4))
+    assert all(map(cache.holds, held))  # to take them away would make no room
     assert not cache.drop_view(place)
     os.close(cache._held.pop(place))  # pyright: ignore[reportPrivateUsage]  # as where the process ends
     assert cache.drop_view(place) and not place.exists()
