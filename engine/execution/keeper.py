@@ -1,6 +1,6 @@
 """Between a run and its worker: whatever ends, no process that the worker started lives on.
 
-`python -P -m engine.execution.keeper PARENT SPEC MODULE...` forks before it imports anything. The child becomes the worker; this process waits
+`python -P -m engine.execution.keeper PARENT SPEC AHEAD...` forks before it imports anything. The child becomes the worker; this process waits
 for it, and for the end of the run (`PR_SET_PDEATHSIG`, which works for `kill -9`, too). Then it kills whatever is left below it: a process
 whose parent is gone becomes its child (`PR_SET_CHILD_SUBREAPER`), in whatever group or session it may be. What is meant to
 outlive a run (a server of this machine) is started with `$FLYWHEEL_OUTLIVES`.
@@ -29,11 +29,11 @@ _adopts = False
 
 
 def main() -> None:
-    parent, spec, imports = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    parent, spec, ahead = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the terminal tells all of us; the run decides
     if sys.platform != "linux":
-        _work(spec, imports)
+        _work(spec, ahead)
     waits_for = {signal.SIGTERM, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waits_for)
     libc = ctypes.CDLL(None)
@@ -46,7 +46,7 @@ def main() -> None:
         if os.getppid() != me:
             os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        _work(spec, imports)
+        _work(spec, ahead)
     os.close(int(os.environ["FLYWHEEL_EVENTS"]))  # the worker's alone: its end is the end of events
     status = _attend(parent, worker, waits_for)
     end_children()
@@ -60,7 +60,7 @@ def main() -> None:
     os._exit(os.waitstatus_to_exitcode(status))
 
 
-def _work(spec: str, imports: list[str]) -> NoReturn:
+def _work(spec: str, ahead: list[str]) -> NoReturn:
     from engine.execution import stops
 
     stops.listen(signal.SIGTERM)
@@ -68,7 +68,7 @@ def _work(spec: str, imports: list[str]) -> NoReturn:
     try:
         from engine.execution.worker import await_word, work
 
-        code = work(spec) if await_word(imports) else 0
+        code = work(spec) if await_word(ahead) else 0
     except BaseException as error:  # before it could say anything itself
         code = stops.exit_code(signal.SIGTERM) if stops.received() else _tell(error)
     for stream in (sys.stdout, sys.stderr):

@@ -63,8 +63,8 @@ class Schedule:
         self.running[stage.name] = footprint
 
     def next_up(self, done: Mapping[str, Artifact], ahead: int) -> list[Planned]:
-        """Those that are to be made and whose inputs are there or under way, the most urgent first: for so many of them, as are not
-        in the way of what runs, a process can be started ahead.
+        """Those that are to be made next, the most urgent first: their inputs are there, under way, or next up themselves. Their
+        processes can be started ahead, as far as there is memory for them.
 
         Args:
             ahead: how many there may be.
@@ -73,8 +73,14 @@ class Schedule:
             return []
         memory = sum(f.memory or 0 for f in self.running.values())
         room = min(ahead, int((SHARE * self.machine.memory - memory) // AHEAD))
-        found = [s for s in self.waiting if not s.cached and all(n in done or n in self.running for n in needs(s))]
-        return sorted(found, key=lambda stage: -self._ranks[stage.name])[: max(room, 0)]
+        found, near = list[Planned](), {*done, *self.running}
+        for stage in sorted(
+            self.waiting, key=lambda stage: -self._ranks[stage.name]
+        ):  # whatever it takes comes before it
+            if len(found) < room and not stage.cached and needs(stage) <= near:
+                found.append(stage)
+                near.add(stage.name)
+        return found
 
 
 def needs(stage: Planned) -> set[str]:

@@ -25,15 +25,13 @@ from engine.execution import keeper, stops, threads
 class StageProcess:
     """A keeper and its worker; see `Crew.start`."""
 
-    def __init__(
-        self, spec: Path, imports: Iterable[str], environment: Mapping[str, str], log: IO[bytes] | None
-    ) -> None:
+    def __init__(self, spec: Path, ahead: Iterable[str], environment: Mapping[str, str], log: IO[bytes] | None) -> None:
         ours, theirs = socket.socketpair()
         read, write = os.pipe()
         self._word, self._events = ours, os.fdopen(read)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "engine.execution.keeper", str(os.getpid()), str(spec), *imports],
+                [sys.executable, "-P", "-m", "engine.execution.keeper", str(os.getpid()), str(spec), *ahead],
                 stdin=theirs.fileno(),
                 stdout=log or subprocess.DEVNULL,
                 stderr=subprocess.STDOUT,
@@ -102,11 +100,12 @@ class Crew:
         self._changing = threading.RLock()
         self._stopped = threading.Event()
 
-    def start(self, spec: Path, imports: Iterable[str], log: IO[bytes] | None = None) -> StageProcess:
+    def start(self, spec: Path, ahead: Iterable[str], log: IO[bytes] | None = None) -> StageProcess:
         """Start the processes of a stage, which then wait for `begin`.
 
         Args:
             spec: the file that will say what to do.
+            ahead: what to do before that (`Stage.ahead`).
             log: where they print to before they begin, if anywhere.
 
         Raises:
@@ -114,7 +113,7 @@ class Crew:
         """
         with self._changing:
             self.pause(0)
-            one = StageProcess(spec, imports, self._environment, log)
+            one = StageProcess(spec, ahead, self._environment, log)
             self._there.add(one)
             return one
 

@@ -146,14 +146,18 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def await_word(imports: list[str]) -> bool:
-    """Import these modules, and wait for the word to begin, which brings a log to print to. False if the run has let go of this process.
+def await_word(ahead: list[str]) -> bool:
+    """Do what can be done ahead (`Stage.ahead`), and wait for the word to begin, which brings a log to print to. False if the run has let go
+    of this process.
 
-    What can't be imported is told by the work, which needs it.
+    What fails ahead is told by the work, which needs it.
     """
-    for name in imports:
+    for one in ahead:
+        module, _, name = one.partition(":")
         with contextlib.suppress(Exception, SystemExit):
-            importlib.import_module(name)
+            imported = importlib.import_module(module)
+            if name:
+                getattr(imported, name)()
     with socket.socket(fileno=os.dup(0)) as run:
         word, descriptors, _, _ = socket.recv_fds(run, 1, 8)
     if not word:

@@ -202,9 +202,10 @@ class Stage(BaseModel):
             return Footprint(math.inf if heavy else 1, 6 * GIB + 8 * size + 3 * sum(models) + here, device.gpu)
         return Footprint(0 if self.asks() else math.inf if rows > SLICE else 1, GIB + 8 * size)
 
-    def imports(self) -> tuple[str, ...]:
-        """Modules that its work needs: a run has them imported while what the stage takes is still being made."""
-        return (self.work.partition(":")[0],) if self.work else ()
+    def ahead(self) -> tuple[str, ...]:
+        """What its process does while what the stage takes is still being made: modules to import, and functions (`module:function`) to
+        call. The work must not depend on it."""
+        return (type(self).__module__, *([self.work.partition(":")[0]] if self.work else []))
 
     def check(self, known: Preflight) -> None:
         """Find out before the run what would fail in it; heavy libraries are imported only where something uses them.

@@ -72,6 +72,10 @@ class Label(Stage):
         """It waits for people, or for Argilla."""
         return Footprint(cores=0)
 
+    def ahead(self) -> tuple[str, ...]:
+        """Argilla takes its time to start."""
+        return (*super().ahead(), "labeling.label.work:start_server")
+
     @model_validator(mode="after")
     def _check(self) -> Label:
         if self.scripted is not None and len(self.scripted) < self.per_record:

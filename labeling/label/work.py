@@ -114,6 +114,12 @@ def _utilities(stage: Label, job: Job) -> dict[str, float]:
     return dict(zip(table["subject"], table["value"], strict=True))
 
 
+def start_server() -> None:
+    """Have the Argilla of this machine run, unless it is elsewhere."""
+    if not os.environ.get("ARGILLA_API_URL"):
+        server.up()
+
+
 def _connect(stage: Label, job: Job) -> Argilla:
     if not os.environ.get("ARGILLA_API_URL"):
         running = server.up(on_step=job.say)

@@ -120,14 +120,33 @@ def test_a_run_that_ends_takes_all_its_stages_with_it_and_those_that_were_starte
     meeting.add("c", "a", "b")
     run = start(meeting.folder, "run", meeting.recipe)
     until(lambda: meeting.ledger.exists() and len(meeting.lines) == 2)
-    until(lambda: len(keepers(run.pid)) == 3)
+    until(lambda: len(keepers(run.pid)) == 3 and len(workers(run.pid)) == 3)
     below = meeting.pids | keepers(run.pid)
-    ahead = {child for keeper in keepers(run.pid) for child in children(keeper)} - meeting.pids
+    ahead = workers(run.pid) - meeting.pids
     assert len(ahead) == 1
     run.send_signal(number)
     said = run.communicate()[1]
     assert run.returncode == (143 if number == signal.SIGTERM else -9) and "Traceback" not in said
     until(lambda: all_gone(below | ahead))
+
+
+def test_what_comes_next_is_started_ahead_and_the_same_process_does_the_work(
+    meeting: Meeting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_AHEAD", str(tmp_path / "never"))
+    meeting.add("one")
+    meeting.add("two", "one")
+    meeting.run(jobs=1)
+    assert not (tmp_path / "never").exists()
+    monkeypatch.setenv("TOY_AHEAD", str(meeting.ledger))
+    meeting.stages.clear()
+    meeting.add("a", until=["ahead"])
+    meeting.add("b", "a")
+    meeting.add("c", "b")
+    meeting.run()
+    lines = [line.split() for line in meeting.ledger.read_text().splitlines()]
+    early = {line[-1] for line in lines if line[0] == "ahead"}
+    assert early == {line[-1] for line in lines if line[:2] in (["begins", "b"], ["begins", "c"])}
 
 
 def test_a_keeper_that_is_killed_takes_its_own_stage_with_it_and_no_other(meeting: Meeting) -> None:
@@ -148,6 +167,10 @@ def test_a_keeper_that_is_killed_takes_its_own_stage_with_it_and_no_other(meetin
 
 def children(pid: int) -> set[int]:
     return {int(one) for task in Path(f"/proc/{pid}/task").iterdir() for one in (task / "children").read_text().split()}
+
+
+def workers(run: int) -> set[int]:
+    return {child for keeper in keepers(run) for child in children(keeper)}
 
 
 def keepers(run: int) -> set[int]:
@@ -214,8 +237,9 @@ def test_memory_for_a_process_ahead_is_left_to_what_runs(meeting: Meeting) -> No
         meeting.add(name, *given)
     plan = make_plan(load_recipe(meeting.recipe), Store(str(meeting.folder / "store")))
     schedule = Schedule(plan, HERE, None)
-    for running, expected in ((0, ["b", "c"]), (6 << 30, ["b"]), (7 << 30, [])):
+    # d takes from b, whose process is there by then
+    for running, expected in ((0, ["b", "c", "d"]), (5 << 30, ["b", "c"]), (6 << 30, ["b"]), (7 << 30, [])):
         schedule.waiting, schedule.running = list(plan), {}
         schedule.begin(plan[0], Footprint(1, running))
-        assert [stage.name for stage in schedule.next_up({}, ahead=2)] == expected, running
+        assert [stage.name for stage in schedule.next_up({}, ahead=3)] == expected, running
     assert scheduling.AHEAD == 1 << 30
