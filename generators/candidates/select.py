@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from engine import seeds
 from engine.errors import UserError, nearest
-from engine.stage.job import Job
+from engine.stage.job import Job, Part
+from engine.stage.slices import Slice
 from engine.store.schema import DATASETS, row_id
 from engine.store.schema import table as as_table
 from generators.candidates.select_stage import Select
@@ -22,10 +23,45 @@ KEPT = "kept"
 def select(stage: Select, job: Job) -> None:
     """Commit the candidates that are kept, and why the others are not."""
     chosen = _choose(stage, job, _values(stage, job))
-    for part in job.parts("candidates"):
-        told = pl.DataFrame({"id": part.table["id"].to_pylist()}).join(
-            chosen, on="id", how="left", maintain_order="left"
-        )
+    # What becomes of each row, for copies of a candidate, too.
+    ids = pl.concat([pl.DataFrame(a.to_table(["id"])) for a in job.all("candidates")])
+    told = ids.join(chosen, on="id", how="left", maintain_order="left")
+    tasks = ((piece, told[piece.start : piece.start + piece.rows]) for piece in job.slices("candidates"))
+    done = 0
+    for seen in job.spread(Chooser, tasks, stage.give):
+        done += seen
+        job.progress(done, len(told), "rows")
+    kept = chosen.filter(pl.col("why") == KEPT)
+    job.summary(
+        candidates=len(chosen),
+        kept=len(kept),
+        prompts=chosen["prompt_id"].n_unique(),
+        prompts_kept=kept["prompt_id"].n_unique(),
+        value={"all": _mean(chosen), "kept": _mean(kept)},
+    )
+
+
+class Chooser:
+    """Commits slices of the candidates; gives their numbers of rows.
+
+    Args:
+        give: "candidates" or "conversations".
+    """
+
+    def __init__(self, job: Job, give: str) -> None:
+        self.job, self.give = job, give
+
+    def __call__(self, task: tuple[Slice, pl.DataFrame]) -> int:
+        """
+        Args:
+            task: a slice, and what becomes of its rows (`_choose`).
+        """
+        piece, told = task
+        if part := self.job.part(piece):
+            self._commit(part, told)
+        return piece.rows
+
+    def _commit(self, part: Part, told: pl.DataFrame) -> None:
         kept = pa.array((told["why"] == KEPT).to_list())
         table = part.table.filter(kept).append_column("value", told.filter(pl.col("why") == KEPT)["value"].to_arrow())
         lost = told.filter(pl.col("why") != KEPT)
@@ -35,15 +71,7 @@ def select(stage: Select, job: Job) -> None:
         rejected = rejected.append_column("reason", lost["why"].to_arrow().cast(pa.string()))
         rejected = rejected.append_column("detail", lost["detail"].to_arrow().cast(pa.string()))
         rejected = rejected.append_column("failed", (lost["why"] == "no_verdict").to_arrow())
-        part.commit(conversations(table) if stage.give == "conversations" else table, rejected)
-    kept = chosen.filter(pl.col("why") == KEPT)
-    job.summary(
-        candidates=len(chosen),
-        kept=len(kept),
-        prompts=chosen["prompt_id"].n_unique(),
-        prompts_kept=kept["prompt_id"].n_unique(),
-        value={"all": _mean(chosen), "kept": _mean(kept)},
-    )
+        part.commit(conversations(table) if self.give == "conversations" else table, rejected)
 
 
 def _values(stage: Select, job: Job) -> pl.DataFrame:

@@ -10,14 +10,15 @@ import polars as pl
 import pyarrow as pa
 
 from engine.errors import UserError, nearest
-from engine.stage.job import Job
+from engine.stage.job import Job, Part
+from engine.stage.slices import Slice
 from engine.store.schema import row_id
 from generators.backends.open import open_backend
 from generators.backends.protocol import Sampling
 from generators.judge import model_judge
 from generators.judge.stage import Judge
 from generators.rules.answer_columns import readable
-from generators.rules.rule import PythonRule, Rule
+from generators.rules.rule import PythonRule, Rule, TestsRule
 from generators.rules.verify import values, verify
 
 LOST = ["id", "parents", "prompt", "completion", "model"]
@@ -61,12 +62,31 @@ def _check_against(job: Job, model: str) -> None:
 
 
 def _by_rules(stage: Judge, job: Job) -> None:
-    weaker = stage.sandbox == "weaker"
-    for part in job.parts("candidates"):
+    # Programs run on all cores as it is, and against the clock: more of them at once would not be done in time.
+    programs = "code" in stage.verifiers or any(isinstance(rule, TestsRule) for rule in stage.rules.values())
+    done, rows = 0, job.rows("candidates")
+    for judged in job.spread(Ruler, job.slices("candidates"), stage, width=1 if programs else None):
+        done += judged
+        job.progress(done, rows, "rows")
+
+
+class Ruler:
+    """Judges slices of the candidates by rules and verifiers; gives their numbers of rows."""
+
+    def __init__(self, job: Job, stage: Judge) -> None:
+        self.job, self.stage = job, stage
+
+    def __call__(self, piece: Slice) -> int:
+        if part := self.job.part(piece):
+            self._judge(part)
+        return piece.rows
+
+    def _judge(self, part: Part) -> None:
+        stage, weaker = self.stage, self.stage.sandbox == "weaker"
         frame = pl.DataFrame(part.table)
         seen = readable(frame)
         said, known = (seen[name].to_list() for name in ("completion", "reference"))
-        measured = {name: values(rule, seen, name, job.base) for name, rule in stage.rules.items()}
+        measured = {name: values(rule, seen, name, self.job.base) for name, rule in stage.rules.items()}
         verified = [
             pl.Series(kind, verify(kind, [text or "" for text in said], known, weaker), pl.Float64)
             for kind in stage.verifiers

@@ -13,10 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from engine.stage.exchange import Exchange
 from engine.text.words import weight, words
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.columns import Array, Texts, texts_of
@@ -29,6 +31,10 @@ _look_up = kernel("pipelines.kernels.passage_index", "look_up")
 
 SHINGLE = 5
 BITS_A_KEY = 16
+KINDS: dict[str, type[np.generic]] = {  # of the arrays of an index
+    "widths": np.int64, "keys": np.uint64, "entries": np.int64, "bits": np.uint8,
+    "begins": np.int64, "rows": np.int64, "places": np.int64,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Touch:
 
 
 class Passages:
-    """Evaluation rows, by the hashes of their passages.
+    """Evaluation rows, by the hashes of their passages. Sent to another process it goes without them, to be opened there (`put`, `open`).
 
     Args:
         rows: (id, text) of each evaluation row.
@@ -71,6 +77,28 @@ class Passages:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("exact", "shingles", "_words_of")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _words_of={})
+
+    def put(self, exchange: Exchange) -> None:
+        """Put the hashes where all processes of a stage reach them: those of one machine share the pages."""
+        for name, index in (("exact", self.exact), ("shingles", self.shingles)):
+            for field, kind in KINDS.items():
+                exchange.put_array(
+                    f"passages/{name}/{field}", getattr(index, field).astype(kind, copy=False), kept=False
+                )
+
+    def open(self, exchange: Exchange) -> Passages:
+        """This, with the hashes that were put there."""
+        self.exact, self.shingles = (
+            NgramIndex(**{field: exchange.array(f"passages/{name}/{field}", kind) for field, kind in KINDS.items()})
+            for name in ("exact", "shingles")
+        )
+        return self
 
     def touches(self, texts: list[str]) -> list[list[Touch]]:
         """For each text the evaluation rows it touches: those it shares a passage with, then those it is nearly the same as."""

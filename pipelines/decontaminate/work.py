@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from engine.errors import StageFailed
 from engine.stage.job import Job, Part
+from engine.stage.slices import Slice
 from engine.store.artifact import Artifact
 from engine.store.parquet import encode
 from engine.store.schema import row_id
@@ -23,17 +25,14 @@ EXAMPLES = 20
 
 def decontaminate(stage: Decontaminate, job: Job) -> None:
     against = Passages(rows_of(job.all("against")), stage.ngram, stage.min_words, stage.near)
-    counts = job.scratch / "touched"
-    counts.mkdir(exist_ok=True)
-    for part in job.parts("documents"):
-        touches = against.touches(row_texts(part.table))
-        by_row = Counter(against.ids[touch.row] for row in touches for touch in row)
-        with job.keep(counts / f"{part.name}.json") as kept:
-            kept.write_text(json.dumps(by_row))
-        _commit(part, touches, against)
+    against.put(job.exchange)
+    done, rows = 0, job.rows("documents")
+    for looked_at in job.spread(Remover, job.slices("documents"), against):
+        done += looked_at
+        job.progress(done, rows, "rows")
     total = Counter[str]()
-    for file in counts.glob("*.json"):
-        total.update(json.loads(file.read_text()))
+    for name in job.exchange.names("touched"):
+        total.update(json.loads(job.exchange.get(name)))
     job.summary(
         evaluation_rows=len(against),
         evaluation_rows_too_short=against.too_short,
@@ -42,6 +41,22 @@ def decontaminate(stage: Decontaminate, job: Job) -> None:
     )
     touched = pa.table({"id": pa.array(sorted(total), pa.string()), "rows": [total[i] for i in sorted(total)]})
     (job.output / "touched.parquet").write_bytes(encode(touched))
+
+
+class Remover:
+    """Removes the rows of slices that touch an evaluation row; gives the slices' numbers of rows."""
+
+    def __init__(self, job: Job, against: Passages) -> None:
+        self.job, self.against = job, against.open(job.exchange)
+
+    def __call__(self, piece: Slice) -> int:
+        if part := self.job.part(piece):
+            touches = self.against.touches(row_texts(part.table))
+            by_row = Counter(self.against.ids[touch.row] for row in touches for touch in row)
+            # Beside the part and before it, so that a run that was killed and goes on still counts all of them.
+            self.job.exchange.put(f"touched/{part.name}.json", json.dumps(by_row).encode())
+            _commit(part, touches, self.against)
+        return piece.rows
 
 
 def _commit(part: Part, touches: list[list[Touch]], against: Passages) -> None:
@@ -57,29 +72,72 @@ def _commit(part: Part, touches: list[list[Touch]], against: Passages) -> None:
     part.commit(part.table.filter(pa.array([not g for g in gone], pa.bool_())), rejected)
 
 
+@dataclass
+class Touched:
+    """What some training rows have in common with evaluation rows.
+
+    Attributes:
+        rows: how many of them touch any.
+        counts: evaluation row -> how many touch it.
+        first: evaluation row -> the first that does, and what they share.
+        answered: evaluation rows whose known answer stands in one that touches them.
+    """
+
+    rows: int = 0
+    counts: Counter[int] = field(default_factory=Counter[int])
+    first: dict[int, tuple[str, str]] = field(default_factory=dict[int, tuple[str, str]])
+    answered: set[int] = field(default_factory=set[int])
+
+    def add(self, later: Touched) -> None:
+        self.rows += later.rows
+        self.counts.update(later.counts)
+        for row, what in later.first.items():
+            self.first.setdefault(row, what)
+        self.answered |= later.answered
+
+
+class Comparison:
+    """Looks for evaluation rows, and their answers, in slices of the training rows.
+
+    Args:
+        answers: id of an evaluation row -> its known answer.
+    """
+
+    def __init__(self, job: Job, against: Passages, answers: dict[str, str]) -> None:
+        self.job, self.against, self.answers = job, against.open(job.exchange), answers
+
+    def __call__(self, piece: Slice) -> Touched:
+        found, against, table = Touched(), self.against, self.job.table(piece)
+        texts = row_texts(table)
+        for identity, text, touches in zip(table["id"].to_pylist(), texts, against.touches(texts), strict=True):
+            found.rows += bool(touches)
+            for touch in touches:
+                found.counts[touch.row] += 1
+                answer = self.answers.get(against.ids[touch.row])
+                if answer and answer in _form(text):
+                    found.answered.add(touch.row)
+                found.first.setdefault(touch.row, (identity, evidence(touch, against).partition(": ")[2]))
+        return found
+
+
 def contamination(stage: Contamination, job: Job) -> None:
     against = Passages(rows_of(job.all("against")), stage.ngram, stage.min_words, stage.near)
+    against.put(job.exchange)
     answers = answers_of(job.all("against"))
     everywhere, answered = set[int](), set[int]()
     sets: dict[str, Any] = {}
     examples: list[dict[str, Any]] = []
-    sizes = {label: artifact.rows for label, artifact in job.inputs["training"].items()}
+    touched = {label: Touched() for label in job.inputs["training"]}
+    slices = [(label, piece) for label in touched for piece in job.slices("training", label=label)]
+    compared = job.spread(Comparison, (piece for _, piece in slices), against, answers)
     seen = 0
+    for (label, piece), found in zip(slices, compared, strict=True):
+        touched[label].add(found)
+        seen += piece.rows
+        job.progress(seen, job.rows("training"), "rows")
     for index, (label, artifact) in enumerate(job.inputs["training"].items()):
-        counts, first, rows = Counter[int](), dict[int, tuple[str, str]](), 0
-        for batch in artifact.batches():
-            table = pa.Table.from_batches([batch])
-            texts = row_texts(table)
-            for identity, text, touches in zip(table["id"].to_pylist(), texts, against.touches(texts), strict=True):
-                rows += bool(touches)
-                for touch in touches:
-                    counts[touch.row] += 1
-                    answer = answers.get(against.ids[touch.row])
-                    if answer and answer in _form(text):
-                        answered.add(touch.row)
-                    first.setdefault(touch.row, (identity, evidence(touch, against).partition(": ")[2]))
-            seen += len(table)
-            job.progress(seen, sum(sizes.values()), "rows")
+        counts, first, rows = touched[label].counts, touched[label].first, touched[label].rows
+        answered |= touched[label].answered
         everywhere |= counts.keys()
         sets[label] = {"rows": artifact.rows, "rows_that_touch": rows, "evaluation_rows_touched": len(counts)}
         for row in sorted(first)[:EXAMPLES]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.errors import UserError
 from engine.store.artifact import Artifact
 from pipelines.mix.stage import Mix
-from pipelines.mix.work import take
+from pipelines.mix.work import Rows, again, take
 
 Build = Callable[..., Artifact]
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
@@ -115,3 +115,23 @@ def test_caps_hold_and_a_curriculum_orders(build: Build, given: Given) -> None:
     assert by_level == ["d2", "d4", "d1", "d3", "d0"]  # without a level: last
     capped = build("mix", {"documents": docs}, caps={"web": 6}, epochs=3)
     assert capped.rows == 6 and capped.manifest["summary"]["sources"]["web"]["epochs"] == 6 / 5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_copies_are_numbered_as_they_come(seed: int) -> None:
+    """Against a count of all that came before, source after source, epoch after epoch. Ids and copies are drawn."""
+    draw = np.random.default_rng(seed).integers
+    sources = [[(int(draw(9)), int(draw(4))) for _ in range(draw(13))] for _ in range(draw(1, 4))]
+    met: Counter[int] = Counter()
+    expected: list[tuple[int, int, int, int]] = []
+    for label, rows in enumerate(sources):
+        for epoch in range(max((copies for _, copies in rows), default=0)):
+            for row, (identity, copies) in enumerate(rows):
+                if copies > epoch:
+                    expected.append((label, epoch, row, met[identity]))
+                    met[identity] += 1
+    ids = {str(label): np.array([identity for identity, _ in rows], np.uint64) for label, rows in enumerate(sources)}
+    measured = {label: Rows(of // np.uint64(2), of, np.ones(len(of), np.int64)) for label, of in ids.items()}
+    copies = {str(label): np.array([n for _, n in rows], np.int64) for label, rows in enumerate(sources)}
+    told = again(measured, copies)  # keys that are equal for other ids, too: the checks tell them apart
+    assert [(a, b, c, told[str(a)].get((b, c), b)) for a, b, c, _ in expected] == expected

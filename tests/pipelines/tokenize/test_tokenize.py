@@ -15,6 +15,7 @@ import pytest
 from engine.errors import UserError
 from engine.execution.worker import carry_out
 from engine.store.artifact import Artifact
+from engine.store.schema import row_id
 from engine.store.store import Store
 from pipelines.tokenize import packing, work
 from pipelines.tokenize.shards import Shards
@@ -218,3 +219,11 @@ def test_shards_give_views_over_several_files(
         shards[len(shards)]
     with pytest.raises(UserError, match="no token block"):
         Shards(shards.folder / "nowhere")
+
+
+def test_the_ids_of_blocks_are_those_of_rows() -> None:
+    tokens = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    names = ["d0", "ünï", "d2", ""]
+    low, high = np.array([0, 1, 3]), np.array([2, 4, 3])
+    plain = [row_id("TokenBlock", tokens[b].tobytes(), *names[low[b] : high[b]]) for b in range(3)]
+    assert packing.block_ids(tokens, pa.array(names), low, high) == plain
