@@ -25,6 +25,7 @@ SCRIPT = ROOT / "examples" / "cluster" / "slurm.sh"
 SRUN = """\
 #!/bin/bash
 while [[ $1 == --* ]]; do shift; done
+PATH=${PATH#*:}  # a node has the real `flywheel`
 [[ $* != *--head* ]] || set -- "$@" --ray-client-server-port="$CLIENT_PORT"
 node=$(mktemp -d "$FAKE/node.XXXX")
 exec "$@" --num-cpus=1 --object-store-memory=80000000 --temp-dir="$node" --dashboard-agent-listen-port=0
