@@ -240,7 +240,7 @@ def _raylet_of_head() -> int:
 
     head = next(node for node in ray.nodes() if "node:__internal_head__" in node["Resources"])
     strategy = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
-    return ray.get(ray.remote(num_cpus=0)(os.getppid).options(scheduling_strategy=strategy).remote())
+    return ray.get(ray.remote(num_cpus=0)(lambda: os.getppid()).options(scheduling_strategy=strategy).remote())
 
 
 def _everything(store: Store) -> dict[str, Any]:
