@@ -25,6 +25,7 @@ SCRIPT = ROOT / "examples" / "cluster" / "slurm.sh"
 SRUN = """\
 #!/bin/bash
 while [[ $1 == --* ]]; do shift; done
+PATH=${PATH#*:}  # a node has the real `flywheel`
 [[ $* != *--head* ]] || set -- "$@" --ray-client-server-port="$CLIENT_PORT"
 node=$(mktemp -d "$FAKE/node.XXXX")
 exec "$@" --num-cpus=1 --object-store-memory=80000000 --temp-dir="$node" --dashboard-agent-listen-port=0
@@ -70,7 +71,7 @@ def ray_cluster(nodes: int = 2, **environment: str) -> Generator[RayCluster]:
             [SCRIPT, "recipe.yaml"], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        until(lambda: (folder / "called").exists() or script.poll() is not None, 120)
+        until(lambda: (folder / "called").exists() or script.poll() is not None, 300)
         assert script.poll() is None, (folder / "log").read_text()
         with pytest.MonkeyPatch.context() as patch:
             for name, value in token.items():
@@ -83,7 +84,7 @@ def ray_cluster(nodes: int = 2, **environment: str) -> Generator[RayCluster]:
         (folder / "over").touch()
         _read_environment()
         try:
-            code = script.wait(60)
+            code = script.wait(120)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(script.pid, 9)

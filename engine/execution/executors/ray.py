@@ -269,9 +269,9 @@ class _Phase:
     def take(self, member: _Member, ref: Any, answer: Any) -> None:
         if isinstance(answer, Raised):
             raise answer.again()
-        if ref is member.joining:
+        if ref == member.joining:
             member.joining, member.place = None, cast(str, answer)
-        elif ref is member.opening:
+        elif ref == member.opening:
             member.opening, member.ready, self.failed_starts = None, True, 0
         else:
             done = cast(Done, answer)
