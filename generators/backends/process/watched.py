@@ -69,10 +69,11 @@ class WatchedEngine:
         Raises:
             UserError, StageFailed: as the engine does; StageFailed if it dies while loading, twice.
         """
-        if not self._max_model_len:
-            with self._lock:
-                self._start()
-        return self._max_model_len
+        if longest := self._max_model_len:
+            return longest
+        with self._lock:
+            self._start()
+            return self._max_model_len
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]]) -> None:
         """Replace the weights in place, as `VllmEngine.load_weights` does. They are read one at a time.
@@ -158,7 +159,7 @@ class WatchedEngine:
         try:
             return self._process.ask(*message)
         except Exception as error:  # there is no process any more
-            self._process = None
+            self._process, self._max_model_len = None, 0
             self.deaths += isinstance(error, EngineDied)
             raise
 

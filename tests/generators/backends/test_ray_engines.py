@@ -30,6 +30,7 @@ SEEDS = list(range(6))
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine takes its time
     ray.init("local", num_cpus=3, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
     yield
     ray.shutdown()

@@ -16,6 +16,7 @@ import torch
 from benchmarks.parts.moments import Moments
 from engine.errors import StageFailed, UserError
 from generators.backends.process import spawn
+from generators.backends.process.engine_process import NoRoom, OwnProcess
 from generators.backends.process.spawn import environment, import_path
 from generators.backends.process.watched import WatchedEngine
 from generators.backends.protocol import Completion, Failure, Sampling
@@ -51,6 +52,26 @@ def test_rows_that_kill_the_engine_are_found_and_the_rest_is_answered(tmp_path: 
     failure = made[3]
     assert isinstance(failure, Failure) and failure.reason == "engine_died"
     assert ("SIGKILL" if poison == KILLS else "IndexError: out of bounds") in failure.detail
+
+
+def test_an_engine_without_a_place_is_not_taken_for_one_that_is_loaded(tmp_path: Path) -> None:
+    room = [True, False, False, True]
+
+    def start(spec: Any) -> OwnProcess:
+        if not room.pop(0):
+            raise NoRoom
+        return OwnProcess(spec, None)
+
+    (tmp_path / "fuse-0").touch()
+    with WatchedEngine(FRAIL, str(tmp_path), elsewhere=start) as engine:
+        assert engine.max_model_len == 100
+        with pytest.raises(NoRoom):
+            engine.generate(PROMPTS, Sampling(), SEEDS)
+        with pytest.raises(NoRoom):
+            _ = engine.max_model_len
+        assert engine.max_model_len == 100 and engine.generate(PROMPTS, Sampling(), SEEDS) == expected(PROMPTS)
+        with pytest.raises(StageFailed, match="its weights stay as they are"):
+            engine.load_weights([])
 
 
 def test_errors_in_our_own_words_reach_the_caller(tmp_path: Path) -> None:
