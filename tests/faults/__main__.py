@@ -88,7 +88,8 @@ class Tried:
     def __init__(self, file: Path) -> None:
         self.file = file
         lines = file.read_text().splitlines() if file.exists() else []
-        self.outcomes = {one["tried"]: Outcome(**one["outcome"]) for one in map(json.loads, lines)}
+        told = {one["tried"]: Outcome(**one["outcome"]) for one in map(json.loads, lines)}
+        self.outcomes = {name: outcome for name, outcome in told.items() if outcome.came != "unhurt"}
 
     def note(self, name: str, outcome: Outcome) -> None:
         self.outcomes[name] = outcome

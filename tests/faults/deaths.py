@@ -17,14 +17,14 @@ VICTIMS = ("worker", "command", "keeper", "both")
 SLICES = 5  # of the stage whose pool is struck, of six: the last one is hardly ever seen under way
 
 
-def kill(ground: Ground, stage: str, victim: str, seed: int) -> Outcome:
-    """`kill -9` at a moment drawn evenly over the time that the undisturbed stage took."""
+def kill(ground: Ground, stage: str, victim: str, seed: int, share: float = 1.0) -> Outcome:
+    """`kill -9` at a moment drawn evenly over a share of the time that the undisturbed stage took; if it was over, over half of that."""
     fault, kind = f"kill -9 of the {victim.replace('both', 'worker and the command')}", ground.kind_of[stage]
     with ground.trial(stage) as trial:
         process = trial.start()
         if not trial.begun(process):
             return Outcome(fault, kind, "wrong", f"it did not begin: {process.communicate()[0][-500:]}")
-        _pause(ground, trial, seed)
+        _pause(ground, trial, seed, share)
         targets = trial.workers() if victim in ("worker", "both") else trial.keepers() if victim == "keeper" else []
         if victim in ("command", "both") and process.poll() is None:
             targets.append(process.pid)
@@ -34,7 +34,9 @@ def kill(ground: Ground, stage: str, victim: str, seed: int) -> Outcome:
                 os.kill(one, signal.SIGKILL)
         trial.end(process)
         came, detail = trial.finish()
-        return Outcome(fault, kind, came if struck or came != "same" else "unhurt", detail)
+    if struck or came != "same":
+        return Outcome(fault, kind, came, detail)
+    return kill(ground, stage, victim, seed, share / 2) if share > 0.2 else Outcome(fault, kind, "unhurt")
 
 
 def kill_engine(ground: Ground, stage: str, seed: int) -> Outcome:
@@ -46,7 +48,7 @@ def kill_engine(ground: Ground, stage: str, seed: int) -> Outcome:
         def engines() -> list[int]:
             return [one for one in processes(trial.mark) if "generators.backends.process.child" in commandline(one)]
 
-        if not trial.wait(process, engines):
+        if not trial.begun(process) or not trial.wait(process, engines):
             return Outcome(fault, kind, "unhurt")
         time.sleep(random.Random(seed).random() * 8)
         found = engines()
@@ -104,5 +106,5 @@ def stop(ground: Ground, stage: str, number: signal.Signals, seed: int) -> Outco
         return Outcome(fault, kind, *trial.finish())
 
 
-def _pause(ground: Ground, trial: Trial, seed: int) -> None:
-    time.sleep(random.Random(seed).random() * min(ground.seconds_of[trial.stage] + 0.5, 40))
+def _pause(ground: Ground, trial: Trial, seed: int, share: float = 1.0) -> None:
+    time.sleep(share * random.Random(seed).random() * min(ground.seconds_of[trial.stage] + 0.5, 40))

@@ -21,7 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,10 @@ from tests.generators.faulty_server import FaultyServer
 ROOT = Path(__file__).parents[2]
 FLYWHEEL = [sys.executable, "-c", "from flywheel.commandline import main; main()"]
 MARK = "FLYWHEEL_FAULT"
-LONGEST = 400  # seconds for one command; it is over long before, unless it hangs
+LONGEST = 3600  # seconds for one command; it is over long before, even on a busy machine, unless it hangs
+
+
+LARGE = 2000  # MB: of stages that take more, vLLM's, one is tried at once
 
 
 def processes(mark: str) -> list[int]:
@@ -67,6 +70,13 @@ def parent(process: int) -> int:
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return 0
+
+
+def children(process: int) -> list[int]:
+    with suppress(OSError):
+        lists = [task / "children" for task in Path(f"/proc/{process}/task").iterdir()]
+        return [int(one) for each in lists for one in each.read_text().split()]
+    return []
 
 
 def commandline(process: int) -> str:
@@ -141,8 +151,8 @@ class Trial:
         return self.end(self.start(*arguments))
 
     def begun(self, process: subprocess.Popen[str]) -> bool:
-        """Wait until the worker has been told what to do; False if the run is over before."""
-        return self.wait(process, (self.scratch / "spec.json").exists)
+        """Wait until there is a worker; False if the run is over before."""
+        return self.wait(process, lambda: any(children(one) for one in children(process.pid)))
 
     def wait(self, process: subprocess.Popen[str], until: Any) -> bool:
         deadline = time.monotonic() + LONGEST
@@ -151,7 +161,7 @@ class Trial:
                 return True
             if process.poll() is not None:
                 return bool(until())
-            time.sleep(0.02)
+            time.sleep(0.05)
         return False
 
     def keepers(self) -> list[int]:
@@ -235,6 +245,8 @@ class Ground:
         self.digest_of: dict[str, str] = {}
         self.kind_of: dict[str, str] = {}
         self.cpu_of: dict[str, float] = {}
+        self.memory_of: dict[str, float] = {}
+        self.large = threading.Lock()
         self.seconds_of: dict[str, float] = {}
         self.server = FaultyServer(share=0, answer=answer, capacity=8)
         self.moments_of: dict[str, Moments] = {}
@@ -266,6 +278,7 @@ class Ground:
                 self.digest_of[planned.name] = found.digest
                 timings = found.manifest["timings"]
                 self.cpu_of[planned.name] = timings["cpu_s"]
+                self.memory_of[planned.name] = timings["peak_rss_mb"]
                 # A busy machine, or Argilla's server that is installed the first time, make it longer than it will be.
                 self.seconds_of[planned.name] = min(timings["wall_s"], 3 * timings["cpu_s"])
             try:
@@ -282,6 +295,11 @@ class Ground:
         Args:
             gone: the stage's artifact is not there.
         """
+        with self.large if self.memory_of[stage] > LARGE else nullcontext(), self._trial(stage, gone) as trial:
+            yield trial
+
+    @contextmanager
+    def _trial(self, stage: str, gone: bool) -> Generator[Trial]:
         mark = uuid.uuid4().hex[:12]
         folder = self.folder / "trials" / mark
         folder.mkdir(parents=True)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,24 +65,28 @@ class Outcome:
 def rounds(count: int, seed: int = 1) -> Outcome:
     """So many rounds, each with an artifact of its own."""
     total = Outcome()
-    for one in rounds_of(count, seed):
-        total.rounds += one.rounds
-        total.refused += one.refused
-        total.finished_first += one.finished_first
-        total.wrong += one.wrong
+    with opened(seed) as round_of:
+        for one in map(round_of, range(count)):
+            total.rounds += one.rounds
+            total.refused += one.refused
+            total.finished_first += one.finished_first
+            total.wrong += one.wrong
     return total
 
 
-def rounds_of(count: int, seed: int = 1) -> Generator[Outcome]:
-    """So many rounds on one server, one by one."""
-    draw = random.Random(seed)
+@contextmanager
+def opened(seed: int = 1) -> Generator[Callable[[int], Outcome]]:
+    """A server, and what carries out a round on it, by its number; several at once if need be."""
     with s3_server() as url:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.faults.two_writers", "s3fs", "engine.execution.worker"])
-        for number in range(count):
+
+        def round_of(number: int) -> Outcome:
             outcome = Outcome(rounds=1)
-            _round(context, url, f"round{seed}.{number}", draw, outcome)
-            yield outcome
+            _round(context, url, f"round{seed}.{number}", random.Random(f"{seed} {number}"), outcome)
+            return outcome
+
+        yield round_of
 
 
 def _round(context: Any, url: str, tag: str, draw: random.Random, outcome: Outcome) -> None:
@@ -168,8 +172,8 @@ def _look(url: str, tag: str) -> list[str]:
     there = ArtifactWriter(store, made.id).contents().files
     if there.keys() != made.manifest["files"].keys():
         wrong.append(f"files that the manifest does not know: {sorted(there.keys() - made.manifest['files'].keys())}")
-    if store.list("leases"):
-        wrong.append(f"leases that nobody holds: {store.list('leases')}")
+    if held := [name for name in store.list("leases") if name.startswith(made.id)]:
+        wrong.append(f"leases that nobody holds: {held}")
     return wrong
 
 
