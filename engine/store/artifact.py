@@ -27,7 +27,7 @@ from engine.store.files import StoreFiles
 from engine.store.known_digests import digest_of
 from engine.store.parquet import open_parquet, read_parquet
 from engine.store.prefetch import fetch, soon
-from engine.store.ranges import chunks
+from engine.store.range_reads import chunks
 from engine.store.schema import DATASETS, MODELS
 from engine.text.visible import visible
 

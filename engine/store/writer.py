@@ -24,7 +24,7 @@ from engine.store.files import LITTER, ListedFile
 from engine.store.journal import Journal
 from engine.store.known_digests import digest_of, digest_of_object, note_object, note_written
 from engine.store.parquet import encode, read_parquet
-from engine.store.ranges import RangeFile, chunks
+from engine.store.range_reads import RangeFile, chunks
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
 from engine.store.versions import stated_digest

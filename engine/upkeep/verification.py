@@ -24,7 +24,7 @@ from engine.execution.threads import cores
 from engine.stage.stage import load
 from engine.store.artifact import MANIFEST, Artifact
 from engine.store.digest import digest_folder, digest_json
-from engine.store.ranges import RANGE, chunks
+from engine.store.range_reads import RANGE, chunks
 from engine.store.schema import DATASETS
 from engine.store.store import Store
 from engine.store.writer import CARD
