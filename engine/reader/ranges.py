@@ -6,12 +6,14 @@ Where a file is cut depends on its content alone. What is compressed, in UTF-16,
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.reader.apart import Unreadable, apart
 from engine.reader.encodings import START, told_by_start
-from engine.reader.records import RANGED, RecordOptions, is_array
 from engine.reader.sources import COMPRESSION, FORMATS, Range, SourceFile
+
+if TYPE_CHECKING:
+    from engine.reader.records import RecordOptions
 
 LARGE = 256 << 20  # bytes of a file from which on it is cut
 RANGE = 64 << 20  # bytes of a range, about
@@ -20,7 +22,7 @@ RANGE = 64 << 20  # bytes of a range, about
 def may_be_cut(file: SourceFile, form: str = "auto") -> bool:
     """Whether a file is cut, as far as its name and size tell."""
     form = FORMATS.get(file.suffix, "") if form == "auto" else form
-    return file.size > LARGE and form in RANGED and not file.name.lower().endswith(tuple(COMPRESSION))
+    return file.size > LARGE and form in ("jsonl", "parquet") and not file.name.lower().endswith(tuple(COMPRESSION))
 
 
 def ranges(file: SourceFile, form: str, limits: RecordOptions) -> list[Range]:
@@ -32,6 +34,8 @@ def ranges(file: SourceFile, form: str, limits: RecordOptions) -> list[Range]:
 
 
 def _of_lines(file: SourceFile, limits: RecordOptions) -> list[Range]:
+    from engine.reader.records import is_array  # Arrow's functions, which a plan does without
+
     if limits.encoding.replace("_", "-").startswith(("utf-16", "utf-32")) or is_array(file, limits):
         return []
     ends: list[int] = []

@@ -96,7 +96,7 @@ class Touched:
         self.answered |= later.answered
 
 
-class Comparison:
+class Overlaps:
     """Looks for evaluation rows, and their answers, in slices of the training rows.
 
     Args:
@@ -129,7 +129,7 @@ def contamination(stage: Contamination, job: Job) -> None:
     examples: list[dict[str, Any]] = []
     touched = {label: Touched() for label in job.inputs["training"]}
     slices = [(label, piece) for label in touched for piece in job.slices("training", label=label)]
-    compared = job.spread(Comparison, (piece for _, piece in slices), against, answers)
+    compared = job.spread(Overlaps, (piece for _, piece in slices), against, answers)
     seen = 0
     for (label, piece), found in zip(slices, compared, strict=True):
         touched[label].add(found)

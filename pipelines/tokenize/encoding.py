@@ -15,7 +15,7 @@ from pipelines.tokenize.encoder import Encoder
 
 
 @dataclass(frozen=True)
-class Documents:
+class Encoded:
     """Documents one after the other as ids, each with the one that ends it.
 
     Attributes:
@@ -35,8 +35,8 @@ class Batch:
     """Rows that are packed together: those to train on, and those that are held out."""
 
     rows: int
-    data: Documents
-    validation: Documents
+    data: Encoded
+    validation: Encoded
 
 
 class Encoding:
@@ -60,14 +60,14 @@ class Encoding:
         held = shares(names.to_pylist(), 0) < self.validation
         return Batch(len(batch), self._documents(names, texts, ids, ~held), self._documents(names, texts, ids, held))
 
-    def _documents(self, names: pa.Array, texts: Texts, ids: list[Array], chosen: Array) -> Documents:
+    def _documents(self, names: pa.Array, texts: Texts, ids: list[Array], chosen: Array) -> Encoded:
         of_these = [ids[i] for i in np.flatnonzero(chosen).tolist()]
         ends = np.cumsum([len(one) + 1 for one in of_these], dtype=np.int64)
         begins = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
         tokens = np.full(ends[-1] if len(ends) else 0, self.encoder.eos, self.encoder.dtype)
         for begin, one in zip(begins.tolist(), of_these, strict=True):
             tokens[begin : begin + len(one)] = one
-        return Documents(names.filter(column(chosen)), begins, tokens, int(np.diff(texts.offsets)[chosen].sum()))
+        return Encoded(names.filter(column(chosen)), begins, tokens, int(np.diff(texts.offsets)[chosen].sum()))
 
 
 def shares(ids: list[str], use: int) -> Array:

@@ -19,7 +19,7 @@ from pipelines.texts.columns import Array, column, strings
 from pipelines.tokenize.shards import Keep, write_shard
 
 if TYPE_CHECKING:
-    from pipelines.tokenize.encoding import Documents
+    from pipelines.tokenize.encoding import Encoded
 
 _best_fit = kernel("pipelines.kernels.best_fit", "best_fit")
 SHARD_BYTES = 64 << 20
@@ -85,7 +85,7 @@ class Packer:
     def full(self) -> bool:
         return self.size * self.dtype.itemsize >= SHARD_BYTES
 
-    def add(self, documents: Documents) -> None:
+    def add(self, documents: Encoded) -> None:
         self.names.append(documents.names)
         self.begins.append(documents.begins + self.size)
         self.tokens.append(documents.tokens)
