@@ -107,7 +107,7 @@ class Maker:
 
     def start_ahead(self, stage: Planned) -> StageProcess:
         """Its process, which imports what it needs and waits."""
-        return self.crew.start(self._spec(Store(self.url), stage), stage.step.config.ahead())
+        return self.crew.start(self._spec(Store(self.url), stage), stage.step.config.warm_up())
 
     def _spec(self, store: Store, stage: Planned) -> Path:
         return store.workplace() / stage.folder / SPEC

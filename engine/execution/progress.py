@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from engine.execution.pace import Pace
+from engine.execution.throughput import Throughput
 from engine.plan.plan import Planned
 from engine.text.visible import visible
 from engine.view.console import PlainConsole, styled
@@ -68,7 +68,7 @@ class Bar:
     task: TaskID
     facts: dict[str, float] = field(default_factory=lambda: {})
     tokens: tuple[float, int, int] | None = None
-    pace: Pace = field(default_factory=Pace)
+    pace: Throughput = field(default_factory=Throughput)
     parts: int = 0
     workers: str = ""
 

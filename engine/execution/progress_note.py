@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from engine.execution.pace import Pace
+from engine.execution.throughput import Throughput
 from engine.view.unfinished import PROGRESS
 
 EVERY_S = 1.0
@@ -26,7 +26,7 @@ class ProgressNote:
     def __init__(self, scratch: Path) -> None:
         self._file = scratch / PROGRESS
         self._descriptor = -1
-        self._pace = Pace()
+        self._pace = Throughput()
         self._told: dict[str, Any] = {"started": time.time()}
         self._parts = self._rows = 0
         self._written = time.monotonic()

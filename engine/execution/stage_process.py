@@ -105,7 +105,7 @@ class Crew:
 
         Args:
             spec: the file that will say what to do.
-            ahead: what to do before that (`Stage.ahead`).
+            ahead: what to do before that (`Stage.warm_up`).
             log: where they print to before they begin, if anywhere.
 
         Raises:

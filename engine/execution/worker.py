@@ -147,7 +147,7 @@ def _versions() -> dict[str, str]:
 
 
 def await_word(ahead: list[str]) -> bool:
-    """Do what can be done ahead (`Stage.ahead`), and wait for the word to begin, which brings a log to print to. False if the run has let go
+    """Do what can be done ahead (`Stage.warm_up`), and wait for the word to begin, which brings a log to print to. False if the run has let go
     of this process.
 
     What fails ahead is told by the work, which needs it.

@@ -202,7 +202,7 @@ class Stage(BaseModel):
             return Footprint(math.inf if heavy else 1, 6 * GIB + 8 * size + 3 * sum(models) + here, device.gpu)
         return Footprint(0 if self.asks() else math.inf if rows > SLICE else 1, GIB + 8 * size)
 
-    def ahead(self) -> tuple[str, ...]:
+    def warm_up(self) -> tuple[str, ...]:
         """What its process does while what the stage takes is still being made: modules to import, and functions (`module:function`) to
         call. The work must not depend on it."""
         return (type(self).__module__, *([self.work.partition(":")[0]] if self.work else []))

@@ -109,7 +109,7 @@ def answered(actor: Any, coming: Any) -> Any:
     raise EngineDied(str(value))
 
 
-class Starter:
+class EngineStarter:
     """Starts the actor of one replica, and starts it again.
 
     Args:

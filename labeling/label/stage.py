@@ -72,9 +72,9 @@ class Label(Stage):
         """It waits for people, or for Argilla."""
         return Footprint(cores=0)
 
-    def ahead(self) -> tuple[str, ...]:
+    def warm_up(self) -> tuple[str, ...]:
         """Argilla takes its time to start."""
-        return (*super().ahead(), "labeling.label.work:start_server")
+        return (*super().warm_up(), "labeling.label.work:start_server")
 
     @model_validator(mode="after")
     def _check(self) -> Label:

@@ -56,7 +56,7 @@ def remove_alike(stage: Dedup, job: Job) -> None:
         (_,) = job.spread(Directing, [0], stage, pieces, total)
         for index, _ in enumerate(job.spread(Placing, pieces)):
             job.progress(index + 1, len(pieces), "slices", doing="placing")
-    (facts,) = job.spread(Comparing, [0], stage, begins, pieces)
+    (facts,) = job.spread(CosineComparison, [0], stage, begins, pieces)
     signed = [Signed(told, {}) for told in rows]
     phases = Phases(stage, job, KeptTexts(0), FOLDER, None, groups, 0, 0, signed, begins, 0)
     phases.write(facts, [], [f"{RESOLVED}/000000"])
@@ -140,7 +140,7 @@ class Placing:
             self._shuffle.put(f"{PLACED}/{piece}", {}, rows=Table.whole(probes=probes))
 
 
-class Comparing:
+class CosineComparison:
     """Finds which documents go in favour of which.
 
     Args:

@@ -29,7 +29,7 @@ GROUP_FILES = 500
 
 
 @dataclass(frozen=True)
-class Group:
+class SourceGroup:
     """What is read at once: files, or a range of one.
 
     Attributes:
@@ -66,7 +66,7 @@ class Reader:
         self.job, self.options = job, options_of(stage)
         self.done = job.committed()
 
-    def __call__(self, group: Group, most: int | None = None) -> Taken:
+    def __call__(self, group: SourceGroup, most: int | None = None) -> Taken:
         """
         Args:
             most: take no more documents than this.
@@ -94,7 +94,7 @@ class Reader:
         self.job.exchange.put(mark, json.dumps([taken, names]).encode())
         return Taken(taken, textless)
 
-    def _rows(self, group: Group) -> Iterator[tuple[str, Text | Bad]]:
+    def _rows(self, group: SourceGroup) -> Iterator[tuple[str, Text | Bad]]:
         for file, form in zip(group.files, group.forms, strict=True):
             for item in parse(file, form, self.options, group.within):
                 yield file.name, item
@@ -115,7 +115,7 @@ def read(stage: Read, job: Job) -> None:
     job.summary(files=len(files), bytes_on_disk=sum(file.size for file in files), documents=taken)
 
 
-def _each(stage: Read, job: Job, cut: list[Group]) -> Iterator[tuple[Group, Taken]]:
+def _each(stage: Read, job: Job, cut: list[SourceGroup]) -> Iterator[tuple[SourceGroup, Taken]]:
     """Every group, with what came of it, in order; with a limit, no more than it takes."""
     if stage.limit is None:
         yield from zip(cut, job.spread(Reader, cut, stage, size=sum(group.size for group in cut)), strict=True)
@@ -129,18 +129,18 @@ def _each(stage: Read, job: Job, cut: list[Group]) -> Iterator[tuple[Group, Take
             return
 
 
-def _groups(stage: Read, job: Job, files: list[SourceFile]) -> list[Group]:
+def _groups(stage: Read, job: Job, files: list[SourceFile]) -> list[SourceGroup]:
     forms, digests = [form_of(file, stage.format) for file in files], _digests(files, job)
     SourceWatch(files, digests)
     options = options_of(stage)
     limits = RecordOptions(options.max_bytes, options.encoding, options.max_file_bytes)
-    made: list[Group] = []
+    made: list[SourceGroup] = []
     before, total = 0, sum(file.size for file in files)
     for group in groups(files):
         these = tuple(files[i] for i in group), tuple(forms[i] for i in group), tuple(digests[i] for i in group)
         cut = ranges(files[group[0]], forms[group[0]], limits) if len(group) == 1 else []
         for within in cut or [None]:
-            made.append(Group(len(made), *these, within, before, total))
+            made.append(SourceGroup(len(made), *these, within, before, total))
             before += made[-1].size
     return made
 

@@ -152,8 +152,8 @@ class ToyMeet(Stage):
     def footprint(self, given: Any, device: Any) -> Footprint:
         return Footprint(self.cores, self.memory, self.gpu)
 
-    def ahead(self) -> tuple[str, ...]:
-        return (*super().ahead(), "toy:write_down_ahead", "toy:no_such_function")
+    def warm_up(self) -> tuple[str, ...]:
+        return (*super().warm_up(), "toy:write_down_ahead", "toy:no_such_function")
 
     def run(self, job: Any) -> None:
         ledger = Path(self.ledger)

@@ -53,7 +53,7 @@ def test_a_stage_under_way_is_told_of_elsewhere_with_rate_and_time_left(
     scratch = store.scratch("toy-0123456789abcdef")
     (scratch / "spec.json").write_text(json.dumps({"run": "r", "stage": "loud"}))
     now = [100.0]
-    monkeypatch.setattr("engine.execution.pace.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("engine.execution.throughput.time.monotonic", lambda: now[0])
     with ProgressNote(scratch) as note:
         for second in range(5):
             note.hear({"event": "progress", "done": 1000 + 50 * second, "total": 2000, "unit": "rows"})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Pace:
+class Throughput:
     """What is done of something that is under way, since it was first told of: after a kill, work that was done before is no speed.
 
     Attributes:
