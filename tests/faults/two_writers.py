@@ -10,6 +10,7 @@ finished before; every file of the artifact is the one that its manifest has; th
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -20,7 +21,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +102,7 @@ def _round(context: Any, url: str, tag: str, draw: random.Random, outcome: Outco
     second.start()
     second_says.close()
     if stopped and early:
-        _until_taken_over(url, second.pid, second)
+        _until_taken_over(url, tag, second)
     else:
         second.join()
     if stopped:
@@ -177,11 +178,11 @@ def _look(url: str, tag: str) -> list[str]:
     return wrong
 
 
-def _until_taken_over(url: str, pid: int, second: Any) -> None:
+def _until_taken_over(url: str, tag: str, second: Any) -> None:
     store = Store(url)
     while second.is_alive():
-        for name in store.list("leases"):
-            if f'"pid": {pid}' in store.read("leases", name).decode():
+        with suppress(FileNotFoundError):  # between one's release and another's taking
+            if json.loads(store.read("leases", f"{_folder(tag)}.json"))["holder"]["pid"] == second.pid:
                 return
         time.sleep(0.02)
 
