@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from engine.execution.executors.choice import LEAST_SET
 from engine.execution.executors.ray import SHUFFLE
 from engine.store.store import Store
 
@@ -49,9 +50,9 @@ def add_node(cluster: Any) -> Any:
 def command(
     recipe: Path, store: Path, address: str | None, log: Path | None = None, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """`flywheel run`, on a cluster or here. What it says goes to a file, or to who asks."""
+    """`flywheel run`, on a cluster or here, small stages spread, too. What it says goes to a file, or to who asks."""
     where = ["--executor", "ray", "--address", address] if address else []
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), LEAST_SET: "0", **(environment or {})}
     with log.open("w") if log else contextlib.nullcontext(subprocess.PIPE) as told:
         return subprocess.Popen(
             [*FLYWHEEL, "run", str(recipe), "--store", str(store), "--json", *where],

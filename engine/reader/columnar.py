@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from engine.reader.sources import SourceFile, unpacked_limit
+from engine.reader.sources import Range, SourceFile, unpacked_limit
 from engine.store.parquet import open_parquet
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
@@ -17,8 +17,21 @@ ROWS = 1000
 A_ROW = 16  # bytes that even an empty row counts
 
 
-def parquet(file: SourceFile, most: int) -> Iterator[Any]:
+def row_groups(file: SourceFile) -> Iterator[Any]:
+    """Of every row group of a Parquet file: its rows, and its bytes in the file."""
+    with file.open() as raw:
+        facts = open_parquet(raw).metadata
+        for group in range(facts.num_row_groups):
+            of_group = facts.row_group(group)
+            sizes = [of_group.column(i).total_compressed_size for i in range(of_group.num_columns)]
+            yield [of_group.num_rows, sum(sizes)]
+
+
+def parquet(file: SourceFile, most: int, within: Range | None = None) -> Iterator[Any]:
     """The names of a Parquet file's columns, then record batches; `[what is lost, its first row, the first after it]` for a damaged row group.
+
+    Args:
+        within: these row groups alone.
 
     Raises:
         ValueError: it unpacks to more than a file of its size may.
@@ -26,11 +39,11 @@ def parquet(file: SourceFile, most: int) -> Iterator[Any]:
     with file.open() as raw:
         reader = open_parquet(raw)
         yield list(reader.schema_arrow.names)
-        account = _Account(file, most)
+        account = _Account(file.size, most)
         account.add(0, reader.metadata.num_rows)
-        account = _Account(file, most)
-        first = 0
-        for group in range(reader.num_row_groups):
+        account = _Account(within.size if within else file.size, most)
+        first = within.first if within else 0
+        for group in range(within.begin, within.end) if within else range(reader.num_row_groups):
             facts = reader.metadata.row_group(group)
             index, size = first, facts.num_rows
             rows = max(1, min(ROWS, PIECE * size // max(1, facts.total_byte_size)))
@@ -57,7 +70,7 @@ def arrow(file: SourceFile, most: int) -> Iterator[Any]:
             raw.seek(0)
             batches = reader = pa.ipc.open_stream(source)
         yield list(reader.schema.names)
-        account = _Account(file, most)
+        account = _Account(file.size, most)
         for batch in batches:
             sound(batch)
             for start in range(0, len(batch), ROWS):
@@ -96,8 +109,8 @@ def _bytes(kind: pa.DataType) -> pa.DataType:
 class _Account:
     """What was unpacked of a file so far."""
 
-    def __init__(self, file: SourceFile, most: int) -> None:
-        self.size, self.limit, self.most = 0, unpacked_limit(file.size, most), most
+    def __init__(self, size: int, most: int) -> None:
+        self.size, self.limit, self.most = 0, unpacked_limit(size, most), most
 
     def add(self, size: int, rows: int) -> None:
         self.size += size + A_ROW * rows

@@ -20,7 +20,7 @@ from engine.reader.apart import MEMORY, Unreadable, apart
 from engine.reader.columnar import sound
 from engine.reader.encodings import DETECT, START, looks_like, opened
 from engine.reader.encodings import decode as decoded
-from engine.reader.sources import MOST, SourceFile, TooLarge
+from engine.reader.sources import MOST, Range, SourceFile, TooLarge
 
 EXCERPT = 1000  # characters of a rejected row that are kept; the whole is in its source file
 LONG = 8 << 20  # characters of JSON that may hold anything
@@ -139,15 +139,16 @@ def parse_json(text: str) -> Any:
 UNREADABLE = (Unreadable, OSError, EOFError, UnicodeError, lzma.LZMAError, zlib.error, pa.ArrowException)
 
 
-def records(file: SourceFile, form: str, limits: RecordOptions) -> Iterator[Record | Bad]:
+def records(file: SourceFile, form: str, limits: RecordOptions, within: Range | None = None) -> Iterator[Record | Bad]:
     """The records of one file of rows. What can't be opened or read is one `Bad`.
 
     Args:
         form: one of `ROWS`.
+        within: read no more than this (`engine.reader.ranges`).
     """
-    at = 0
+    at = within.first if within else 0
     try:
-        for item in FORMS[form](file, limits):
+        for item in RANGED[form](file, limits, within) if within else FORMS[form](file, limits):
             at = item.offset
             yield item
     except UNREADABLE as error:
@@ -162,32 +163,57 @@ def unreadable(error: BaseException, at: int) -> Bad:
 
 def _jsonl(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
     """One JSON object a line; blank lines are nothing."""
-    if _is_array(file, limits):
+    if is_array(file, limits):
         yield from _json(file, limits)
         return
-    limit = 6 * limits.max_bytes + (1 << 20)  # JSON may spell one byte in six; the rest is room for other columns
     with file.open(limits.max_file_bytes) as raw:
-        utf8, encoding = opened(raw, limits.encoding)
-        for number, (offset, size, data) in enumerate(lines(utf8, limit), 1):
-            place = f"line {number}"
-            if not data.strip():
-                continue
-            if size > len(data):
-                yield too_long(size, limits.max_bytes, offset, data[: 4 * EXCERPT].decode("utf-8", "replace"), place)
-                continue
-            line = decode(data, offset, encoding, place)
-            if isinstance(line, Bad):
-                yield line
-                continue
-            try:
-                row = parse_json(line)
-            except (ValueError, RecursionError) as error:
-                yield Bad("bad_json", str(error), offset, line[:EXCERPT], place)
-                continue
-            yield _record(row, offset, place, line)
+        yield from _objects(*opened(raw, limits.encoding), limits)
 
 
-def _is_array(file: SourceFile, limits: RecordOptions) -> bool:
+def _jsonl_within(file: SourceFile, limits: RecordOptions, within: Range) -> Iterator[Record | Bad]:
+    with file.open(limits.max_file_bytes) as raw:
+        yield from _objects(_Stretch(raw, within.begin, within.end), limits.encoding, limits, within.begin)
+
+
+class _Stretch:
+    """Some bytes of a file."""
+
+    def __init__(self, raw: Any, begin: int, end: int) -> None:
+        raw.seek(begin)
+        self.raw, self.left = raw, end - begin
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self.raw.read(min(size, self.left))
+        self.left -= len(data)
+        return data
+
+
+def _objects(utf8: Any, encoding: str, limits: RecordOptions, begin: int = 0) -> Iterator[Record | Bad]:
+    """
+    Args:
+        begin: where in its file the first line is.
+    """
+    limit = 6 * limits.max_bytes + (1 << 20)  # JSON may spell one byte in six; the rest is room for other columns
+    for number, (at, size, data) in enumerate(lines(utf8, limit), 1):
+        offset, place = begin + at, f"byte {begin + at}" if begin else f"line {number}"
+        if not data.strip():
+            continue
+        if size > len(data):
+            yield too_long(size, limits.max_bytes, offset, data[: 4 * EXCERPT].decode("utf-8", "replace"), place)
+            continue
+        line = decode(data, offset, encoding, place)
+        if isinstance(line, Bad):
+            yield line
+            continue
+        try:
+            row = parse_json(line)
+        except (ValueError, RecursionError) as error:
+            yield Bad("bad_json", str(error), offset, line[:EXCERPT], place)
+            continue
+        yield _record(row, offset, place, line)
+
+
+def is_array(file: SourceFile, limits: RecordOptions) -> bool:
     """Whether a file called JSON lines is one array of objects: it begins with `[`, and then with `{` or on another line."""
     with file.open(limits.max_file_bytes) as raw:
         start, _ = opened(raw, limits.encoding)
@@ -369,10 +395,12 @@ def _distinct(header: list[str]) -> list[str]:
     return header
 
 
-def _columnar(file: SourceFile, limits: RecordOptions, form: str) -> Iterator[Record | Bad]:
+def _columnar(
+    file: SourceFile, limits: RecordOptions, form: str, within: Range | None = None
+) -> Iterator[Record | Bad]:
     """Parquet or Arrow, some batches in memory at a time. Of a damaged row group, what can't be read is named."""
-    index = 0
-    for item in apart(f"engine.reader.columnar:{form}", file, limits.max_file_bytes, memory=MEMORY + file.size):
+    index, asked = (within.first, (within,)) if within else (0, ())
+    for item in apart(f"engine.reader.columnar:{form}", file, limits.max_file_bytes, *asked, memory=MEMORY + file.size):
         if isinstance(item, pa.RecordBatch):
             sound(item)
             yield from _rows(item, index)
@@ -381,12 +409,17 @@ def _columnar(file: SourceFile, limits: RecordOptions, form: str) -> Iterator[Re
             lost, at, index = item
             yield Bad("unreadable", lost, at)
         elif missing := limits.missing(item, 0):
-            yield missing
+            if within is None or within.begin == 0:  # it is said once of a file
+                yield missing
             return
 
 
 def _parquet(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
     yield from _columnar(file, limits, "parquet")
+
+
+def _parquet_within(file: SourceFile, limits: RecordOptions, within: Range) -> Iterator[Record | Bad]:
+    yield from _columnar(file, limits, "parquet", within)
 
 
 def _arrow(file: SourceFile, limits: RecordOptions) -> Iterator[Record | Bad]:
@@ -434,4 +467,8 @@ FORMS: dict[str, Callable[[SourceFile, RecordOptions], Iterator[Record | Bad]]] 
     "csv": _csv,
     "parquet": _parquet,
     "arrow": _arrow,
+}
+RANGED: dict[str, Callable[[SourceFile, RecordOptions, Range], Iterator[Record | Bad]]] = {
+    "jsonl": _jsonl_within,
+    "parquet": _parquet_within,
 }

@@ -103,12 +103,7 @@ class SourceFile:
             most: what any file may unpack to; a larger one may unpack to `RATIO` times its size.
         """
         raw = self.fs.open(self.path, "rb")
-        codec = COMPRESSION.get(Path(self.name).suffix.lower())
-        if codec is None:
-            start = raw.read(6)
-            raw.seek(0)
-            codec = next((found for magic, found in MAGIC.items() if start.startswith(magic)), None)
-        match codec:
+        match codec := self._codec(raw):
             case None:
                 return raw
             case "zstd":
@@ -116,6 +111,19 @@ class SourceFile:
             case _:
                 inner = OPEN[codec](raw)
         return io.BufferedReader(_Unpacked(inner, unpacked_limit(self.size, most)), 1 << 17)
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is compressed."""
+        with self.fs.open(self.path, "rb") as raw:
+            return self._codec(raw) is not None
+
+    def _codec(self, raw: Any) -> str | None:
+        if named := COMPRESSION.get(Path(self.name).suffix.lower()):
+            return named
+        start = raw.read(6)
+        raw.seek(0)
+        return next((found for magic, found in MAGIC.items() if start.startswith(magic)), None)
 
     def digest(self) -> str:
         """128 bits of XXH3 over the bytes on disk; for an object store or a hub, its own name for the content."""
@@ -139,6 +147,22 @@ class SourceFile:
     def local(self) -> bool:
         """Whether it is on this machine."""
         return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+
+@dataclass(frozen=True)
+class Range:
+    """A part of a file of rows that can be read by itself.
+
+    Attributes:
+        begin, end: of JSON lines its bytes, of Parquet its row groups.
+        first: the offset of its first record, as `Record` has it.
+        size: bytes on disk.
+    """
+
+    begin: int
+    end: int
+    first: int
+    size: int
 
 
 class SourceWatch:

@@ -26,7 +26,7 @@ from engine.reader.records import (
     too_long,
     unreadable,
 )
-from engine.reader.sources import MOST, ROWS, SourceFile
+from engine.reader.sources import MOST, ROWS, Range, SourceFile
 
 
 @dataclass(frozen=True)
@@ -60,26 +60,25 @@ class Options:
     max_file_bytes: int = MOST
 
 
-def parse(file: SourceFile, form: str, options: Options) -> Iterator[Text | Bad]:
-    """The documents of one file. What can't be opened or decoded is one `Bad`; texts are checked."""
+def parse(file: SourceFile, form: str, options: Options, within: Range | None = None) -> Iterator[Text | Bad]:
+    """The documents of one file, or of a range of it. What can't be opened or decoded is one `Bad`; texts are checked."""
     at = 0
     try:
-        for item in _rows(file, form, options) if form in ROWS else PARSERS[form](file, options):
+        for item in _rows(file, form, options, within) if form in ROWS else PARSERS[form](file, options):
             at = item.offset
             yield check(item, options.max_bytes) if isinstance(item, Text) else item
     except UNREADABLE as error:
         yield unreadable(error, at)
 
 
-def _rows(file: SourceFile, form: str, options: Options) -> Iterator[Text | Bad]:
+def _rows(file: SourceFile, form: str, options: Options, within: Range | None) -> Iterator[Text | Bad]:
     """The documents of a file of rows."""
 
     def missing(columns: Iterable[str], offset: int) -> Bad | None:
         return _missing(options, columns, offset)
 
-    for item in records(
-        file, form, RecordOptions(options.max_bytes, options.encoding, options.max_file_bytes, missing)
-    ):
+    limits = RecordOptions(options.max_bytes, options.encoding, options.max_file_bytes, missing)
+    for item in records(file, form, limits, within):
         yield item if isinstance(item, Bad) else _render(item.row, item.offset, options)
 
 

@@ -36,11 +36,16 @@ class Speaker(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """What every process of a phase is told once: `make(job, *common)` gives the worker, which is called with each task."""
+    """What every process of a phase is told once: `make(job, *common)` gives the worker, which is called with each task.
+
+    Attributes:
+        size: bytes on disk that its tasks look at, all together; of few, to start processes takes longer. None: not known.
+    """
 
     make: Callable[..., Callable[[Any], Any]]
     job: Speaker
     common: tuple[Any, ...] = ()
+    size: int | None = None
 
     def dumps(self) -> bytes:
         return pickle.dumps(self, pickle.HIGHEST_PROTOCOL)

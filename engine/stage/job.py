@@ -181,9 +181,10 @@ class Job:
 
     # -- in many processes -------------------------------------------------------------------------------------------
 
-    def slices(self, port: str, rows: int = 10_000) -> list[Slice]:
-        """The slices that `parts` cuts, to be worked on in any order."""
-        return slices.cut(port, self.all(port), rows)
+    def slices(self, port: str, rows: int = 10_000, label: str | None = None) -> list[Slice]:
+        """The slices that `parts` cuts, to be worked on in any order; of all artifacts of the port, or of one alone."""
+        only = None if label is None else list(self.inputs[port]).index(label)
+        return slices.cut(port, self.all(port), rows, only)
 
     def table(self, part: Slice, columns: list[str] | None = None) -> pa.Table:
         """The rows of a slice."""
@@ -202,7 +203,12 @@ class Job:
         return self.committed()
 
     def spread(
-        self, make: Callable[..., Callable[[Any], Any]], tasks: Iterable[Any], *common: Any, width: int | None = None
+        self,
+        make: Callable[..., Callable[[Any], Any]],
+        tasks: Iterable[Any],
+        *common: Any,
+        width: int | None = None,
+        size: int | None = None,
     ) -> Iterator[Any]:
         """Have tasks done wherever there is room; what the worker returned for each, in their order.
 
@@ -210,16 +216,23 @@ class Job:
             make: a class or function of a module. `make(job, *common)` gives the worker, once in every process that takes part.
             tasks: anything that can be pickled; few are drawn ahead.
             width: at most so many at once.
+            size: bytes on disk that the tasks look at, all together: little work is done here. If None, what the inputs have.
 
         Raises:
             what a worker raised. StageFailed: a process was lost.
         """
-        for done in self.executor.map(Work(make, self, common), tasks, width):
+        for done in self.executor.map(Work(make, self, common, self._size if size is None else size), tasks, width):
             for event in done.events:
                 self.emit(event)
             if done.effort:
                 self.efforts.append(done.effort)
             yield done.result
+
+    @property
+    def _size(self) -> int | None:
+        """Bytes of the rows of all inputs; None where they have none."""
+        given = [artifact for port in self.inputs for artifact in self.all(port)]
+        return sum(a.manifest["files"][name]["bytes"] for a in given for name in a.parts()) or None
 
     @cached_property
     def exchange(self) -> Exchange:

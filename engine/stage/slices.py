@@ -41,9 +41,12 @@ class Slice:
         return sum(piece.rows for piece in self.pieces)
 
 
-def cut(port: str, artifacts: list[Artifact], rows: int) -> list[Slice]:
+def cut(port: str, artifacts: list[Artifact], rows: int, only: int | None = None) -> list[Slice]:
     """Slices of `rows` rows (the last one of fewer) over all artifacts of a port, in order. Only the files' footers are read; what
     they say is compared with their digests by whoever reads the rows.
+
+    Args:
+        only: the number of the one artifact to cut, if not all.
     """
     slices: list[Slice] = []
     pieces: list[Piece] = []
@@ -56,7 +59,7 @@ def cut(port: str, artifacts: list[Artifact], rows: int) -> list[Slice]:
         pieces, start, held, size = [], start + held, 0, 0.0
 
     for number, artifact in enumerate(artifacts):
-        for name, count in row_counts(artifact):
+        for name, count in row_counts(artifact) if only in (None, number) else ():
             at = 0
             while at < count:
                 taken = min(rows - held, count - at)

@@ -108,7 +108,12 @@ class Read(Stage):
         return {**own, "reader": VERSION}
 
     def sources(self, base: str) -> dict[str, str]:
+        from engine.reader.ranges import may_be_cut
         from engine.reader.sources import find
 
+        files = find(self.paths, base, self.exclude)
         # Order is part of the result, so it is part of the identity.
-        return {file.name: f"{i}:{file.digest()}" for i, file in enumerate(find(self.paths, base, self.exclude))}
+        told = {file.name: f"{i}:{file.digest()}" for i, file in enumerate(files)}
+        if self.rows is None and any(may_be_cut(file, self.format) for file in files):
+            told["(large files)"] = "cut into ranges"  # into other parts than when they were read whole
+        return told

@@ -1,9 +1,10 @@
-"""Reading: files in groups, each cut into parts of bounded size."""
+"""Reading: files in groups, or a large one in ranges, each cut into parts of bounded size by whoever reads it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
@@ -11,8 +12,9 @@ import jinja2.meta
 import pyarrow as pa
 
 from engine.errors import UserError
-from engine.reader.records import Bad
-from engine.reader.sources import SourceFile, SourceWatch, find
+from engine.reader.ranges import LARGE, ranges
+from engine.reader.records import Bad, RecordOptions
+from engine.reader.sources import Range, SourceFile, SourceWatch, find
 from engine.reader.text_files import Options, Text, parse
 from engine.reader.typed_rows import REJECTED, Findings, Reading, form_of, level_parts, tables
 from engine.stage.job import Job, part_name
@@ -22,8 +24,80 @@ from pipelines.read.stage import Read
 
 PART_ROWS = 10_000
 PART_BYTES = 32 << 20
-GROUP_BYTES = 256 << 20
+GROUP_BYTES = LARGE
 GROUP_FILES = 500
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is read at once: files, or a range of one.
+
+    Attributes:
+        forms, digests: one a file: its format, and what the plan found in it.
+        before, total: bytes on disk of all groups before this one, and of all there are.
+    """
+
+    index: int
+    files: tuple[SourceFile, ...]
+    forms: tuple[str, ...]
+    digests: tuple[str, ...]
+    within: Range | None
+    before: int
+    total: int
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.within.size if self.within else sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of a group: how many documents, and, where all of a part lack the column of the text, what is said of the first."""
+
+    documents: int
+    textless: str | None = None
+
+
+class Reader:
+    """Reads groups of files, and commits their parts."""
+
+    def __init__(self, job: Job, stage: Read) -> None:
+        self.job, self.options = job, options_of(stage)
+        self.done = job.committed()
+
+    def __call__(self, group: Group, most: int | None = None) -> Taken:
+        """
+        Args:
+            most: take no more documents than this.
+        """
+        mark = f"groups/{group.index:05d}"
+        if self.job.exchange.exists(mark):
+            known: tuple[int, list[str]] = json.loads(self.job.exchange.get(mark))
+            if self.done.issuperset(known[1]):  # every part of this group is committed
+                return Taken(known[0])
+        watch = SourceWatch(group.files, group.digests)
+        taken, textless, names = 0, None, list[str]()
+        for number, (kept, rejected) in enumerate(parts(self._rows(group), most)):
+            name = part_name(group.index, [str(number), *(file.name for file in group.files)])
+            name = f"{name[:5]}-{number:05d}{name[5:]}"
+            names.append(name)
+            if name not in self.done:
+                watch.check(group.files)
+                self.job.commit(name, kept, rejected)
+            taken += len(kept)
+            if not taken and textless is None and set(rejected["reason"].to_pylist()) == {"missing_text"}:
+                row = rejected.slice(0, 1).to_pylist()[0]
+                textless = f"{row['source']}: {row['detail']}"
+            self.job.progress(group.before + group.size // 2, group.total, "bytes")
+        watch.check(group.files)
+        self.job.exchange.put(mark, json.dumps([taken, names]).encode())
+        return Taken(taken, textless)
+
+    def _rows(self, group: Group) -> Iterator[tuple[str, Text | Bad]]:
+        for file, form in zip(group.files, group.forms, strict=True):
+            for item in parse(file, form, self.options, group.within):
+                yield file.name, item
 
 
 def read(stage: Read, job: Job) -> None:
@@ -31,47 +105,65 @@ def read(stage: Read, job: Job) -> None:
     if stage.rows:
         _read_rows(stage, stage.rows, files, job)
         return
-    render, needs, left_out = renderer(stage.text)
-    options = Options(render, needs, left_out, stage.max_bytes, stage.min_chars, stage.encoding, stage.max_file_bytes)
-    forms = [form_of(file, stage.format) for file in files]
-    watch = _watch(files, job)
-    marks = job.scratch / "groups"
-    marks.mkdir(exist_ok=True)
-    done, taken, bytes_read = job.committed(), 0, 0
-    textless: pa.Table | None = None
-    for index, group in enumerate(groups(files)):
-        mark = marks / f"{index:05d}"
-        size = sum(files[i].size for i in group)
-        known: tuple[int, list[str]] = json.loads(mark.read_text()) if mark.exists() else (0, [""])
-        if done.issuperset(known[1]):  # every part of this group is committed
-            taken += known[0]
-        else:
-            before, names = taken, list[str]()
-            rows = _rows([(files[i], forms[i]) for i in group], options)
-            for number, (kept, rejected) in enumerate(
-                parts(rows, None if stage.limit is None else stage.limit - taken)
-            ):
-                name = part_name(index, [str(number), *(files[i].name for i in group)])
-                name = f"{name[:5]}-{number:05d}{name[5:]}"
-                names.append(name)
-                if name not in done:
-                    watch.check(files[i] for i in group)
-                    job.commit(name, kept, rejected)
-                taken += len(kept)
-                if not taken and len(rejected) and set(rejected["reason"].to_pylist()) == {"missing_text"}:
-                    textless = textless or rejected
-                job.progress(bytes_read + size // 2, sum(f.size for f in files), "bytes", rows=taken)
-            watch.check(files[i] for i in group)
-            with job.keep(mark) as partial:
-                partial.write_text(json.dumps([taken - before, names]))
-        bytes_read += size
-        job.progress(bytes_read, sum(file.size for file in files), "bytes", rows=taken)
-        if stage.limit is not None and taken >= stage.limit:
-            break
+    taken, textless = 0, None
+    for group, done in _each(stage, job, _groups(stage, job, files)):
+        taken += done.documents
+        textless = textless or done.textless
+        job.progress(group.before + group.size, group.total, "bytes", rows=taken)
     if not taken and textless is not None:
-        row = textless.slice(0, 1).to_pylist()[0]
-        raise UserError(f"{row['source']}: {row['detail']} `text` names the column, or is a template over the columns.")
+        raise UserError(f"{textless} `text` names the column, or is a template over the columns.")
     job.summary(files=len(files), bytes_on_disk=sum(file.size for file in files), documents=taken)
+
+
+def _each(stage: Read, job: Job, cut: list[Group]) -> Iterator[tuple[Group, Taken]]:
+    """Every group, with what came of it, in order; with a limit, no more than it takes."""
+    if stage.limit is None:
+        yield from zip(cut, job.spread(Reader, cut, stage, size=sum(group.size for group in cut)), strict=True)
+        return
+    reader, left = Reader(job, stage), stage.limit
+    for group in cut:  # how many documents one may take is known when those before it are read
+        done = reader(group, left)
+        left -= done.documents
+        yield group, done
+        if left <= 0:
+            return
+
+
+def _groups(stage: Read, job: Job, files: list[SourceFile]) -> list[Group]:
+    forms, digests = [form_of(file, stage.format) for file in files], _digests(files, job)
+    SourceWatch(files, digests)
+    options = options_of(stage)
+    limits = RecordOptions(options.max_bytes, options.encoding, options.max_file_bytes)
+    made: list[Group] = []
+    before, total = 0, sum(file.size for file in files)
+    for group in groups(files):
+        these = tuple(files[i] for i in group), tuple(forms[i] for i in group), tuple(digests[i] for i in group)
+        cut = ranges(files[group[0]], forms[group[0]], limits) if len(group) == 1 else []
+        for within in cut or [None]:
+            made.append(Group(len(made), *these, within, before, total))
+            before += made[-1].size
+    return made
+
+
+def options_of(stage: Read) -> Options:
+    """
+    Raises:
+        UserError: `text` is no template.
+    """
+    render, needs, left_out = renderer(stage.text)
+    return Options(render, needs, left_out, stage.max_bytes, stage.min_chars, stage.encoding, stage.max_file_bytes)
+
+
+def _digests(files: list[SourceFile], job: Job) -> list[str]:
+    """What the plan found in each file: what is read is what the key was made of (`Read.sources`).
+
+    Raises:
+        UserError: the plan did not see one of them.
+    """
+    planned = job.sources or {f.name: f"{i}:{f.digest()}" for i, f in enumerate(files)}
+    if new := [file.name for file in files if file.name not in planned]:
+        raise UserError(f"{', '.join(new[:3])} came after this run was planned; run again to read what is there now.")
+    return [planned[file.name].partition(":")[2] for file in files]
 
 
 def _read_rows(stage: Read, kind: str, files: list[SourceFile], job: Job) -> None:
@@ -80,7 +172,7 @@ def _read_rows(stage: Read, kind: str, files: list[SourceFile], job: Job) -> Non
         kind, stage.columns, stage.format, stage.encoding, stage.split, stage.max_bytes, stage.max_file_bytes
     )
     findings, done, taken = Findings(), job.committed(), 0
-    watch = _watch(files, job)
+    watch = SourceWatch(files, _digests(files, job))
     names: list[str] = []
     for index, (kept, rejected) in enumerate(tables(files, reading, findings)):
         kept = kept.slice(0, None if stage.limit is None else stage.limit - taken)
@@ -98,20 +190,6 @@ def _read_rows(stage: Read, kind: str, files: list[SourceFile], job: Job) -> Non
     level_parts(names, job.read_part, lambda name, part: job.commit(name, part), kind)
     job.say(str(findings))
     job.summary(files=len(files), bytes_on_disk=sum(f.size for f in files), rows=taken, shapes=dict(findings.shapes))
-
-
-def _watch(files: list[SourceFile], job: Job) -> SourceWatch:
-    """What is read is what the key was made of (`Read.sources`)."""
-    planned = job.sources or {f.name: f"{i}:{f.digest()}" for i, f in enumerate(files)}
-    if new := [file.name for file in files if file.name not in planned]:
-        raise UserError(f"{', '.join(new[:3])} came after this run was planned; run again to read what is there now.")
-    return SourceWatch(files, [planned[file.name].partition(":")[2] for file in files])
-
-
-def _rows(files: list[tuple[SourceFile, str]], options: Options) -> Iterator[tuple[str, Text | Bad]]:
-    for file, form in files:
-        for item in parse(file, form, options):
-            yield file.name, item
 
 
 def groups(files: list[SourceFile]) -> list[list[int]]:

@@ -6,31 +6,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from pipelines.texts.columns import Array, Texts
 from pipelines.tokenize.pretokens import PretokenCache, fits
-from pipelines.tokenize.tokenizer_files import load
 
 
 class Encoder:
     """Text -> ids, without special tokens; text that looks like a special token stays text.
+
+    Args:
+        model: the tokenizer, as tokenizer.json has it.
 
     Attributes:
         eos: the id that ends a document.
         vocab_size: ids are below this.
     """
 
-    def __init__(self, folder: Path) -> None:
-        tokenizer = load(str(folder))
-        self.eos: int = tokenizer.eos_token_id
-        self.vocab_size: int = len(tokenizer)
-        self.dtype: np.dtype[Any] = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
-        self._backend: Any = tokenizer.backend_tokenizer
+    def __init__(self, model: str, eos: int, vocab_size: int) -> None:
+        self.eos, self.vocab_size, self._model = eos, vocab_size, model
+        self.dtype: np.dtype[Any] = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+        self._backend: Any = Tokenizer.from_str(model)
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._cache = PretokenCache(self._encode) if fits(model) else None
 
-        self._cache = PretokenCache(self._encode) if fits(self._backend.to_str()) else None
+    @staticmethod
+    def load(folder: Path) -> Encoder:
+        """The encoder of a tokenizer in the Hugging Face layout."""
+        from pipelines.tokenize.tokenizer_files import load  # a second of imports, which who only encodes does without
+
+        tokenizer = load(str(folder))
+        return Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, len(tokenizer))
+
+    def __reduce__(self) -> Any:
+        return Encoder, (self._model, self.eos, self.vocab_size)
 
     def encode(self, texts: Texts) -> list[Array]:
         """The ids of each text."""

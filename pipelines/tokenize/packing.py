@@ -1,4 +1,7 @@
-"""Documents packed into blocks, a file of blocks at a time."""
+"""Documents packed into blocks, a file of blocks at a time.
+
+Shapes: B blocks, D documents, T tokens of a block.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import xxhash
 
-from engine.store.schema import row_id
 from engine.store.whole_file import whole_file
 from pipelines.kernels.compiled import kernel
-from pipelines.texts.columns import Array
+from pipelines.texts.columns import Array, column, strings
 from pipelines.tokenize.shards import Keep, write_shard
 
 if TYPE_CHECKING:
-    from pipelines.tokenize.encoder import Encoder
+    from pipelines.tokenize.encoding import Documents
 
 _best_fit = kernel("pipelines.kernels.best_fit", "best_fit")
 SHARD_BYTES = 64 << 20
@@ -41,21 +45,27 @@ class PackingState:
 
 
 class Packer:
-    """Strings documents together and cuts the stream into blocks, a file of them at a time."""
+    """Strings documents together and cuts the stream into blocks, a file of them at a time.
+
+    Args:
+        eos: the id that fills blocks up.
+        dtype: of the tokens.
+    """
 
     def __init__(
         self,
         folder: Path,
         block: int,
         by_best_fit: bool,
-        encoder: Encoder,
+        eos: int,
+        dtype: np.dtype[Any],
         state: PackingState,
         keep: Keep = whole_file,
     ) -> None:
         self.folder = folder
         self.block = block
         self.by_best_fit = by_best_fit
-        self.encoder = encoder
+        self.eos, self.dtype = eos, dtype
         self.state = state
         self.keep = keep
         known = state.splits.get(folder.name, {})
@@ -63,97 +73,113 @@ class Packer:
         self.counts: dict[str, int] = known.get("counts") or dict.fromkeys(
             ("documents", "bytes", "tokens", "blocks", "waste"), 0
         )
-        # What is not in a file yet: ids of tokens, and (offset in them, id) of the documents; the first may have begun
+        # What is not in a file yet: ids of tokens, and where in them documents begin, and which; the first may have begun
         # in a block that is written, then its offset is negative.
-        self.tokens: list[Array] = [np.array(known.get("tokens", []), encoder.dtype)]
-        self.begins: list[tuple[int, str]] = [(int(at), str(name)) for at, name in known.get("begins", [])]
+        begins: list[tuple[int, str]] = known.get("begins", [])
+        self.tokens: list[Array] = [np.array(known.get("tokens", []), dtype)]
+        self.begins: list[Array] = [np.array([at for at, _ in begins], np.int64)]
+        self.names: list[pa.Array] = [strings([str(name) for _, name in begins])]
         self.size = len(self.tokens[0])
 
     @property
     def full(self) -> bool:
-        return self.size * self.encoder.dtype.itemsize >= SHARD_BYTES
+        return self.size * self.dtype.itemsize >= SHARD_BYTES
 
-    def add(self, identity: str, size: int, ids_T: Array) -> None:
-        self.begins.append((self.size, identity))
-        self.tokens += [ids_T.astype(self.encoder.dtype), np.array([self.encoder.eos], self.encoder.dtype)]
-        self.size += len(ids_T) + 1
-        self.counts["documents"] += 1
-        self.counts["bytes"] += size
-        self.counts["tokens"] += len(ids_T) + 1
+    def add(self, documents: Documents) -> None:
+        self.names.append(documents.names)
+        self.begins.append(documents.begins + self.size)
+        self.tokens.append(documents.tokens)
+        self.size += len(documents.tokens)
+        self.counts["documents"] += len(documents.names)
+        self.counts["bytes"] += documents.bytes
+        self.counts["tokens"] += len(documents.tokens)
 
     def flush(self, last: bool = False) -> None:
         """Write the whole blocks (and, at the end, the last one, filled up) as one file."""
-        if self.by_best_fit:
-            self._flush_best_fit()
-            return
-        stream = np.concatenate(self.tokens)
-        if last and len(stream) % self.block:
-            waste = -len(stream) % self.block
-            stream = np.concatenate([stream, np.full(waste, self.encoder.eos, self.encoder.dtype)])
-            self.counts["waste"] += waste
-        blocks = len(stream) // self.block
-        if blocks:
-            self._write(stream[: blocks * self.block].reshape(blocks, self.block), *self._boundaries(blocks))
-        cut = blocks * self.block
-        rest = stream[cut:]
-        later = [(at - cut, name) for at, name in self.begins if at >= cut]
-        if len(rest) and (not later or later[0][0] > 0):  # a document goes on into what is left
-            later.insert(0, max((at - cut, name) for at, name in self.begins if at < cut))
-        self.tokens, self.begins, self.size = [rest], later, len(rest)
-        self._remember(rest)
-
-    def _write(self, tokens_BT: Array, starts: list[list[int]], parents: list[list[str]]) -> None:
-        ids = [row_id("TokenBlock", row.tobytes(), *of_row) for row, of_row in zip(tokens_BT, parents, strict=True)]
-        write_shard(self.folder / f"{self.files:05d}.arrow", ids, parents, tokens_BT, starts, self.keep)
-        self.files += 1
-        self.counts["blocks"] += len(ids)
-
-    def _remember(self, rest: Array) -> None:
+        stream, begins_D, names_D = (
+            np.concatenate(self.tokens),
+            np.concatenate(self.begins),
+            pa.concat_arrays(self.names),
+        )
+        rest, first = self._flush_best_fit(stream, begins_D, names_D) if self.by_best_fit else self._flush_stream(
+            stream, begins_D, names_D, last
+        )  # fmt: skip
+        self.tokens, self.begins = [stream[rest:].copy()], [begins_D[first:] - rest]
+        self.names = [names_D.slice(first)]
+        self.size = len(self.tokens[0])
         self.state.splits[self.folder.name] = {
             "files": self.files,
             "counts": dict(self.counts),
-            "tokens": rest.tolist(),
-            "begins": [[at, name] for at, name in self.begins],
+            "tokens": self.tokens[0].tolist(),
+            "begins": [[at, n] for at, n in zip(self.begins[0].tolist(), self.names[0].to_pylist(), strict=True)],
         }
 
-    def _flush_best_fit(self) -> None:
+    def _flush_stream(self, stream: Array, begins_D: Array, names_D: pa.Array, last: bool) -> tuple[int, int]:
+        """Returns what to go on with: the first token, and the first document."""
+        size = len(stream)
+        if last and size % self.block:
+            waste = -size % self.block
+            stream = np.concatenate([stream, np.full(waste, self.eos, self.dtype)])
+            self.counts["waste"] += waste
+        blocks = len(stream) // self.block
+        cut = blocks * self.block
+        if blocks:
+            edges = np.arange(blocks + 1) * self.block
+            # The documents of a block: from the first that ends in it or later to the last that begins before its end.
+            ends_D = np.append(begins_D[1:], size)
+            low_B = np.searchsorted(ends_D, edges[:-1], side="right")
+            high_B = np.searchsorted(begins_D, edges[1:], side="left")
+            there = begins_D[(begins_D >= 0) & (begins_D < cut)]
+            bounds = np.searchsorted(there, edges, side="left")
+            self._write(stream[:cut].reshape(blocks, self.block), names_D, low_B, high_B, there % self.block, bounds)
+        first = int(np.searchsorted(begins_D, cut, side="left"))
+        if cut < size and (first == len(begins_D) or begins_D[first] > cut):  # a document goes on into what is left
+            first -= 1
+        return min(cut, size), first
+
+    def _write(
+        self, tokens_BT: Array, names: pa.Array, low_B: Array, high_B: Array, starts: Array, bounds: Array
+    ) -> None:
+        """Write a file: block b has the documents `names[low_B[b]:high_B[b]]`, which begin at `starts[bounds[b]:bounds[b + 1]]`."""
+        counts_B = high_B - low_B
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_B)])
+        which = np.arange(offsets[-1]) + np.repeat(low_B - offsets[:-1], counts_B)
+        parents = pa.ListArray.from_arrays(column(offsets.astype(np.int32)), names.take(column(which)))
+        begins = pa.ListArray.from_arrays(column(bounds.astype(np.int32)), column(starts.astype(np.int32)))
+        ids = block_ids(tokens_BT, names, low_B, high_B)
+        write_shard(self.folder / f"{self.files:05d}.arrow", ids, parents, tokens_BT, begins, self.keep)
+        self.files += 1
+        self.counts["blocks"] += len(ids)
+
+    def _flush_best_fit(self, stream: Array, begins_D: Array, names_D: pa.Array) -> tuple[int, int]:
         """Write all documents as one file; blocks stand in the order of the first document in each."""
-        stream = np.concatenate(self.tokens)
-        begins = np.array([at for at, _ in self.begins], np.int64)
-        sizes = np.diff(begins, append=len(stream))
+        sizes = np.diff(begins_D, append=len(stream))
         pieces = -(-sizes // self.block)
-        document = np.repeat(np.arange(len(begins)), pieces)
+        document = np.repeat(np.arange(len(begins_D)), pieces)
         within = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # the number of a piece
-        at = begins[document] + within * self.block
+        at = begins_D[document] + within * self.block
         lengths = np.minimum(sizes[document] - within * self.block, self.block)
         block, offset, count = best_fit(lengths, self.block)
         if count:
-            tokens_BT = np.full((count, self.block), self.encoder.eos, self.encoder.dtype)
-            starts: list[list[int]] = [[] for _ in range(count)]
-            parents: list[list[str]] = [[] for _ in range(count)]
-            names = [name for _, name in self.begins]
+            tokens = np.full(count * self.block, self.eos, self.dtype)
             order = np.lexsort((offset, block))
-            where = (a[order].tolist() for a in (document, at, lengths, block, offset))
-            for d, start, length, b, o in zip(*where, strict=True):
-                tokens_BT[b, o : o + length] = stream[start : start + length]
-                starts[b].append(o)
-                parents[b].append(names[d])
-            self._write(tokens_BT, starts, parents)
+            into = block[order] * self.block + offset[order]
+            for start, length, place in zip(at[order].tolist(), lengths[order].tolist(), into.tolist(), strict=True):
+                tokens[place : place + length] = stream[start : start + length]
+            bounds = np.searchsorted(block[order], np.arange(count + 1))
+            names = names_D.take(column(document[order]))
+            self._write(tokens.reshape(count, self.block), names, bounds[:-1], bounds[1:], offset[order], bounds)
             self.counts["waste"] += count * self.block - len(stream)
-        self.tokens, self.begins, self.size = [stream[:0]], [], 0
-        self._remember(stream[:0])
+        return len(stream), len(begins_D)
 
-    def _boundaries(self, blocks: int) -> tuple[list[list[int]], list[list[str]]]:
-        """By block: the offsets at which documents begin, and the documents that have tokens in it."""
-        starts: list[list[int]] = [[] for _ in range(blocks)]
-        parents: list[list[str]] = [[] for _ in range(blocks)]
-        ends = [at for at, _ in self.begins[1:]] + [self.size]
-        for (at, name), end in zip(self.begins, ends, strict=True):
-            for index in range(max(at, 0) // self.block, min(-(-end // self.block), blocks)):
-                parents[index].append(name)
-            if 0 <= at < blocks * self.block:
-                starts[at // self.block].append(at % self.block)
-        return starts, parents
+
+def block_ids(tokens_BT: Array, names: pa.Array, low_B: Array, high_B: Array) -> list[str]:
+    """`row_id("TokenBlock", tokens, *names)` of every block and its documents, a digest at once and not a part at a time."""
+    told = [len(name).to_bytes(8, "little") + name for name in (one.encode() for one in names.to_pylist())]
+    data, size = memoryview(tokens_BT.tobytes()), tokens_BT[:1].nbytes
+    head = b"TokenBlock" + size.to_bytes(8, "little")
+    places = zip(range(0, len(data), size), low_B.tolist(), high_B.tolist(), strict=True)
+    return [xxhash.xxh3_128_hexdigest(b"".join((head, data[i : i + size], *told[a:b]))) for i, a, b in places]
 
 
 def best_fit(lengths: Array, block: int) -> tuple[Array, Array, int]:

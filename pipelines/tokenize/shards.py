@@ -32,18 +32,18 @@ Keep = Callable[[Path], AbstractContextManager[Path]]  # `whole_file`, or a job'
 def write_shard(
     path: Path,
     ids: list[str],
-    parents: list[list[str]],
+    parents: list[list[str]] | pa.ListArray,
     tokens_BT: Array,
-    starts: list[list[int]],
+    starts: list[list[int]] | pa.ListArray,
     keep: Keep = whole_file,
 ) -> None:
     """Write one file, whole or not at all."""
     block = tokens_BT.shape[1]
     batch = pa.record_batch({
         "id": pa.array(ids, pa.string()),
-        "parents": pa.array(parents, pa.list_(pa.string())),
+        "parents": pa.array(parents, pa.list_(pa.string())) if isinstance(parents, list) else parents,
         "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens_BT.reshape(-1)), block),
-        "starts": pa.array(starts, pa.list_(pa.int32())),
+        "starts": pa.array(starts, pa.list_(pa.int32())) if isinstance(starts, list) else starts,
     })  # fmt: skip
     with keep(path) as partial, pa.ipc.new_file(str(partial), batch.schema) as writer:
         writer.write_batch(batch)

@@ -9,18 +9,20 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from engine.errors import UserError
 from engine.stage.job import Job
-from pipelines.texts.columns import Array, texts_of
+from engine.stage.slices import Piece, Slice, row_counts
+from pipelines.texts.columns import texts_of
 from pipelines.tokenize.bpe import train_bpe
 from pipelines.tokenize.encoder import Encoder
+from pipelines.tokenize.encoding import Encoding, shares
 from pipelines.tokenize.packing import Packer, PackingState
 from pipelines.tokenize.stage import Tokenize
 from pipelines.tokenize.tokenizer_files import load, save
 
-PART_ROWS = 2_000
+PART_ROWS = 2_000  # of a batch
+SLICE_BYTES = 16 << 20  # bytes on disk of a slice, about, if it is more than a batch
 
 
 def tokenize(stage: Tokenize, job: Job) -> None:
@@ -32,31 +34,26 @@ def tokenize(stage: Tokenize, job: Job) -> None:
         with job.keep(folder) as partial:
             shutil.rmtree(partial, ignore_errors=True)
             _make_tokenizer(stage, job, partial)
-    encoder = Encoder(folder)
+    encoder = Encoder.load(folder)
     state = PackingState.load(job.scratch / "state.json")
     best = stage.packing == "best_fit"
-    packers = {
-        split: Packer(job.output / split, stage.block, best, encoder, state, job.keep)
+    data, validation = (
+        Packer(job.output / split, stage.block, best, encoder.eos, encoder.dtype, state, job.keep)
         for split in ("data", "validation")
-    }
-    total = job.rows("documents")
-    seen = 0
-    for batch in _documents(job):
-        seen += len(batch)
-        if seen <= state.documents:  # packed before a kill
-            continue
-        ids: list[str] = batch.column("id").to_pylist()
-        texts = texts_of(batch.column("text"))
-        held_out = _share(ids, 0) < stage.validation
-        sizes: list[int] = np.diff(texts.offsets).tolist()
-        for identity, size, ids_T, held in zip(ids, sizes, encoder.encode(texts), held_out, strict=True):
-            packers["validation" if held else "data"].add(identity, size, ids_T)
-        if any(packer.full for packer in packers.values()):
-            for packer in packers.values():
-                packer.flush()
-            state.documents = seen
-            state.save(job.scratch / "state.json", job.keep)
-        job.progress(seen, total, "rows")
+    )
+    packers = {"data": data, "validation": validation}
+    total, seen = job.rows("documents"), state.documents
+    for batches in job.spread(Encoding, _slices(job, seen), encoder, PART_ROWS, stage.validation):
+        for batch in batches:
+            data.add(batch.data)
+            validation.add(batch.validation)
+            seen += batch.rows
+            if data.full or validation.full:
+                data.flush()
+                validation.flush()
+                state.documents = seen
+                state.save(job.scratch / "state.json", job.keep)
+            job.progress(seen, total, "rows")
     for packer in packers.values():
         packer.flush(last=True)
     counts = {split: packer.counts for split, packer in packers.items()}
@@ -93,8 +90,8 @@ def _make_tokenizer(stage: Tokenize, job: Job, folder: Path) -> None:
         nonlocal seen
         for batch in _documents(job):
             ids: list[str] = batch.column("id").to_pylist()
-            held_out = _share(ids, 0) < stage.validation
-            chosen = ~held_out & (_share(ids, 1) < share)
+            held_out = shares(ids, 0) < stage.validation
+            chosen = ~held_out & (shares(ids, 1) < share)
             yield batch.column("text").filter(pa.array(chosen)).to_pylist()
             seen += len(batch)
             job.progress(seen, rows, "rows", doing="training the tokenizer")
@@ -102,11 +99,24 @@ def _make_tokenizer(stage: Tokenize, job: Job, folder: Path) -> None:
     save(train_bpe(texts(), stage.vocab_size), folder)
 
 
+def _slices(job: Job, packed: int) -> Iterator[Slice]:
+    """The documents by file, a large one in several slices, without the first ones, which were packed before a kill.
+
+    A slice begins where a batch begins, and batches are what is packed: where a file of blocks ends is the same however it is cut.
+    """
+    at = index = 0
+    for number, artifact in enumerate(job.all("documents")):
+        for name, rows in row_counts(artifact):
+            size = artifact.manifest["files"][name]["bytes"] / max(rows, 1)
+            step = PART_ROWS * max(1, int(SLICE_BYTES / max(size, 1) / PART_ROWS))
+            begin = min(max(packed - at, 0), rows)
+            for start in range(begin, rows, step):
+                count = min(step, rows - start)
+                yield Slice("documents", index, at + start, (Piece(number, name, start, count),), int(size * count))
+                index += 1
+            at += rows
+
+
 def _documents(job: Job, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     for artifact in job.all("documents"):
         yield from artifact.batches(columns=columns or ["id", "text"], rows=PART_ROWS)
-
-
-def _share(ids: list[str], use: int) -> Array:
-    """A number in [0, 1) for each id, decided by its digest; another one for each use."""
-    return np.array([xxhash.xxh3_64_intdigest(i.encode(), seed=use) for i in ids], dtype=np.uint64) / 2.0**64

@@ -25,6 +25,7 @@ SCRIPT = ROOT / "examples" / "cluster" / "slurm.sh"
 SRUN = """\
 #!/bin/bash
 while [[ $1 == --* ]]; do shift; done
+[[ $* != *--head* ]] || set -- "$@" --ray-client-server-port="$CLIENT_PORT"
 node=$(mktemp -d "$FAKE/node.XXXX")
 exec "$@" --num-cpus=1 --object-store-memory=80000000 --temp-dir="$node" --dashboard-agent-listen-port=0
 """
@@ -58,17 +59,18 @@ def ray_cluster(nodes: int = 2, **environment: str) -> Generator[RayCluster]:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    ports, host = _free_ports(2), ray.util.get_node_ip_address()  # Ray does not take 127.0.0.1 for this machine
+    ports, host = _free_ports(3), ray.util.get_node_ip_address()  # Ray does not take 127.0.0.1 for this machine
     env = {
         **os.environ, **environment, **token, "FAKE": str(folder), "PATH": f"{folder}:{ROOT / '.venv/bin'}:{os.environ['PATH']}",
         "SLURM_JOB_NODELIST": " ".join([host] * nodes), "RAY_PORT": str(ports[0]), "RAY_DASHBOARD_PORT": str(ports[1]),
+        "CLIENT_PORT": str(ports[2]),
     }  # fmt: skip
     with (folder / "log").open("w") as log:
         script = subprocess.Popen(
             [SCRIPT, "recipe.yaml"], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        until(lambda: (folder / "called").exists() or script.poll() is not None, 120)
+        until(lambda: (folder / "called").exists() or script.poll() is not None, 300)
         assert script.poll() is None, (folder / "log").read_text()
         with pytest.MonkeyPatch.context() as patch:
             for name, value in token.items():
@@ -81,7 +83,7 @@ def ray_cluster(nodes: int = 2, **environment: str) -> Generator[RayCluster]:
         (folder / "over").touch()
         _read_environment()
         try:
-            code = script.wait(60)
+            code = script.wait(120)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(script.pid, 9)

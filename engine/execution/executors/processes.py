@@ -26,20 +26,24 @@ from engine.stage.executor import Done, Here, Opened, Work
 PDEATHSIG = 1  # of prctl
 AHEAD = 2  # tasks that wait, for each process
 
-_opened: Opened | None = None
+_opened: Opened | BaseException | None = None
 
 
 class Processes:
-    """Of `width` processes at most; with one, or one task, all is done in this one."""
+    """Of `width` processes at most; with one, one task, or less than `least` bytes to look at, all is done in this one."""
 
-    def __init__(self, width: int | None = None) -> None:
+    def __init__(self, width: int | None = None, least: int = 0) -> None:
         self.width = width or cores()
+        self.least = least
 
     def map(self, work: Work, tasks: Iterable[Any], width: int | None = None) -> Iterator[Done]:
         width = min(self.width, width or self.width)
+        if width < 2 or (work.size is not None and work.size < self.least):
+            yield from Here().map(work, tasks)
+            return
         waiting = iter(tasks)
         first = [task for _, task in zip(range(2), waiting, strict=False)]
-        if width < 2 or len(first) < 2:
+        if len(first) < 2:
             yield from Here().map(work, _joined(first, waiting))
             return
         context = multiprocessing.get_context("forkserver")
@@ -88,9 +92,14 @@ def _begin(data: bytes, parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PDEATHSIG, int(signal.SIGKILL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _opened = Opened(Work.loads(data))
+    try:
+        _opened = Opened(Work.loads(data))
+    except Exception as error:  # the pool would only know that a process ended
+        _opened = error
 
 
 def _do(task: Any) -> Done:
+    if isinstance(_opened, BaseException):
+        raise _opened
     assert _opened is not None
     return _opened.do(task)

@@ -34,6 +34,7 @@ LIVES = 3  # of a task: so many processes may be lost while they are at it
 AHEAD_S = 1.0  # a process whose tasks take less is handed the next one while it is at one
 WINDOW = 8  # tasks for each process that may be done before those in front of them are
 LOOK_S, PATIENCE_S, CONNECT_S = 2.0, 30.0, 10.0
+IDLE_S = 10.0  # between phases; then their cores are for others, as for a model's engines
 SHUFFLE = "FLYWHEEL_SHUFFLE_TASKS"  # for tests: tasks are handed out in the order that is drawn with this seed
 # What a process on a node has from here; all else, credentials among it, from the node.
 PASSED = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION", "FLYWHEEL_CACHE_GB", "FLYWHEEL_SCRATCH", "PYTHONPATH")
@@ -46,18 +47,22 @@ class RayExecutor:
         dashboard: where Ray's is, if there is one.
     """
 
-    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+    def __init__(self, address: str | None = None, workers: int | None = None, least: int = 0) -> None:
         """
         Args:
             address: `host:port`; RAY_ADDRESS, or the cluster that this machine is a node of, if None.
             workers: processes, at most; a core each of the cluster if None.
+            least: with less than so many bytes to look at, all is done in this process.
 
         Raises:
             UserError: Ray is not installed, there is no cluster, or it is of another version of Ray or Python.
         """
         self._ray, self.dashboard, self._ours = connect(address)
-        self._workers = workers
-        self._crew: list[_Member] = []
+        self._workers, self._least = workers, least
+        self._there: set[_Member] = set()  # all whom we hired
+        self._resting: list[_Member] = []  # those who are in no phase
+        self._counting = threading.Lock()
+        self._leave: threading.Timer | None = None
         self._actor: Any = None
 
     @property
@@ -65,16 +70,20 @@ class RayExecutor:
         return self._workers or max(1, self._cores())
 
     def map(self, work: Work, tasks: Iterable[Any], width: int | None = None) -> Iterator[Done]:
+        if 1 in (width, self._workers) or (work.size is not None and work.size < self._least):
+            yield from Here().map(work, tasks)
+            return
         drawn = iter(tasks)
         first = list(islice(drawn, 2))
-        if len(first) < 2 or 1 in (width, self._workers):
+        if len(first) < 2:
             yield from Here().map(work, chain(first, drawn))
             return
         yield from _Phase(self, work, chain(first, drawn), width).results()
 
     def close(self) -> None:
         """End all actors, and the connection."""
-        for member in self._crew:
+        self._stay()
+        for member in list(self._there):
             self.dismiss(member)
         if self._ours:
             self._ray.shutdown()
@@ -83,19 +92,35 @@ class RayExecutor:
         """How many processes there may be now."""
         return min(self.width, width or self.width)
 
-    def crew(self, count: int) -> list[_Member]:
-        """Those who work, at least this many; some may still wait for room in the cluster."""
-        while len(self._crew) < count:
-            self._crew.append(self._hire())
-        return self._crew
+    def take(self, count: int) -> list[_Member]:
+        """So many for a phase; some may have to wait for room in the cluster."""
+        self._stay()
+        with self._counting:
+            taken, self._resting = self._resting[:count], self._resting[count:]
+        return taken + [self._hire() for _ in range(count - len(taken))]
+
+    def give_back(self, members: list[_Member]) -> None:
+        """They go to the next phase, or leave their cores to others if none comes soon."""
+        with self._counting:
+            self._resting += members
+        self._stay()
+        self._leave = threading.Timer(IDLE_S, self._dismiss_resting)
+        self._leave.daemon = True
+        self._leave.start()
 
     def dismiss(self, member: _Member) -> None:
+        self._there.discard(member)
         self._ray.kill(member.actor)
 
-    def forget(self, member: _Member) -> None:
-        """Have it ended, if it is not, and another take its place."""
-        self.dismiss(member)
-        self._crew.remove(member)
+    def _stay(self) -> None:
+        if self._leave:
+            self._leave.cancel()
+
+    def _dismiss_resting(self) -> None:
+        with self._counting:
+            left, self._resting = self._resting, []
+        for member in left:
+            self.dismiss(member)
 
     @property
     def ray(self) -> Any:
@@ -110,7 +135,9 @@ class RayExecutor:
                 runtime_env={"env_vars": {**passed, **alone}},
             )(TaskWorker)  # fmt: skip
         actor = self._actor.remote(told())
-        return _Member(actor, joining=actor.place.remote())
+        member = _Member(actor, joining=actor.place.remote())
+        self._there.add(member)
+        return member
 
     def _cores(self) -> int:
         return int(self._ray.cluster_resources().get("CPU", 0))
@@ -159,7 +186,7 @@ class _Phase:
         self.done: dict[int, Done] = {}
         self.lost: Counter[int] = Counter()
         self.front, self.exhausted = 0, False
-        self.failed_starts = 0
+        self.failed_starts, self.failed_start = 0, 0.0
         self.looked, self.alone_since = 0.0, time.monotonic()
         self.crew: list[_Member] = []
 
@@ -177,18 +204,19 @@ class _Phase:
                     return
                 self.hear()
         finally:
-            for member in list(self.executor.crew(0)):
+            for member in self.crew:
                 if member.under_way:
-                    self.executor.forget(member)  # what it is at has no other end
+                    self.executor.dismiss(member)  # what it is at has no other end
                 elif member.ready or member.opening is not None:
                     member.actor.rest.remote()
                     member.ready, member.opening = False, None
+            self.executor.give_back([member for member in self.crew if not member.under_way])
 
     def hand_out(self) -> None:
         if time.monotonic() - self.looked > LOOK_S or not self.crew:
             self.looked = time.monotonic()
-            limit = self.executor.limit(self.width)
-            self.crew = self.executor.crew(limit)[:limit]
+            missing = self.executor.limit(self.width) - len(self.crew)
+            self.crew += self.executor.take(max(missing, 0))
         for member in self.crew:
             if member.joining is None and member.opening is None and not member.ready:
                 member.opening = member.actor.open.remote(self.data, self.token)
@@ -256,14 +284,16 @@ class _Phase:
             StageFailed: a task has lost too many. UserError: nobody gets ready.
         """
         reason = reason_of(error)
-        self.executor.forget(member)
-        self.crew = [other for other in self.crew if other is not member]
+        self.executor.dismiss(member)
+        self.crew.remove(member)
         self.looked = 0
         where = f" on {member.place}" if member.place else ""
         if not member.ready:
-            self.failed_starts += 1
+            if time.monotonic() - self.failed_start > LOOK_S:  # those of one node are lost together
+                self.failed_start = time.monotonic()
+                self.failed_starts += 1
             if self.failed_starts >= LIVES:
-                raise StageFailed(f"{LIVES} processes of the Ray cluster ended before they could begin: {hint(reason)}")
+                raise StageFailed(f"no process of the Ray cluster could begin its work: {hint(reason)}")
             return
         indexes = list(member.under_way.values())
         member.under_way.clear()
