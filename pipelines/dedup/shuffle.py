@@ -135,10 +135,6 @@ class Shuffle:
             at += size
         return columns
 
-    def sizes(self, name: str, table: str) -> Array:
-        """(parts,) rows."""
-        return np.diff(self._header(name)[0]["tables"][table]["cuts"])
-
     def gather(self, names: Iterable[str], table: str, part: int = 0) -> Columns:
         """The rows of one part of a table of several files, one after the other."""
         return joined(self.part(name, table, part) for name in names)

@@ -205,3 +205,22 @@ def resolve(
         if kept_by[c] <= -2:
             kept_by[c] = -1
     tally[0], tally[1] = met, verified
+
+
+@numba.njit(cache=True, nogil=True)
+def settle(rows: Any, others: Any, likeness: Any, kept_by: Any, best: Any) -> None:
+    """Go through pairs that are alike; a row goes in favour of the kept one that it is most like, of equals the first.
+
+    Args:
+        rows: (E,) sorted: no row after it has a say in what becomes of one.
+        others: (E,) rows before these.
+        likeness: (E,) float64.
+        kept_by: (N,) int64, -1: kept; written.
+        best: (N,) float64, -1; written.
+    """
+    for i in range(len(rows)):
+        row, other = rows[i], others[i]
+        if kept_by[other] >= 0:
+            continue
+        if likeness[i] > best[row] or (likeness[i] == best[row] and other < kept_by[row]):
+            kept_by[row], best[row] = other, likeness[i]

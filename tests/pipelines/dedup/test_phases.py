@@ -17,7 +17,7 @@ from engine.execution.worker import carry_out
 from engine.stage.executor import Done, Executor, Here, Opened, Work
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from pipelines.dedup import groups, near, phases, repeats
+from pipelines.dedup import groups, near, neighbours, phases, repeats, semantic
 from pipelines.dedup.components import components
 from pipelines.dedup.stage import Dedup
 from tests.pipelines.dedup.test_dedup import documents, greedy, removed
@@ -148,3 +148,59 @@ def test_components_are_scipys(kind: Any) -> None:
     pairs = np.unique(np.stack([labels, theirs]), axis=1)
     assert pairs.shape[1] == number == len(np.unique(labels))
     assert (labels <= np.arange(count)).all() and (labels[labels] == labels).all()
+
+
+def like_embeddings(count: int, width: int = 64) -> Any:
+    """Vectors in clusters of unlike sizes, a fifth of them at a cosine of .90 to .99 to another, one of them a thousand times."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(100, width)) + rng.normal(size=width)
+    vectors = centres[(rng.pareto(1.2, count) * 10).astype(int) % 100] + 0.9 * rng.normal(size=(count, width))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    copies = rng.choice(count, count // 5, replace=False)
+    base, beside = vectors[rng.integers(0, count, len(copies))], rng.normal(size=(len(copies), width))
+    beside -= (beside * base).sum(1, keepdims=True) * base
+    beside /= np.linalg.norm(beside, axis=1, keepdims=True)
+    cosine = rng.uniform(0.90, 0.99, len(copies))[:, None]
+    vectors[copies] = cosine * base + np.sqrt(1 - cosine**2) * beside
+    vectors[rng.choice(count, 1000, replace=False)] = vectors[0]
+    return vectors.astype(np.float32)
+
+
+def test_neighbours_by_homes_are_those_of_all_pairs() -> None:
+    vectors = like_embeddings(4000)
+    every, _ = neighbours.near_all(vectors, np.arange(len(vectors)), 0.95, 1 << 28)
+    lists = neighbours.lists_for(len(vectors))
+    centres = neighbours.directions(vectors[neighbours.sample_rows(len(vectors), 8 * lists)], lists, 0.95)
+    homes = neighbours.Homes(vectors, neighbours.nearest(vectors, centres))
+    by, like = homes.near(0.95)
+    gone = by >= 0
+    assert (every >= 0).sum() > 1000 and abs(gone.sum() - (every >= 0).sum()) <= 0.01 * (every >= 0).sum()
+    assert (
+        np.allclose(like[gone], (vectors[gone].astype(float) * vectors[by[gone]]).sum(1)) and (by[by[gone]] < 0).all()
+    )
+    met, pairs = homes.recall(0.95, 4000)
+    cosines = vectors @ vectors.T
+    assert pairs == ((cosines >= 0.95).sum() - len(vectors)) and met >= 0.99 * pairs
+
+
+def test_many_embeddings_make_the_bytes_of_one_process(
+    many: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from tests.training.tiny import tokenizer
+
+    made = tokenizer()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model: Any = BertModel(BertConfig(vocab_size=len(made), **sizes))
+    model.save_pretrained(tmp_path / "model")
+    made.save_pretrained(tmp_path / "model")
+    config = {"method": "semantic", "model": str(tmp_path / "model"), "threshold": 0.999}
+    few = run(tmp_path / "few", many, Here(), **config)
+    monkeypatch.setattr(semantic, "SLICE", 64)
+    monkeypatch.setattr(neighbours, "ALL_PAIRS", 100)
+    alone = run(tmp_path / "alone", many, Here(), **config)
+    assert run(tmp_path / "spread", many, Shuffled(1), **config).digest == alone.digest
+    assert alone.manifest["summary"]["recall"] >= 0.99 and alone.rows == few.rows < 250
