@@ -56,7 +56,7 @@ PARTS = {
     "price": Part("price:price", 6),
     "short": Part("price:short", 25),
     "components": Part("components:components", 8),
-    "semantic": Part("semantic:semantic", 10),
+    "semantic": Part("semantic:semantic", 15),
     "replicas": Part("borrowed:replicas", 15),
     "engines": Part("borrowed:engines", 15),
     "s3": Part("borrowed:s3", 10),
