@@ -152,14 +152,16 @@ def below(root: int) -> list[psutil.Process]:
 
 
 def spent(root: int) -> float:
-    """CPU seconds so far of a process and all that are below it, those that ended and were waited for included."""
+    """CPU seconds so far of all processes that are or were below this one, but not its own: it only looks on. Of those that ended,
+    what they took is in the books of who waited for them."""
     total = 0.0
     for process in below(root):
         try:
             times = process.cpu_times()
         except psutil.Error:
             continue
-        total += times.user + times.system + times.children_user + times.children_system
+        own = 0.0 if process.pid == root else times.user + times.system
+        total += own + times.children_user + times.children_system
     return total
 
 
