@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from engine.store.digest import digest_file, digest_json
 
 ROOMS = frozenset({"flywheel", "engine", "generators", "labeling", "pipelines", "training"})
 IMPORT_S = 300  # seconds that an import may take when a plan tries it
+_parser = threading.Lock()  # Python's own fails where two threads parse at once (SystemError, python/cpython#106905)
 
 
 @dataclass(frozen=True)
@@ -365,7 +367,8 @@ def _callables(value: Any) -> list[str]:
 def _imports(file: Path, package: str) -> list[str]:
     """The modules that a file names in its imports, wherever in it; what is imported from a package may be one, too."""
     try:
-        tree = ast.parse(file.read_bytes()) if file.suffix == ".py" else ast.Module([], [])
+        with _parser:
+            tree = ast.parse(file.read_bytes()) if file.suffix == ".py" else ast.Module([], [])
     except (SyntaxError, ValueError):
         return []
     names: list[str] = []
