@@ -106,13 +106,13 @@ def open_model(
     least, most = bounds(replicas)
     if job.options.get("executor") == "ray":
         from engine.execution.executors.ray import RayExecutor
-        from generators.backends.ray_engines import Starter
+        from generators.backends.ray_engines import EngineStarter
 
         if isinstance(job.executor, RayExecutor):
             job.executor.rest()  # engines need places, too
 
         def on_a_node(_: int) -> WatchedEngine:
-            start = Starter(model, job.store, settings, job.efforts.append, job.say)
+            start = EngineStarter(model, job.store, settings, job.efforts.append, job.say)
             return open_engine(engine, location, say=job.say, elsewhere=start, **settings)
 
         return Local(Replicas(on_a_node, least, most), tokenizer, 2 * most, report, before)

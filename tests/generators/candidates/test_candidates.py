@@ -36,11 +36,11 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     inputs = {"model": {"m": model(tiny)}, "prompts": {"p": given("Prompt", PROMPTS)}}
     commit, count = Job.commit, [0]
 
-    def dies(self: Job, *rows: Any) -> None:
+    def dies(self: Job, *rows: Any, **more: Any) -> None:
         if count[0] == 2:
             raise KeyboardInterrupt
         count[0] += 1
-        commit(self, *rows)
+        commit(self, *rows, **more)
 
     with lasting_engine() as started:
         monkeypatch.setattr(Job, "commit", dies)
