@@ -24,7 +24,7 @@ def load_tokenizer(location: str) -> Any:
         if _is_plain(Path(location)):
             from transformers import PreTrainedTokenizerFast
 
-            return PreTrainedTokenizerFast.from_pretrained(location)
+            return PreTrainedTokenizerFast.from_pretrained(location, trust_remote_code=False)
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
