@@ -23,6 +23,7 @@ from engine.store.this_machine import this_machine
 
 Algorithm = Literal["sha256", "xxh3"]
 SHARED = "FLYWHEEL_DIGESTS"
+NAME = "flywheel-digests"
 # A file that changed this short a time ago may change again without its times showing it: a file system's clock ticks.
 TICK_NS, SECOND_NS = 20_000_000, 1_000_000_000
 
@@ -84,7 +85,7 @@ def shared_digests() -> Generator[None]:
     _known.clear()
     _seen = 0
     outer = os.environ.get(SHARED)
-    file = os.memfd_create("flywheel-digests") if hasattr(os, "memfd_create") else None
+    file = os.memfd_create(NAME) if hasattr(os, "memfd_create") else None
     if file is not None:  # a file without a name, that ends with this process; others reach it by its descriptor
         os.environ[SHARED] = f"/proc/{os.getpid()}/fd/{file}"
     try:
@@ -138,10 +139,19 @@ def _digest(file: IO[bytes], algorithm: Algorithm) -> str:
     return digest.hexdigest()
 
 
+def _shared() -> str | None:
+    """The file that a run shares, if it is that one: for a process that outlives the run the descriptor may be of any other file."""
+    place = os.environ.get(SHARED)
+    try:
+        return place if place and str(Path(place).readlink()).startswith(f"/memfd:{NAME} ") else None
+    except OSError:
+        return None
+
+
 def _lookup(name: str) -> str | None:
     global _seen
-    found, shared = _known.get(name), os.environ.get(SHARED)
-    if found or not shared:
+    found = _known.get(name)
+    if found or not (shared := _shared()):
         return found
     with contextlib.suppress(OSError), Path(shared).open("rb") as file:  # what other processes of this run found out
         begin = _seen  # other threads may read at the same time
@@ -156,6 +166,6 @@ def _lookup(name: str) -> str | None:
 
 def _note(name: str, digest: str) -> None:
     _known[name] = digest
-    if shared := os.environ.get(SHARED):
+    if shared := _shared():
         with contextlib.suppress(OSError), Path(shared).open("ab", buffering=0) as file:
             file.write(f"{name} {digest}\n".encode())  # in one go, so that lines of several processes don't mix

@@ -9,7 +9,7 @@ import signal
 import time
 from contextlib import suppress
 
-from tests.faults.ground import Ground, Trial, commandline, processes
+from tests.faults.ground import Ground, Trial, alive, commandline, processes
 from tests.faults.outcome import Outcome
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -45,13 +45,19 @@ def kill_engine(ground: Ground, stage: str, seed: int) -> Outcome:
     with ground.trial(stage) as trial:
         process = trial.start()
 
-        def engines() -> list[int]:
-            return [one for one in processes(trial.mark) if "generators.backends.process.child" in commandline(one)]
+        found = set[int]()
+
+        def engines() -> bool:  # as long as they have the name that they were started with
+            found.update(
+                one for one in processes(trial.mark) if "generators.backends.process.child" in commandline(one)
+            )
+            return bool(found)
 
         if not trial.begun(process) or not trial.wait(process, engines):
-            return Outcome(fault, kind, "unhurt")
+            came, detail = trial.judge(trial.end(process))
+            return Outcome(fault, kind, "unhurt" if came == "same" else came, detail)
         time.sleep(random.Random(seed).random() * 8)
-        found = engines()
+        found = {one for one in found if alive(one)}
         for one in found:
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)

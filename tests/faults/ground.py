@@ -45,13 +45,18 @@ LARGE = 2000  # MB: of stages that take more, vLLM's, one is tried at once
 
 
 def processes(mark: str) -> list[int]:
-    """Every process that was started with this mark in its environment."""
+    """Every process that was started with this mark in its environment, or works in the folder of this name: an engine that names
+    itself (setproctitle) writes over its environment.
+    """
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes() and alive(int(entry.name)):
+            ours = f"{MARK}={mark}".encode() in (entry / "environ").read_bytes() or mark in str(
+                (entry / "cwd").readlink()
+            )
+            if ours and alive(int(entry.name)):
                 found.append(int(entry.name))
         except OSError:
             continue

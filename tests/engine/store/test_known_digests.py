@@ -89,3 +89,16 @@ def test_the_processes_of_a_run_know_what_one_found_out_and_the_next_run_does_no
     assert said.strip() == str([hashlib.sha256(f.read_bytes()).hexdigest() for f in (file, written)])
     with shared_digests():
         assert subprocess.run(command, capture_output=True, text=True).stderr.strip() == "looked"
+
+
+def test_a_descriptor_that_is_another_file_by_now_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that outlives its run has the run's variable; the number may be of any file that was opened since."""
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"not a digest in sight\n")
+    with mine.open("r+b") as opened:
+        monkeypatch.setenv(known_digests.SHARED, f"/proc/{os.getpid()}/fd/{opened.fileno()}")
+        known_digests.note_written(mine, "0" * 64)
+        assert known_digests.digest_of(mine, "xxh3")
+    assert mine.read_bytes() == b"not a digest in sight\n"

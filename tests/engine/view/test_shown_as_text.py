@@ -263,7 +263,7 @@ with shown_as_text():
 # Whose standard output is no person's: a process of ours reads it.
 PIPES = {
     "engine/user_code.py", "engine/execution/worker.py", "generators/rules/bounded_script.py", "generators/rules/sandbox/programs.py",
-    "generators/backends/process/child.py", "labeling/argilla/server/embedded/supervise.py",
+    "generators/backends/process/child.py", "generators/backends/process/host.py", "engine/execution/residents.py", "labeling/argilla/server/embedded/supervise.py",
     "engine/execution/keeper.py", "generators/rules/grading/program_process.py", "generators/rules/grading/judge_process.py",
     "generators/rules/sandbox/zygote.py",
     "engine/execution/stops.py",  # in a signal's handler: words of its own, and nothing else would do
