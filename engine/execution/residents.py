@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -60,6 +60,11 @@ class Residents:
             yield
         finally:
             self.over(stage)
+
+    def lent(self, stage: Planned, running: Iterable[str]) -> bool:
+        """Whether what the stage would find loaded is another's now: to wait for it is cheaper than to load it once more."""
+        wants = set(self._wants.get(stage.name, ()))
+        return any(wants.intersection(self._wants.get(other, ())) for other in running)
 
     def over(self, stage: Planned) -> None:
         """The stage wants nothing more."""

@@ -179,7 +179,8 @@ class Run:
                 self.residents.over(cached[0])
                 self._keep(*cached)
                 continue
-            chosen = schedule.choose((stage, self._footprint(stage)) for stage in ready)
+            free = [stage for stage in ready if not self.residents.lent(stage, schedule.running)]
+            chosen = schedule.choose((stage, self._footprint(stage)) for stage in free)
             if chosen is None:
                 break
             stage, footprint = chosen
