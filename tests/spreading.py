@@ -19,7 +19,7 @@ class Shuffled:
         self.random = random.Random(seed)
 
     def map(self, work: Work, tasks: Iterable[Any], width: int | None = None) -> Iterator[Done]:
-        opened, data = Opened(work.dumps()), [pickle.dumps(task) for task in tasks]
+        opened, data = Opened(Work.loads(work.dumps())), [pickle.dumps(task) for task in tasks]
         order = list(range(len(data)))
         self.random.shuffle(order)
         done = {i: pickle.dumps(opened.do(pickle.loads(data[i]))) for i in order}
@@ -34,7 +34,7 @@ class Killed(Shuffled):
         self.left = after
 
     def map(self, work: Work, tasks: Iterable[Any], width: int | None = None) -> Iterator[Done]:
-        opened, given = Opened(work.dumps()), list(tasks)
+        opened, given = Opened(Work.loads(work.dumps())), list(tasks)
         for task in self.random.sample(given, len(given)):
             if not self.left:
                 raise KeyboardInterrupt

@@ -129,5 +129,5 @@ def test_stages_that_ask_nobody_are_left_alone(tmp_path: Path, monkeypatch: pyte
     store = Store(str(tmp_path / "store"))
     made = run_plan(recipe, store)["scores"]
     assert made.manifest["rejected"] == {"no_verdict": 1}
-    monkeypatch.setattr("engine.execution.runner._work", None)  # doing it again would fail
+    monkeypatch.setattr("engine.execution.one_stage.Maker._work", None)  # doing it again would fail
     assert run_plan(recipe, store, retry_failed=True)["scores"].id == made.id

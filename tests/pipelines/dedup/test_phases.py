@@ -42,7 +42,7 @@ class Shuffled:
 
     def map(self, work: Work, tasks: Iterable[Any], width: int | None = None) -> Iterator[Done]:
         self.phases.append(work.make.__name__)
-        workers = [Opened(work.dumps()) for _ in range(self.width)]
+        workers = [Opened(Work.loads(work.dumps())) for _ in range(self.width)]
         waiting = list(tasks)
         done: dict[int, Done] = {}
         for index in self.rng.sample(range(len(waiting)), len(waiting)):
