@@ -45,8 +45,10 @@ def cluster() -> Iterator[RayCluster]:
 
 @pytest.fixture(scope="module")
 def executor(cluster: RayCluster) -> Iterator[RayExecutor]:
+    before = signal.getsignal(signal.SIGTERM)
     made = open_executor({"executor": "ray", "address": cluster.address})
     assert isinstance(made, RayExecutor)
+    assert signal.getsignal(signal.SIGTERM) is before, "Ray would leave without closing what is open"
     until(lambda: made.width == 2, 300)
     yield made
     made.close()
@@ -108,7 +110,6 @@ def test_who_cannot_take_part_is_told_why(cluster: RayCluster, monkeypatch: pyte
 
 
 def test_two_nodes_make_the_bytes_of_one_process(executor: RayExecutor, runs: Runs) -> None:
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "Ray would leave without closing what is open"
     spread = runs(executor, pause=0.3)
     assert spread.digest == runs.digest and spread.manifest["summary"]["seen"] == len(DOCS)
     told = [line.split() for line in spread.log("processes").decode().splitlines()]

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from engine.execution.executors.open import LEAST_SET, open_executor
+from engine.execution.executors.choice import LEAST_SET, open_executor
 
 import pipelines.mix.work as mixing
 import pipelines.read.work as reading

@@ -17,7 +17,7 @@ import pytest
 
 from engine.errors import Damaged, UserError
 from engine.stage.job import Job
-from engine.store import cache, leased_writes, ranges, request_counts, versions
+from engine.store import cache, leased_writes, range_reads, request_counts, versions
 from engine.store.artifact import Artifact
 from engine.store.files import scratch_home
 from engine.store.holder import Superseded
@@ -59,7 +59,7 @@ def read(made: Artifact, name: str) -> bytes:
 def test_a_file_comes_once_and_in_ranges(
     bucket: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "RANGE", 1000)
+    monkeypatch.setattr(range_reads, "RANGE", 1000)
     data = np.random.default_rng(1).bytes(25_500)
     made = artifact(Store(bucket), {"large": data, "small": b"abc", "empty": b"", "even": data[:2000]})
     requests(caplog)
@@ -79,7 +79,7 @@ def test_several_that_want_a_file_fetch_it_once(bucket: str, caplog: pytest.LogC
 
 
 def test_damage_here_is_fetched_anew_and_damage_there_is_told(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "RANGE", 100)
+    monkeypatch.setattr(range_reads, "RANGE", 100)
     store, data = Store(bucket), bytes(range(250)) * 2
     made = artifact(store, {"one": data})
     entry = made.manifest["files"]["one"]["sha256"]
