@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from engine.execution.executors.choice import LEAST_SET, open_executor
 
 import pipelines.mix.work as mixing
 import pipelines.read.work as reading
 import pipelines.tokenize.work as tokenizing
+from engine.execution.executors.choice import LEAST_SET, open_executor
 from engine.execution.executors.processes import Processes
 from engine.execution.worker import carry_out
 from engine.reader import ranges
