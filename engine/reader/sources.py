@@ -265,7 +265,7 @@ def find(
                 if not any(fnmatch.fnmatchcase(file.name, glob) for glob in skip):
                     found.setdefault(file.path, file)
             continue
-        left_out = skip
+        left_out, literal = skip, ""
         if pattern.startswith(STDLIB):
             library = sysconfig.get_path("stdlib")
             fs, path, root = fsspec.filesystem("file"), f"{library}/{pattern.removeprefix(STDLIB)}", library
@@ -274,11 +274,13 @@ def find(
             url = pattern if "://" in pattern else str(Path(base).expanduser().absolute() / Path(pattern).expanduser())
             fs, path = cast(tuple[Any, str], fsspec.core.url_to_fs(url))  # pyright: ignore[reportAttributeAccessIssue]
             fs.invalidate_cache()  # what is there now
-            root = fixed_root(path)
+            here = f"{Path(base).expanduser().absolute()}/"
+            literal = here if "://" not in pattern and path.startswith(here) else ""
+            root = fixed_root(path, len(literal))
         folder = bool(fs.isdir(path))
         if folder:
             root, path = path.rstrip("/"), path.rstrip("/") + "/**"
-        matches = _matches(fs, path, root, folder, say)
+        matches = _matches(fs, path, root, folder, say, literal)
         wanted = {
             full: size
             for full, size in sorted(matches.items())
@@ -300,9 +302,12 @@ def find(
     return list(found.values())
 
 
-def _matches(fs: Any, path: str, root: str, folder: bool, say: Callable[[str], None]) -> dict[str, int]:
+def _matches(fs: Any, path: str, root: str, folder: bool, say: Callable[[str], None], literal: str) -> dict[str, int]:
     """The files that a glob matches, or all of a folder, with their sizes; on this machine links are followed, and what is hidden
     is matched by a glob that says so, as in a shell.
+
+    Args:
+        literal: the beginning of `path` that is a folder's name and no glob, whatever brackets are in it.
     """
     if "file" not in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
         found: dict[str, dict[str, Any]] = fs.glob(path, detail=True)
@@ -311,8 +316,9 @@ def _matches(fs: Any, path: str, root: str, folder: bool, say: Callable[[str], N
         if fault := _no_data(told):
             raise UserError(f"{readable(path)} can't be read: it is {fault}.")
         return {path: told.st_size}
-    pattern = ".*" if folder else cast(str, fsspec.utils.glob_translate(path))  # pyright: ignore[reportAttributeAccessIssue]
-    shape = re.compile(pattern, re.DOTALL)
+    rest = path[len(literal) :]
+    pattern = ".*" if folder else cast(str, fsspec.utils.glob_translate(rest))  # pyright: ignore[reportAttributeAccessIssue]
+    shape = re.compile(re.escape(literal) + pattern, re.DOTALL)
     depth = None if "**" in path else path.count("/")
     sizes: dict[str, int] = {}
     for full in sorted(_walk(root or "/", depth, say)):
@@ -439,9 +445,9 @@ def hub_files(name: str, base: str | Path) -> list[SourceFile]:
     return made
 
 
-def fixed_root(path: str) -> str:
-    """The folder part of a glob before its first wildcard; the folder of a plain path."""
-    magic = re.search(r"[*?\[{]", path)
+def fixed_root(path: str, literal: int = 0) -> str:
+    """The folder part of a glob before its first wildcard, which is not among the first `literal` characters; the folder of a plain path."""
+    magic = re.compile(r"[*?\[{]").search(path, literal)
     head = path[: magic.start()] if magic else path
     return head.rpartition("/")[0]
 

@@ -12,6 +12,7 @@ from engine.errors import UserError
 from engine.execution.worker import carry_out
 from engine.plan.identity import folder_of, identify, key_of
 from engine.plan.inputs import resolve
+from engine.reader.sources import find
 from engine.stage.stage import load
 from engine.store.store import Store
 from engine.store.writer import ArtifactWriter
@@ -123,3 +124,11 @@ def planned_rows() -> Any:
     import pyarrow as pa
 
     return pa.table({"id": ["x"], "parents": pa.array([[]], pa.list_(pa.string())), "text": ["of another file"]})
+
+
+def test_a_folder_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
+    here = tmp_path / "my [vu] {a} folder"
+    here.mkdir()
+    (here / "rows.jsonl").write_text('{"text": "one"}\n')
+    for pattern in ("*.jsonl", "rows.jsonl", ".", f"{here}/*.jsonl"):
+        assert [file.name for file in find([pattern], str(here))] == ["rows.jsonl"]
