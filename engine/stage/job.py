@@ -186,10 +186,14 @@ class Job:
 
     # -- in many processes -------------------------------------------------------------------------------------------
 
-    def slices(self, port: str, rows: int = 10_000, label: str | None = None) -> list[Slice]:
-        """The slices that `parts` cuts, to be worked on in any order; of all artifacts of the port, or of one alone."""
+    def slices(self, port: str, rows: int = 10_000, label: str | None = None, size: int | None = None) -> list[Slice]:
+        """The slices that `parts` cuts, to be worked on in any order; of all artifacts of the port, or of one alone.
+
+        Args:
+            size: bytes on disk that a slice has at most: of long texts, so that there is enough to spread.
+        """
         only = None if label is None else list(self.inputs[port]).index(label)
-        return slices.cut(port, self.all(port), rows, only)
+        return slices.cut(port, self.all(port), rows, only, size)
 
     def table(self, part: Slice, columns: list[str] | None = None) -> pa.Table:
         """The rows of a slice."""
@@ -336,6 +340,7 @@ class Job:
     def resume(self) -> None:
         """Look at what was committed and kept before a kill, and start over where it is not what was written."""
         assert self.writer.journal is not None
+        self.store.clear_begun(self.artifact)
         damaged = self.writer.damage()
         for name, digests in self.writer.journal.noted().items():
             file = self.scratch / name.removeprefix("scratch/")

@@ -111,7 +111,8 @@ class StoreFiles:
             self.fs.pipe_file(target, data)
             return digest
         with in_words(target):
-            partial = Path(self.path("tmp", uuid.uuid4().hex))
+            owner = parts[min(1, len(parts) - 1)]
+            partial = Path(self.path("tmp", f"{owner}.{uuid.uuid4().hex}"))
             make_folder(partial.parent)
             make_folder(Path(target).parent)
             try:
@@ -127,6 +128,12 @@ class StoreFiles:
             sync(Path(target).parent)
         note_written(Path(target), digest)
         return digest
+
+    def clear_begun(self, artifact: str) -> None:
+        """Take away what writes of an artifact left that did not end, as they were killed; for whoever has its lease."""
+        if self.local:
+            for partial in Path(self.path("tmp")).glob(f"{artifact}.*"):
+                partial.unlink(missing_ok=True)
 
     def put_file(self, source: Path, *parts: str) -> None:
         """Move a finished local file into the store, whole or not at all, to last.

@@ -21,9 +21,12 @@ class Journal:
 
     def note(self, name: str, digest: str) -> None:
         """This is about to be the digest of a file; until it is, the one before counts, too."""
-        with self.file.open("ab", buffering=0) as file:
-            fresh = not file.tell()
-            file.write(f"{digest} {name}\n".encode())
+        with self.file.open("a+b", buffering=0) as file:
+            fresh = not file.seek(0, os.SEEK_END)
+            torn = (
+                not fresh and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+            )  # a line that a kill cut off takes this one with it
+            file.write(f"{chr(10) * torn}{digest} {name}\n".encode())
             os.fsync(file.fileno())
         if fresh:
             sync(self.file.parent)

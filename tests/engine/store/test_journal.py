@@ -12,6 +12,7 @@ from engine.errors import StageFailed
 from engine.execution.worker import carry_out
 from engine.stage.stage import Stage
 from engine.store.artifact import Artifact
+from engine.store.journal import Journal
 from engine.store.schema import row_id
 from engine.store.store import Store
 
@@ -125,3 +126,37 @@ def test_parts_of_an_artifact_whose_manifest_is_damaged_are_not_taken_over(store
     said: list[dict[str, Any]] = []
     assert make(store, said).digest == undisturbed
     assert [e["part"] for e in said if e["event"] == "commit"] == ["00000", "00001", "00002"]
+
+
+@pytest.mark.parametrize("left", range(40))
+def test_a_line_that_was_cut_off_takes_none_with_it(tmp_path: Path, left: int) -> None:
+    file = tmp_path / "written.txt"
+    Journal(file).note("data/00000.parquet", "5ae1")
+    Journal(file).note("data/00001.parquet", "77c0")
+    file.write_bytes(file.read_bytes()[:left])
+    Journal(file).note("data/00001.parquet", "b41d")
+    Journal(file).note("data/00002.parquet", "e29f")
+    noted = Journal(file).noted()
+    assert noted["data/00001.parquet"] == {"b41d"} and noted["data/00002.parquet"] == {"e29f"}
+
+
+def test_what_a_killed_write_left_goes_when_its_artifact_is_made(store: Store) -> None:
+    folder = make(store).id
+    begun, other = Path(store.path("tmp", f"{folder}.5f2c")), Path(store.path("tmp", f"{folder}0.77aa"))
+    for file in (begun, other):
+        file.write_text("half of a part")
+    store.fs.rm(store.path("artifacts", folder), recursive=True)
+    make(store)
+    assert not begun.exists() and other.exists()
+
+
+def test_a_write_is_told_from_those_of_other_artifacts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def fence(*parts: str) -> None:
+        seen.extend(file.name for file in Path(store.path("tmp")).iterdir())
+
+    monkeypatch.setattr(store, "fence", fence)
+    store.put(b"row", "artifacts", "read-1", "data", "0.parquet")
+    store.put(b"run", "runs", "r.json")
+    assert [name.partition(".")[0] for name in seen] == ["read-1", "r"]
