@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 from engine.store.artifact import Artifact
 from engine.store.schema import united
 
+SLICE_BYTES = 8 << 20  # on disk: a fifth to a third of their texts
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -41,30 +43,38 @@ class Slice:
         return sum(piece.rows for piece in self.pieces)
 
 
-def cut(port: str, artifacts: list[Artifact], rows: int, only: int | None = None) -> list[Slice]:
+def cut(
+    port: str, artifacts: list[Artifact], rows: int, only: int | None = None, size: int | None = None
+) -> list[Slice]:
     """Slices of `rows` rows (the last one of fewer) over all artifacts of a port, in order. The manifest tells how many rows a file has, or the
     file its footer, which whoever reads the rows compares with its digest.
 
     Args:
         only: the number of the one artifact to cut, if not all.
+        size: bytes on disk that a slice has at most, or one row, by what a row of its file has on average.
     """
     slices: list[Slice] = []
     pieces: list[Piece] = []
     held = start = 0
-    size = 0.0
+    taken_bytes = 0.0
 
     def close() -> None:
-        nonlocal pieces, held, start, size
-        slices.append(Slice(port, len(slices), start, tuple(pieces), int(size)))
-        pieces, start, held, size = [], start + held, 0, 0.0
+        nonlocal pieces, held, start, taken_bytes
+        slices.append(Slice(port, len(slices), start, tuple(pieces), int(taken_bytes)))
+        pieces, start, held, taken_bytes = [], start + held, 0, 0.0
 
     for number, artifact in enumerate(artifacts):
         for name, count in row_counts(artifact) if only in (None, number) else ():
             at = 0
+            row = artifact.manifest["files"][name]["bytes"] / max(count, 1)
             while at < count:
-                taken = min(rows - held, count - at)
+                room = rows - held if size is None else min(rows - held, int((size - taken_bytes) / max(row, 1e-9)))
+                if room < 1 and held:
+                    close()
+                    continue
+                taken = min(max(room, 1), count - at)
                 pieces.append(Piece(number, name, at, taken))
-                size += artifact.manifest["files"][name]["bytes"] * taken / count
+                taken_bytes += row * taken
                 at, held = at + taken, held + taken
                 if held == rows:
                     close()

@@ -33,7 +33,7 @@ class Decontaminate(Stage):
     phase: ClassVar[str] = "curation"
     work: ClassVar[str] = "pipelines.decontaminate.work:decontaminate"
     narrows: ClassVar[bool] = True
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     ngram: Ngram = 13
     min_words: MinWords = 5

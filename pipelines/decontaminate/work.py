@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from engine.errors import StageFailed
 from engine.stage.job import Job, Part
-from engine.stage.slices import Slice
+from engine.stage.slices import SLICE_BYTES, Slice
 from engine.store.artifact import Artifact
 from engine.store.parquet import encode
 from engine.store.schema import row_id
@@ -27,7 +27,7 @@ def decontaminate(stage: Decontaminate, job: Job) -> None:
     against = Passages(rows_of(job.all("against")), stage.ngram, stage.min_words, stage.near)
     against.put(job.exchange)
     done, rows = 0, job.rows("documents")
-    for looked_at in job.spread(Remover, job.slices("documents"), against):
+    for looked_at in job.spread(Remover, job.slices("documents", size=SLICE_BYTES), against):
         done += looked_at
         job.progress(done, rows, "rows")
     total = Counter[str]()
@@ -128,7 +128,7 @@ def contamination(stage: Contamination, job: Job) -> None:
     sets: dict[str, Any] = {}
     examples: list[dict[str, Any]] = []
     touched = {label: Touched() for label in job.inputs["training"]}
-    slices = [(label, piece) for label in touched for piece in job.slices("training", label=label)]
+    slices = [(label, piece) for label in touched for piece in job.slices("training", label=label, size=SLICE_BYTES)]
     compared = job.spread(Overlaps, (piece for _, piece in slices), against, answers)
     seen = 0
     for (label, piece), found in zip(slices, compared, strict=True):

@@ -11,6 +11,10 @@ from engine.stage.job import Job
 from engine.store.artifact import Artifact
 
 GROUP_BYTES = 24 << 20  # as they are on disk; a fifth to a third of their texts
+LEAST_BYTES, GROUPS = (
+    4 << 20,
+    64,
+)  # of a group, where that gives fewer groups than this: so many there should be to spread
 GROUP_ROWS = 100_000
 
 
@@ -35,11 +39,12 @@ class Group:
 
 
 def cut(job: Job, *ports: str, size: int | None = None) -> list[Group]:
-    """The groups of these ports, in order: `size` bytes on disk (`GROUP_BYTES`) or about `GROUP_ROWS` rows each, a file at least. A group has files of
-    one port only.
+    """The groups of these ports, in order: `size` bytes on disk (up to `GROUP_BYTES`, by how much there is) or about `GROUP_ROWS` rows each, a file
+    at least. A group has files of one port only.
     """
     groups: list[Group] = []
-    most = size or GROUP_BYTES
+    everything = sum(file_bytes(artifact) for port in ports for artifact in job.all(port))
+    most = size or min(max(everything // GROUPS, LEAST_BYTES), GROUP_BYTES)
     for port in ports:
         artifacts = job.all(port)
         total = sum(file_bytes(artifact) for artifact in artifacts)

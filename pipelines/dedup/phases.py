@@ -41,7 +41,7 @@ from pipelines.texts.kept_texts import KeptTexts
 TEXTS = 0.6  # of the memory: for texts, which else are read for each pass anew
 SORTED = 40  # bytes that a band's key takes while a range is sorted
 HASHED = 80  # bytes of a document while a range's exact copies are looked for
-BATCH_BYTES = 32 << 20  # of the sets and signatures of candidates that are resolved together
+BATCH_BYTES = 8 << 20  # of the sets and signatures of candidates that are resolved together
 LEAST_RANGES = 8  # so that there is something to spread where there are so many groups
 
 

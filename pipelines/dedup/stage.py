@@ -33,7 +33,7 @@ class Dedup(Stage):
     phase: ClassVar[str] = "curation"
     work: ClassVar[str] = "pipelines.dedup.work:deduplicate"
     narrows: ClassVar[bool] = True
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     method: Literal["exact", "minhash", "substring", "semantic"] = "minhash"
     level: Literal["document", "paragraph", "line"] = Field(

@@ -36,7 +36,7 @@ class Filter(Stage):
     phase: ClassVar[str] = "curation"
     work: ClassVar[str] = "pipelines.filter.work:sift"
     narrows: ClassVar[bool] = True
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     rules: list[Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]] = Field(
         default_factory=lambda: [], description="Published sets of rules, with their published constants."

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from engine.stage.job import Job
-from engine.stage.slices import Slice
+from engine.stage.slices import SLICE_BYTES, Slice
 from engine.store.schema import row_id
 from pipelines.filter.heuristics import LINE_SETS, Rule, clean_lines
 from pipelines.filter.keep import verdict
@@ -29,7 +29,7 @@ def sift(stage: Filter, job: Job) -> None:
     classifier = _classifier(stage, job)
     rows = job.rows("documents")
     done = 0
-    for sifted in job.spread(Sifter, job.slices("documents"), stage, classifier):
+    for sifted in job.spread(Sifter, job.slices("documents", size=SLICE_BYTES), stage, classifier):
         done += sifted
         job.progress(done, rows, "rows")
     total = Tally()

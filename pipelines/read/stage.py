@@ -28,6 +28,7 @@ class Read(Stage):
     phase: ClassVar[str] = "curation"
     work: ClassVar[str] = "pipelines.read.work:read"
     narrows: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     paths: Annotated[list[str], NotIdentity] = Field(
         min_length=1,

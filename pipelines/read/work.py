@@ -25,6 +25,10 @@ from pipelines.read.stage import Read
 PART_ROWS = 10_000
 PART_BYTES = 32 << 20
 GROUP_BYTES = LARGE
+LEAST_BYTES, GROUPS = (
+    32 << 20,
+    64,
+)  # of a group, where that gives fewer groups than this: so many there should be to spread
 GROUP_FILES = 500
 
 
@@ -193,11 +197,12 @@ def _read_rows(stage: Read, kind: str, files: list[SourceFile], job: Job) -> Non
 
 
 def groups(files: list[SourceFile]) -> list[list[int]]:
-    """Consecutive files, together at most `GROUP_BYTES` and `GROUP_FILES` (or one larger file)."""
+    """Consecutive files, together up to `GROUP_BYTES`, by how much there is, and `GROUP_FILES` (or one larger file)."""
+    most = min(max(sum(file.size for file in files) // GROUPS, LEAST_BYTES), GROUP_BYTES)
     result: list[list[int]] = [[]]
     size = 0
     for index, file in enumerate(files):
-        if result[-1] and (size + file.size > GROUP_BYTES or len(result[-1]) >= GROUP_FILES):
+        if result[-1] and (size + file.size > most or len(result[-1]) >= GROUP_FILES):
             result.append([])
             size = 0
         result[-1].append(index)

@@ -114,3 +114,28 @@ def test_slices_are_those_of_parts(given: Any, build: Any, store: Any) -> None:
     build(Look, {"documents": given("Document", DOCS)})
     assert [name for name, _ in seen[0]] == [name for name, _ in seen[1]] and len(seen[0]) == 7
     assert all(one.equals(two) for (_, one), (_, two) in zip(*seen, strict=True))
+
+
+@pytest.mark.parametrize("size", [None, 1, 2_500, 5_000, 10**9])
+def test_slices_of_long_rows_are_cut_by_bytes_too(given: Any, build: Any, size: int | None) -> None:
+    long = [{**row, "text": f"{row['text']} " * (1 + 40 * i)} for i, row in enumerate(DOCS)]
+    files = [given("Document", long[:6]), given("Document", long[6:7]), given("Document", long[7:])]
+    seen: list[Any] = []
+
+    class Weigh(Stage):
+        takes = {"documents": port("Document", many=True)}
+        gives = "Document"
+
+        def run(self, job: Job) -> None:
+            cut = job.slices("documents", rows=4, size=size)
+            parts = list(filter(None, map(job.part, cut)))
+            seen.append((cut, [row for part in parts for row in part.table["id"].to_pylist()]))
+            for part in parts:
+                part.commit(part.table)
+
+    build(Weigh, {"documents": {f"d{i}": file for i, file in enumerate(files)}})
+    cut, ids = seen[0]
+    assert ids == [row["id"] for row in DOCS]
+    assert [piece.start for piece in cut] == [sum(p.rows for p in cut[:i]) for i in range(len(cut))]
+    assert all(piece.rows <= 4 and (size is None or piece.rows == 1 or piece.bytes <= size) for piece in cut)
+    assert (len(cut) == 25) == (size == 1) and (len(cut) == 7) == (size in (None, 10**9))

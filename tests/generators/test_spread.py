@@ -26,7 +26,7 @@ def score(completions, **columns):
 
 @pytest.fixture
 def make(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    monkeypatch.setattr(Job.slices, "__defaults__", (10, None))
+    monkeypatch.setattr(Job.slices, "__defaults__", (10, None, None))
     (tmp_path / "rewards.py").write_text(OWN)
     turn = [{"role": "user", "content": "What is it?"}]
     rows = [

@@ -57,7 +57,7 @@ def cases(lines: Path, given: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     monkeypatch.setattr(tokenizing, "PART_ROWS", 10)
     monkeypatch.setattr(tokenizing, "SLICE_BYTES", 1000)
     monkeypatch.setattr(packing, "SHARD_BYTES", 3000)
-    monkeypatch.setattr(Job.slices, "__defaults__", (20, None))
+    monkeypatch.setattr(Job.slices, "__defaults__", (20, None, None))
     monkeypatch.setattr(mixing, "PART_ROWS", 30)
     monkeypatch.setattr(mixing, "BATCH_ROWS", 20)
     monkeypatch.setattr(mixing._Spill, "HELD", 1000)  # pyright: ignore[reportPrivateUsage]
