@@ -23,6 +23,7 @@ from engine.upkeep import upkeep_commands
 from engine.view.output import put, put_json, shown_as_text
 
 if TYPE_CHECKING:
+    from engine.plan.experience import Estimate
     from engine.plan.plan import Planned
     from engine.store.store import Store
 
@@ -141,12 +142,18 @@ def plan(
     gpu: Annotated[
         float | None, typer.Option("--gpu", help="GiB of the GPU to plan for, instead of the one here.")
     ] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0, help="Of an hour of this machine: tells what the run costs.")
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Leave servers alone.")] = False,
     json_: Json = False,
 ) -> None:
-    """Show what would run, what is cached and what training needs in memory; check everything, write nothing."""
+    """Show what would run, what is cached, what training needs in memory and how long it takes by what was run here; write nothing."""
+    from dataclasses import asdict
+
     from engine.execution.machine import device
     from engine.plan.checks import check
+    from engine.plan.experience import estimates
     from engine.plan.plan import make_plan
     from engine.plan.recipe import load_recipe
     from engine.redaction import redacted
@@ -163,19 +170,25 @@ def plan(
         loaded, planned, where, offline=offline,
         say=lambda stage, text: found.setdefault(stage.name, []).append(redacted(text)),
     )  # fmt: skip
+    told = estimates(planned, where)
     if json_:
         put_json([
             {"name": p.name, "kind": p.step.kind, "gives": p.gives, "artifact": p.folder, "cached": p.cached,
-             "rows": p.rows, "why": p.why, "needs": p.forecast.get("needs"), "found": found.get(p.name, []), "inputs": {k: [n for n, _ in v] for k, v in p.inputs.items()}}
+             "rows": p.rows, "why": p.why, "needs": p.forecast.get("needs"), "estimate": asdict(told[p.name]) if p.name in told else None, "found": found.get(p.name, []), "inputs": {k: [n for n, _ in v] for k, v in p.inputs.items()}}
             for p in planned
         ])  # fmt: skip
         return
-    _print_plan(planned, why, target.name, [*notes, *(f"{name}: {text}" for name in found for text in found[name])])
+    _print_plan(
+        planned, why, target.name, [*notes, *(f"{name}: {text}" for name in found for text in found[name])], told, price
+    )
 
 
-def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]) -> None:
+def _print_plan(
+    planned: list[Planned], why: bool, device: str, found: list[str], told: dict[str, Estimate], price: float | None
+) -> None:
     from rich.table import Table
 
+    from engine.plan.experience import duration, in_words
     from engine.view.console import PlainConsole, styled
 
     table = Table(box=None, pad_edge=False)
@@ -198,6 +211,15 @@ def _print_plan(planned: list[Planned], why: bool, device: str, found: list[str]
         console.print(f"\nMemory, on {device}:")
     for p in needs:
         console.print(f"  {p.name}: {p.forecast['needs']}")
+    if told:
+        console.print("\nTime and memory, by what was run here:")
+        for name, estimate in told.items():
+            console.print(f"  {name}: {in_words(estimate, price)}")
+        seconds = sum(estimate.wall_s for estimate in told.values())
+        unknown = sum(not p.cached for p in planned) - len(told)
+        money = f", {seconds / 3600 * price:,.2f} at {price:g} an hour" if price else ""
+        more = f" and {unknown} stages whose kinds were never run here" if unknown else ""
+        console.print(f"  one after the other about {duration(seconds)}{money}{more}")
     runs = sum(not p.cached for p in planned)
     console.print(f"{runs} to run, {len(planned) - runs} cached.")
 
