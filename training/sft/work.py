@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 def fine_tune(stage: Sft, job: Job) -> None:
     source = job.input("model")
     quantized = quantization() if stage.lora and stage.lora.quantize else None
-    model, tokenizer = load_model(source.location, job, quantized)
+    products_dtype = products(stage.dtype)
+    weights = base_dtype(source.location, job, stage.lora, products_dtype)
+    model, tokenizer = load_model(source.location, job, quantized, weights)
     template = teach_to_end(model, tokenizer)
     length = min(stage.max_length, getattr(model.config, "max_position_embeddings", stage.max_length))
     examples, conversations, learnt = prepare(job, template, length, stage.reasoning)
@@ -32,10 +34,12 @@ def fine_tune(stage: Sft, job: Job) -> None:
     args = arguments(
         job,
         SFTConfig,
+        stage.dtype,
+        stage.recompute,
         num_train_epochs=stage.epochs,
         max_steps=stage.steps or -1,
-        per_device_train_batch_size=stage.at_once,
-        gradient_accumulation_steps=stage.batch // stage.at_once,
+        per_device_train_batch_size=stage.at_once if stage.packing else stage.batch,
+        gradient_accumulation_steps=stage.batch // stage.at_once if stage.packing else 1,
         max_length=length,
         packing=stage.packing,
         learning_rate=stage.lr or (2e-4 if stage.lora else 2e-5),
@@ -46,7 +50,8 @@ def fine_tune(stage: Sft, job: Job) -> None:
         neftune_noise_alpha=stage.neftune,
         save_steps=stage.checkpoint_every,
     )
-    trainer = SFTTrainer(
+    bound = pass_tokens(model, stage.dtype, stage.recompute)
+    trainer = (SFTTrainer if stage.packing else in_passes(SFTTrainer, bound, stage.micro_batch))(
         model=model,
         args=args,
         processing_class=tokenizer,
