@@ -19,9 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.parts.claims import Claim, claim
 
 ROOT = Path(__file__).parents[1]
 COUNTRIES = ROOT / "recipes" / "quickstart" / "countries.csv"
@@ -132,6 +134,61 @@ def smollm2(folder: Path) -> Path:
         (folder / MODEL).symlink_to(gguf_file())
     store = Store(str(folder / "store"))
     return resolve(MODEL, folder, ("Model",), store).adopt(store).path
+
+
+def with_ids(model: Path, folder: Path, ids: int) -> Path:
+    """The same model with a vocabulary of so many ids; the rows of the new ones are noise."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    wide: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16, trust_remote_code=False)
+    wide.resize_token_embeddings(ids)
+    wide.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model, trust_remote_code=False).save_pretrained(folder)
+    return folder
+
+
+def about_memory(
+    folder: Path, before: Path | None = None, kinds: Sequence[str] = tuple(STAGES)
+) -> tuple[dict[str, Any], list[Claim]]:
+    """Every stage as it is, at a larger batch, and with 152,000 ids; what is claimed of that.
+
+    Args:
+        before: a checkout of an older version, which does the same work.
+    """
+    model = smollm2(folder)
+    found: dict[str, Any] = {}
+    claims: list[Claim] = []
+
+    def planned(name: str, one: dict[str, Any]) -> None:
+        gap = one["planned"] / one["peak"] - 1
+        claims.append(claim(f"{name}: the plan beside the peak", round(gap, 3), "within 0.15", abs(gap) <= 0.15))
+
+    for kind in kinds:
+        _, most, share = STAGES[kind]
+        now = found[kind] = measure(kind, model)
+        claims.append(claim(f"{kind}: peak, GiB", now["peak"], f"<= {most}", now["peak"] <= most))
+        planned(kind, now)
+        if before is None or share is None:
+            continue
+        then = found[f"{kind}, before"] = measure(kind, model, before)
+        ratio = now["cpu_s"] / then["cpu_s"]
+        claims.append(claim(f"{kind}: CPU seconds of before", round(ratio, 3), f"<= {share}", ratio <= share))
+        first = [one["metrics"][0].get("loss") for one in (now, then)]
+        if None not in first:
+            apart = abs(first[0] / first[1] - 1)
+            claims.append(claim(f"{kind}: first loss beside that of before", round(apart, 4), f"<= {TOLERANCE}", apart <= TOLERANCE))  # fmt: skip
+    for kind, changed in LARGER.items():
+        if kind in kinds:
+            found[f"{kind}, four times the batch"] = more = measure(kind, model, **changed)
+            planned(f"{kind}, four times the batch", more)
+    wide = with_ids(model, folder / "wide", 152_000)
+    for kind in ("sft", "dpo", "reward"):
+        if kind in kinds:
+            found[f"{kind}, 152,000 ids"] = more = measure(kind, wide)
+            planned(f"{kind}, 152,000 ids", more)
+    return found, claims
 
 
 if __name__ == "__main__":

@@ -6,12 +6,37 @@ TRL's trainers are handed the batch of a whole step, so that what it is averaged
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from training.hardware import memory
+from training.models.lora_settings import Lora
+from training.models.precision import products
+from training.models.precision_settings import Precision
+
 Inputs = dict[str, Any]  # what a collator gives: tensors of as many rows
+
+
+class Learning(Protocol):
+    """What of a stage says how much a pass may hold."""
+
+    dtype: Precision
+    recompute: bool | None
+    lora: Lora | None
+
+
+def bound(stage: Learning, config: Any, length: int) -> int:
+    """Tokens of a pass through a model, for rows of at most this length: what the plan counts with (`memory.pass_tokens`)."""
+    shape = memory.shape_of(config.get_text_config().to_dict())
+    width = 2 if products(stage.dtype) == torch.bfloat16 else 4
+    return memory.pass_tokens(shape, width, stage.lora.r if stage.lora else None, length, recomputes(stage))
+
+
+def recomputes(stage: Learning) -> bool:
+    """Whether activations are made again in the backward pass."""
+    return torch.cuda.is_available() if stage.recompute is None else stage.recompute
 
 
 def groups(lengths: Sequence[int], tokens: int, most: int | None = None, rows: int = 1) -> Iterator[list[int]]:

@@ -102,21 +102,15 @@ def save_trained(job: Job, model: Any, tokenizer: Any, lora: Lora | None, source
     if lora and not lora.merge:
         save(job, model, tokenizer, source.id)
         return
+    if lora and lora.quantize:
+        save(job, model.merge_and_unload(), tokenizer)
+        return
     dtype = own_dtype(source.location, job)
-    save(job, merged_in(model, dtype) if lora else model.to(dtype), tokenizer)
+    if lora:
+        from training.models.lora import merged_in
 
-
-def merged_in(model: Any, dtype: torch.dtype) -> Any:
-    """A PEFT model with its adapter merged, in this type: the sum is rounded once, not the update before it."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for layer in model.modules():
-        if isinstance(layer, BaseTunerLayer):
-            base: Any = layer.get_base_layer()
-            base.to(torch.float32)
-            layer.merge()
-            base.to(dtype)
-    return model.merge_and_unload().to(dtype)
+        model = merged_in(model, dtype)
+    save(job, model.to(dtype), tokenizer)
 
 
 def save(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase, base: str = "") -> None:

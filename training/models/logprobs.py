@@ -76,7 +76,7 @@ def _score_answers(model: Any) -> None:
         hidden_BRD = hidden_BTD.gather(1, place_BR[..., None].expand(-1, -1, hidden_BTD.shape[-1]))
         targets_BR = answers.ids_BT.gather(1, place_BR + 1)
         found = score(hidden_BRD[mask_BR], self.get_output_embeddings(), targets_BR[mask_BR], scaling, entropy)
-        return AnswerScores(found, hidden_BRD if hidden else None)
+        return AnswerScores(found, hidden_BRD.float() if hidden else None)
 
     model.forward = MethodType(scored_forward, model)
 

@@ -50,12 +50,9 @@ class Scaling:
 def scaling_of(config: Any) -> Scaling:
     """As a model's config says it: Gemma's softcap; the factors of Cohere, Granite and Falcon-H1."""
     text = config.get_text_config()
-    factor: float | None = next(
-        (value for name in ("logit_scale", "lm_head_multiplier") if (value := getattr(text, name, None)) is not None),
-        None,
-    )
-    if factor is None:
-        factor = 1 / (getattr(text, "logits_scaling", None) or 1.0)
+    factors = [getattr(text, name, None) for name in ("logit_scale", "lm_head_multiplier")]
+    divisor = getattr(text, "logits_scaling", None)
+    factor = next((float(value) for value in factors if value is not None), 1.0 / divisor if divisor else 1.0)
     return Scaling(factor, getattr(text, "final_logit_softcapping", None))
 
 
@@ -115,7 +112,7 @@ class TokenScores(torch.autograd.Function):
         weight, bias = weight_VD.to(ctx.dtype), None if bias_V is None else bias_V.to(ctx.dtype)
         grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
-        grad_bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias else None
+        grad_bias_V = torch.zeros(len(weight), device=weight.device) if needs_bias else None
         for part in _slices(hidden_ND, weight):
             x = hidden_ND[part].to(ctx.dtype)
             logits = ctx.scaling.logits(F.linear(x, weight, bias).float())
@@ -144,7 +141,7 @@ class TokenScores(torch.autograd.Function):
                 grad_bias_V += grad.sum(0, dtype=torch.float32)
         return (
             grad_hidden_ND, None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype),
-            None if grad_bias_V is None else grad_bias_V.to(bias_V.dtype), None, None, None,
+            None if grad_bias_V is None else grad_bias_V.to(cast(Tensor, bias_V).dtype), None, None, None,
         )  # fmt: skip
 
 

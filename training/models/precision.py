@@ -1,8 +1,8 @@
-"""Products in bfloat16 around weights that stay as they are."""
+"""Products in bfloat16 around weights that stay as they are, and activations that are made twice instead of kept."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,3 +21,15 @@ def products(dtype: Precision) -> torch.dtype:
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Within this, products are of this type."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def recompute_layers(model: Any) -> None:
+    """Have a model without dropout make its activations again in the backward pass, layer by layer."""
+    model.enable_input_require_grads()  # where only adapters learn, nothing before them would ask for a gradient
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()  # transformers recomputes in training alone
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 (a module takes tensors alone, says its type)

@@ -7,8 +7,6 @@ arXiv:2502.16982, eq. 4), so that one learning rate serves both.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 

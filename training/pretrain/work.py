@@ -89,6 +89,8 @@ class Pretraining:
         gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
         self.model = self._start(products(stage.dtype))
+        if stage.recompute:
+            self.model.recomputed()
         self.config = self.model.config
         self.model.to(self.device)
         self.retained = self._retained()

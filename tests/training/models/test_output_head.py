@@ -77,7 +77,11 @@ def test_what_models_do_to_their_logits_is_done_here(name: str) -> None:
         "vocab_size": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0, "initializer_range": 0.5,
     }  # fmt: skip
-    own = {"Gemma2": {"final_logit_softcapping": 3.0}, "Cohere": {"logit_scale": 0.3}, "Granite": {"logits_scaling": 4.0}}
+    own = {
+        "Gemma2": {"final_logit_softcapping": 3.0},
+        "Cohere": {"logit_scale": 0.3},
+        "Granite": {"logits_scaling": 4.0},
+    }
     model = getattr(transformers, f"{name}ForCausalLM")(
         getattr(transformers, f"{name}Config")(**small, **own.get(name, {}))
     ).eval()
