@@ -43,7 +43,8 @@ def say_cost(stage: Adapting, job: Job, model: Any, length: int) -> None:
     for lora in (stage.lora, None):
         way = memory.fine_tuning(config, here, lora, length, stage.dtype, stage.recompute)
         if way:
-            counted.append(way.memory(way.pass_rows(stage.batch, 1, stage.micro_batch)).total)
+            rows = way.pass_rows(stage.batch, 1, stage.micro_batch)
+            counted.append(way.memory(rows, rows < stage.batch).total)
     if counted:
         line += f"; counted: {memory.gibibytes(counted[0])}, full training {memory.gibibytes(counted[1])}"
     job.say(line)

@@ -68,7 +68,12 @@ def read_shape(folder: Path) -> Shape | None:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes."""
+    """Bytes.
+
+    Attributes:
+        beside: other models and engines.
+        accumulates: whether a step has several passes. In the only pass of one, activations go as gradients come.
+    """
 
     weights: float
     gradients: float
@@ -76,10 +81,13 @@ class Memory:
     activations: float
     libraries: float = 0.0
     beside: float = 0.0
+    accumulates: bool = True
 
     @property
     def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.libraries + self.beside
+        learning = (self.gradients, self.activations)
+        lasting = self.weights + self.optimizer + self.libraries + self.beside
+        return lasting + (sum(learning) if self.accumulates else max(learning))
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,7 @@ def pretraining(
 
 
 def stock_activations(config: Shape, product_bytes: int, r: int | None, length: int) -> float:
-    """Bytes a token that one layer of transformers' classes keeps for its backward pass, rows padded to `length` tokens.
+    """Bytes a token that one layer of transformers' classes keeps for its backward pass.
 
     In float32 what norms are given and, where their weights learn, what they are multiplied by. In the products' type what
     each norm hands on (a copy for each product where it has to be cast), queries, keys and values (those of groups repeated,
@@ -148,12 +156,14 @@ def stock_activations(config: Shape, product_bytes: int, r: int | None, length: 
 
     Args:
         r: rank of the adapters; None where all weights learn.
+        length: tokens that a mask pads rows to; 0 where there is no mask.
     """
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
-    queries = heads * config.head_dim
+    queries, groups = heads * config.head_dim, config.num_key_value_heads * config.head_dim
     norms = 4 * width * (4 if r is None else 2)
     handed_on = 2 if product_bytes == 4 else 5
-    elements = handed_on * width + 4 * queries + 4 * inner + length + (7 * r if r else 0)
+    attended = 4 * queries + length if length else 2 * queries + 2 * groups
+    elements = handed_on * width + attended + 4 * inner + (7 * r if r else 0)
     return norms + product_bytes * elements + 4 * heads
 
 
@@ -181,6 +191,7 @@ class FineTuning:
         beside: bytes of whatever else is held: reward models, a sampler.
         processes: over which FSDP2 splits the model itself, whatever trains it.
         scores_ids: whether there is an output layer over the vocabulary, whose logits come in slices.
+        masked: whether attention is given a mask (TRL's trainers do; rows padded on the right need none).
     """
 
     shape: Shape
@@ -195,13 +206,14 @@ class FineTuning:
     recompute: bool | None = None
     beside: float = 0.0
     scores_ids: bool = True
+    masked: bool = True
 
     @property
     def recomputes(self) -> bool:
         return self.gpu if self.recompute is None else self.recompute
 
-    def memory(self, sequences: int) -> Memory:
-        """With so many sequences at once."""
+    def memory(self, sequences: int, accumulates: bool = False) -> Memory:
+        """With so many sequences at once, in one of several passes of a step or in the only one."""
         shape, half = self.shape, self.half
         count, matrices, layers = parameters(shape), matrix_weights(shape), shape.num_hidden_layers
         product = 2 if half else 4
@@ -212,25 +224,29 @@ class FineTuning:
             "qlora": QUANTIZED * matrices + 2.0 * (count - matrices),
         }[self.method]  # fmt: skip
         frozen += width_of_frozen * count * self.references
-        layer = stock_activations(shape, product, None if self.method == "full" else self.r, self.length)
+        layer = stock_activations(
+            shape, product, None if self.method == "full" else self.r, self.length if self.masked else 0
+        )
         each = 4 * shape.hidden_size * layers + layer if self.recomputes else layers * layer
         kept = sequences * self.length * each
         if half and width_of_frozen == 4 and self.method != "qlora":  # weights in the products' type, beside their own
             kept += product * matrices / (layers if self.recomputes else 1)
         if self.scores_ids:
-            # A slice of logits, the weights that they become, and their gradient; the head's gradient before it is added.
-            kept += 12 * (1 << 26 if self.gpu else LOGITS_AT_ONCE) + (
-                8 * shape.vocab_size * shape.hidden_size if self.method == "full" else 0
-            )
-        return Memory(frozen + 4 * trained, 4 * trained, 8 * trained, kept, 0.0 if self.gpu else LIBRARIES, self.beside)
+            # A slice of logits, the weights that they become, and their gradient; and the head's.
+            kept += 12 * (1 << 26 if self.gpu else LOGITS_AT_ONCE)
+            kept += 4 * shape.vocab_size * shape.hidden_size if self.method == "full" else 0
+        libraries = 0.0 if self.gpu else LIBRARIES
+        return Memory(frozen + 4 * trained, 4 * trained, 8 * trained, kept, libraries, self.beside, accumulates)
 
-    def pass_rows(self, batch: int, rows: int = 1, micro_batch: int | None = None) -> int:
-        """Sequences of the largest pass over `batch` examples of so many rows."""
+    def pass_rows(self, batch: int, rows: int = 1, micro_batch: int | None = None, equal: bool = False) -> int:
+        """Sequences of the largest pass over `batch` examples of so many rows, in `equal` passes or not."""
         if micro_batch:
             return micro_batch * rows
         r = None if self.method == "full" else self.r
-        tokens = pass_tokens(self.shape, 2 if self.half else 4, r, self.length, self.recomputes)
-        return rows * min(batch, max(1, tokens // (rows * self.length)))
+        padded = self.length if self.masked else 0
+        tokens = pass_tokens(self.shape, 2 if self.half else 4, r, padded, self.recomputes)
+        most = min(batch, max(1, tokens // (rows * self.length)))
+        return rows * (max(n for n in range(1, most + 1) if batch % n == 0) if equal else most)
 
     def ways(self, device: float, batch: int, rows: int = 1) -> list[Fit]:
         """What fits into `device` bytes for steps of `batch` examples of so many rows: for each method the most at once,
@@ -240,7 +256,7 @@ class FineTuning:
             way = replace(self, method=method, references=self.references if method == "full" else 0)
             for at_once in sorted((n for n in range(1, batch + 1) if batch % n == 0), reverse=True):
                 for recompute in dict.fromkeys((self.recomputes, True)):
-                    need = replace(way, recompute=recompute).memory(at_once * rows)
+                    need = replace(way, recompute=recompute).memory(at_once * rows, at_once < batch)
                     if need.total <= HEADROOM * device:
                         found.append(Fit(method, at_once, batch // at_once, need, recompute and not self.recomputes))
                         break
@@ -307,6 +323,8 @@ def forecast_fine_tuning(
     processes: int = 1,
     methods: Sequence[Method] = ("full", "lora", "qlora"),
     scores_ids: bool = True,
+    masked: bool = True,
+    equal: bool = False,
 ) -> dict[str, Any]:
     """A stage's forecast: the model's config, what training it as configured needs, and where that does not fit, what does.
 
@@ -318,7 +336,8 @@ def forecast_fine_tuning(
         sampler: whether vLLM answers in the same memory; on a GPU it has a share of its own.
         processes: those that split the weights (FSDP2).
         methods: those that the stage has.
-        scores_ids: whether it has an output layer over the vocabulary.
+        scores_ids, masked: as of `FineTuning`.
+        equal: whether all passes of a step have as many rows.
     """  # fmt: skip
     config = known.get("config")
     shape = shape_of(config) if config else None
@@ -328,11 +347,11 @@ def forecast_fine_tuning(
     beside = 4.0 * count * reward_models + (4.0 * count + CACHE + SAMPLER if sampler and not device.gpu else 0.0)
     training = fine_tuning(
         config, device, lora, length, dtype, recompute, references=references, processes=processes, beside=beside,
-        scores_ids=scores_ids,
+        scores_ids=scores_ids, masked=masked,
     )  # fmt: skip
     assert training is not None
-    sequences = training.pass_rows(batch, rows, micro_batch)
-    need = training.memory(sequences)
+    sequences = training.pass_rows(batch, rows, micro_batch, equal)
+    need = training.memory(sequences, sequences < batch * rows)
     told = (
         f"{count:,} weights, {training.method} at {sequences} x {training.length} tokens: {gibibytes(need.total)} "
         f"(weights {gibibytes(need.weights)}, gradients {gibibytes(need.gradients)}, optimizer "

@@ -27,8 +27,12 @@ class Learning(Protocol):
     lora: Lora | None
 
 
-def bound(stage: Learning, config: Any, length: int) -> int:
-    """Tokens of a pass through a model, for rows of at most this length: what the plan counts with (`memory.pass_tokens`)."""
+def bound(stage: Learning, config: Any, length: int = 0) -> int:
+    """Tokens of a pass through a model: what the plan counts with (`memory.pass_tokens`).
+
+    Args:
+        length: of the longest rows, where attention is given a mask.
+    """
     shape = memory.shape_of(config.get_text_config().to_dict())
     width = 2 if products(stage.dtype) == torch.bfloat16 else 4
     return memory.pass_tokens(shape, width, stage.lora.r if stage.lora else None, length, recomputes(stage))

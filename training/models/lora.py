@@ -64,4 +64,4 @@ def merged_in(model: Any, dtype: torch.dtype) -> Any:
             base.to(torch.float32)
             layer.merge()
             base.to(dtype)
-    return model.merge_and_unload().to(dtype)
+    return model.unload().to(dtype)

@@ -27,13 +27,16 @@ def without_logits(trainer: type[Any]) -> type[Any]:
         def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, ...]:
             """(log-probabilities of chosen answers, of rejected ones, mean logits of both, the chosen ones' loss): the sum over
             an answer's tokens, or their mean where the loss is of that."""
+            odds = not hasattr(self, "cpo_alpha")
             both = self.concatenated_inputs(
-                batch, is_encoder_decoder=False, padding_value=self.padding_value, device=self.accelerator.device
+                batch,
+                is_encoder_decoder=False,
+                padding_value=self.padding_value if odds else self.pad_token_id,
+                device=self.accelerator.device,
             )
             answers, count = both["concatenated_labels"], len(batch["chosen_labels"])
             ids, mask = both["concatenated_input_ids"], both["concatenated_attention_mask"]
             labels = answers.clone()
-            odds = not hasattr(self, "cpo_alpha")
             if odds:  # ORPO learns the chosen conversation whole
                 labels[:count] = torch.where(mask[:count] == 1, ids[:count], IGNORE)
             found = model(ids, attention_mask=mask, labels=labels, fused_lm_head=True)

@@ -145,7 +145,7 @@ def fit(stage: Reward, job: Job, model: Any, training: Sequence[Pair | Ranked]) 
         own_PO = np.array([[name == cast(Pair, one).source for name in stage.objectives] for one in training])
         bootstrap_PK = (own_PO[:, :, None] * bootstrap_PK[:, None]).reshape(len(training), -1)
     device = next(model.parameters()).device
-    tokens, clock = bound(stage, model.config, stage.max_length), Clock()
+    tokens, clock = bound(stage, model.config), Clock()
     for step in range(last.step if last else 0, steps):
         epoch, place = divmod(step, steps_an_epoch)
         order = shuffled(range(len(training)), job.seed, "reward", epoch)

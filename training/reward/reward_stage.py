@@ -93,5 +93,5 @@ class Reward(Stage):
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(
             given["model"][0], device, self.lora, self.max_length, self.batch, self.micro_batch, self.dtype,
-            self.recompute, rows=2, methods=("full", "lora"), scores_ids=False,
+            self.recompute, rows=2, methods=("full", "lora"), scores_ids=False, masked=False,
         )  # fmt: skip

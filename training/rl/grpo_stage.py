@@ -139,6 +139,6 @@ class Grpo(Stage):
         """What `gpu_share` leaves is what there is to train in."""
         return memory.forecast_fine_tuning(
             given["policy"][0], device.less(self.gpu_share), self.lora, self.max_tokens + longest_prompt(given, self.max_tokens),
-            self.rollouts // self.minibatches, self.micro_batch, self.dtype, self.recompute, sampler=True,
+            self.rollouts // self.minibatches, self.micro_batch, self.dtype, self.recompute, sampler=True, equal=True,
             references=int(not self.lora), reward_models=len(given.get("reward", [])),
         )  # fmt: skip

@@ -175,7 +175,7 @@ def look_back(stage: Ppo, models: Models, rollouts: Sequence[Rollout], scores: n
     answers = [rollout.answer for rollout in rollouts]
     mask_BR = pad(answers, device).mask_BR
     logprobs_BR, reference_BR, values_BR, entropy_BR = (torch.zeros(mask_BR.shape, device=device) for _ in range(4))
-    tokens = bound(stage, policy.config, max(map(len, answers)))
+    tokens = bound(stage, policy.config)
     with torch.no_grad():
         for chunk, counts in distributed.turns(answers, tokens, stage.micro_batch):
             batch = pad([answers[i] for i in chunk], device)
@@ -210,7 +210,7 @@ def learn(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     seen: list[dict[str, float]] = []
     step_kl = 0.0
-    bounded = bound(stage, policy.config, max(map(len, old.answers)))
+    bounded = bound(stage, policy.config)
     for minibatch in minibatches(stage, len(old.answers), iteration, job.seed):
         tokens = int(old.mask_BR[minibatch].sum())
         optimizer.zero_grad()

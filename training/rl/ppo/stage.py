@@ -162,5 +162,5 @@ class Ppo(Stage):
         return memory.forecast_fine_tuning(
             given["policy"][0], device.less(self.gpu_share), self.lora, self.max_tokens + longest_prompt(given, self.max_tokens),
             max(1, self.rollouts // self.minibatches // count), self.micro_batch, self.dtype, self.recompute, sampler=True,
-            references=beside, reward_models=len(given.get("reward", [])), processes=split,
+            references=beside, reward_models=len(given.get("reward", [])), processes=split, masked=False,
         )  # fmt: skip
