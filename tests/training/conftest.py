@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from generators.backends.vllm.engine import VllmEngine
 
 
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dtype: auto` is float32 on every machine, so that results can be held to formulas."""
+    monkeypatch.setattr("training.models.precision.has_bfloat16_units", lambda: False)
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
     """An engine for tiny_chat's tied policies, started when it is first asked for."""

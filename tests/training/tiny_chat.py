@@ -17,6 +17,7 @@ TEMPLATE = (
     "{% if m['role'] == 'assistant' %}{% generation %}<|end|>{% endgeneration %}{% else %}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+HIDDEN = 32  # of a policy, if nothing else is said
 WORDS = "yes no red blue green good bad cat dog one two three is the a what colour animal number ? . ,"
 
 
@@ -48,7 +49,7 @@ def tokenizer(words: str = WORDS) -> Any:
     return made
 
 
-def policy(seed: int = 0, vocabulary: int = 28, hidden: int = 32, layers: int = 2, tied: bool = True) -> Any:
+def policy(seed: int = 0, vocabulary: int = 28, hidden: int = HIDDEN, layers: int = 2, tied: bool = True) -> Any:
     """A Llama of a few thousand parameters in float32, its weights drawn from this seed."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -72,9 +73,11 @@ def policy(seed: int = 0, vocabulary: int = 28, hidden: int = 32, layers: int = 
     return LlamaForCausalLM(config).eval()
 
 
-def save(folder: Path, seed: int = 0, **options: Any) -> Path:
+def save(folder: Path, seed: int = 0, dtype: str = "float32", **options: Any) -> Path:
     """A policy and its tokenizer in the Hugging Face layout."""
-    policy(seed, **options).save_pretrained(folder)
+    import torch
+
+    policy(seed, **options).to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 

@@ -29,6 +29,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.stage.job import Job
+from training.hardware.memory import TOKENS
 from training.models.answers import EncodedAnswer
 from training.models.padding import chunks
 
@@ -51,15 +52,19 @@ def share(indices: list[int]) -> list[int]:
     return indices[rank() * size : (rank() + 1) * size]
 
 
-def turns(answers: Sequence[EncodedAnswer]) -> list[tuple[list[int], float]]:
-    """This process's share of these answers, in batches, each with what it counts.
+def turns(
+    answers: Sequence[EncodedAnswer], tokens: int = TOKENS, most: int | None = None
+) -> list[tuple[list[int], float]]:
+    """This process's share of these answers, in batches (as `chunks` cuts them), each with what it counts.
 
     Every pass through a split model is a joint one, so all processes have as many batches: one that has no answers left
     goes on with one that counts 0.
     """
     order = sorted(range(len(answers)), key=lambda i: (len(answers[i]), i))
     shares = [order[number :: world()] for number in range(world())]  # as many long ones for each
-    batches = [[[own[i] for i in chunk] for chunk in chunks([answers[i] for i in own])] for own in shares]
+    batches = [
+        [[own[i] for i in chunk] for chunk in chunks([answers[i] for i in own], tokens, most=most)] for own in shares
+    ]
     ours, most = batches[rank()], max(map(len, batches))
     return [(chunk, 1.0) for chunk in ours] + [([order[0]], 0.0)] * (most - len(ours))
 

@@ -2,7 +2,7 @@
 
 A stage builds its trainer and hands it over::
 
-    args = arguments(job, SFTConfig, learning_rate=2e-5, max_steps=100, save_steps=50)
+    args = arguments(job, SFTConfig, "auto", False, learning_rate=2e-5, max_steps=100, save_steps=50)
     model, tokenizer = load_model(job.input("model").location, job)
     trainer = SFTTrainer(model=model, args=args, processing_class=tokenizer, train_dataset=rows)
     train(trainer, job)                  # resumes from the last good checkpoint, if there is one
@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import math
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,15 +26,19 @@ from transformers import PrinterCallback, TrainerCallback
 
 from engine.errors import StageFailed
 from training.hardware.flops import peak_memory
+from training.loops.clock import Clock
+from training.loops.patches import score_learnt_tokens
 from training.loops.sealed import is_whole, seal
 from training.loops.tracking import tracked
 from training.models.load import quiet
+from training.models.precision import products
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
     from engine.stage.job import Job
     from training.loops.tracking_settings import Tracker
+    from training.models.precision_settings import Precision
 
     Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -43,16 +46,18 @@ RowIds = Callable[[list[list[int]]], list[str]]
 KEEP = 2  # checkpoints
 
 
-def arguments(job: Job, config_class: type[Arguments], **overrides: Any) -> Arguments:
+def arguments(
+    job: Job, config_class: type[Arguments], dtype: Precision, recompute: bool, **overrides: Any
+) -> Arguments:
     """Training arguments for this job: seeded from it, checkpoints in its scratch, nothing reported elsewhere.
 
-    On a CPU everything is float32. On a GPU that can, matrix products are bfloat16 (weights stay as they were loaded)
-    and activations are recomputed in the backward pass.
-
     Args:
+        dtype: of matrix products; weights stay as they were loaded.
+        recompute: activations in the backward pass.
         overrides: fields of `config_class`; they win over what is set here.
     """
     quiet()
+    score_learnt_tokens()
     gpu = torch.cuda.is_available()
     torch.use_deterministic_algorithms(True, warn_only=True)
     seed = job.derive("trainer") % 2**31
@@ -60,8 +65,9 @@ def arguments(job: Job, config_class: type[Arguments], **overrides: Any) -> Argu
         "output_dir": str(job.scratch / "checkpoints"),
         "seed": seed,
         "data_seed": seed,
-        "bf16": gpu and torch.cuda.is_bf16_supported(),
-        "gradient_checkpointing": gpu,
+        "use_cpu": not gpu,
+        "bf16": products(dtype) == torch.bfloat16,
+        "gradient_checkpointing": recompute,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": gpu,
         "save_strategy": "steps",
@@ -170,10 +176,10 @@ class TrainerProgress(TrainerCallback):
     def __init__(self, job: Job, last_rows: Callable[[], list[str]]) -> None:
         self.job, self.last_rows = job, last_rows
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.clock, self.tokens = 0.0, 0.0
+        self.clock, self.tokens = Clock(), 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.clock = time.monotonic()
+        self.clock.read()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
@@ -188,11 +194,11 @@ class TrainerProgress(TrainerCallback):
                 + (f"The batch was of the rows {rows}. " if rows else "")
                 + "A lower `lr`, a longer `warmup`, or those rows are where to look."
             )
+        values |= self.clock.read()
         if "num_tokens" in values:  # TRL counts them from the start, or from where it was resumed
-            now = time.monotonic()
             if 0 < self.tokens < values["num_tokens"]:
-                values["tokens_per_s"] = (values["num_tokens"] - self.tokens) / (now - self.clock)
-            self.clock, self.tokens = now, values["num_tokens"]
+                values["tokens_per_s"] = (values["num_tokens"] - self.tokens) / values["seconds"]
+            self.tokens = values["num_tokens"]
         self.job.metric(state.global_step, **values, memory_gib=peak_memory(self.device) / 2**30)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from generators.text.prompts import Message
     from generators.text.thoughts import Reasoning
 
-TOKENS = 16_384  # of a batch of answers, padding included
-
 
 @dataclass(frozen=True)
 class EncodedAnswer:

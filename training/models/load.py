@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from engine.plan.model_folder import loading
 from generators.backends import adapters
@@ -43,11 +43,24 @@ def base_of(location: str, job: Job) -> str:
     return adapters.base_of(location, job.store)
 
 
-def load_model(location: str, job: Job, quantization: Any = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def own_dtype(location: str, job: Job) -> torch.dtype:
+    """The type in which a model stands there (of an adapter, its base); float32 where its config says none."""
+    base = base_of(location, job) if is_adapter(location) else location
+    with loading(base):
+        stated = AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config().dtype
+    return stated if isinstance(stated, torch.dtype) else torch.float32
+
+
+def load_model(
+    location: str, job: Job, quantization: Any = None, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, by folder (or hub name), ready to be trained.
 
     Weights come in float32: an optimizer's small steps are lost in bfloat16. An adapter comes merged into its base.
     `job` gives the seed for whatever is drawn afterwards (dropout, new adapters).
+
+    Args:
+        dtype: of the weights, where others are trained.
     """
     quiet()
     set_seed(job.derive("model") % 2**31)
@@ -55,7 +68,7 @@ def load_model(location: str, job: Job, quantization: Any = None) -> tuple[PreTr
     options = {"quantization_config": quantization} if quantization else {}
     base = base_of(location, job) if adapter else location
     with loading(base):
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **options, trust_remote_code=False)
     if adapter:
         # PEFT takes seconds to import, and few models are adapters.
         from training.models.lora import merged
@@ -65,20 +78,39 @@ def load_model(location: str, job: Job, quantization: Any = None) -> tuple[PreTr
     return model, load_tokenizer(location)
 
 
-def load_reference(job: Job, lora: Lora | None) -> PreTrainedModel | None:
+def base_dtype(location: str, job: Job, lora: Lora | None, products: torch.dtype) -> torch.dtype:
+    """In which type to load a model that is to be trained: float32, unless an adapter is trained and products are in a smaller
+    one than float32 anyway; then the frozen weights stay as they are."""
+    if lora is None or products == torch.float32:
+        return torch.float32
+    return own_dtype(location, job)
+
+
+def load_reference(job: Job, lora: Lora | None, products: torch.dtype = torch.float32) -> PreTrainedModel | None:
     """What a policy is held to: the model on the port `reference`, else the policy as it came. None where that is the policy
-    without the adapter that is trained."""
+    without the adapter that is trained. Its weights are as wide as the policy's, whose first steps would else seem to have moved."""
     reference = job.maybe("reference")
     if lora and not reference:
         return None
-    return load_model((reference or job.input("policy")).location, job)[0]
+    location = (reference or job.input("policy")).location
+    return load_model(location, job, dtype=base_dtype(location, job, lora, products))[0]
 
 
 def save_trained(job: Job, model: Any, tokenizer: Any, lora: Lora | None, source: Artifact) -> None:
-    """`save` what was trained from `source` with these settings: all of the model, an adapter merged, or an adapter alone."""
-    if lora and lora.merge:
-        model = model.merge_and_unload()
-    save(job, model, tokenizer, source.id if lora and not lora.merge else "")
+    """`save` what was trained from `source` with these settings: all of the model, an adapter merged, or an adapter alone. Weights
+    are of the type that the source has them in."""
+    if lora and not lora.merge:
+        save(job, model, tokenizer, source.id)
+        return
+    if lora and lora.quantize:
+        save(job, model.merge_and_unload(), tokenizer)
+        return
+    dtype = own_dtype(source.location, job)
+    if lora:
+        from training.models.lora import merged_in
+
+        model = merged_in(model, dtype)
+    save(job, model.to(dtype), tokenizer)
 
 
 def save(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase, base: str = "") -> None:

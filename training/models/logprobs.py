@@ -1,19 +1,20 @@
 """Log-probabilities that a causal language model gives to answers.
 
-Shapes: B answers, T tokens of prompt and answer, R tokens of the longest answer, K last positions that are looked at,
-V vocabulary, D hidden.
+Shapes: B answers, T tokens of prompt and answer, R tokens of the longest answer, N tokens of all answers, D hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MethodType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from training.models.answers import EncodedAnswer
+from training.models.output_head import Scored, scaling_of, score
 from training.models.padding import PaddedBatch, chunks, pad
 
 
@@ -33,28 +34,51 @@ class Forward:
 
 
 def forward(model: Any, batch: PaddedBatch, entropy: bool = False, hidden: bool = False) -> Forward:
-    """Run a causal model over a batch; only positions from the shortest prompt's end on reach the output head."""
-    length = batch.ids_BT.shape[1]
-    first = int(batch.prompt_B.min())
-    # Position t predicts token t+1; the last position predicts nothing.
-    kept = length - first + 1
-    output = model(input_ids=batch.ids_BT, logits_to_keep=kept, use_cache=False, output_hidden_states=hidden)
-    logits_BKV = output.logits[:, :-1].float()
-    labels_BK = batch.ids_BT[:, first:]
-    normaliser_BK = logits_BKV.logsumexp(-1)
-    logprobs_BK = logits_BKV.gather(-1, labels_BK[..., None])[..., 0] - normaliser_BK
-    steps_R = torch.arange(int(batch.response_B.max()), device=batch.ids_BT.device)
-    place_BR = (batch.prompt_B[:, None] - first + steps_R[None]).clamp(max=labels_BK.shape[1] - 1)
-    entropy_BR = None
-    if entropy:
-        # H = log Z - E[logit]
-        entropy_BK = normaliser_BK - (torch.softmax(logits_BKV, -1) * logits_BKV).sum(-1)
-        entropy_BR = entropy_BK.gather(1, place_BR)
-    hidden_BRD = None
-    if hidden:
-        hidden_BKD = output.hidden_states[-1][:, first - 1 : -1]
-        hidden_BRD = hidden_BKD.gather(1, place_BR[..., None].expand(-1, -1, hidden_BKD.shape[-1]))
-    return Forward(logprobs_BK.gather(1, place_BR), entropy_BR, hidden_BRD)
+    """Run a causal model over a batch; only the places where response tokens are chosen reach the output head."""
+    _score_answers(model.get_base_model() if hasattr(model, "peft_config") else model)
+    found: AnswerScores = model(input_ids=batch.ids_BT, use_cache=False, answers=batch, entropy=entropy, hidden=hidden)
+    mask_BR = batch.mask_BR
+
+    def spread(x_N: Tensor) -> Tensor:
+        return x_N.new_zeros(mask_BR.shape).masked_scatter(mask_BR, x_N)
+
+    entropy_N = found.scored.entropy_N
+    return Forward(spread(found.scored.logprobs_N), None if entropy_N is None else spread(entropy_N), found.hidden_BRD)
+
+
+class AnswerScores(NamedTuple):
+    """Tensors that FSDP2 finds: it looks for those whose backward pass begins there."""
+
+    scored: Scored
+    hidden_BRD: Tensor | None
+
+
+def _score_answers(model: Any) -> None:
+    """Teach a transformers model a second forward pass, which ends with scores of answers instead of logits.
+
+    It has to be the model's own, since FSDP2 puts a split model together for that alone, and adapters are a part of it.
+    """
+    if hasattr(model, "_flywheel_forward"):
+        return
+    model._flywheel_forward = model.forward
+    scaling = scaling_of(model.config)
+
+    def scored_forward(
+        self: Any, *args: Any, answers: PaddedBatch | None = None, entropy: bool = False, hidden: bool = False, **kwargs: Any
+    ) -> Any:  # fmt: skip
+        if answers is None:
+            return self._flywheel_forward(*args, **kwargs)
+        hidden_BTD = self.base_model(*args, **kwargs).last_hidden_state
+        mask_BR = answers.mask_BR
+        steps_R = torch.arange(mask_BR.shape[1], device=mask_BR.device)
+        # Position t predicts token t+1.
+        place_BR = (answers.prompt_B[:, None] - 1 + steps_R[None]).clamp(max=answers.ids_BT.shape[1] - 2)
+        hidden_BRD = hidden_BTD.gather(1, place_BR[..., None].expand(-1, -1, hidden_BTD.shape[-1]))
+        targets_BR = answers.ids_BT.gather(1, place_BR + 1)
+        found = score(hidden_BRD[mask_BR], self.get_output_embeddings(), targets_BR[mask_BR], scaling, entropy)
+        return AnswerScores(found, hidden_BRD.float() if hidden else None)
+
+    model.forward = MethodType(scored_forward, model)
 
 
 def token_logprobs(model: Any, answers: Sequence[EncodedAnswer]) -> list[Tensor]:

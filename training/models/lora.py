@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import BitsAndBytesConfig
 
 from engine.errors import UserError
@@ -53,3 +54,14 @@ def quantization() -> Any:
 def merged(model: Any, location: str) -> Any:
     """The base model with an adapter's update added to its weights."""
     return cast(Any, PeftModel.from_pretrained(model, location)).merge_and_unload()
+
+
+def merged_in(model: Any, dtype: torch.dtype) -> Any:
+    """A PEFT model with its adapter merged, in this type: the sum is rounded once, not the update before it."""
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            base: Any = layer.get_base_layer()
+            base.to(torch.float32)
+            layer.merge()
+            base.to(dtype)
+    return model.unload().to(dtype)

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.models.answers import TOKENS, EncodedAnswer
+from training.hardware.memory import TOKENS
+from training.models.answers import EncodedAnswer
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,13 @@ def pad(answers: Sequence[EncodedAnswer], device: Any = "cpu", pad_id: int = 0) 
     )
 
 
-def chunks(answers: Sequence[EncodedAnswer], tokens: int = TOKENS, slack: int = 512) -> Iterator[list[int]]:
+def chunks(
+    answers: Sequence[EncodedAnswer], tokens: int = TOKENS, slack: int = 512, most: int | None = None
+) -> Iterator[list[int]]:
     """Indices of all answers, cut into batches of at most this many padded tokens, similar lengths together.
 
     Args:
+        most: answers of a batch at most.
         slack: padding that a batch may hold (or an eighth of its tokens, if that is more). Another pass over a tiny model
             costs as much as a few hundred tokens.
     """
@@ -66,7 +70,9 @@ def chunks(answers: Sequence[EncodedAnswer], tokens: int = TOKENS, slack: int = 
     for i in order:
         longest = len(answers[i])
         if chunk and (
-            (len(chunk) + 1) * longest > tokens or len(chunk) * longest - real > max(slack, (real + longest) // 8)
+            len(chunk) == most
+            or (len(chunk) + 1) * longest > tokens
+            or len(chunk) * longest - real > max(slack, (real + longest) // 8)
         ):
             yield chunk
             chunk, real = [], 0

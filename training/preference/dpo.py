@@ -9,9 +9,11 @@ import datasets
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from training.loops.passes import bound, in_passes, recomputes
 from training.loops.trl import arguments, train
-from training.models.load import load_model, load_reference, save_trained
+from training.models.load import base_dtype, load_model, load_reference, save_trained
 from training.models.lora import peft_config
+from training.models.precision import autocast, products
 from training.preference.dpo_stage import Dpo
 from training.preference.pairs import load
 from training.preference.report import report
@@ -24,26 +26,33 @@ if TYPE_CHECKING:
 
 def train_on_pairs(stage: Dpo, job: Job) -> None:
     source = job.input("policy")
-    policy, tokenizer = load_model(source.location, job)
-    reference = None if stage.reference_free else load_reference(job, stage.lora)
+    width = products(stage.dtype)
+    policy, tokenizer = load_model(source.location, job, dtype=base_dtype(source.location, job, stage.lora, width))
+    reference = None if stage.reference_free else load_reference(job, stage.lora, width)
     training, validation = load(job, "preferences", tokenizer, stage.max_length, stage.held_out, stage.reasoning)
-    size = stage.micro_batch or stage.batch
     settings: dict[str, Any] = {
         "beta": stage.beta,
         "num_train_epochs": stage.epochs,
-        "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": stage.batch // size,
+        "per_device_train_batch_size": stage.batch,
         "learning_rate": stage.lr,
         "warmup_steps": int(stage.warmup * -(-len(training) // stage.batch) * stage.epochs),
         "lr_scheduler_type": "linear",
         "max_length": stage.max_length,
+        "dtype": stage.dtype,
+        "recompute": recomputes(stage),
         "save_steps": stage.checkpoint_every,
         "disable_dropout": True,
     }
     trainer_class, args, rows = (without_reference if stage.reference_free else held_to_reference)(
         stage, job, training, settings
     )
-    trainer = on_token_ids(trainer_class)(
+    learner = in_passes(
+        on_token_ids(trainer_class),
+        bound(stage, policy.config, stage.max_length),
+        stage.at_once,
+        pairs=not stage.reference_free,
+    )
+    trainer = learner(
         model=policy,
         args=args,
         processing_class=tokenizer,
@@ -54,7 +63,8 @@ def train_on_pairs(stage: Dpo, job: Job) -> None:
     train(trainer, job, report_to=stage.report_to)
     trained = trainer.accelerator.unwrap_model(trainer.model).eval()
     if validation:
-        report(job, trained, reference, validation, stage.beta, against_reference=not stage.reference_free)
+        with autocast(trained.device, width):
+            report(job, trained, reference, validation, stage.beta, against_reference=not stage.reference_free)
     save_trained(job, trained, tokenizer, stage.lora, source)
 
 
@@ -80,14 +90,16 @@ def without_reference(stage: Dpo, job: Job, pairs: list[Pair], settings: dict[st
     """The same of the losses without a reference."""
     # TRL warns of its experimental trainers as it imports them, unless told that they are wanted.
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from training.preference.without_logits import without_logits
+
     if stage.loss == "orpo":
         from trl.experimental import orpo as home
 
-        config, trainer = home.ORPOConfig, home.ORPOTrainer
+        config, trainer = home.ORPOConfig, without_logits(home.ORPOTrainer)
     else:
         from trl.experimental import cpo as home
 
-        config, trainer = home.CPOConfig, home.CPOTrainer
+        config, trainer = home.CPOConfig, without_logits(home.CPOTrainer)
         settings |= {
             "loss_type": "simpo" if stage.loss == "simpo" else "sigmoid",
             "cpo_alpha": stage.sft_weight,

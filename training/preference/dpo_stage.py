@@ -20,6 +20,7 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
+from training.models.precision_settings import Dtype, Recompute
 
 if TYPE_CHECKING:
     from engine.stage.preflight import Preflight
@@ -45,7 +46,7 @@ class Dpo(Stage):
     work = "training.preference.dpo:train_on_pairs"
     drawings = (Curves(("loss", "rewards/accuracies", "rewards/margins")),)
     random = True
-    version = 3
+    version = 4
 
     beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference. `orpo`: lambda.")
     loss: Loss = Field("sigmoid", description="One of TRL's losses. `ipo` and `sigmoid_norm` are divided by length.")
@@ -59,7 +60,9 @@ class Dpo(Stage):
     sft_weight: float = Field(0.0, ge=0, description="Weight of the chosen answer's own log-likelihood (RPO, CPO).")
     epochs: int = Field(1, ge=1)
     batch: int = Field(16, ge=1, description="Pairs a step.")
-    micro_batch: int | None = Field(None, ge=1, description="In memory at once, on each device; `batch` if left out.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="Pairs in memory at once, on each device; as many as keep a gibibyte if left out."
+    )
     lr: float = Field(1e-6, gt=0)
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     max_length: int = Field(1024, ge=2, description="Longest prompt and answer, in tokens. Longer pairs are left out.")
@@ -69,6 +72,8 @@ class Dpo(Stage):
     )
     held_out: float = Field(0.0, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
+    dtype: Dtype = "auto"
+    recompute: Recompute = None
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
     report_to: ReportTo = "none"
 
@@ -90,6 +95,13 @@ class Dpo(Stage):
     def reference_free(self) -> bool:
         return self.loss in REFERENCE_FREE
 
+    @property
+    def at_once(self) -> int | None:
+        """Pairs of a pass; None for as many as fit. Losses that put the tokens or the margins of different pairs together have all at
+        once, unless the recipe says otherwise."""
+        together = self.loss in ("aot", "aot_unpaired", "orpo") or self.sft_weight > 0
+        return self.micro_batch or (self.batch if together else None)
+
     def output(self, given: dict[str, list[str]]) -> str:
         return output_kind(self.lora)
 
@@ -99,7 +111,8 @@ class Dpo(Stage):
         check(known, "policy", self.reasoning)
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
-        size, references = self.micro_batch or self.batch, int(not self.lora and not self.reference_free)
+        references = int(not self.lora and not self.reference_free)
         return memory.forecast_fine_tuning(
-            given["policy"][0], device, self.lora, self.max_length, self.batch, size, rows=2, references=references
-        )
+            given["policy"][0], device, self.lora, self.max_length, self.batch, self.at_once, self.dtype, self.recompute,
+            rows=2, references=references,
+        )  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import torch
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
 
@@ -14,10 +16,12 @@ from engine.errors import UserError
 from engine.seeds import shuffled
 from generators.text.chat_template import Unusable
 from generators.text.learning_template import learning
+from training.loops.passes import bound, in_passes, recomputes
 from training.loops.trl import arguments, train
 from training.models.answers import EncodedAnswer, encode
-from training.models.load import load_model, load_reference, save_trained
+from training.models.load import base_dtype, load_model, load_reference, save_trained
 from training.models.lora import peft_config
+from training.models.precision import autocast, products
 from training.models.splits import check_split
 from training.preference.kto_stage import Kto
 from training.preference.pairs import Pair, load, set_aside
@@ -35,8 +39,9 @@ def train_on_marks(stage: Kto, job: Job) -> None:
         UserError: all of them are good, or none is.
     """
     source = job.input("policy")
-    policy, tokenizer = load_model(source.location, job)
-    reference = load_reference(job, stage.lora)
+    width = products(stage.dtype)
+    policy, tokenizer = load_model(source.location, job, dtype=base_dtype(source.location, job, stage.lora, width))
+    reference = load_reference(job, stage.lora, width)
     marked: list[Marked] = []
     validation: list[Pair] = []
     if job.all("preferences"):
@@ -57,6 +62,8 @@ def train_on_marks(stage: Kto, job: Job) -> None:
     args = arguments(
         job,
         KTOConfig,
+        stage.dtype,
+        recomputes(stage),
         beta=stage.beta,
         loss_type=stage.loss,
         desirable_weight=weight,
@@ -70,7 +77,10 @@ def train_on_marks(stage: Kto, job: Job) -> None:
         save_steps=stage.checkpoint_every,
         disable_dropout=True,
     )
-    trainer = on_token_ids(KTOTrainer)(
+    learner = with_one_kl(
+        in_passes(on_token_ids(KTOTrainer), bound(stage, policy.config, stage.max_length), stage.micro_batch)
+    )
+    trainer = learner(
         model=policy,
         ref_model=reference,
         args=args,
@@ -82,8 +92,42 @@ def train_on_marks(stage: Kto, job: Job) -> None:
     job.summary(good=good, bad=len(marked) - good, good_weight=round(weight, 6))
     trained = trainer.accelerator.unwrap_model(trainer.model).eval()
     if validation:
-        report(job, trained, reference, validation, stage.beta)
+        with autocast(trained.device, width):
+            report(job, trained, reference, validation, stage.beta)
     save_trained(job, trained, tokenizer, stage.lora, source)
+
+
+def with_one_kl(trainer: type[Any]) -> type[Any]:
+    """The trainer with z0 estimated once, from all answers of a batch, before its parts are learnt from."""
+
+    class WithOneKl(trainer):
+        z0: torch.Tensor | None = None
+        _sides: Iterator[torch.Tensor] = iter(())
+
+        def before_passes(self, model: Any, parts: list[dict[str, Any]]) -> None:
+            self.z0 = None
+            if not self.calculate_KL:
+                return
+            total, rows = torch.zeros((), device=self.accelerator.device), 0
+            unwrapped = self.accelerator.unwrap_model(self.model)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                for part in parts:
+                    ours = super()._compute_kl_logps(model, part)
+                    with unwrapped.disable_adapter() if self.ref_model is None else nullcontext():
+                        theirs = super()._compute_kl_logps(self.ref_model or self.model, part)
+                    total, rows = total + (ours - theirs).sum(), rows + len(ours)
+            self.z0 = total / rows
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            if self.z0 is not None:
+                self._sides = iter((self.z0[None], torch.zeros_like(self.z0)[None]))
+            return super().compute_loss(*args, **kwargs)
+
+        def _compute_kl_logps(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+            """TRL takes the mean difference of what this gives for the policy and then for the reference."""
+            return super()._compute_kl_logps(model, batch) if self.z0 is None else next(self._sides)
+
+    return WithOneKl
 
 
 @dataclass(frozen=True)

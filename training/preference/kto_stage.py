@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
+from training.models.precision_settings import Dtype, Recompute
 
 if TYPE_CHECKING:
     from engine.stage.preflight import Preflight
@@ -39,7 +40,7 @@ class Kto(Stage):
     work = "training.preference.kto:train_on_marks"
     drawings = (Curves(("loss", "kl", "rewards/margins")),)
     random = True
-    version = 2
+    version = 3
 
     metric: str | None = Field(None, description="Which of the `verdicts` says whether a candidate is good.")
     above: float = Field(0.5, description="A candidate is good if the verdict is greater than this.")
@@ -51,13 +52,24 @@ class Kto(Stage):
     bad_weight: float = Field(1.0, gt=0, description="lambda of bad answers.")
     epochs: int = Field(1, ge=1)
     batch: int = Field(16, ge=2, description="Answers a step, at least 2: z0 needs another prompt's answer.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="Answers in memory at once, on each device; as many as keep a gibibyte if left out."
+    )
     lr: float = Field(1e-6, gt=0)
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     max_length: int = Field(1024, ge=2, description="Longest prompt and answer, in tokens. Longer ones are left out.")
     held_out: float = Field(0.0, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
+    dtype: Dtype = "auto"
+    recompute: Recompute = None
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
     report_to: ReportTo = "none"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Kto:
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise ValueError(f"`micro_batch` ({self.micro_batch}) must divide `batch` ({self.batch})")
+        return self
 
     def output(self, given: dict[str, list[str]]) -> str:
         return output_kind(self.lora)
@@ -69,5 +81,6 @@ class Kto(Stage):
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(
-            given["policy"][0], device, self.lora, self.max_length, self.batch, references=int(not self.lora)
-        )
+            given["policy"][0], device, self.lora, self.max_length, self.batch, self.micro_batch, self.dtype,
+            self.recompute, references=int(not self.lora),
+        )  # fmt: skip

@@ -20,6 +20,7 @@ from engine.errors import UserError
 from engine.plan.model_folder import loading
 from generators.text.prompts import load_tokenizer
 from training.models.load import quiet
+from training.models.precision import recompute_layers
 from training.pretrain.llama import IGNORE, Llama
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class Stock(nn.Module):
         super().__init__()
         self.config, self.dtype, self.stock = model.config, dtype, model.eval()  # nothing is dropped out, as in `Llama`
         self._no_split_modules = model._no_split_modules
+
+    def recomputed(self) -> None:
+        """Make activations again in the backward pass, layer by layer."""
+        recompute_layers(self.stock)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, starts_BT: Tensor | None = None) -> Tensor:
         """Logits (B, T, V); with targets, the summed cross-entropy in nats over those that aren't `IGNORE`."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Llama(nn.Module):
     def __init__(self, config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> None:
         """`dtype` is that of matrix products; weights, norms, residuals and the loss are float32."""
         super().__init__()
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.recompute = config, dtype, False
         self.model = Decoder(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -205,12 +206,19 @@ class Llama(nn.Module):
         cos_TE, sin_TE = self.angles(tokens_BT.shape[1], x_BTD.device)
         mask_B1TT = None if starts_BT is None else document_mask(starts_BT)
         for layer in self.model.layers:
-            x_BTD = layer(x_BTD, cos_TE, sin_TE, mask_B1TT)
+            if self.recompute and torch.is_grad_enabled():
+                x_BTD = cast(Tensor, checkpoint(layer, x_BTD, cos_TE, sin_TE, mask_B1TT, use_reentrant=False))
+            else:
+                x_BTD = layer(x_BTD, cos_TE, sin_TE, mask_B1TT)
         x_BTD = self.model.norm(x_BTD)
         if targets_BT is None:
             return self.lm_head(x_BTD)
         x_ND, weight_VD = x_BTD.flatten(0, 1).to(self.dtype), self.lm_head.weight.to(self.dtype)
         return head_loss(x_ND, weight_VD, targets_BT.flatten())
+
+    def recomputed(self) -> None:
+        """Make activations again in the backward pass, layer by layer."""
+        self.recompute = True
 
     def angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin of position * theta^(-2i/E), each (T, E/2), in the type attention is computed in."""

@@ -7,12 +7,11 @@ arXiv:2502.16982, eq. 4), so that one learning rate serves both.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from engine.errors import UserError
+from training.hardware.units import has_bfloat16_units
 from training.pretrain.patches import muon_in_float32
 from training.pretrain.stage import OptimizerName
 
@@ -50,11 +49,3 @@ def build(
             )
         )
     return optimizers
-
-
-def has_bfloat16_units() -> bool:
-    """Whether bfloat16 products are faster than float32 ones here: a recent GPU, or a CPU with AVX512-BF16 or AMX."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))

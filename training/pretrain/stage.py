@@ -13,6 +13,7 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.schedule import ScheduleName
 from training.loops.tracking_settings import ReportTo
+from training.models.precision_settings import Dtype
 from training.pretrain.size import Family, Size
 
 OptimizerName = Literal["adamw", "muon"]
@@ -60,8 +61,10 @@ class Pretrain(Stage):
     momentum: float = Field(0.95, ge=0, lt=1, description="Muon's.")
     clip: float = Field(1.0, gt=0, description="Greatest norm of the gradient.")
 
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of matrix products. `auto`: bfloat16 where the machine has units for it."
+    dtype: Dtype = "auto"
+    recompute: Annotated[bool, NotIdentity] = Field(
+        False,
+        description="Make activations again in the backward pass, layer by layer: a fraction of their memory, a third more time.",
     )
     document_mask: bool = Field(False, description="Tokens see their own document only.")
     compile: bool = Field(
@@ -129,6 +132,6 @@ class Pretrain(Stage):
         count = self.processes or 1
         told = memory.forecast_pretraining(
             shape, device, self.batch // count, (self.micro_batch or self.batch) // count or 1, block,
-            count if self.sharding == "shard" else 1,
+            count if self.sharding == "shard" else 1, self.dtype, self.recompute,
         )  # fmt: skip
         return {"config": config, **told}

@@ -43,10 +43,11 @@ from training.loops.distributed import (
 from training.loops.schedule import factor
 from training.loops.tracking import tracked
 from training.models.load import save
+from training.models.precision import products
 from training.pretrain.continued import Stock, check_same, load_decoder, own_tokenizer, to_stock
 from training.pretrain.llama import IGNORE, Llama, decoder_config, initial_model, to_transformers
 from training.pretrain.measure import bits_per_byte, complete, cross_entropy
-from training.pretrain.optim import build, has_bfloat16_units
+from training.pretrain.optim import build
 from training.pretrain.size import learning_rate
 from training.pretrain.stage import Pretrain
 from training.pretrain.tokenizer import load_tokenizer, token_bytes
@@ -87,8 +88,9 @@ class Pretraining:
 
         gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
-        bfloat16 = stage.dtype == "bfloat16" or (stage.dtype == "auto" and has_bfloat16_units())
-        self.model = self._start(torch.bfloat16 if bfloat16 else torch.float32)
+        self.model = self._start(products(stage.dtype))
+        if stage.recompute:
+            self.model.recomputed()
         self.config = self.model.config
         self.model.to(self.device)
         self.retained = self._retained()

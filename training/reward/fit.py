@@ -18,14 +18,18 @@ from engine.plan.model_folder import loading
 from engine.seeds import generator, shuffled
 from generators.text.prompts import load_tokenizer
 from training.hardware.cost import trainable_share
+from training.hardware.flops import peak_memory
 from training.loops import schedule, snapshot
 from training.loops.checkpoint import Checkpoints
+from training.loops.clock import Clock
+from training.loops.passes import bound, groups, recomputes
 from training.loops.tracking import tracked
-from training.models.load import quiet, save
+from training.models.load import base_dtype, own_dtype, quiet, save
+from training.models.precision import autocast, products, recompute_layers
 from training.preference import pairs
 from training.preference.pairs import Pair
 from training.reward import rankings
-from training.reward.losses import pair_loss, ranking_loss
+from training.reward.losses import pair_loss, ranking_loss, weights
 from training.reward.model import FACTS, RewardModel
 from training.reward.rankings import Ranked
 from training.reward.report import report
@@ -40,37 +44,47 @@ def train_reward(stage: Reward, job: Job) -> None:
     quiet()
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = job.input("model").location
+    backbone, width = job.input("model").location, products(stage.dtype)
     tokenizer = load_tokenizer(backbone)
     examples, training, validation = load_examples(stage, job, tokenizer)
     with loading(backbone):
         model: Any = AutoModelForSequenceClassification.from_pretrained(
             backbone,
             num_labels=stage.heads * max(len(stage.objectives), 1),
-            dtype=torch.float32,
+            dtype=base_dtype(backbone, job, stage.lora, width),
             trust_remote_code=False,
         )
+    model.score.float()
     start_heads(model, job.derive("heads"), zero=stage.heads == 1)
     # Only readers that must find the end of a padded row by themselves need it; ours knows the lengths.
     model.config.pad_token_id = tokenizer.pad_token_id
     adapted = adapt(model, stage.lora, job.derive("lora")) if stage.lora else None
     model.to(device).eval()  # dropout off: every score is the score
+    if recomputes(stage):
+        recompute_layers(model)
     if adapted is not None:
         job.summary(trained=round(trainable_share(model), 4))
     with tracked(job, stage.report_to):
         fit(stage, job, model, examples)
+    own = own_dtype(backbone, job)
     if adapted is not None:
-        model = adapted.merge_and_unload()
+        from training.models.lora import merged_in
+
+        model = merged_in(adapted, own)
+    model.to(own)
+    if width == torch.float32:  # what is measured is what is saved, in the products that it was trained with
+        model.float()
 
     reward = RewardModel(model, tokenizer, torch.zeros(model.config.num_labels, device=device), 1.0)
     reward.objectives = stage.objectives
-    raw_BK = reward.by_objective([answer for example in examples for answer in example.answers]).flatten(1)
-    reward.mean_K = raw_BK.mean(0).to(device)
-    temperature_O = report(job, reward, training, validation)
+    with autocast(device, width):
+        raw_BK = reward.by_objective([answer for example in examples for answer in example.answers]).flatten(1)
+        reward.mean_K = raw_BK.mean(0).to(device)
+        temperature_O = report(job, reward, training, validation)
     how = stage.normalise or ("log_odds" if stage.objectives else "none")
     set_scale(reward, raw_BK, temperature_O, how, stage.heads)
     setattr(model.config, FACTS, reward.facts())
-    save(job, model, tokenizer)
+    save(job, model.to(own), tokenizer)
 
 
 def set_scale(reward: RewardModel, raw_BK: Tensor, temperature_O: np.ndarray, how: str, heads: int) -> None:
@@ -130,26 +144,50 @@ def fit(stage: Reward, job: Job, model: Any, training: Sequence[Pair | Ranked]) 
     if stage.objectives:  # a pair counts for the heads of its own objective
         own_PO = np.array([[name == cast(Pair, one).source for name in stage.objectives] for one in training])
         bootstrap_PK = (own_PO[:, :, None] * bootstrap_PK[:, None]).reshape(len(training), -1)
+    device = next(model.parameters()).device
+    tokens, clock = bound(stage, model.config), Clock()
     for step in range(last.step if last else 0, steps):
         epoch, place = divmod(step, steps_an_epoch)
         order = shuffled(range(len(training)), job.seed, "reward", epoch)
         chosen = order[place * stage.batch : (place + 1) * stage.batch]
         for group in optimizer.param_groups:
             group["lr"] = stage.lr * schedule.linear(step, steps, stage.warmup)
-        batch, weights = [training[i] for i in chosen], bootstrap_PK[chosen]
-        if isinstance(batch[0], Pair):
-            loss, accuracy = pair_loss(stage, model, cast(list[Pair], batch), weights)
-        else:
-            loss, accuracy = ranking_loss(stage, model, cast(list[Ranked], batch), weights)
+        batch = [training[i] for i in chosen]
         optimizer.zero_grad()
-        loss.backward()
+        loss, accuracy = learn(stage, model, batch, weights(batch, bootstrap_PK[chosen]), tokens)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        job.metric(step + 1, loss=loss.item(), accuracy=accuracy)
+        job.metric(step + 1, loss=loss, accuracy=accuracy, **clock.read(), memory_gib=peak_memory(device) / 2**30)
         job.progress(step + 1, steps, "steps")
         if (step + 1) % stage.checkpoint_every == 0 or step + 1 == steps:
             checkpoints.save(snapshot.take(step + 1, {"reward": model}, optimizer))
     checkpoints.wait()
+
+
+def learn(
+    stage: Reward, model: Any, batch: Sequence[Pair | Ranked], weight_BK: Tensor, tokens: int
+) -> tuple[float, float]:
+    """Add the gradient of a batch's loss, pass by pass; gives that loss, and the share of its pairs that is ordered as people did.
+
+    Args:
+        tokens: of a pass at most, unless `micro_batch` says how many examples it has.
+    """
+    whole = weight_BK.sum().clamp(min=1e-8)
+    device = next(model.parameters()).device
+    total = right = compared = 0.0
+    lengths = [max(map(len, one.answers)) for one in batch]
+    for part in groups(lengths, tokens, stage.micro_batch, max(len(one.answers) for one in batch)):
+        of = [batch[i] for i in part]
+        with autocast(device, products(stage.dtype)):
+            found = (
+                pair_loss(stage, model, cast(list[Pair], of), weight_BK[part])
+                if isinstance(of[0], Pair)
+                else ranking_loss(stage, model, cast(list[Ranked], of), weight_BK[part])
+            )
+        loss = found.loss / whole.to(device)
+        loss.backward()
+        total, right, compared = total + loss.item(), right + found.right, compared + found.compared
+    return total, right / max(compared, 1.0)
 
 
 def bootstrap_weights(pairs: int, heads: int, seed: int) -> np.ndarray:

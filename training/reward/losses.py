@@ -7,7 +7,7 @@ K = O H.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,26 +24,42 @@ if TYPE_CHECKING:
     from training.reward.rankings import Ranked
 
 
-def pair_loss(stage: Reward, model: Any, batch: Sequence[Pair], bootstrap_PK: np.ndarray) -> tuple[Tensor, float]:
-    """The loss of one batch and the accuracy of the ensemble's mean on it."""
+class Learnt(NamedTuple):
+    """What a part of a batch says.
+
+    Attributes:
+        loss: the sum over its examples and heads, each times its weight.
+        right, compared: of the pairs in it, how many the ensemble's mean orders as people did, and how many there are.
+    """
+
+    loss: Tensor
+    right: float
+    compared: float
+
+
+def weights(batch: Sequence[Pair | Ranked], bootstrap_BK: np.ndarray) -> Tensor:
+    """What each example counts for each head."""
+    return torch.tensor(bootstrap_BK, dtype=torch.float32) * torch.tensor([one.weight for one in batch])[:, None]
+
+
+def pair_loss(stage: Reward, model: Any, batch: Sequence[Pair], weight_PK: Tensor) -> Learnt:
+    """Of pairs."""
     device = next(model.parameters()).device
     both = pad([*(pair.chosen for pair in batch), *(pair.rejected for pair in batch)], device)
     chosen_PK, rejected_PK = read_heads(model, both).chunk(2)
     margin_P = torch.tensor([pair.margin if stage.margin else 0.0 for pair in batch], device=device)
     label_P = torch.tensor([pair.agreement if stage.soft else 1.0 for pair in batch], device=device)
-    weight_PK = torch.tensor(bootstrap_PK, dtype=torch.float32, device=device)
-    weight_PK = weight_PK * torch.tensor([pair.weight for pair in batch], device=device)[:, None]
+    weight_PK = weight_PK.to(device)
     difference_PK = chosen_PK - rejected_PK - margin_P[:, None]
     loss_PK = -(label_P[:, None] * logsigmoid(difference_PK) + (1 - label_P)[:, None] * logsigmoid(-difference_PK))
     loss_PK = loss_PK + stage.centre * (chosen_PK + rejected_PK) ** 2
-    loss = (weight_PK * loss_PK).sum() / weight_PK.sum().clamp(min=1e-8)
     used_PK = (weight_PK > 0) if stage.objectives else torch.ones_like(weight_PK, dtype=torch.bool)
     right_P = ((chosen_PK - rejected_PK) * used_PK).sum(1) > 0
-    return loss, float(right_P.float().mean())
+    return Learnt((weight_PK * loss_PK).sum(), float(right_P.sum()), len(batch))
 
 
-def ranking_loss(stage: Reward, model: Any, lists: Sequence[Ranked], bootstrap_LK: np.ndarray) -> tuple[Tensor, float]:
-    """The loss of one batch of rankings and the share of their pairs that the ensemble's mean orders alike."""
+def ranking_loss(stage: Reward, model: Any, lists: Sequence[Ranked], weight_LK: Tensor) -> Learnt:
+    """Of rankings."""
     device = next(model.parameters()).device
     raw_BK = read_heads(model, pad([answer for one in lists for answer in one.answers], device))
     longest = max(len(one.ranks) for one in lists)
@@ -51,13 +67,11 @@ def ranking_loss(stage: Reward, model: Any, lists: Sequence[Ranked], bootstrap_L
     present_LI = torch.tensor([[i < len(one.ranks) for i in range(longest)] for one in lists], device=device)
     scores_LIK = torch.zeros(*ranks_LI.shape, raw_BK.shape[1], device=device)
     scores_LIK = scores_LIK.masked_scatter(present_LI[..., None], raw_BK)
-    weight_LK = torch.tensor(bootstrap_LK, dtype=torch.float32, device=device)
-    weight_LK = weight_LK * torch.tensor([one.weight for one in lists], device=device)[:, None]
     ranked_LI1 = (ranks_LI > 0)[..., None]
     centre_LK = (scores_LIK**2 * ranked_LI1).sum(1) / ranked_LI1.sum(1)
     loss_LK = nll(scores_LIK, ranks_LI) + 4 * stage.centre * centre_LK  # of a pair: (2 mean)^2
-    loss = (weight_LK * loss_LK).sum() / weight_LK.sum().clamp(min=1e-8)
     mean_LI = scores_LIK.detach().mean(2)
     above_LII = (ranks_LI[:, :, None] > 0) & (ranks_LI[:, :, None] < ranks_LI[:, None, :])
     agree_LII = mean_LI[:, :, None] > mean_LI[:, None, :]
-    return loss, float((above_LII & agree_LII).sum() / above_LII.sum().clamp(min=1))
+    loss = (weight_LK.to(device) * loss_LK).sum()
+    return Learnt(loss, float((above_LII & agree_LII).sum()), float(above_LII.sum()))

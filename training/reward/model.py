@@ -34,9 +34,13 @@ def read_heads(model: Any, batch: PaddedBatch) -> Tensor:
     transformers looks for the last token that differs from the pad token, which is one too early when the pad token is
     the end token. Here lengths are known.
     """
-    hidden_BTD = model.base_model(input_ids=batch.ids_BT).last_hidden_state
+    hidden_BTD = model.base_model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
     rows_B = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
-    return model.score(hidden_BTD[rows_B, batch.length_B - 1])
+    last_BD = hidden_BTD[rows_B, batch.length_B - 1]
+    with torch.autocast(
+        last_BD.device.type, enabled=False
+    ):  # one product a row: in float32, whatever the others are in
+        return torch.nn.functional.linear(last_BD.float(), model.score.weight.float())
 
 
 @dataclass

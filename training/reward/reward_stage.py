@@ -23,6 +23,7 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
+from training.models.precision_settings import Dtype, Recompute
 
 if TYPE_CHECKING:
     from engine.stage.preflight import Preflight
@@ -41,10 +42,13 @@ class Reward(Stage):
     work = "training.reward.fit:train_reward"
     drawings = (Curves(("loss", "accuracy")),)
     random = True
-    version = 2
+    version = 3
 
     epochs: int = Field(1, ge=1, description="Passes over the pairs. More than two overfit easily.")
     batch: int = Field(32, ge=1, description="Pairs a step.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="Pairs in memory at once, on each device; as many as keep a gibibyte if left out."
+    )
     lr: float = Field(1e-4, gt=0)
     warmup: float = Field(
         0.05, ge=0, le=1, description="Share of the steps in which the rate rises; then it falls to 0."
@@ -68,11 +72,15 @@ class Reward(Stage):
     lora: Lora | None = Field(None, description="Train an adapter and the heads instead of all weights; it is merged.")
     centre: float = Field(0.01, ge=0, description="Weight of (r_chosen + r_rejected)^2, which keeps scores near 0.")
     held_out: float = Field(0.1, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")
+    dtype: Dtype = "auto"
+    recompute: Recompute = None
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
     report_to: ReportTo = "none"
 
     @model_validator(mode="after")
     def _whole(self) -> Reward:
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise ValueError(f"`micro_batch` ({self.micro_batch}) must divide `batch` ({self.batch})")
         if self.lora and (not self.lora.merge or self.lora.quantize):
             raise ValueError("a reward model's adapter is merged into float weights: leave out `merge` and `quantize`")
         return self
@@ -84,6 +92,6 @@ class Reward(Stage):
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(
-            given["model"][0], device, self.lora, self.max_length, self.batch,
-            rows=2, methods=("full", "lora"),
+            given["model"][0], device, self.lora, self.max_length, self.batch, self.micro_batch, self.dtype,
+            self.recompute, rows=2, methods=("full", "lora"), scores_ids=False, masked=False,
         )  # fmt: skip

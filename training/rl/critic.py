@@ -37,6 +37,7 @@ class Critic(nn.Module):
             hidden_BTD: Any = self.backbone(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
             steps_R = torch.arange(int(batch.response_B.max()), device=batch.ids_BT.device)
             place_BR = (batch.prompt_B[:, None] - 1 + steps_R[None]).clamp(max=hidden_BTD.shape[1] - 1)
-            hidden_BRD = hidden_BTD.gather(1, place_BR[..., None].expand(-1, -1, hidden_BTD.shape[-1]))
+            hidden_BRD = hidden_BTD.gather(1, place_BR[..., None].expand(-1, -1, hidden_BTD.shape[-1])).float()
         assert hidden_BRD is not None
-        return self.head(hidden_BRD)[..., 0]
+        with torch.autocast(hidden_BRD.device.type, enabled=False):  # one column of products: in float32
+            return self.head(hidden_BRD)[..., 0]

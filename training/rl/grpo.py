@@ -16,10 +16,13 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from engine.errors import UserError
 from engine.stage.job import Job
+from training.loops.clock import Clock
+from training.loops.passes import bound, recomputes
 from training.loops.trl import arguments, train
-from training.models.load import is_adapter, load_model, save
+from training.models.load import base_dtype, is_adapter, load_model, save_trained
 from training.models.logprobs import token_logprobs
 from training.models.lora import peft_config
+from training.models.precision import autocast, products
 from training.rl.grpo_stage import Grpo
 from training.rl.record import consumed, keep, warn_of_sameness
 from training.rl.rollouts import Question, Rollout, check_room, draw, load_questions
@@ -31,7 +34,8 @@ def optimise(stage: Grpo, job: Job) -> None:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy: Any
-    policy, tokenizer = load_model(job.input("policy").location, job)
+    source, width = job.input("policy"), products(stage.dtype)
+    policy, tokenizer = load_model(source.location, job, dtype=base_dtype(source.location, job, stage.lora, width))
     questions = load_questions(job, tokenizer)
     check_room(questions, stage.max_tokens, policy.config)
     scorer = make_scorer(job, tokenizer, stage.rules, stage.weights, stage.pessimism, device)
@@ -42,14 +46,22 @@ def optimise(stage: Grpo, job: Job) -> None:
         )
 
     per_prompt = stage.rollouts // stage.samples
-    size = stage.micro_batch or stage.rollouts // stage.minibatches
+    longest = stage.max_tokens + max(len(question.token_ids) for question in questions)
+    minibatch = stage.rollouts // stage.minibatches
+    size = stage.micro_batch or (
+        minibatch  # `bnpo` takes the mean over the tokens of what is in memory at once
+        if stage.chosen("loss") == "bnpo"
+        else fitting(minibatch, bound(stage, policy.config, longest) // longest)
+    )
     steps = stage.minibatches * stage.epochs
     args = arguments(
         job,
         GRPOConfig,
+        stage.dtype,
+        recomputes(stage),
         max_steps=stage.iterations * steps,
         per_device_train_batch_size=size,
-        gradient_accumulation_steps=stage.rollouts // stage.minibatches // size,
+        gradient_accumulation_steps=minibatch // size,
         steps_per_generation=stage.rollouts // size,
         num_generations=stage.samples,
         num_iterations=stage.epochs,
@@ -77,7 +89,7 @@ def optimise(stage: Grpo, job: Job) -> None:
     origin = policy.config._name_or_path
     if in_loss and not stage.lora:
         policy.config._name_or_path = str(reference)  # from where TRL loads its reference
-    trainer = GRPOTrainer(
+    trainer = trimmed(GRPOTrainer)(
         model=policy,
         reward_funcs=[hooks.score],
         args=args,
@@ -93,10 +105,12 @@ def optimise(stage: Grpo, job: Job) -> None:
         hooks.close()
     digest, learnt_from = consumed(job)
     job.summary(consumed=digest, episodes=learnt_from)
-    trained: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if stage.lora and stage.lora.merge:
-        trained = trained.merge_and_unload()
-    save(job, trained, tokenizer, job.input("policy").id if stage.lora and not stage.lora.merge else "")
+    save_trained(job, trainer.accelerator.unwrap_model(trainer.model), tokenizer, stage.lora, source)
+
+
+def fitting(answers: int, most: int) -> int:
+    """The largest part of a minibatch that divides it and has at most so many answers."""
+    return max(n for n in range(1, answers + 1) if answers % n == 0 and (n == 1 or n <= most))
 
 
 def reference_folder(job: Job) -> Path:
@@ -114,7 +128,29 @@ def reference_model(stage: Grpo, job: Job) -> Any:
     given = job.maybe("reference")
     if stage.lora and not given:
         return None
-    return load_model((given or job.input("policy")).location, job)[0].eval()
+    location = (given or job.input("policy")).location
+    return load_model(location, job, dtype=base_dtype(location, job, stage.lora, products(stage.dtype)))[0].eval()
+
+
+def trimmed(trainer: type[Any]) -> type[Any]:
+    """The trainer, whose passes leave out the columns that are padding in all of their rows: it pads all answers of an iteration
+    to the longest prompt and the longest answer."""
+
+    class Trimmed(trainer):
+        def _get_per_token_logps_and_entropies(
+            self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+        ) -> Any:
+            real, width = attention_mask.any(0).nonzero(), input_ids.shape[1]
+            first, end = int(real[0]), max(int(real[-1]), width - logits_to_keep) + 1
+            kept = logits_to_keep - (width - end)
+            logprobs, entropies, *rest = super()._get_per_token_logps_and_entropies(
+                model, input_ids[:, first:end], attention_mask[:, first:end], kept, *args, **kwargs
+            )
+            pad = (0, width - end)
+            wide = [None if x is None else torch.nn.functional.pad(x, pad) for x in (logprobs, entropies)]
+            return *wide, *rest
+
+    return Trimmed
 
 
 @dataclass
@@ -129,6 +165,7 @@ class Hooks:
     reference: Any
     sampler: Sampler | None = None
     rollouts: list[Rollout] = field(default_factory=lambda: [])
+    clock: Clock = field(default_factory=Clock)
     measured: dict[str, float] = field(default_factory=lambda: {})
     penalty: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
@@ -144,18 +181,23 @@ class Hooks:
             location = job.input("policy").location
             engine = start_engine(location, self.questions, stage.max_tokens, stage.gpu_share, job)
             self.sampler = Sampler(job, engine, model, self.tokenizer, stage.max_tokens)
-        with torch.no_grad():
+        with torch.no_grad(), self.clock.part("sampling"):
             self.rollouts = self.sampler.sample([self.questions[int(prompt)] for prompt in prompts], iteration)
         # TRL shuffles answers into minibatches by the ambient generator, which vLLM reseeds whenever an engine starts: in
         # a continued run that is after the checkpoint's random state was put back.
         torch.manual_seed(job.derive("minibatches", iteration))
         answers = [rollout.answer for rollout in self.rollouts]
-        ours = token_logprobs(model, answers)
+        with self.clock.part("looking_back"), autocast(next(model.parameters()).device, products(stage.dtype)):
+            ours = token_logprobs(model, answers)
         gaps = torch.cat([mine - torch.tensor(r.logprobs) for mine, r in zip(ours, self.rollouts, strict=True)]).abs()
         self.measured = {"sampler_gap": float(gaps.mean()), "sampler_gap_max": float(gaps.max())}
         self.penalty = np.zeros(len(answers))
         if stage.chosen("kl") == "reward" and stage.beta:
-            with model.disable_adapter() if self.reference is None else nullcontext():
+            with (
+                self.clock.part("looking_back"),
+                model.disable_adapter() if self.reference is None else nullcontext(),
+                autocast(next(model.parameters()).device, products(stage.dtype)),
+            ):
                 theirs = token_logprobs(self.reference or model, answers)
             kl = np.array([float((a - b).sum()) for a, b in zip(ours, theirs, strict=True)])
             self.penalty = stage.beta * kl
@@ -169,14 +211,16 @@ class Hooks:
     def score(self, prompts: list[str], log_metric: Any, trainer_state: Any, **_: Any) -> list[float | None]:
         """TRL's reward function: of the answers sampled last."""
         iteration = self.iteration(trainer_state)
-        scores, parts = self.scorer.score(self.rollouts)
+        with self.clock.part("scoring"):
+            scores, parts = self.scorer.score(self.rollouts)
         groups = len(scores) // self.stage.samples
         warn_of_sameness(self.job, iteration, self.rollouts, scores, self.stage.missing_eos, groups)
         keep(self.job, iteration, self.rollouts, scores)
         length = np.mean([len(rollout.token_ids) for rollout in self.rollouts])
         ended = np.array([rollout.ended for rollout in self.rollouts])
         described = {"score": scores.mean(), "score_std": scores.std(), "length": length, "ended": ended.mean()}
-        for name, value in {**parts, **described, **self.measured}.items():
+        spent = {name: value for name, value in self.clock.read().items() if name != "seconds"}  # that is the step's
+        for name, value in {**parts, **described, **self.measured, **spent}.items():
             log_metric(name, float(value))
         return (scores - self.stage.missing_eos * ~ended - self.penalty).tolist()
 

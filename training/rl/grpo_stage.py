@@ -28,7 +28,9 @@ from generators.rules.rule import Rule, sources, version
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
+from training.models.precision_settings import Dtype, Recompute
 from training.rl.drawings import DRAWINGS
+from training.rl.prompt_lengths import longest_prompt
 from training.rl.reward_settings import check_rewards, check_weights
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class Grpo(Stage):
     work = "training.rl.grpo:optimise"
     drawings = DRAWINGS
     random = True
-    version = 3
+    version = 4
 
     method: Method = "grpo"
     iterations: int = Field(30, ge=1)
@@ -66,7 +68,9 @@ class Grpo(Stage):
     max_tokens: int = Field(64, ge=1, description="Longest answer.")
     epochs: int = Field(1, ge=1, description="Passes over the rollouts of an iteration.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps an epoch.")
-    micro_batch: int | None = Field(None, ge=1, description="Answers in memory at once, on each device.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="Answers in memory at once, on each device; as many as keep a gibibyte if left out."
+    )
     lr: float = Field(1e-6, gt=0)
     decay: bool = Field(True, description="Let the rate fall linearly to 0 over the run.")
     beta: float = Field(0.05, ge=0, description="Reward given up per nat of KL to the reference.")
@@ -93,6 +97,8 @@ class Grpo(Stage):
     )
     pessimism: float = Field(0.0, ge=0, description="Standard deviations of an ensemble taken off its mean.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
+    dtype: Dtype = "auto"
+    recompute: Recompute = None
     gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
     checkpoint_every: Annotated[int, NotIdentity] = Field(1, ge=1, description="Iterations.")
     report_to: ReportTo = "none"
@@ -130,9 +136,9 @@ class Grpo(Stage):
         return "Adapter" if self.lora and not self.lora.merge else "Model"
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
-        """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
-        size = self.rollouts // self.minibatches
+        """What `gpu_share` leaves is what there is to train in."""
         return memory.forecast_fine_tuning(
-            given["policy"][0], device.less(self.gpu_share), self.lora, 2 * self.max_tokens, size,
-            self.micro_batch or size, references=int(not self.lora) + len(given.get("reward", [])),
+            given["policy"][0], device.less(self.gpu_share), self.lora, self.max_tokens + longest_prompt(given, self.max_tokens),
+            self.rollouts // self.minibatches, self.micro_batch, self.dtype, self.recompute, sampler=True, equal=True,
+            references=int(not self.lora), reward_models=len(given.get("reward", [])),
         )  # fmt: skip

@@ -152,6 +152,7 @@ def weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     adapted = [(name, module) for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
     for name, module in adapted:
         merged: Any = copy.deepcopy(module)
+        merged.get_base_layer().float()  # narrower weights would round the update
         merged.merge()
         for part, tensor in merged.get_base_layer().named_parameters():
             yield f"{name}.{part}", tensor

@@ -11,6 +11,7 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
+from training.models.precision_settings import Dtype, Recompute
 
 if TYPE_CHECKING:
     from engine.stage.preflight import Preflight
@@ -25,13 +26,13 @@ class Sft(Stage):
     work = "training.sft.work:fine_tune"
     drawings = (Curves(("loss", "entropy")),)
     random = True
-    version = 3
+    version = 4
 
     epochs: float = Field(1.0, gt=0)
     steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of `epochs`.")
     batch: int = Field(16, ge=1, description="Conversations (packed: sequences) in one optimizer step.")
     micro_batch: int | None = Field(
-        None, ge=1, description="In memory at once, on each device; `batch` (packed: 1) if left out."
+        None, ge=1, description="In memory at once, on each device; as many as keep a gibibyte (packed: 1) if left out."
     )
     max_length: int = Field(1024, ge=8, description="Tokens of a conversation; what is beyond is cut off.")
     reasoning: Literal["learn", "keep", "drop"] = Field(
@@ -49,6 +50,8 @@ class Sft(Stage):
     neftune: float | None = Field(None, gt=0, description="Noise on the embeddings (arXiv:2310.05914).")
     lora: Lora | None = Field(None, description="Train an adapter instead of all weights.")
 
+    dtype: Dtype = "auto"
+    recompute: Recompute = None
     checkpoint_every: Annotated[int, NotIdentity] = Field(100, ge=1, description="Steps.")
     report_to: ReportTo = "none"
 
@@ -60,8 +63,8 @@ class Sft(Stage):
 
     @property
     def at_once(self) -> int:
-        """Conversations (packed: sequences) in memory at once, on each device."""
-        return self.micro_batch or (1 if self.packing else self.batch)
+        """Packed sequences in memory at once, on each device."""
+        return self.micro_batch or 1
 
     def output(self, given: dict[str, list[str]]) -> str:
         return output_kind(self.lora)
@@ -73,5 +76,6 @@ class Sft(Stage):
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(
-            given["model"][0], device, self.lora, self.max_length, self.batch, self.at_once
-        )
+            given["model"][0], device, self.lora, self.max_length, self.batch,
+            self.at_once if self.packing else self.micro_batch, self.dtype, self.recompute,
+        )  # fmt: skip

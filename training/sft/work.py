@@ -9,9 +9,11 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from training.hardware.cost import say_cost, trainable_share
+from training.loops.passes import bound, in_passes, recomputes
 from training.loops.trl import arguments, train
-from training.models.load import load_model, save_trained
+from training.models.load import base_dtype, load_model, save_trained
 from training.models.lora import peft_config, quantization
+from training.models.precision import products
 from training.sft.document_attention import attend_by_document
 from training.sft.examples import prepare, row_ids, teach_to_end
 from training.sft.stage import Sft
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 def fine_tune(stage: Sft, job: Job) -> None:
     source = job.input("model")
     quantized = quantization() if stage.lora and stage.lora.quantize else None
-    model, tokenizer = load_model(source.location, job, quantized)
+    weights = base_dtype(source.location, job, stage.lora, products(stage.dtype))
+    model, tokenizer = load_model(source.location, job, quantized, weights)
     template = teach_to_end(model, tokenizer)
     length = min(stage.max_length, getattr(model.config, "max_position_embeddings", stage.max_length))
     examples, conversations, learnt = prepare(job, template, length, stage.reasoning)
@@ -32,10 +35,12 @@ def fine_tune(stage: Sft, job: Job) -> None:
     args = arguments(
         job,
         SFTConfig,
+        stage.dtype,
+        recomputes(stage),
         num_train_epochs=stage.epochs,
         max_steps=stage.steps or -1,
-        per_device_train_batch_size=stage.at_once,
-        gradient_accumulation_steps=stage.batch // stage.at_once,
+        per_device_train_batch_size=stage.at_once if stage.packing else stage.batch,
+        gradient_accumulation_steps=stage.batch // stage.at_once if stage.packing else 1,
         max_length=length,
         packing=stage.packing,
         learning_rate=stage.lr or (2e-4 if stage.lora else 2e-5),
@@ -46,7 +51,10 @@ def fine_tune(stage: Sft, job: Job) -> None:
         neftune_noise_alpha=stage.neftune,
         save_steps=stage.checkpoint_every,
     )
-    trainer = SFTTrainer(
+    learner = (
+        SFTTrainer if stage.packing else in_passes(SFTTrainer, bound(stage, model.config, length), stage.micro_batch)
+    )
+    trainer = learner(
         model=model,
         args=args,
         processing_class=tokenizer,
@@ -56,7 +64,7 @@ def fine_tune(stage: Sft, job: Job) -> None:
     share = trainable_share(trainer.model)
     train(trainer, job, lambda batch: row_ids(examples, batch), stage.report_to)
     if stage.lora:
-        say_cost(job, trainer.model, stage.at_once, length)
+        say_cost(stage, job, trainer.model, length)
     trained = cast(Any, trainer.accelerator.unwrap_model(cast(Any, trainer.model)))
     save_trained(job, trained, tokenizer, stage.lora, source)
     job.summary(

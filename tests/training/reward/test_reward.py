@@ -21,7 +21,7 @@ from tests.training.tiny_chat import assistant, one_thread, user
 from training.models.answers import EncodedAnswer, encode
 from training.models.padding import pad
 from training.reward.fit import start_heads
-from training.reward.losses import pair_loss, ranking_loss
+from training.reward.losses import pair_loss, ranking_loss, weights
 from training.reward.model import RewardModel, read_heads
 from training.reward.reward_stage import Reward
 
@@ -70,6 +70,11 @@ def test_shuffled_labels_teach_nothing(policy: Artifact, given: Given, build: Bu
     assert summary["brier"] == pytest.approx(0.25, abs=0.03)  # calibrated: it knows that it does not know
 
 
+def mean_loss(stage: Reward, model: Any, pairs: list[Any]) -> float:
+    counts = weights(pairs, np.ones((len(pairs), 1)))
+    return float(pair_loss(stage, model, pairs, counts).loss / counts.sum())
+
+
 def test_the_first_loss_is_ln_2_and_the_losses_are_the_formula() -> None:
     from transformers import AutoModelForSequenceClassification
 
@@ -91,8 +96,7 @@ def test_the_first_loss_is_ln_2_and_the_losses_are_the_formula() -> None:
     config.num_labels = 1
     model = AutoModelForSequenceClassification.from_config(config).eval()
     start_heads(model, 0)
-    ones = np.ones((8, 1))
-    assert pair_loss(Reward(centre=0), model, pairs, ones)[0].item() == pytest.approx(math.log(2), abs=1e-7)
+    assert mean_loss(Reward(centre=0), model, pairs) == pytest.approx(math.log(2), abs=1e-7)
     with torch.no_grad():
         model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
     # One answer at a time, without any padding, read by transformers itself.
@@ -106,13 +110,13 @@ def test_the_first_loss_is_ln_2_and_the_losses_are_the_formula() -> None:
 
     gaps = [c - j for c, j in zip(r[0::2], r[1::2], strict=True)]
     plain = mean([-math.log(sigmoid(g)) for g in gaps])
-    assert pair_loss(Reward(centre=0), model, pairs, ones)[0].item() == pytest.approx(plain, abs=1e-5)
+    assert mean_loss(Reward(centre=0), model, pairs) == pytest.approx(plain, abs=1e-5)
     margin = mean([-math.log(sigmoid(g - 0.7)) for g in gaps])
-    assert pair_loss(Reward(centre=0, margin=True), model, pairs, ones)[0].item() == pytest.approx(margin, abs=1e-5)
+    assert mean_loss(Reward(centre=0, margin=True), model, pairs) == pytest.approx(margin, abs=1e-5)
     soft = mean([-0.8 * math.log(sigmoid(g)) - 0.2 * math.log(sigmoid(-g)) for g in gaps])
-    assert pair_loss(Reward(centre=0, soft=True), model, pairs, ones)[0].item() == pytest.approx(soft, abs=1e-5)
+    assert mean_loss(Reward(centre=0, soft=True), model, pairs) == pytest.approx(soft, abs=1e-5)
     centred = plain + 0.01 * mean([(c + j) ** 2 for c, j in zip(r[0::2], r[1::2], strict=True)])
-    assert pair_loss(Reward(centre=0.01), model, pairs, ones)[0].item() == pytest.approx(centred, abs=1e-5)
+    assert mean_loss(Reward(centre=0.01), model, pairs) == pytest.approx(centred, abs=1e-5)
 
 
 def test_padding_changes_no_score_and_the_end_token_is_what_is_read(tmp_path: Path) -> None:
@@ -252,10 +256,10 @@ def test_lists_of_two_give_the_loss_of_pairs() -> None:
     config.num_labels = 2
     model = AutoModelForSequenceClassification.from_config(config).eval()
     lists = [Ranked("p", [p.rejected, p.chosen], [2, 1]) for p in pairs]
-    weights = np.random.default_rng(0).poisson(1.0, size=(8, 2)).astype(float)
+    counts = weights(pairs, np.random.default_rng(0).poisson(1.0, size=(8, 2)).astype(float))
     stage = Reward(centre=0, heads=2)
-    assert pair_loss(stage, model, pairs, weights)[0].item() == pytest.approx(
-        ranking_loss(stage, model, lists, weights)[0].item(), abs=1e-6
+    assert pair_loss(stage, model, pairs, counts).loss.item() == pytest.approx(
+        ranking_loss(stage, model, lists, counts).loss.item(), rel=1e-5
     )
     assert lists[0].pairs() == [Pair("p", pairs[0].chosen, pairs[0].rejected)]
 

@@ -20,12 +20,16 @@ from peft import get_peft_model
 
 from engine.seeds import generator
 from engine.stage.job import Job
+from training.hardware.flops import peak_memory
 from training.loops import distributed, schedule
+from training.loops.clock import Clock
+from training.loops.passes import bound, recomputes
 from training.loops.tracking import tracked
-from training.models.load import load_model, quiet, save
+from training.models.load import base_dtype, load_model, quiet, save_trained
 from training.models.logprobs import forward
 from training.models.lora import peft_config
 from training.models.padding import pad
+from training.models.precision import autocast, products, recompute_layers
 from training.rl.critic import Critic
 from training.rl.guard import Watch
 from training.rl.ppo.loss import Experience, describe, experience, loss
@@ -69,12 +73,15 @@ def optimise(stage: Ppo, job: Job) -> None:
         drawn = draw(len(questions), stage.rollouts // stage.samples, iteration, job.seed)
         return [questions[i] for i in drawn for _ in range(stage.samples)]
 
-    stopped = None
+    stopped, clock = None, Clock()
     for iteration in iterations:
-        rollouts = sampler.sample(asked(iteration), iteration)
-        scores, parts = score(scorer, rollouts)
+        with clock.part("sampling"):
+            rollouts = sampler.sample(asked(iteration), iteration)
+        with clock.part("scoring"):
+            scores, parts = score(scorer, rollouts)
         worth = scores - stage.missing_eos * np.array([not rollout.ended for rollout in rollouts])
-        old = look_back(stage, models, rollouts, worth, state.controller.beta)
+        with clock.part("looking_back"):
+            old = look_back(stage, models, rollouts, worth, state.controller.beta)
         last = iteration == stage.iterations
         if watch:
             stopped = watch.look(iteration, sampler, float(scores.mean()), old.kl, parts.get("disagreement"), last)
@@ -85,9 +92,10 @@ def optimise(stage: Ppo, job: Job) -> None:
             keep(job, iteration, rollouts, scores)
         if stage.ahead and iteration + 1 in iterations:
             sampler.sample_ahead(asked(iteration + 1), iteration + 1)
-        learnt = learn(stage, models, state.optimizer, old, iteration, job)
+        with clock.part("learning"):
+            learnt = learn(stage, models, state.optimizer, old, iteration, job)
         curves = {**parts, **describe(rollouts, worth, old), **learnt, "beta": state.controller.beta}
-        job.metric(iteration + 1, **curves)
+        job.metric(iteration + 1, **curves, **clock.read(), memory_gib=peak_memory(models.device) / 2**30)
         job.progress(iteration + 1, stage.iterations, "iterations")
         state.controller.update(old.kl, stage.rollouts)
         state.save(iteration + 1, watch.guard.as_json() if watch else [], sampler.wait())
@@ -123,9 +131,12 @@ def load_models(stage: Ppo, job: Job) -> Models:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given, location = job.maybe("reference"), job.input("policy").location
     policy: Any
-    policy, tokenizer = load_model(location, job)
+    dtype = base_dtype(location, job, stage.lora, products(stage.dtype))
+    policy, tokenizer = load_model(location, job, dtype=dtype)
     # With an adapter the policy without it is the reference: one copy of the weights.
-    reference: Any = None if stage.lora and not given else load_model(given.location if given else location, job)[0]
+    reference: Any = (
+        None if stage.lora and not given else load_model(given.location if given else location, job, dtype=dtype)[0]
+    )
     backbone: Any = load_model(location, job)[0].base_model if stage.critic == "separate" else None
     critic = Critic(int(policy.config.hidden_size), backbone)
     if stage.lora:
@@ -133,6 +144,11 @@ def load_models(stage: Ppo, job: Job) -> Models:
     for module in (policy, reference, critic):
         if module is not None:
             module.to(device).eval()  # dropout off: rho is 1 before the first step
+    for module in (policy, critic.backbone):
+        if module is not None and recomputes(stage):
+            recompute_layers(module)
+    for module in (policy, reference, critic):
+        if module is not None:
             distributed.spread(module, stage.sharding)
     return Models(policy, reference, critic, tokenizer, device)
 
@@ -140,12 +156,9 @@ def load_models(stage: Ppo, job: Job) -> Models:
 def write(stage: Ppo, job: Job, models: Models) -> None:
     """The policy as it is, or its adapter, into the job's output."""
     origin = job.input("policy")
-    merge = stage.lora is not None and stage.lora.merge
-    policy = distributed.put_together(
-        models.policy.merge_and_unload() if merge else models.policy, lambda: load_model(origin.location, job)[0]
-    )
+    policy = distributed.put_together(models.policy, lambda: load_model(origin.location, job)[0])
     if distributed.rank() == 0:
-        save(job, policy, models.tokenizer, origin.id if stage.lora and not merge else "")
+        save_trained(job, policy, models.tokenizer, stage.lora, origin)
 
 
 # -- the steps of an iteration -------------------------------------------------------------------------------------------
@@ -162,17 +175,21 @@ def look_back(stage: Ppo, models: Models, rollouts: Sequence[Rollout], scores: n
     answers = [rollout.answer for rollout in rollouts]
     mask_BR = pad(answers, device).mask_BR
     logprobs_BR, reference_BR, values_BR, entropy_BR = (torch.zeros(mask_BR.shape, device=device) for _ in range(4))
+    tokens = bound(stage, policy.config)
     with torch.no_grad():
-        for chunk, counts in distributed.turns(answers):
+        for chunk, counts in distributed.turns(answers, tokens, stage.micro_batch):
             batch = pad([answers[i] for i in chunk], device)
-            out = forward(policy, batch, entropy=True, hidden=critic.backbone is None)
+            with autocast(device, products(stage.dtype)):
+                out = forward(policy, batch, entropy=True, hidden=critic.backbone is None)
+                values = critic(batch, out.hidden_BRD)
+                with policy.disable_adapter() if reference is None else nullcontext():
+                    theirs = forward(reference or policy, batch).logprobs_BR
             assert out.entropy_BR is not None
             width = out.logprobs_BR.shape[1]
             logprobs_BR[chunk, :width] += counts * out.logprobs_BR
             entropy_BR[chunk, :width] += counts * out.entropy_BR
-            values_BR[chunk, :width] += counts * critic(batch, out.hidden_BRD)
-            with policy.disable_adapter() if reference is None else nullcontext():
-                reference_BR[chunk, :width] += counts * forward(reference or policy, batch).logprobs_BR
+            values_BR[chunk, :width] += counts * values
+            reference_BR[chunk, :width] += counts * theirs
     for known_BR in (logprobs_BR, reference_BR, values_BR, entropy_BR):
         distributed.total(known_BR)  # each process knows the rows of its share
         known_BR.masked_fill_(~mask_BR, 0.0)
@@ -193,15 +210,18 @@ def learn(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     seen: list[dict[str, float]] = []
     step_kl = 0.0
+    bounded = bound(stage, policy.config)
     for minibatch in minibatches(stage, len(old.answers), iteration, job.seed):
         tokens = int(old.mask_BR[minibatch].sum())
         optimizer.zero_grad()
         sums: dict[str, float] = {}
-        for chunk, counts in distributed.turns([old.answers[i] for i in minibatch]):
+        for chunk, counts in distributed.turns([old.answers[i] for i in minibatch], bounded, stage.micro_batch):
             part = old.of(minibatch[chunk])
             batch = pad(part.answers, models.device)
-            now = forward(policy, batch, entropy=stage.entropy_weight > 0, hidden=critic.backbone is None)
-            summed, parts = loss(now, critic(batch, now.hidden_BRD), part, stage)
+            with autocast(models.device, products(stage.dtype)):
+                now = forward(policy, batch, entropy=stage.entropy_weight > 0, hidden=critic.backbone is None)
+                values_BR = critic(batch, now.hidden_BRD)
+            summed, parts = loss(now, values_BR, part, stage)
             (counts * summed / tokens).backward()
             sums = {name: sums.get(name, 0.0) + counts * value for name, value in parts.items()}
         step = {name: value / tokens for name, value in distributed.totals(sums).items()}

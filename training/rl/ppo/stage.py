@@ -34,10 +34,11 @@ from engine.stage.stage import Device, NotIdentity, Stage, port
 from generators.rules.rule import Rule, sources, version
 from training.hardware import memory
 from training.loops.tracking_settings import ReportTo
-from training.models.answers import TOKENS
 from training.models.lora_settings import Lora
+from training.models.precision_settings import Dtype, Recompute
 from training.rl.drawings import DRAWINGS
 from training.rl.guard_settings import GuardConfig
+from training.rl.prompt_lengths import longest_prompt
 from training.rl.reward_settings import check_rewards, check_weights
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Ppo(Stage):
     work = "training.rl.ppo.loop:train"
     drawings = DRAWINGS
     random = True
-    version = 4
+    version = 5
 
     iterations: int = Field(30, ge=1)
     rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
@@ -67,6 +68,9 @@ class Ppo(Stage):
     max_tokens: int = Field(64, ge=1, description="Longest answer.")
     epochs: int = Field(2, ge=1, description="Passes over the rollouts of an iteration.")
     minibatches: int = Field(4, ge=1, description="Optimizer steps an epoch.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="Answers in memory at once, on each device; as many as keep a gibibyte if left out."
+    )
     lr: float = Field(1e-5, gt=0)
     decay: bool = Field(True, description="Let the rate fall linearly to 0 over the run.")
     clip: float = Field(0.2, gt=0, description="eps: how far the ratio moves before it stops to pay.")
@@ -106,6 +110,8 @@ class Ppo(Stage):
     gold: dict[str, Rule] = Field({}, description="For the guard: rules that measure answers to `held_out` prompts.")
     gold_every: int = Field(5, ge=1, description="Iterations between two such measurements.")
     lora: Lora | None = Field(None, description="Train an adapter; the policy without it is the reference.")
+    dtype: Dtype = "auto"
+    recompute: Recompute = None
     gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
     processes: Annotated[int | None, NotIdentity] = Field(
         None, ge=1, description="That share each minibatch; one for each GPU if left out. Changes rounding only."
@@ -149,12 +155,12 @@ class Ppo(Stage):
         return "Adapter" if self.lora and not self.lora.merge else "Model"
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
-        """Prompts count as long as answers may be; what `gpu_share` leaves is what there is to train in."""
-        length, count = 2 * self.max_tokens, self.processes or 1
-        at_once = max(1, min(self.rollouts // self.minibatches // count, TOKENS // length))
+        """What `gpu_share` leaves is what there is to train in."""
+        count = self.processes or 1
         split = count if self.sharding == "shard" else 1
-        beside = (int(not self.lora) + 4 * (self.critic == "separate")) / split + len(given.get("reward", []))
+        beside = (int(not self.lora) + 4 * (self.critic == "separate")) / split
         return memory.forecast_fine_tuning(
-            given["policy"][0], device.less(self.gpu_share), self.lora, length, at_once,
-            references=beside, processes=split,
+            given["policy"][0], device.less(self.gpu_share), self.lora, self.max_tokens + longest_prompt(given, self.max_tokens),
+            max(1, self.rollouts // self.minibatches // count), self.micro_batch, self.dtype, self.recompute, sampler=True,
+            references=beside, reward_models=len(given.get("reward", [])), processes=split, masked=False,
         )  # fmt: skip
