@@ -3,7 +3,8 @@
 
 artifacts/<stage kind>-<key>/   manifest.json (written last: no manifest, no artifact), data/*.parquet, rejected/*.parquet,
                                 model files, logs/ (timings, metrics: not part of the digest)
-runs/<recipe>.json              what each stage of the last run was, so that names resolve and `plan --why` can compare
+runs/<recipe>.json              what each stage of the last run was, so that names resolve and `plan --why` can compare; what a name stood for
+                                before is <recipe>@1.json, ... (`engine.store.run_records`)
 leases/<stage kind>-<key>.json  who makes an artifact right now, in a store that can't lock (`engine.store.lease`)
 work/<stage kind>-<key>/        of stages under way: checkpoints, output not yet complete (on local disk), and what one phase leaves for
                                 the next where the store is elsewhere (`engine.stage.exchange`)
@@ -65,16 +66,19 @@ class Store(StoreFiles):
                 yield artifact
 
     def run(self, name: str) -> dict[str, Any] | None:
-        """The record of a recipe's last run: `{"stages": {name: {"artifact": ..., ...}}}`; None if there is none that can be read."""
-        return run_records.read(self, name)
+        """The record of a run by its name, or by a tag: `{"stages": {name: {"artifact": ..., ...}}}`; None if there is none that can be read."""
+        record = run_records.read(self, name)
+        if record is None and f"runs/{name}.json" not in self.damage and (known := run_records.tagged(self, name)):
+            return run_records.read(self, known)
+        return record
 
     def update_run(self, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         """Change the record of a recipe's last run, without loss where others do so, too (`engine.store.run_records.update`)."""
         run_records.update(self, name, change)
 
     def runs(self) -> list[str]:
-        """Names of the recipes that have run here."""
-        return run_records.names(self)
+        """Names of what has run here; not of what they stood for earlier (`run_records.states`)."""
+        return [name for name in run_records.names(self) if not run_records.is_state(name)]
 
     def put(self, data: bytes, *parts: str, sha256: str | None = None) -> str:
         """Write one file, whole or not at all, to last (`StoreFiles.put`). Returns its SHA-256.
