@@ -274,12 +274,21 @@ def new(
 
 
 @app.command()
-def status(store: StoreUrl = None, json_: Json = False) -> None:
+def status(
+    run_name: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="This run alone.", show_default=False, autocompletion=complete_run),
+    ] = None,
+    store: StoreUrl = None,
+    json_: Json = False,
+) -> None:
     """List runs and their stages, and what is under way. When each was, how far it is, what failed and why."""
     from engine.view.status import status_lines, status_of
 
     opened = _open(store)
-    rows = status_of(opened)
+    rows = [row for row in status_of(opened) if run_name in (None, row["run"])]
+    if run_name and not rows:
+        raise UserError(f"no run `{run_name}` in the store {opened.url}.{nearest(run_name, opened.runs())}")
     if json_:
         put_json(rows)
         return

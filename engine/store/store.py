@@ -109,9 +109,9 @@ class Store(StoreFiles):
             super().put_file(source, *parts)
 
     def title(self, artifact: Artifact) -> str:
-        """What people call an artifact: RUN/STAGE where a run has it, else its own name."""
-        for run in self.runs():
-            for stage, entry in (self.run(run) or {"stages": {}})["stages"].items():
+        """What people call an artifact: RUN/STAGE where a run has it, or had it, else its own name."""
+        for run in sorted(run_records.names(self), key=run_records.is_state):
+            for stage, entry in (run_records.read(self, run) or {"stages": {}})["stages"].items():
                 if entry["artifact"] == artifact.id:
                     return f"{run}/{stage}"
         return artifact.name
@@ -138,7 +138,8 @@ class Store(StoreFiles):
         if len(finished) == 1:
             return finished[0]
         if finished:
-            raise UserError(f"`{name}` fits several artifacts: {', '.join(a.id for a in finished)}. Name one of them.")
+            titles = ", ".join(a.id if (title := self.title(a)) == a.id else f"{a.id} ({title})" for a in finished)
+            raise UserError(f"`{name}` fits several artifacts: {titles}. Name one of them.")
         if damaged := sorted(found & self.damage.keys()):
             raise Damaged(f"{self.damage[damaged[0]]} `flywheel repair {damaged[0]}` makes it anew.")
         raise UserError(

@@ -20,6 +20,7 @@ from engine.cli import app
 from engine.execution.progress import Bars
 from engine.stage.stage import kinds, load
 from engine.store.store import Store
+from tests.engine.view.test_shown_as_text import on_terminal
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -147,3 +148,19 @@ def test_where_nobody_looks_at_a_terminal_lines_tell_how_far_it_is(capsys: pytes
 def test_a_recipe_that_is_not_there_has_a_neighbour_or_a_starter(recipe: Path, flywheel: Command) -> None:
     assert "Did you mean `toy.yaml`?" in flywheel("plan", "tyo.yaml").stderr
     assert "`flywheel new quickstart` writes one" in flywheel("run", "quickstart").stderr
+
+
+def test_on_a_terminal_a_finished_line_keeps_its_mark_and_name() -> None:
+    program = """
+from engine.execution.progress import Bars
+from tests.engine.test_command_line import Planned
+bars = Bars(); stages = [Planned("docs"), Planned("facts")]; bars.start(stages)
+for stage in stages:
+    bars.event(stage, {"event": "progress", "done": 1, "total": 2, "unit": "rows"})
+for stage in stages:
+    bars.event(stage, {"event": "done", "seconds": 1.0, "rows": 299})
+bars.stop()
+"""
+    told = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(program))
+    for name in ("docs", "facts"):
+        assert re.search(rf"✓ {name} +sft +1\.0 s, 299 rows", told), told
