@@ -10,15 +10,24 @@ import os
 import shlex
 import signal
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
 
-from engine.command_options import Json, StoreUrl
+from engine.command_help import (
+    HELP,
+    CommandTable,
+    KindCommand,
+    SwitchedCommand,
+    complete_artifact,
+    complete_kind,
+    complete_run,
+    room_command,
+)
+from engine.command_options import Json, Only, Recipe, Settings, StoreUrl
 from engine.errors import FlywheelError, UserError, nearest
+from engine.trials import trial_commands
 from engine.upkeep import upkeep_commands
 from engine.view.output import put, put_json, shown_as_text
 
@@ -28,18 +37,6 @@ if TYPE_CHECKING:
     from engine.store.store import Store
 
 
-class SwitchedCommand(TyperCommand):
-    """A command on a recipe. Its help also tells the options that stages declare (`Stage.switches`)."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        from engine.stage.stage import kinds, load
-
-        super().format_options(ctx, formatter)
-        switches = {n: s.help for kind in kinds() for n, s in load(kind).switches.items()}
-        with formatter.section("Options that stages of the recipe bring"):
-            formatter.write_dl([(f"--{name}", text) for name, text in switches.items()])
-
-
 app = typer.Typer(
     name="flywheel",
     help="A synthetic-data and RLHF data engine: from raw text to an aligned assistant, as one recipe that runs.",
@@ -47,11 +44,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=CommandTable,
+    context_settings=HELP,
 )
 
-Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="STAGE.FIELD=VALUE, on top of the recipe.")]
-Only = Annotated[list[str] | None, typer.Option("--only", help="This stage and what it needs; repeatable.")]
 NoWait = Annotated[
     bool,
     typer.Option(
@@ -59,9 +55,32 @@ NoWait = Annotated[
         help="Where another run makes a stage right now, leave with exit code 1 instead of waiting for that run.",
     ),
 ]
-Name = Annotated[str, typer.Argument(help="RUN/STAGE, a stage's name, or the start of a key.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="RUN/STAGE, a stage's name, or the start of a key.", show_default=False, autocompletion=complete_artifact
+    ),
+]
+Kind = Annotated[str, typer.Argument(help="A stage kind (`flywheel stages`).", autocompletion=complete_kind)]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        put(f"flywheel {version('flywheel')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Tell the version and end.")
+    ] = False,
+) -> None: ...
+
+
+COMPLETING = "_FLYWHEEL_COMPLETE"  # the variable that a shell sets when TAB is pressed
 SWITCHES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -111,6 +130,10 @@ def run(
     address: Annotated[
         str | None, typer.Option("--address", help="Of the Ray cluster; else RAY_ADDRESS, or the one that runs here.")
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Call the run so; what the name stood for stays as NAME@1, ..."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Run a recipe; what the store already holds is not run again."""
@@ -122,12 +145,13 @@ def run(
     done = run_recipe(
         recipe, store=store, overrides=_settings(recipe, set_, context.args), only=only, wait=wait,
         no_wait=no_wait, retry_failed=retry_failed, view=view, jobs=jobs, workers=workers, executor=executor, address=address,
+        name=name,
     )  # fmt: skip
     view.total(spending(done.values()))
     if not json_:
         from engine.plan.recipe import load_recipe
 
-        name = load_recipe(recipe).name
+        name = name or load_recipe(recipe).name
         put(f"{len(done)} stages done. Look at it: flywheel report {shlex.quote(name)}", error=True)
 
 
@@ -146,21 +170,22 @@ def plan(
         float | None, typer.Option("--price", min=0, help="Of an hour of this machine: tells what the run costs.")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Leave servers alone.")] = False,
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="As for `run`.")] = None,
     json_: Json = False,
 ) -> None:
-    """Show what would run, what is cached, what training needs in memory and how long it takes by what was run here; write nothing."""
+    """Show what would run, and check everything. What is cached, memory of training, time by what was run here; nothing is written."""
     from dataclasses import asdict
 
     from engine.execution.machine import device
     from engine.plan.checks import check
     from engine.plan.experience import estimates
-    from engine.plan.plan import make_plan
-    from engine.plan.recipe import load_recipe
+    from engine.plan.plan import make_plan, moves_in_words, names_that_move
+    from engine.plan.recipe import called, load_recipe
     from engine.redaction import redacted
     from engine.stage.stage import Device
     from engine.store.store import Store
 
-    loaded = load_recipe(recipe, _settings(recipe, set_, context.args))
+    loaded = called(load_recipe(recipe, _settings(recipe, set_, context.args)), name)
     target = Device(f"a GPU of {gpu:g} GiB", int(gpu * 2**30), gpu=True) if gpu else device()
     where = Store(store or loaded.store)
     notes: list[str] = []
@@ -170,6 +195,9 @@ def plan(
         loaded, planned, where, offline=offline,
         say=lambda stage, text: found.setdefault(stage.name, []).append(redacted(text)),
     )  # fmt: skip
+    if moved := names_that_move(where, loaded.name, planned):
+        moves = moves_in_words(where, loaded.name, moved, ("would mean", "would mean"))
+        notes.append(f"{moves}; what there is stays, as {loaded.name}@1 or the next number")
     told = estimates(planned, where)
     if json_:
         put_json([
@@ -229,7 +257,7 @@ def new(
     name: Annotated[str | None, typer.Argument(help="The recipe to copy, or with --from a name for the copy.")] = None,
     from_: Annotated[str | None, typer.Option("--from", metavar="RECIPE", help="The recipe to copy.")] = None,
 ) -> None:
-    """Copy a recipe to start from into this folder, and tell what to change in it; without a name, list them."""
+    """Copy a recipe to start from into this folder. Tells what to change in it; without a name, lists them."""
     from engine.plan.starters import start, starters
 
     if name is None:
@@ -246,32 +274,28 @@ def new(
 
 
 @app.command()
-def status(store: StoreUrl = None, json_: Json = False) -> None:
-    """List the runs in the store, how far each is, what failed and why, and what is under way."""
-    from engine.view.spending import in_words
-    from engine.view.status import spent_by_run, status_of, work_in_words
+def status(
+    run_name: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="This run alone.", show_default=False, autocompletion=complete_run),
+    ] = None,
+    store: StoreUrl = None,
+    json_: Json = False,
+) -> None:
+    """List runs and their stages, and what is under way. When each was, how far it is, what failed and why."""
+    from engine.view.status import status_lines, status_of
 
     opened = _open(store)
-    rows = status_of(opened)
+    rows = [row for row in status_of(opened) if run_name in (None, row["run"])]
+    if run_name and not rows:
+        raise UserError(f"no run `{run_name}` in the store {opened.url}.{nearest(run_name, opened.runs())}")
     if json_:
         put_json(rows)
         return
     if not rows:
         put("Nothing has run in this store yet. Start with: flywheel run recipes/quickstart.yaml")
-    for row in rows:
-        line = f"{row['run']:<14} {row['stage']:<16} {row['kind']:<14} {row['state']:<10} {row['rows']:>10,}"
-        put(f"{line}  {row['artifact']}", one_line=True)
-        for told in work_in_words(row):
-            put(f"    {told}", one_line=True)
-        if "error" in row:
-            look = row.get("heal") or f"Its log: {row['log']}. Its rows: flywheel show {_name(row)} --rejected"
-            put("\n".join(f"    {line}" for line in [*row["error"].splitlines(), look]))
-    for run, spent in spent_by_run(opened).items():
-        put(f"{run}: {in_words(spent)}", one_line=True)
-
-
-def _name(row: dict[str, Any]) -> str:
-    return f"{row['run']}/{row['stage']}" if row["stage"] else row["artifact"]
+    for line in status_lines(opened, rows):
+        put(line, one_line=True)
 
 
 @app.command()
@@ -282,7 +306,7 @@ def show(
     rejected: Annotated[bool, typer.Option("--rejected", help="The rows that did not make it, and why.")] = False,
     json_: Json = False,
 ) -> None:
-    """Show an artifact: what made it, its numbers and rows one can read; of a stage that failed, what there is and why."""
+    """Show an artifact: what made it, its numbers, its rows. Of a stage that failed, what there is and why."""
     from engine.view.show import as_json, print_artifact
     from engine.view.unfinished import find
 
@@ -300,7 +324,7 @@ def trace(
     forward: Annotated[bool, typer.Option("--forward", help="From this row to everything it touched.")] = False,
     json_: Json = False,
 ) -> None:
-    """Trace a row or model back to the people, models, prompts and files it came from, or forwards."""
+    """Trace a row or model back to where it came from. To people, models, prompts and files; or forwards."""
     from engine.view.lineage import trace_back, trace_forward
     from engine.view.trace import print_trace
 
@@ -314,7 +338,7 @@ def trace(
 
 @app.command()
 def report(
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The recipe's name.")],
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The recipe's name.", autocompletion=complete_run)],
     store: StoreUrl = None,
     to: Annotated[Path | None, typer.Option("--to", help="Where to write the page [RUN.html].")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the evaluation table instead.")] = False,
@@ -331,7 +355,9 @@ def report(
 
 @app.command()
 def stages(
-    kind: Annotated[str | None, typer.Argument(help="Tell the fields of this kind.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="Tell the fields of this kind.", autocompletion=complete_kind)
+    ] = None,
     json_: Json = False,
 ) -> None:
     """List the stage kinds, with what each takes and gives."""
@@ -340,32 +366,37 @@ def stages(
     if json_:
         put_json(describe_kinds(kind))
     elif kind:
-        describe_kind(kind)
+        put(describe_kind(kind))
     else:
         for row in describe_kinds():
             takes = ", ".join(row["takes"].values()) or "files"
             put(f"{row['kind']:<14} {takes:<34} -> {row['gives']:<13} {row['what']}")
 
 
-@app.command()
+@app.command(cls=KindCommand)
 def stage(
-    kind: Annotated[str, typer.Argument(help="A stage kind (`flywheel stages`).")],
+    kind: Kind,
     from_: Annotated[list[str] | None, typer.Option("--from", help="[PORT=]ARTIFACT, file or folder.")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="Copy the result to this folder.")] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option("--columns", help="NAME=COLUMN: our name for a column of the files (or a template)."),
     ] = None,
-    set_: Settings = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the kind (`--help` after it).")
+    ] = None,
     store: StoreUrl = None,
     no_wait: NoWait = False,
+    json_: Json = False,
 ) -> None:
-    """Run one stage without a recipe, on artifacts or on files and folders of any format and shape (docs/data.md)."""
-    from engine.execution.progress import Bars
+    """Run one stage without a recipe. It takes artifacts, or files and folders of any format and shape (docs/data.md)."""
+    from engine.execution.progress import Bars, Lines
     from engine.execution.single import run_single
 
-    artifact = run_single(kind, from_ or [], set_ or [], store, to, columns, Bars(), no_wait)
-    put(to or artifact.id)
+    view = Lines() if json_ else Bars()
+    artifact = run_single(kind, from_ or [], set_ or [], store, to, columns, view, no_wait)
+    if not json_:
+        put(to or artifact.id)
 
 
 @app.command()
@@ -380,7 +411,7 @@ def export(
     ] = "auto",
     store: StoreUrl = None,
 ) -> None:
-    """Copy an artifact out of the store, with a card that tells where it came from; a model also as GGUF."""
+    """Copy an artifact out of the store, with a card. Rows in files of their split; a model also as GGUF."""
     from engine.execution.export import export_artifact
 
     put(export_artifact(_open(store).find(name), to, format_, dtype))
@@ -413,6 +444,7 @@ def schema(
     put_json(load(kind).model_json_schema() if kind else recipe_schema())
 
 
+trial_commands.offer(app)
 upkeep_commands.offer(app)
 
 
@@ -422,6 +454,16 @@ def _open(store: str | None) -> Store:
     return Store(store)
 
 
+@app.command()
+def completion(
+    shell: Annotated[Literal["bash", "zsh"], typer.Argument(help="The shell to complete in.", show_default=False)],
+) -> None:
+    """Print what completes commands with TAB. `source <(flywheel completion bash)` in ~/.bashrc, `zsh` in ~/.zshrc."""
+    from typer.completion import get_completion_script  # pyright: ignore[reportPrivateImportUsage]
+
+    put(get_completion_script(prog_name="flywheel", complete_var=COMPLETING, shell=shell))
+
+
 def add_command(name: str, target: str, help: str) -> None:
     """Offer a room's command, which is imported when it is called.
 
@@ -429,12 +471,9 @@ def add_command(name: str, target: str, help: str) -> None:
         target: `module:app`, a typer application that takes the arguments.
     """
 
-    def hand_over(context: typer.Context) -> None:
-        module, _, attribute = target.partition(":")
-        getattr(import_module(module), attribute)(context.args, prog_name=f"flywheel {name}", standalone_mode=True)
+    def in_its_place() -> None: ...
 
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command(name, help=help, context_settings=settings)(hand_over)
+    app.command(name, help=help, cls=room_command(target))(in_its_place)
 
 
 # What a command that was stopped leaves, by its name.
@@ -442,6 +481,8 @@ _STOPPED = {
     "run": "what is done is kept: `{command}` goes on from here",
     "stage": "what is done is kept: `{command}` goes on from here",
     "plan": "nothing was written",
+    "sweep": "what is done is kept: `{command}` goes on from here",
+    "preview": "nothing was kept",
     "export": "the copy is not complete: `{command}` makes it anew",
 }
 
@@ -463,6 +504,10 @@ def _main() -> None:
     stops.listen()
     stops.begin()
     sys.argv[0] = "flywheel"  # what others are told who wait for us
+    if COMPLETING in os.environ:
+        from typer.completion import completion_init  # pyright: ignore[reportPrivateImportUsage]
+
+        completion_init()
     code, words = 0, ""
     try:
         app()

@@ -11,7 +11,7 @@ from engine.cli import add_command, main  # noqa: E402
 add_command(
     "argilla",
     "labeling.argilla.commands:app",
-    "The Argilla server of this machine: up, down, status, push, pull, backup, restore.",
+    "The Argilla server of this machine, where people rank.",
 )
 add_command("chat", "generators.chat.command:app", "Talk to a model in the terminal.")
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -127,3 +128,35 @@ def test_every_file_that_a_stranger_looks_for_is_two_steps_from_the_readme() -> 
     assert len(rows) >= 12
     files = [target for row in rows for target in re.findall(r"\]\(([^)]+)\)", row)]
     assert len(files) >= 11 and all((ROOT / file).exists() for file in files)
+
+
+def test_runs_are_named_compared_swept_and_previewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.generators.faulty_server import FaultyServer
+
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    page = "docs/runs.md"
+    rows = [
+        {"prompt": f"What is the number {i} good for?", "completion": f"For counting, {'and more than that ' * n}of course."}
+        for i in range(40) for n in range(4)
+    ]  # fmt: skip
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told: dict[str, str] = {}
+    with FaultyServer(share=0) as server:
+        for recipe in blocks(page, "yaml"):
+            name = recipe.split()[1]
+            (tmp_path / f"{name}.yaml").write_text(recipe.replace("http://127.0.0.1:8000/v1", server.url))
+        for command in commands(page):
+            done = flywheel(tmp_path, command[1:])
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+            told[" ".join(command[1:])] = done.stdout + done.stderr
+    assert "beta: 1.0 -> 0.1); what there was stays as best@1" in told["run best.yaml --set kept.beta=0.1"]
+    assert "beta: 1.0 -> 0.1" in told["runs best"]
+    assert told["compare baseline loose"].startswith(
+        "best@1 and loose: 1 of 1 differences that were measured are beyond noise"
+    )
+    swept = told["sweep best.yaml --over kept.beta=0.1,10 --seeds 2"]
+    assert "2 settings, 2 seeds each" in swept and "beyond noise" in swept and (tmp_path / "best-sweep.svg").exists()
+    shown = told["preview replies.yaml replies --rows 2"]
+    assert (
+        "user: What is the number 0 good for?" in shown and "the run: about" in shown and "Nothing was kept." in shown
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +64,8 @@ class Bar:
         tokens: when they were first told of, and how many there were.
         parts: partitions that it has committed.
         workers: processes that work on it, and where.
+        told, every: when a line told of it last, and how many seconds go by until the next; where there is no terminal.
+        where, spoken: how far it is and what its numbers are, as such a line has them.
     """
 
     task: TaskID
@@ -71,6 +74,11 @@ class Bar:
     pace: Throughput = field(default_factory=Throughput)
     parts: int = 0
     workers: str = ""
+    begun: bool = False
+    told: float = 0.0
+    every: float = 0.0
+    where: str = ""
+    spoken: str = ""
 
     def told_metrics(self, event: dict[str, Any]) -> str:
         self.facts |= {k: v for k, v in event.items() if k not in ("event", "step") and isinstance(v, int | float)}
@@ -89,6 +97,12 @@ class Bar:
             told += f" ({rates[0]:,.0f} and {rates[1]:,.0f}/s)"
         return told + (f"  cost {event['cost']:,.2f}" if "cost" in event else "")
 
+    def told_progress(self, event: dict[str, Any]) -> str:
+        """How far, and how long it may take."""
+        of = f" of {event['total']:,}" if event["total"] else ""
+        left = f", {_seconds(self.pace.left_s)} left" if self.pace.left_s is not None else ""
+        return f"{event['done']:,}{of} {event['unit']}{left}"
+
     def told_work(self) -> str:
         """How fast, in how many partitions, by whom."""
         rate = f"{_number(self.pace.rate)}/s" if self.pace.rate else ""
@@ -96,10 +110,19 @@ class Bar:
         return "  ".join(filter(None, [rate, parts, self.workers]))
 
 
-class Bars:
-    """A bar for each stage under way on a terminal; where output is no terminal, one line when a stage is done."""
+FIRST_S, LONGEST_S = 10.0, 300.0
 
-    def __init__(self) -> None:
+
+class Bars:
+    """A bar for each stage under way on a terminal. Where output is none: a line when a stage begins and when it is done, and in between
+    one after ten seconds, then after twenty more, forty, up to five minutes, so that a log of a day is not all progress.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self.console = PlainConsole(stderr=True)
         self.bars = Progress(
             SpinnerColumn(),
@@ -129,17 +152,25 @@ class Bars:
         if bar is None:
             bar = Bar(self.bars.add_task(visible(stage.name), total=None, unit="", facts="", work=""))
             self.under_way[stage.name] = bar
+            bar.told, bar.every = self.clock(), FIRST_S
+        if not bar.begun and event["event"] != "say":  # something may be said of a stage that is cached
+            bar.begun = True
+            if not self.console.is_terminal:
+                self._print(stage, "▸", f"{stage.step.kind:<12} begins", "dim")
         match event["event"]:
             case "progress":
                 bar.pace.tell(event["done"], event["total"])
+                bar.where = bar.told_progress(event)
                 self.bars.update(
                     bar.task, completed=event["done"], total=event["total"], unit=visible(event["unit"]),
                     work=bar.told_work(),
                 )  # fmt: skip
             case "metric":
-                self.bars.update(bar.task, facts=visible(bar.told_metrics(event)))
+                bar.spoken = bar.told_metrics(event)
+                self.bars.update(bar.task, facts=visible(bar.spoken))
             case "tokens":
-                self.bars.update(bar.task, facts=bar.told_tokens(event))
+                bar.spoken = bar.told_tokens(event)
+                self.bars.update(bar.task, facts=bar.spoken)
             case "commit":
                 bar.parts += 1
                 self.bars.update(bar.task, work=bar.told_work())
@@ -153,6 +184,10 @@ class Bars:
                 self._print(stage, "·", event["text"], "dim")
             case _:
                 pass
+        if not self.console.is_terminal and self.clock() - bar.told >= bar.every:
+            bar.told, bar.every = self.clock(), min(2 * bar.every, LONGEST_S)
+            if told := "  ".join(filter(None, [bar.where, bar.spoken, bar.told_work()])):
+                self._print(stage, "▸", f"{stage.step.kind:<12} {told}", "dim")
 
     def _end(self, stage: Planned, event: dict[str, Any]) -> None:
         if bar := self.under_way.pop(stage.name, None):

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from engine.errors import FlywheelError, StageFailed, Waiting
+from engine.errors import FlywheelError, StageFailed, UserError, Waiting
 from engine.execution import stops
 from engine.execution.bytecode import bytecode
 from engine.execution.machine import this_machine
@@ -26,12 +26,13 @@ from engine.execution.residents import Residents, residents
 from engine.execution.scheduling import Schedule, footprint_of
 from engine.execution.stage_process import Crew, StageProcess
 from engine.plan.checks import check
-from engine.plan.plan import Planned, make_plan
-from engine.plan.recipe import Recipe, load_recipe
+from engine.plan.plan import Planned, make_plan, moves_in_words, names_that_move
+from engine.plan.recipe import Recipe, called, load_recipe
 from engine.stage.stage import Footprint
 from engine.store.artifact import Artifact
 from engine.store.known_digests import shared_digests
 from engine.store.lease import Lease
+from engine.store.run_records import set_aside, tagged
 from engine.store.store import Store
 
 PATIENCE_S = 2  # with a thread whose processes have ended; what it writes itself survives its end at any moment
@@ -51,6 +52,7 @@ def run(
     workers: int | None = None,
     executor: str | None = None,
     address: str | None = None,
+    name: str | None = None,
 ) -> dict[str, Artifact]:
     """Run a recipe to its end and return stage name -> artifact. What the store already holds is not run again.
 
@@ -66,12 +68,13 @@ def run(
         jobs: stages at once, at most; as many as cores and memory allow if None. No byte depends on it.
         workers: processes that a stage's tasks are spread over; as many as there are cores if None. No byte depends on it.
         executor: "local" or "ray", where tasks are done; else the recipe's. address: of the Ray cluster.
+        name: what the run is called instead of by its recipe's name. Where the name stood for something else, that stays as `NAME@1`, ...
 
     Raises:
         UserError: the recipe is wrong. StageFailed: a stage could not finish. Waiting: people have to rank first.
         Busy: as `no_wait` says.
     """
-    loaded = load_recipe(recipe, overrides)
+    loaded = called(load_recipe(recipe, overrides), name)
     where = Store(store or loaded.store)
     how = {"workers": workers, "executor": executor or loaded.executor, "address": address}
     return run_plan(
@@ -99,6 +102,10 @@ def run_plan(
     options = {"wait": wait, **(how or {"executor": recipe.executor})}
     notes: list[str] = []
     machine = this_machine()
+    if record and (holder := tagged(where, recipe.name)) and recipe.name not in where.runs():
+        raise UserError(
+            f"`{recipe.name}` is a tag of {holder}, which stays where it is. Call the run otherwise: `--as NAME`."
+        )
     plan = make_plan(recipe, where, only, machine.device, say=notes.append)
     check(recipe, plan, where, offline=True)  # an answer may be in the cache of a server that is gone
     view = Heard(view) if view else None
@@ -108,6 +115,11 @@ def run_plan(
             view.start(plan)
         for note in dict.fromkeys(notes):
             saying(view, plan[0])(note)
+        if record and (moved := names_that_move(where, recipe.name, plan)):
+            told = moves_in_words(where, recipe.name, moved, ("now means", "now mean"))
+            with shortage_told(moved[0]):
+                earlier = set_aside(where, recipe.name)
+            saying(view, moved[0])(f"{told}; what there was stays as {earlier}")
         # What a run keeps for all its stages is opened here; its variables are their processes'.
         environment = {**kept.enter_context(bytecode())}
         maker = Maker(

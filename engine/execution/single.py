@@ -51,7 +51,7 @@ def run_single(
     unnamed: list[Any] = []
     for text in given:
         port, equals, name = text.partition("=")
-        if not equals or "/" in port:
+        if not equals or not port.isidentifier():  # a file, or a run of a sweep
             port, name = "", text
         if not is_external(name) and Path(name).exists():
             name = f"./{name}"

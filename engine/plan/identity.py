@@ -9,7 +9,7 @@ Out: names, paths, comments, hardware, worker counts.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from engine.stage.stage import Stage
 from engine.store.digest import digest_json
@@ -55,3 +55,34 @@ def key_of(identity: dict[str, Any]) -> str:
 def folder_of(kind: str, key: str) -> str:
     """The artifact's folder: readable by kind, unique by key."""
     return f"{kind}-{key[:KEY_LENGTH]}"
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What of two identities of a stage is not the same, in words; inputs, which have identities of their own, left out."""
+    if old["kind"] != new["kind"]:
+        return [f"kind: {old['kind']} -> {new['kind']}"]
+    told: list[str] = []
+    if old["version"] != new["version"]:
+        told.append(f"code version: {old['version']} -> {new['version']}")
+    told += _changed("", old["config"], new["config"])
+    was, now = old["sources"], new["sources"]
+    if files := sorted(name for name in {*was, *now} if was.get(name) != now.get(name)):
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        told.append(f"files changed: {', '.join(files[:3])}{more}")
+    return told
+
+
+def _changed(path: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        before, after = cast(dict[str, Any], old), cast(dict[str, Any], new)
+        return [
+            line
+            for key in sorted({*before, *after})
+            for line in _changed(f"{path}.{key}" if path else key, before.get(key), after.get(key))
+        ]
+    return [] if old == new else [f"{path}: {_brief(old)} -> {_brief(new)}"]
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

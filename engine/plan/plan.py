@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from engine.errors import UserError, nearest
-from engine.plan.identity import folder_of, identify, key_of
+from engine.plan.identity import differences, folder_of, identify, key_of
 from engine.plan.inputs import External, PlainInput, Say, parse_input, resolve, silent
 from engine.plan.recipe import Recipe, Step, names_in
 from engine.stage.stage import Device, Port, load
@@ -326,20 +326,9 @@ def _why(
     if old is None or "identity" not in old:
         return ["has not run yet"]
     was: dict[str, Any] = old["identity"]
-    reasons: list[str] = []
+    reasons = differences(was, identity)
     if was["kind"] != identity["kind"]:
-        return [f"kind: {was['kind']} -> {identity['kind']}"]
-    if was["version"] != identity["version"]:
-        reasons.append(f"code version: {was['version']} -> {identity['version']}")
-    reasons += _differences("", was["config"], identity["config"])
-    changed = sorted(
-        name
-        for name in {*was["sources"], *identity["sources"]}
-        if was["sources"].get(name) != identity["sources"].get(name)
-    )
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        reasons.append(f"files changed: {', '.join(changed[:3])}{more}")
+        return reasons
     for port in sorted({*was["inputs"], *identity["inputs"]}):
         if was["inputs"].get(port) != identity["inputs"].get(port):
             anew = [
@@ -351,17 +340,23 @@ def _why(
     return reasons or ["its artifact is not in the store"]
 
 
-def _differences(path: str, old: Any, new: Any) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        before, after = cast(dict[str, Any], old), cast(dict[str, Any], new)
-        return [
-            line
-            for key in sorted({*before, *after})
-            for line in _differences(f"{path}.{key}" if path else key, before.get(key), after.get(key))
-        ]
-    return [] if old == new else [f"{path}: {_brief(old)} -> {_brief(new)}"]
+def names_that_move(store: Store, run: str, plan: list[Planned]) -> list[Planned]:
+    """Stages whose name stands for something else than what this plan makes of it."""
+    there = (store.run(run) or {}).get("stages", {})
+    return [stage for stage in plan if stage.name in there and there[stage.name]["artifact"] != stage.folder]
 
 
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def moves_in_words(store: Store, run: str, moved: list[Planned], verb: tuple[str, str]) -> str:
+    """Which names come to stand for something else, and what the recipe has otherwise for it."""
+    there = (store.run(run) or {}).get("stages", {})
+    changed = {
+        stage.name: told
+        for stage in moved
+        if (entry := there.get(stage.name)) and "identity" in entry
+        if (told := differences(entry["identity"], stage.identity))
+    }
+    names = ", ".join(f"{run}/{stage.name}" for stage in moved[:4]) + (
+        f" and {len(moved) - 4} more" if moved[4:] else ""
+    )
+    because = "; ".join(f"{name}: {', '.join(told)}" for name, told in list(changed.items())[:3])
+    return f"{names} {verb[len(moved) > 1]} something else" + (f" ({because})" if because else "")

@@ -19,7 +19,7 @@ import datetime
 import math
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from engine.plan.credentials import refuse_secrets
 from engine.plan.inputs import parse_input
 from engine.redaction import redacted
 from engine.stage.stage import Stage, load
+from engine.store.run_records import LONGEST, misnamed
 from engine.text.visible import visible
 
 TOP = {"name": str, "description": str, "seed": int, "store": str, "executor": str, "stages": dict}
@@ -38,8 +39,6 @@ EXECUTORS = ("local", "ray")
 # libyaml's where PyYAML was built with it: a tenth of the time.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 EIGHTS = re.compile(r"[-+]?0[0-7_]*[0-7][0-7_]*")
-NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")  # it becomes a file's
-LONGEST = 100  # name, in bytes
 LARGEST = 16 << 20  # bytes of a recipe
 # Of a recipe, which has some hundred values and no number of so many digits.
 MOST_VALUES, DEEPEST, DIGITS = 100_000, 100, 100
@@ -106,7 +105,7 @@ def _text(file: Path) -> str:
         with file.open("rb") as opened:
             data = opened.read(LARGEST + 1)
     except FileNotFoundError:
-        raise UserError(f"there is no recipe {file}.") from None
+        raise UserError(f"there is no recipe {file}.{_instead(file)}") from None
     except (OSError, ValueError) as error:  # a NUL in its name
         told = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{_brief(str(file))} can't be read as a recipe: {told}.") from error
@@ -117,6 +116,19 @@ def _text(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{file}:{line}: a recipe is UTF-8; the byte 0x{data[error.start]:02x} here is not.") from error
+
+
+def _instead(file: Path) -> str:
+    """What may have been meant: a recipe beside it, or one to start from."""
+    from engine.plan.starters import starters
+
+    try:
+        beside = [str(one) for one in file.parent.glob("*.y*ml")]
+    except (OSError, ValueError):
+        beside = []
+    if file.name.partition(".")[0] in {one.name for one in starters()} and file.parent == Path():
+        return f" `flywheel new {file.name.partition('.')[0]}` writes one of that name."
+    return nearest(str(file), beside)
 
 
 def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> Recipe:
@@ -133,9 +145,8 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
         if not isinstance(data[key], TOP[key]) or isinstance(data[key], bool):
             raise fail((key,), f"`{key}` should be a {TOP[key].__name__}, found {data[key]!r}.")
     name = data.get("name")
-    if name is not None and not (NAME.fullmatch(name) and len(name.encode()) <= LONGEST and visible(name) == name):
-        told = f"at most {LONGEST} bytes that can be seen, on one line, has no `/` in it and doesn't begin with `.`"
-        raise fail(("name",), f"a recipe's name is {told}; found {_brief(data['name'])}.")
+    if name is not None and (told := misnamed(name)):
+        raise fail(("name",), told)
     stages = data.get("stages")
     if not stages:
         raise fail(("stages",), "a recipe needs `stages:`, a mapping of names to stages.")
@@ -216,6 +227,19 @@ def build_recipe(data: dict[str, Any], lines: Lines, file: str, base: Path) -> R
                 )
     name = data.get("name") or Path(file).stem
     return Recipe(name, seed, steps, base, file, data.get("store"), lines, data.get("executor"))
+
+
+def called(recipe: Recipe, name: str | None) -> Recipe:
+    """The recipe under another name (`--as`).
+
+    Raises:
+        UserError: a run can't be called so.
+    """
+    if name is None:
+        return recipe
+    if told := misnamed(name):
+        raise UserError(f"`--as`: {told}")
+    return replace(recipe, name=name)
 
 
 def is_external(name: str) -> bool:

@@ -49,6 +49,7 @@ class Device:
         return replace(self, memory=int(self.memory * (1 - share))) if self.gpu else self
 
 
+PREVIEW = "preview"  # the option of a job that is one (`Job.options`): requests are told (the event `exchange`)
 GIB = 2**30
 SLICE = 10_000  # rows that one process works on; more are spread over cores
 HEAVY = 100 << 20  # bytes of weights from which on one step keeps all cores busy
@@ -135,6 +136,10 @@ class Stage(BaseModel):
     residents: ClassVar[tuple[str, ...]] = ()
     # Prompts that the stage sends: name -> what a template of one's own may use in it -> what that is. `flywheel stages KIND` lists it.
     template_variables: ClassVar[dict[str, dict[str, str]]] = {}
+    # In a preview: ports of which it sees all rows, since what it makes of one row depends on the others; and whether it is tried at
+    # all, which one that goes to people is not.
+    whole: ClassVar[tuple[str, ...]] = ()
+    previewed: ClassVar[bool] = True
     # Options of `flywheel run` and `plan` for recipes with this stage.
     switches: ClassVar[dict[str, Switch]] = {}
 
@@ -162,6 +167,10 @@ class Stage(BaseModel):
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         """How many rows to expect from inputs of these sizes (by port), where that is known; for `plan`."""
         return None
+
+    def preview(self, rows: int) -> Stage:
+        """The same stage for so few rows, where it says itself how many it makes; what it asks for these must not differ."""
+        return self
 
     def audit(self) -> Audit | None:
         """The check that a recipe with this stage gets by itself, if any."""

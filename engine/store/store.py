@@ -3,7 +3,8 @@
 
 artifacts/<stage kind>-<key>/   manifest.json (written last: no manifest, no artifact), data/*.parquet, rejected/*.parquet,
                                 model files, logs/ (timings, metrics: not part of the digest)
-runs/<recipe>.json              what each stage of the last run was, so that names resolve and `plan --why` can compare
+runs/<recipe>.json              what each stage of the last run was, so that names resolve and `plan --why` can compare; what a name stood for
+                                before is <recipe>@1.json, ... (`engine.store.run_records`)
 leases/<stage kind>-<key>.json  who makes an artifact right now, in a store that can't lock (`engine.store.lease`)
 work/<stage kind>-<key>/        of stages under way: checkpoints, output not yet complete (on local disk), and what one phase leaves for
                                 the next where the store is elsewhere (`engine.stage.exchange`)
@@ -65,16 +66,19 @@ class Store(StoreFiles):
                 yield artifact
 
     def run(self, name: str) -> dict[str, Any] | None:
-        """The record of a recipe's last run: `{"stages": {name: {"artifact": ..., ...}}}`; None if there is none that can be read."""
-        return run_records.read(self, name)
+        """The record of a run by its name, or by a tag: `{"stages": {name: {"artifact": ..., ...}}}`; None if there is none that can be read."""
+        record = run_records.read(self, name)
+        if record is None and f"runs/{name}.json" not in self.damage and (known := run_records.tagged(self, name)):
+            return run_records.read(self, known)
+        return record
 
     def update_run(self, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         """Change the record of a recipe's last run, without loss where others do so, too (`engine.store.run_records.update`)."""
         run_records.update(self, name, change)
 
     def runs(self) -> list[str]:
-        """Names of the recipes that have run here."""
-        return run_records.names(self)
+        """Names of what has run here; not of what they stood for earlier (`run_records.states`)."""
+        return [name for name in run_records.names(self) if not run_records.is_state(name)]
 
     def put(self, data: bytes, *parts: str, sha256: str | None = None) -> str:
         """Write one file, whole or not at all, to last (`StoreFiles.put`). Returns its SHA-256.
@@ -105,9 +109,9 @@ class Store(StoreFiles):
             super().put_file(source, *parts)
 
     def title(self, artifact: Artifact) -> str:
-        """What people call an artifact: RUN/STAGE where a run has it, else its own name."""
-        for run in self.runs():
-            for stage, entry in (self.run(run) or {"stages": {}})["stages"].items():
+        """What people call an artifact: RUN/STAGE where a run has it, or had it, else its own name."""
+        for run in sorted(run_records.names(self), key=run_records.is_state):
+            for stage, entry in (run_records.read(self, run) or {"stages": {}})["stages"].items():
                 if entry["artifact"] == artifact.id:
                     return f"{run}/{stage}"
         return artifact.name
@@ -134,7 +138,8 @@ class Store(StoreFiles):
         if len(finished) == 1:
             return finished[0]
         if finished:
-            raise UserError(f"`{name}` fits several artifacts: {', '.join(a.id for a in finished)}. Name one of them.")
+            titles = ", ".join(a.id if (title := self.title(a)) == a.id else f"{a.id} ({title})" for a in finished)
+            raise UserError(f"`{name}` fits several artifacts: {titles}. Name one of them.")
         if damaged := sorted(found & self.damage.keys()):
             raise Damaged(f"{self.damage[damaged[0]]} `flywheel repair {damaged[0]}` makes it anew.")
         raise UserError(

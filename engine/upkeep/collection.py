@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote
 
 from engine.errors import Busy, UserError
 from engine.execution.again import BEFORE
-from engine.store import cache
+from engine.store import cache, run_records
 from engine.store.artifact import MANIFEST
 from engine.store.store import Store
 from engine.upkeep.inventory import ASIDE, EXTERNAL, PLACES, Inventory, StoredFile, busy, claim, listing, take_inventory
@@ -43,7 +43,7 @@ class Unneeded:
     """Something that may go.
 
     Attributes:
-        what: artifact, unfinished, scratch, copy, answers, leftover, lock or set aside.
+        what: earlier (what a run's name stood for), artifact, unfinished, scratch, copy, answers, leftover, lock or set aside.
         place: in the store, `work/...` in the folder for work under way.
         modified: when it, or the last thing made of it, was written (seconds since 1970).
     """
@@ -123,13 +123,14 @@ def find_unneeded(
     """
     inventory = take_inventory(store)
     found = Collection(quota=quota)
-    finder = _Finder(inventory, answers, keep_last, found)
+    least = max(GRACE_S, (GRACE_S if quota is not None else OLDER_S) if older is None else older)
+    finder = _Finder(inventory, answers, keep_last, found, least)
     candidates = list(finder.candidates())
     found.held = finder.held
-    least = max(GRACE_S, (GRACE_S if quota is not None else OLDER_S) if older is None else older)
     now = time.time()
     old = [one for one in candidates if now - one.modified >= (GRACE_S if one.what in ("leftover", "lock") else least)]
-    old.sort(key=lambda one: one.modified)  # of equals what was made of others stays first, as it came
+    # What names artifacts goes before them; of equals what was made of others stays first, as it came.
+    old.sort(key=lambda one: (one.what != "earlier", one.modified))
     if quota is None:
         found.unneeded = old
     else:
@@ -145,6 +146,7 @@ class _Finder:
     answers: bool
     keep_last: int
     found: Collection
+    least: float
     held: int = 0
     places: dict[str, dict[str, StoredFile]] = field(default_factory=lambda: {})
 
@@ -158,6 +160,9 @@ class _Finder:
         stored = {f"{place}/{name}": file for place in places for name, file in listing(self.store, place).items()}
         self.held = sum(file.size for file in (*stored.values(), *work.values()))
         self.places = _by_place({**stored, **work, **self._uploads()})
+        for run in self._forgotten():
+            why = "what the name stood for earlier; a tag keeps it (`flywheel tag`)"
+            yield self._item("earlier", f"runs/{run}.json", why)
         yield from self._artifacts()
         yield from self._scratch()
         for place in self.places:
@@ -176,8 +181,10 @@ class _Finder:
 
     def _needed(self) -> set[str]:
         """What the runs name, or a stage that was begun takes, and all that this rests on."""
-        roots = [folder for run in self.inventory.records for folder in self.inventory.named(run)]
-        for record in self.inventory.records.values():
+        gone = self._forgotten()
+        records = {run: record for run, record in self.inventory.records.items() if run not in gone}
+        roots = [folder for run in records for folder in self.inventory.named(run)]
+        for record in records.values():
             roots += record.get("failed", {}).values()
             roots += [s for e in record["stages"].values() for given in e["inputs"].values() for _, s in given]
         for place, files in self.places.items():
@@ -186,6 +193,15 @@ class _Finder:
                     spec = json.loads((self.store.workplace() / place.removeprefix("work/") / SPEC).read_bytes())
                     roots += [source for given in spec["inputs"].values() for _, source in given]
         return set(self.inventory.closure(roots))
+
+    def _forgotten(self) -> set[str]:
+        """What names stood for so long ago that it may go, and no tag keeps."""
+        return {
+            run
+            for run, record in self.inventory.records.items()
+            if run_records.is_state(run) and not record.get(run_records.TAGS)
+            if time.time() - self._item("earlier", f"runs/{run}.json", "").modified >= self.least
+        }
 
     def _artifacts(self) -> Iterator[Unneeded]:
         inventory = self.inventory
@@ -309,7 +325,7 @@ def _remove(store: Store, unneeded: Unneeded) -> bool:
         key, _, upload = unneeded.place.removeprefix(f"{UPLOADS}/").partition("@")
         store.fs.abort(unquote(key), upload)
         return True
-    if unneeded.what in ("answers", "leftover", "set aside"):
+    if unneeded.what in ("earlier", "answers", "leftover", "set aside"):
         _remove_whole(store, unneeded.place)
         return True
     with contextlib.ExitStack() as held:
@@ -329,7 +345,7 @@ def _remove(store: Store, unneeded: Unneeded) -> bool:
 
 
 def _is_named(store: Store, folder: str) -> bool:
-    records = [store.run(run) or {} for run in store.runs()]
+    records = [run_records.read(store, run) or {} for run in run_records.names(store)]
     return any(entry["artifact"] == folder for record in records for entry in record.get("stages", {}).values())
 
 

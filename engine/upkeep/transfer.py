@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from engine.errors import Damaged, UserError
-from engine.plan.recipe import NAME
 from engine.store.artifact import MANIFEST
 from engine.store.digest import digest_file, digest_folder, digest_json
 from engine.store.range_reads import chunks
+from engine.store.run_records import NAME
 from engine.store.sealed_json import sealed
 from engine.store.store import Store
 from engine.store.whole_file import whole_file

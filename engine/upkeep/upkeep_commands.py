@@ -29,9 +29,7 @@ def offer(app: typer.Typer) -> None:
     app.command("verify")(_verify)
     app.command("repair")(_repair)
     app.command("gc")(_gc)
-    stores = typer.Typer(
-        help="Bring a run and all that it rests on to another store, or machine.", no_args_is_help=True
-    )
+    stores = typer.Typer(help="Bring a run to another store, or machine.", no_args_is_help=True)
     stores.command("copy")(_copy)
     stores.command("export")(_export)
     stores.command("import")(_import)
@@ -55,7 +53,7 @@ def _reading(what: str) -> Generator[Callable[[int, int], None]]:
 
 
 def _verify(target: Target = None, store: StoreUrl = None, json_: Json = False) -> None:
-    """Compare every file with what was written, every count and every link between rows. Exit code 1: something is damaged."""
+    """Compare every file with what was written. And every count and link between rows; exit code 1: something is damaged."""
     from engine.store.store import Store
     from engine.upkeep.verification import lines, verify
 
@@ -78,7 +76,7 @@ def _repair(
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
-    """Make anew what is damaged, and what was made of damage; the bytes are those of before. Exit code 1: something is left."""
+    """Make anew what is damaged. And what was made of damage; the bytes are those of before. Exit code 1: something is left."""
     from dataclasses import asdict
 
     from engine.execution.progress import Bars
@@ -127,7 +125,7 @@ def _gc(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     json_: Json = False,
 ) -> None:
-    """Remove what no run needs: old artifacts, scratch, copies, leftovers. Asks first. Exit code 1: more than the quota is needed."""
+    """Remove what no run needs, after asking. Old artifacts, scratch, copies, leftovers. Exit code 1: more than the quota is needed."""
     import time
     from dataclasses import asdict
 

@@ -17,6 +17,7 @@ from engine.store.artifact import Artifact
 from engine.store.store import Store
 from engine.text.markdown import block, code, plain
 from engine.text.visible import visible
+from engine.view import card_facts
 
 UNSTATED = "not stated"
 SIZES = (
@@ -48,9 +49,17 @@ def card(store: Store, name: str, manifest: dict[str, Any], format: str | None =
     if manifest["kind"] == "model" and (base := _base(store, line)):
         front["base_model"] = base
     lines = ["---", yaml.safe_dump(front).strip(), "---", "", f"# {plain(store.title(artifact))}", ""]
+    kind = manifest["schema"]
     if manifest["rows"]:
         by_split = ", ".join(f"{sum(files.values()):,} {plain(split)}" for split, files in splits.items())
-        lines += [f"{manifest['rows']:,} rows of {manifest['schema']}{f' ({by_split})' if by_split else ''}.", ""]
+        lines += [
+            f"{manifest['rows']:,} rows of {kind}{f' ({by_split})' if by_split else ''}: {card_facts.IS[kind]}.",
+            "",
+        ]
+    else:
+        lines += [f"{card_facts.IS[kind].capitalize()}.", ""]
+    if told := _how(line):
+        lines += [f"Made by [Flywheel](#recipe): {told}.", ""]
     if lost := sum(manifest["rejected"].values()):
         told = ", ".join(f"{count:,} {code(reason)}" for reason, count in manifest["rejected"].items())
         where = "are in `rejected/`, each with its reason" if manifest["kind"] == "dataset" else "were left out"
@@ -63,6 +72,10 @@ def card(store: Store, name: str, manifest: dict[str, Any], format: str | None =
         *(list(_evaluations(store, name)) or ["Not evaluated in the store it comes from."]),
         "",
     ]
+    unstated = any(licence == UNSTATED for _, _, licence in line)
+    if format is None:
+        lines += [*card_facts.columns(artifact)]
+    lines += [*card_facts.agreement(store, artifact, line)]
     lines += ["## Made from", ""]
     if line[1:]:
         lines += ["| name | artifact | kind | stage | rows | licence of the source |", "|---|---|---|---|---|---|"]
@@ -74,10 +87,11 @@ def card(store: Store, name: str, manifest: dict[str, Any], format: str | None =
             ]
     else:
         lines += ["- files"]
-    if any(licence == UNSTATED for _, _, licence in line):
+    if unstated:
         lines += ["", f"Where a licence is `{UNSTATED}`, look at the source before you share what was made from it."]
+    lines += ["", *card_facts.costs(store, line), *card_facts.limits(artifact, line, unstated)]
     recipe = redacted_json({i: {"kind": m["stage"]["kind"], **m["stage"]["config"]} for i, m, _ in reversed(line)})
-    lines += ["", "## Recipe", "", *block(yaml.safe_dump(recipe, sort_keys=False, width=100).strip(), "yaml"), ""]
+    lines += ["## Recipe", "", *block(yaml.safe_dump(recipe, sort_keys=False, width=100).strip(), "yaml"), ""]
     lines += [
         "## Versions",
         "",
@@ -86,6 +100,12 @@ def card(store: Store, name: str, manifest: dict[str, Any], format: str | None =
     ]
     lines += [f"Digest `{manifest['digest']}`, key `{manifest['key']}`.", ""]
     return "\n".join(lines)
+
+
+def _how(line: list[tuple[str, dict[str, Any], str]]) -> str:
+    """The stages that led here, the first of them first, in one sentence."""
+    steps = [m["stage"]["kind"] for _, m, _ in reversed(line) if m["stage"]["kind"] != "external"]
+    return ", then ".join(plain(step) for step in dict.fromkeys(steps))
 
 
 def _base(store: Store, line: list[tuple[str, dict[str, Any], str]]) -> str | None:
@@ -148,8 +168,28 @@ def _evaluations(store: Store, name: str) -> Iterator[str]:
 
 
 def _table(values: dict[str, Any]) -> list[str]:
-    rows = [f"| {plain(key)} | {f'{v:.4g}' if isinstance(v, float) else plain(v)} |" for key, v in _flat("", values)]
+    """Names and values, with 95 % intervals where they are known: as `NAME_low` and `NAME_high`, or as `low` and `high` beside `value`.
+
+    People who judged are counted (`card_facts.agreement`), and not named where anybody may read it.
+    """
+    known = dict(_flat("", {name: value for name, value in values.items() if name != "annotators"}))
+    rows: list[str] = []
+    for name, value in known.items():
+        stem, _, end = name.rpartition("_")
+        if end in ("low", "high") and stem in known:
+            continue
+        if name.endswith((", low", ", high")) and f"{name.rpartition(', ')[0]}, value" in known:
+            continue
+        short = name.removesuffix(", value")
+        sides = (f"{short}, low", f"{short}, high") if short != name else (f"{name}_low", f"{name}_high")
+        low, high = (known.get(side) for side in sides)
+        between = f" ({_number(low)} to {_number(high)})" if low is not None and high is not None else ""
+        rows.append(f"| {plain(short)} | {_number(value)}{between} |")
     return ["| | |", "|---|---|", *rows] if rows else []
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else plain(value)
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, int | float | str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from inspect import cleandoc
 from typing import Any
 
 from engine.stage.stage import kinds, load
-from engine.view.output import put
+from engine.view.fields import fields_of
 
 
 def describe_kinds(only: str | None = None) -> list[dict[str, Any]]:
@@ -30,24 +32,42 @@ def describe_kinds(only: str | None = None) -> list[dict[str, Any]]:
     ]
 
 
-def describe_kind(kind: str) -> None:
-    """Print a stage kind's documentation and fields."""
+def describe_kind(kind: str) -> str:
+    """A stage kind's documentation, what it takes and gives, and its fields, each with what may stand there.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)
+    told = [cleandoc(load(kind).__doc__ or "")]
+    for title, rows in kind_sections(kind):
+        told += ["", f"{title}:"]
+        for name, meaning in rows:
+            told.append(f"  {name}")
+            told += textwrap.wrap(meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(told)
+
+
+def kind_sections(kind: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What one wants to know of a stage kind, as titles with names and what they mean.
+
+    Raises:
+        UserError: there is no such kind.
+    """
     stage = load(kind)
-    put(cleandoc(stage.__doc__ or ""))
-    for name, port in stage.takes.items():
-        put(
-            f"  takes {name}: {' or '.join(port.kinds)}{' (any number)' if port.many else ''}{' (optional)' if port.optional else ''}"
-        )
-    put(f"  gives {stage.gives}\n")
-    for name, field in stage.model_fields.items():
-        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
-        put(f"  {name}: {field.description or ''} ({default})")
-    if stage.template_variables:
-        put("\nPrompts that it sends, and what a `template` of your own may use in them:")
+    ports = [
+        (name, f"{' or '.join(p.kinds)}{' (any number)' if p.many else ''}{' (optional)' if p.optional else ''}")
+        for name, p in stage.takes.items()
+    ]
+    told = [
+        ("Takes (--from)", ports or [("nothing", "it reads files itself, or needs none")]),
+        ("Gives", [(stage.gives, "")]),
+    ]
+    told.append(("Fields (--set FIELD=VALUE)", [(one.path, one.told) for one in fields_of(stage)]))
     for prompt, variables in stage.template_variables.items():
-        put(f"  {prompt}")
-        for name, meaning in variables.items():
-            put(f"    {{{{ {name} }}}}  {meaning}")
+        title = f"A template of your own for the prompt `{prompt}` may use"
+        told.append((title, [(f"{{{{ {name} }}}}", meaning) for name, meaning in variables.items()]))
+    return told
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from generators.backends.protocol import Answer, Failure, Sampling, TokenEngine, Usage
+from generators.backends.protocol import Answer, Failure, Listener, Sampling, TokenEngine, Usage
 from generators.text.chat_template import ChatTemplate, Unusable
 from generators.text.prompts import Message, decode_all
 
@@ -18,6 +18,7 @@ class Local:
     Args:
         usage: told after each batch what was spent.
         before: what was spent by a run that was killed.
+        listener: told of each request: `prompt` is the text of its token ids, control tokens and all.
     """
 
     def __init__(
@@ -27,12 +28,13 @@ class Local:
         width: int = 2,
         usage: Callable[[Usage], None] = lambda usage: None,
         before: Usage | None = None,
+        listener: Listener | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.template = ChatTemplate(tokenizer)
         self.width = width  # one batch in the engine, another that is tokenised or written
-        self._usage = usage
+        self._usage, self._listener = usage, listener
         self._tokens_in, self._tokens_out = (before.tokens_in, before.tokens_out) if before else (0, 0)
         self._counting = threading.Lock()
 
@@ -70,6 +72,9 @@ class Local:
             ids = one.token_ids
             thought, said = self.template.apart(ids, text)
             answers.append(Answer(said, one.finish_reason, prompt, ids, one.logprobs, len(prompt), len(ids), thought))
+        if self._listener:
+            for prompt, answer in zip(prompts, answers, strict=True):
+                self._listener({"prompt": self.tokenizer.decode(prompt, skip_special_tokens=False)}, answer)
         return answers
 
     def encode(self, messages: list[Message], tools: str | None = None) -> list[int] | Failure:

@@ -15,13 +15,14 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from engine.stage.stage import PREVIEW
 from generators.backends import adapters
 from generators.backends.answerer import check_answerer
 from generators.backends.engines import load_engine
 from generators.backends.local_model import Local
 from generators.backends.process.lent_process import lender
 from generators.backends.process.watched import WatchedEngine
-from generators.backends.protocol import Backend, EngineName, Usage
+from generators.backends.protocol import Answer, Backend, EngineName, Failure, Listener, Usage
 from generators.backends.replica_bounds import ReplicaCount, bounds
 from generators.backends.replicas import Replicas, devices_of
 from generators.text.prompts import load_tokenizer
@@ -63,13 +64,13 @@ def open_server(job: Job, server: ServerSettings, part: str = "") -> Backend:
     answers = job.store.scratch("answers") / "answers.sqlite"
     name = f"{server.model} ({part})" if part else server.model
     payer, report = f"{job.artifact} {name}", partial(report_usage, job, name)
-    if server.batch:
+    if server.batch and not job.options.get(PREVIEW):  # nobody waits a day to look at five rows
         from generators.backends.server.batch import BatchBackend
 
         return BatchBackend(server, answers, payer, job.say, report)
     from generators.backends.server.chat_completions import ServerBackend
 
-    return ServerBackend(server, answers, payer, report, job.say)
+    return ServerBackend(server, answers, payer, report, job.say, listener(job, name))
 
 
 def open_model(
@@ -96,11 +97,11 @@ def open_model(
     tokenizer = load_tokenizer(model.location)
     name = f"{model.name} ({part})" if part else model.name
     before = Usage(**job.spent[name]) if name in job.spent else None
-    report = partial(report_usage, job, name)
+    report, heard = partial(report_usage, job, name), listener(job, name)
     if engine == "serve":
         from generators.backends.vllm.server_process import ServedEngine
 
-        return Local(ServedEngine(location, job.scratch, job.say, **settings), tokenizer, 4, report, before)
+        return Local(ServedEngine(location, job.scratch, job.say, **settings), tokenizer, 4, report, before, heard)
     if engine == "vllm":
         settings.setdefault("gpu_memory_utilization", 0.9)  # nobody trains beside it
     least, most = bounds(replicas)
@@ -115,7 +116,7 @@ def open_model(
             start = EngineStarter(model, job.store, settings, job.efforts.append, job.say)
             return open_engine(engine, location, say=job.say, elsewhere=start, **settings)
 
-        return Local(Replicas(on_a_node, least, most), tokenizer, 2 * most, report, before)
+        return Local(Replicas(on_a_node, least, most), tokenizer, 2 * most, report, before, heard)
     shares = devices_of(most)
     loaded = f"{model.digest} on {location}"  # an adapter knows by name what it was trained on
 
@@ -124,7 +125,7 @@ def open_model(
         lent = lender(model.id, loaded, devices, job.efforts.append)
         return open_engine(engine, location, say=job.say, devices=devices, elsewhere=lent, **settings)
 
-    return Local(here(0) if most == 1 else Replicas(here, least, most), tokenizer, 2 * most, report, before)
+    return Local(here(0) if most == 1 else Replicas(here, least, most), tokenizer, 2 * most, report, before, heard)
 
 
 @overload
@@ -170,3 +171,17 @@ def open_engine(
 def report_usage(job: Job, name: str, usage: Usage) -> None:
     """Note what one who answers has spent in all."""
     job.spend(name, **asdict(usage))
+
+
+def listener(job: Job, name: str) -> Listener | None:
+    """In a preview, what tells each request and its answer to whoever looks on (the event `exchange`); else nothing."""
+    if not job.options.get(PREVIEW):
+        return None
+
+    def tell(request: dict[str, Any], answer: Answer | Failure) -> None:
+        said = (
+            {"failure": f"{answer.reason}: {answer.detail}"} if isinstance(answer, Failure) else {"answer": answer.text}
+        )
+        job.emit({"event": "exchange", "who": name, "request": request, **said})
+
+    return tell

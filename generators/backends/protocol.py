@@ -12,9 +12,9 @@ A request that can't be answered comes back as a `Failure` in its place: never a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from generators.text.prompts import Message
 
@@ -105,6 +105,10 @@ class Answer:
     def refused(self) -> Failure | None:
         """The refusal as a failure, for those who can't use one; None if this is none."""
         return Failure(self.finish_reason, self.text) if self.finish_reason in REFUSED else None
+
+
+# Told of each request as it was sent (the body, or the text that became token ids) and of what came back: in a preview.
+Listener = Callable[[dict[str, Any], Answer | Failure], None]
 
 
 @dataclass(frozen=True)

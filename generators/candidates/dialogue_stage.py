@@ -47,10 +47,15 @@ class Dialogue(Stage):
     turns: int = Field(3, ge=1, description="Answers of the model in one conversation.")
     n: int = Field(1, ge=1, description="Conversations a prompt.")
     play: str = Field(PLAY, min_length=1, description="What the simulated user is told.")
-    temperature: float = Field(1.0, ge=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(1.0, ge=0, le=10, description="0 is greedy.")
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
+    )
     max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
-    user_temperature: float = Field(1.0, ge=0, le=10)
+    user_temperature: float = Field(1.0, ge=0, le=10, description="Of the one who plays the user; 0 is greedy.")
     user_max_tokens: int = Field(128, ge=1, description="Longest message of the user, in tokens.")
     logprobs: bool = Field(True, description="Keep the log-probability of every sampled token.")
     partition: int = Field(64, ge=1, description="Prompts a partition.")
@@ -58,7 +63,7 @@ class Dialogue(Stage):
         1, description="Engines that share the partitions: a number, or `{min: 1, max: 8}`, as there is work."
     )
     engine: EngineName = Field("vllm", description="What runs the models: vllm, serve or transformers.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the checkpoint's own.")
     max_model_len: int | None = Field(None, ge=2, description="Longest conversation, in tokens.")
     server: ServerSettings | None = Field(
         None, description="An OpenAI-compatible server that answers instead of a model."

@@ -54,10 +54,15 @@ class Candidates(Stage):
     temperature: Annotated[list[Annotated[float, Field(ge=0, le=10)]], BeforeValidator(listed)] = Field(
         [1.0], min_length=1, description="0 is greedy. Several are taken in turn."
     )
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
+    )
     top_k: int = Field(0, ge=0, description="0 keeps every token.")
     max_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
-    min_tokens: int = Field(0, ge=0)
+    min_tokens: int = Field(0, ge=0, description="Shortest answer, in tokens.")
     distinct: bool = Field(
         False, description="Drop an answer that says what an earlier one of the same model to the same prompt says."
     )

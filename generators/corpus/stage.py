@@ -46,6 +46,7 @@ class Corpus(Stage):
     phase = "generation"
     work = "generators.corpus.work:make"
     residents = ("model",)
+    whole = ("records",)
     random = True
     version = 2
     template_variables = {
@@ -59,8 +60,13 @@ class Corpus(Stage):
     styles: list[Style] = Field([], description="Instead of templates: what a model makes of the records' texts.")
     audiences: list[str] = Field([], description="Whom to write for, e.g. `college students`; each with every style.")
     personas: list[str] = Field([], description="Who writes, e.g. `a nurse in a village`; each for every audience.")
-    temperature: float = Field(1.0, ge=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(1.0, ge=0, le=10, description="0 is greedy.")
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
+    )
     max_tokens: int = Field(512, ge=1, description="Longest document a model writes, in tokens.")
     engine: EngineName = Field(
         "vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere."
@@ -124,6 +130,9 @@ class Corpus(Stage):
         identity.pop("template")
         identity |= own_templates.identity(self.template, self.prompts())
         return {name: value for name, value in identity.items() if name not in dropped}
+
+    def preview(self, rows: int) -> Corpus:
+        return self.model_copy(update={"documents": min(rows, self.documents)})
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.documents

@@ -40,6 +40,7 @@ class Grounded(Stage):
     phase = "generation"
     work = "generators.grounded.work:answer"
     residents = ("model",)
+    whole = ("documents",)
     random = True
     version = 3
     template_variables = {
@@ -56,7 +57,12 @@ class Grounded(Stage):
     overlap: int = Field(30, ge=0, description="Words that a passage has in common with the one before.")
     n: int = Field(1, ge=1, description="Answers a question.")
     temperature: float = Field(0.0, ge=0, le=10, description="0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
+    )
     max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
     partition: int = Field(64, ge=1, description="Questions a partition.")
     replicas: Annotated[ReplicaCount, NotIdentity] = Field(

@@ -69,6 +69,7 @@ class Instructions(Stage):
     phase = "generation"
     work = "generators.instructions.work:make"
     residents = ("model",)
+    whole = ("records", "seeds", "known")
     random = True
     template_variables = {
         f"{method.model_fields['name'].annotation.__args__[0]}.{prompt}": variables  # pyright: ignore
@@ -93,8 +94,15 @@ class Instructions(Stage):
         description="What is new enough to keep; if left out, ROUGE-L below 0.7 (for what goes on from the seeds: no copies).",
     )
     tries: float = Field(20, gt=0, description="Most drafts, as a multiple of `count`.")
-    temperature: float = Field(0.7, ge=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(
+        0.7, ge=0, le=10, description="Of the model, where a method does not say otherwise; 0 is greedy."
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
+    )
     max_tokens: int = Field(1024, ge=1, description="Longest thing the model says in one step, in tokens.")
     partition: int = Field(128, ge=1, description="Most drafts in one round: one batch of the engine, one file.")
     engine: EngineName = Field(
@@ -200,6 +208,9 @@ class Instructions(Stage):
         made = own_templates.load(self.template, self.prompts(), self.method.template_variables, base)
         folder = self.method.folder or self.method.name
         return {f"{folder}/{prompt}": one for prompt, one in made.items()}
+
+    def preview(self, rows: int) -> Instructions:
+        return self.model_copy(update={"count": min(rows, self.count or rows)}) if self.method else self
 
     def expected_rows(self, rows: dict[str, int]) -> int | None:
         return self.count if self.method else None

@@ -77,7 +77,7 @@ class Judge(Stage):
         False,
         description="Have the model rate these aspects (name -> meaning) from 1 to 5; true: UltraFeedback's four.",
     )
-    temperature: float = Field(0.0, ge=0, le=10)
+    temperature: float = Field(0.0, ge=0, le=10, description="Of the judge; 0 is greedy.")
     max_tokens: int = Field(128, ge=1, description="Longest verdict, in tokens.")
     partition: int = Field(32, ge=1, description="Prompts a partition, with a model.")
     replicas: Annotated[ReplicaCount, NotIdentity] = Field(

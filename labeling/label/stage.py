@@ -36,12 +36,13 @@ class Label(Stage):
     takes = {"candidates": port("Candidate", many=True), "verdicts": port("Verdict", optional=True)}
     gives = "Ranking"
     phase = "people"
+    previewed = False
     work = "labeling.label.work:collect_rankings"
     switches = {"people": Switch("People rank in the Argilla UI, not scripted annotators.", {"scripted": "null"})}
     random = True
 
     dataset: str = Field("rankings", description="Start of the dataset's name in Argilla.")
-    workspace: str = "flywheel"
+    workspace: str = Field("flywheel", description="Of Argilla; made if it is not there.")
     answers: int = Field(4, ge=2, le=26, description="How many different answers to a prompt to show at most.")
     per_record: int = Field(1, ge=1, description="How many annotators judge each prompt.")
     people: tuple[str, ...] = Field((), description="User names of annotators, made if they don't exist.")
@@ -61,7 +62,9 @@ class Label(Stage):
     )
     attention: float = Field(0.0, ge=0, le=0.5, description="Attention checks, as a share of the prompts.")
     suggest: bool = Field(False, description="Fill the form with the verdicts' ranking. It anchors people.")
-    guidelines: str | None = None
+    guidelines: str | None = Field(
+        None, description="Markdown that annotators see; written from what is asked if left out."
+    )
     correction: bool = Field(False, description="Ask for a better answer, too.")
     flags: tuple[str, ...] = Field((), description="Things an annotator may tick, two or more: [unsafe, wrong].")
     patience: Annotated[float, NotIdentity] = Field(

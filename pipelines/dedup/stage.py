@@ -35,7 +35,10 @@ class Dedup(Stage):
     narrows: ClassVar[bool] = True
     version: ClassVar[int] = 5
 
-    method: Literal["exact", "minhash", "substring", "semantic"] = "minhash"
+    method: Literal["exact", "minhash", "substring", "semantic"] = Field(
+        "minhash",
+        description="What counts as a duplicate: the same text, nearly the same words, a long passage in common, or the same meaning.",
+    )
     level: Literal["document", "paragraph", "line"] = Field(
         "document", description="With `method: exact`: what is compared, and removed."
     )

@@ -50,10 +50,10 @@ class Filter(Stage):
         description="Remove lines by C4's rules (no final punctuation, fewer than five words, javascript, policies) and "
         "citation marks; `fineweb`: without the rule on punctuation.",
     )
-    min_words: int | None = Field(None, ge=0)
-    max_words: int | None = Field(None, ge=0)
-    min_chars: int | None = Field(None, ge=0)
-    max_chars: int | None = Field(None, ge=0)
+    min_words: int | None = Field(None, ge=0, description="Fewest words of a document that stays.")
+    max_words: int | None = Field(None, ge=0, description="Most words of a document that stays.")
+    min_chars: int | None = Field(None, ge=0, description="Fewest characters of a document that stays.")
+    max_chars: int | None = Field(None, ge=0, description="Most characters of a document that stays.")
     languages: list[str] = Field(
         default_factory=lambda: [],
         description="The languages to keep, as ISO 639 codes (fastText's lid.176): `[en, de]`.",

@@ -106,3 +106,44 @@ def test_a_card_counts_what_did_not_make_it(given: Any, build: Any, tmp_path: Pa
     lost = sum(made.manifest["rejected"].values())
     assert lost > 0
     assert f"{lost} rows did not make it" in (tmp_path / "README.md").read_text()
+
+
+def test_a_number_stands_with_its_interval(store: Store) -> None:
+    model = made(store, "mit")
+    table = {"mine": {"accuracy": 0.75, "accuracy_low": 0.6123, "accuracy_high": 0.9, "n": 40}}
+
+    class Graded(Grade):
+        def run(self, job: Job) -> None:
+            (job.output / "table.json").write_text(json.dumps(table))
+            Texts.run(Texts(tag="v"), job)
+
+    carry_out(store, "graded", Graded(), {"models": {"mine": model}})
+    told = card(store, model.id, model.manifest)
+    assert "| accuracy | 0.75 (0.6123 to 0.9) |" in told and "accuracy_low" not in told and "| n | 40 |" in told
+
+
+def test_a_card_of_preferences_tells_who_judged_and_how_far_they_agree(given: Any, build: Any, tmp_path: Path) -> None:
+    ranked = [
+        {
+            "id": f"{i:030x}{a:02x}", "parents": [], "prompt_id": f"p{i}", "prompt": [{"role": "user", "content": f"{i}?"}], "candidates": [f"a{i}", f"b{i}"],
+            "completions": ["a", "b"], "ranks": [1, 2] if a < 2 or i % 2 else [2, 1], "shown": [i // 2 % 2, 1 - i // 2 % 2], "annotator": f"ann{a}",
+            "annotator_kind": "person",
+        }
+        for i in range(40) for a in range(3)
+    ]  # fmt: skip
+    pairs = build("preferences", {"rankings": given("Ranking", ranked)}, validation=0.2)
+    export_artifact(pairs, str(tmp_path))
+    text = (tmp_path / "README.md").read_text()
+    # Two of three annotators prefer a in half of the prompts, all of them in the others.
+    assert "3 people; 120 judgements." in text
+    agreed = float(text.split(" of those with an opinion")[0].rsplit(" ", 1)[1].rstrip("%"))
+    assert abs(agreed - 100 * (1 + 2 / 3) / 2) <= 1 and "95 % interval" in text
+    splits = {file.name.partition("-")[0] for file in (tmp_path / "data").iterdir()}
+    assert splits == {"train", "validation"} == {e["split"] for e in front(text)["configs"][0]["data_files"]}
+    for name in ("chosen", "rejected", "agreement", "split"):
+        assert f"| `{name}` |" in text
+    assert "pairs of answers to a prompt" in text and "## Limits" in text and "## What it took" in text
+    assert (
+        "| agreement, alpha | 0.33" in text and " to 0." in text and "ann0" not in text
+    )  # people are counted, not named
+    assert "Nobody looked whether rows of evaluations stand in it." in text

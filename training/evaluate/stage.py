@@ -57,8 +57,13 @@ class Evaluate(Stage):
     )
     n: int = Field(4, ge=1, description="Answers of each model to a prompt.")
     temperature: float = Field(1.0, ge=0, description="KL is only measured at 1, where answers are the model's own.")
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(64, ge=1)
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
+    )
+    max_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
     checks: dict[str, Rule] = Field(
         {},
         description="Name -> rule over completion, reference, prompt, length, finish_reason; a check, or a Python function.",
@@ -71,7 +76,9 @@ class Evaluate(Stage):
         [], description="Conditions that fail the stage, such as `ppo.accuracy < sft.accuracy - 0.05`."
     )
     show: int = Field(8, ge=0, description="Prompts whose answers are put side by side in samples.json.")
-    gpu_share: Annotated[float, NotIdentity] = Field(0.5, gt=0, lt=1)
+    gpu_share: Annotated[float, NotIdentity] = Field(
+        0.5, gt=0, lt=1, description="Share of the GPU's memory for the engine that samples; models measure beside it."
+    )
     contamination: Annotated[bool, NotIdentity] = Field(
         True, description="Also tell which prompts stand in what the models were trained on, by a stage of its own."
     )

@@ -58,12 +58,12 @@ class Dpo(Stage):
     )
     target_margin: float = Field(0.5, ge=0, description="SimPO's gamma: by how much chosen should lead.")
     sft_weight: float = Field(0.0, ge=0, description="Weight of the chosen answer's own log-likelihood (RPO, CPO).")
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1, description="Passes over the pairs.")
     batch: int = Field(16, ge=1, description="Pairs a step.")
     micro_batch: int | None = Field(
         None, ge=1, description="Pairs in memory at once, on each device; as many as keep a gibibyte if left out."
     )
-    lr: float = Field(1e-6, gt=0)
+    lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     max_length: int = Field(1024, ge=2, description="Longest prompt and answer, in tokens. Longer pairs are left out.")
     reasoning: Literal["learn", "drop"] = Field(

@@ -45,17 +45,17 @@ class Kto(Stage):
     metric: str | None = Field(None, description="Which of the `verdicts` says whether a candidate is good.")
     above: float = Field(0.5, description="A candidate is good if the verdict is greater than this.")
     beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference.")
-    loss: Literal["kto", "apo_zero_unpaired"] = "kto"
+    loss: Literal["kto", "apo_zero_unpaired"] = Field("kto", description="KTO, or APO-zero without pairs.")
     good_weight: float | None = Field(
         None, gt=0, description="lambda of good answers; chosen so that both kinds weigh the same if left out."
     )
     bad_weight: float = Field(1.0, gt=0, description="lambda of bad answers.")
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1, description="Passes over the rows.")
     batch: int = Field(16, ge=2, description="Answers a step, at least 2: z0 needs another prompt's answer.")
     micro_batch: int | None = Field(
         None, ge=1, description="Answers in memory at once, on each device; as many as keep a gibibyte if left out."
     )
-    lr: float = Field(1e-6, gt=0)
+    lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     max_length: int = Field(1024, ge=2, description="Longest prompt and answer, in tokens. Longer ones are left out.")
     held_out: float = Field(0.0, ge=0, lt=1, description="Share of prompts for validation where no row says `split`.")

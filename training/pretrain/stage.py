@@ -37,7 +37,7 @@ class Pretrain(Stage):
     drawings = (Curves(("loss", "bits_per_byte", "retained_bits_per_byte")),)
     random = True
 
-    family: Family = "llama"
+    family: Family = Field("llama", description="Architecture.")
     size: Size = Field(default_factory=Size, description="One dial, `depth`, and what overrides what follows from it.")
 
     steps: int | None = Field(None, ge=1, description="Optimizer steps.")
@@ -48,16 +48,18 @@ class Pretrain(Stage):
     batch: int = Field(16, ge=1, description="Blocks in one optimizer step, over all processes.")
     micro_batch: int | None = Field(None, ge=1, description="Blocks in memory at once; `batch` if left out.")
 
-    optimizer: OptimizerName = "adamw"
+    optimizer: OptimizerName = Field("adamw", description="AdamW, or Muon for matrices with AdamW for the rest.")
     lr: float | None = Field(
         None, gt=0, description="Peak learning rate; follows from the width if left out, a tenth of that with a model."
     )
-    schedule: ScheduleName = "cosine"
+    schedule: ScheduleName = Field(
+        "cosine", description="Of the learning rate after the warmup; wsd: constant, then down at the end."
+    )
     warmup: int | None = Field(None, ge=0, description="Steps; a fiftieth of all if left out, a tenth with a model.")
     decay: float = Field(0.3, gt=0, le=1, description="Share of the steps in which `wsd` falls.")
     final_lr: float = Field(0.1, ge=0, le=1, description="Last learning rate as a share of the peak.")
-    weight_decay: float = Field(0.1, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.1, ge=0, description="Of AdamW and Muon.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Decay of AdamW's two moments.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Muon's.")
     clip: float = Field(1.0, gt=0, description="Greatest norm of the gradient.")
 
@@ -74,7 +76,7 @@ class Pretrain(Stage):
 
     validation_every: Annotated[int | None, NotIdentity] = Field(None, ge=1, description="Steps; a tenth of all.")
     validation_blocks: int = Field(64, ge=1, description="At most so many blocks are validated on.")
-    log_every: Annotated[int, NotIdentity] = Field(10, ge=1)
+    log_every: Annotated[int, NotIdentity] = Field(10, ge=1, description="Steps between two points of the curves.")
     checkpoint_every: Annotated[int, NotIdentity] = Field(100, ge=1, description="Steps.")
     keep: Annotated[int, NotIdentity] = Field(2, ge=1, description="Checkpoints kept, besides the best.")
     processes: Annotated[int | None, NotIdentity] = Field(

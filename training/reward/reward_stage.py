@@ -49,11 +49,11 @@ class Reward(Stage):
     micro_batch: int | None = Field(
         None, ge=1, description="Pairs in memory at once, on each device; as many as keep a gibibyte if left out."
     )
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(1e-4, gt=0, description="Peak learning rate.")
     warmup: float = Field(
         0.05, ge=0, le=1, description="Share of the steps in which the rate rises; then it falls to 0."
     )
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
     max_length: int = Field(1024, ge=2, description="Longest prompt and answer, in tokens. Longer pairs are left out.")
     margin: bool = Field(False, description="Ask for a difference of at least the column `margin` (log-odds).")
     soft: bool = Field(False, description="The label is the column `agreement` rather than 1.")

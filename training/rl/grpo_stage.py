@@ -61,8 +61,8 @@ class Grpo(Stage):
     random = True
     version = 4
 
-    method: Method = "grpo"
-    iterations: int = Field(30, ge=1)
+    method: Method = Field("grpo", description="Which objective: how advantages are scaled and lengths are weighed.")
+    iterations: int = Field(30, ge=1, description="Batches of prompts that are answered and learnt from.")
     rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
     samples: int = Field(8, ge=2, description="Answers a prompt, compared with each other; divides `rollouts`.")
     max_tokens: int = Field(64, ge=1, description="Longest answer.")
@@ -71,7 +71,7 @@ class Grpo(Stage):
     micro_batch: int | None = Field(
         None, ge=1, description="Answers in memory at once, on each device; as many as keep a gibibyte if left out."
     )
-    lr: float = Field(1e-6, gt=0)
+    lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
     decay: bool = Field(True, description="Let the rate fall linearly to 0 over the run.")
     beta: float = Field(0.05, ge=0, description="Reward given up per nat of KL to the reference.")
     clip: float = Field(0.2, gt=0, description="eps: how far the ratio moves before it stops to pay.")
@@ -87,7 +87,7 @@ class Grpo(Stage):
         None, description="Leave answers that were cut at `max_tokens` out of the loss; by `method` if left out."
     )
     missing_eos: float = Field(1.0, ge=0, description="Taken off the score of an answer that was cut at `max_tokens`.")
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="Greatest norm of the gradient.")
     rules: dict[str, Rule] = Field(
         {},
         description="Name -> expression over completion, reference, prompt, length, finish_reason; a check, or a Python function.",

@@ -28,7 +28,7 @@ class Sft(Stage):
     random = True
     version = 4
 
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, description="Passes over the conversations.")
     steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of `epochs`.")
     batch: int = Field(16, ge=1, description="Conversations (packed: sequences) in one optimizer step.")
     micro_batch: int | None = Field(
@@ -43,9 +43,11 @@ class Sft(Stage):
     packing: bool = Field(False, description="Put several conversations into one sequence, masked from each other.")
 
     lr: float | None = Field(None, gt=0, description="Peak learning rate; 2e-5, with LoRA 2e-4, if left out.")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="Of the learning rate after the warmup."
+    )
     warmup: float = Field(0.03, ge=0, le=1, description="Share of the steps.")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
     clip: float = Field(1.0, gt=0, description="Greatest norm of the gradient.")
     neftune: float | None = Field(None, gt=0, description="Noise on the embeddings (arXiv:2310.05914).")
     lora: Lora | None = Field(None, description="Train an adapter instead of all weights.")

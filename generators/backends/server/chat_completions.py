@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from generators.backends.protocol import Answer, Failure, Sampling, Usage
+from generators.backends.protocol import Answer, Failure, Listener, Sampling, Usage
 from generators.backends.server.answers_cache import AnswersCache
 from generators.backends.server.checked_answer import answer_of, parsed
 from generators.backends.server.delivery import Delivery
@@ -24,6 +24,7 @@ class ServerBackend:
         payer: who asks, for what it has spent.
         usage: told, now and then, what was spent.
         say: told what is odd about the server, in one line each.
+        listener: told of each request.
     """
 
     width = 4  # a partition that waits for its last answers doesn't hold up the next ones
@@ -35,8 +36,9 @@ class ServerBackend:
         payer: str = "",
         usage: Callable[[Usage], None] = lambda usage: None,
         say: Callable[[str], None] = lambda text: None,
+        listener: Listener | None = None,
     ) -> None:
-        self.server = server
+        self.server, self._listener = server, listener
         self._delivery = Delivery(server, AnswersCache(answers, payer, say), _send, answer_of, usage, say=say)
 
     @property
@@ -55,8 +57,11 @@ class ServerBackend:
         results: list[Answer | Failure] = [EMPTY] * len(conversations)
         asked = [i for i, messages in enumerate(conversations) if any(m["content"].strip() for m in messages)]
         requests = [request_of(self.server, conversations[i], sampling, seeds[i]) for i in asked]
-        for i, result in zip(asked, self._delivery.deliver(requests, [seeds[i] for i in asked]), strict=True):
+        delivered = self._delivery.deliver(requests, [seeds[i] for i in asked])
+        for i, request, result in zip(asked, requests, delivered, strict=True):
             results[i] = result
+            if self._listener:
+                self._listener(request, result)
         return results
 
     def forget(self, answers: Iterable[Answer]) -> None:

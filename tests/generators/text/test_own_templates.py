@@ -194,5 +194,5 @@ def test_the_command_line_lists_what_templates_may_use() -> None:
     told = subprocess.run(
         [sys.executable, "-c", program, "stages", "judge"], capture_output=True, text=True, check=True
     ).stdout
-    assert "takes candidates: Candidate" in told and "\n  template: " in told
-    assert "\n  rubric\n" in told and "{{ aspects }}  name of an aspect -> what it means" in told
+    assert "\n  candidates\n      Candidate" in told and "\n  template\n" in told
+    assert "the prompt `rubric`" in told and "{{ aspects }}\n      name of an aspect -> what it means" in told

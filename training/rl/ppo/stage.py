@@ -62,7 +62,7 @@ class Ppo(Stage):
     random = True
     version = 5
 
-    iterations: int = Field(30, ge=1)
+    iterations: int = Field(30, ge=1, description="Batches of prompts that are answered and learnt from.")
     rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
     samples: int = Field(1, ge=1, description="Answers a prompt; divides `rollouts`.")
     max_tokens: int = Field(64, ge=1, description="Longest answer.")
@@ -71,15 +71,15 @@ class Ppo(Stage):
     micro_batch: int | None = Field(
         None, ge=1, description="Answers in memory at once, on each device; as many as keep a gibibyte if left out."
     )
-    lr: float = Field(1e-5, gt=0)
+    lr: float = Field(1e-5, gt=0, description="Peak learning rate.")
     decay: bool = Field(True, description="Let the rate fall linearly to 0 over the run.")
     clip: float = Field(0.2, gt=0, description="eps: how far the ratio moves before it stops to pay.")
     clip_value: float = Field(0.2, gt=0, description="eps_v: the same for a value, in units of the returns' RMS.")
-    value_weight: float = Field(0.5, ge=0)
-    entropy_weight: float = Field(0.0, ge=0)
+    value_weight: float = Field(0.5, ge=0, description="Of the value function's loss beside the policy's.")
+    entropy_weight: float = Field(0.0, ge=0, description="Of a bonus for entropy.")
     critic: Literal["shared", "separate"] = Field("shared", description="A head on the policy, or a model of its own.")
-    gamma: float = Field(1.0, gt=0, le=1)
-    lam: float = Field(0.95, ge=0, le=1)
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount of rewards a token later.")
+    lam: float = Field(0.95, ge=0, le=1, description="Lambda of generalised advantage estimation.")
     beta: float = Field(0.05, ge=0, description="Reward given up per nat of KL to the reference.")
     target: float | None = Field(None, gt=0, description="KL (nats an answer) towards which beta is steered.")
     kl_estimator: Literal["k1", "k3"] = Field("k1", description="Of the KL in the reward, per token.")
@@ -88,14 +88,14 @@ class Ppo(Stage):
     )
     missing_eos: float = Field(1.0, ge=0, description="Taken off the score of an answer that was cut at `max_tokens`.")
     whiten_rewards: bool = Field(False, description="Scale rewards to unit variance. beta then counts in those units.")
-    whiten_advantages: bool = True
+    whiten_advantages: bool = Field(True, description="Scale advantages to mean 0 and variance 1 in each batch.")
     correction: float = Field(2.0, ge=1, description="C: the cap on the weight pi_old / pi_sampler.")
     ahead: bool = Field(
         False,
         description="Sample the answers of the next iteration while this one is learnt from: they are a step behind the "
         "policy, which `correction` weighs. For machines with a core or a GPU to spare.",
     )
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="Greatest norm of the gradient.")
     rules: dict[str, Rule] = Field(
         {},
         description="Name -> expression over completion, reference, prompt, length, finish_reason; a check, or a Python function.",
