@@ -22,7 +22,7 @@ TIMES = ("epochs", "iterations")  # how often a trainer goes over its rows
 
 
 @dataclass(frozen=True)
-class Taken:
+class Observation:
     """What one artifact took.
 
     Attributes:
@@ -76,7 +76,7 @@ def estimates(planned: list[Planned], store: Store) -> dict[str, Estimate]:
     return found
 
 
-def _estimate(amount: float | None, given: int | None, nearest: list[Taken]) -> Estimate:
+def _estimate(amount: float | None, given: int | None, nearest: list[Observation]) -> Estimate:
     known = [one for one in nearest if one.amount]
     if not amount or not known:
         longest = max(nearest, key=lambda one: one.wall_s)
@@ -102,7 +102,7 @@ def _line(points: list[tuple[float, float]]) -> tuple[float, float]:
     return start, each
 
 
-def _taken(stage: Planned, store: Store, folders: list[str]) -> Iterator[Taken]:
+def _taken(stage: Planned, store: Store, folders: list[str]) -> Iterator[Observation]:
     config = cast(dict[str, Any], stage.identity["config"])
     machine = f"{platform.machine()}, {cores()} cores"
     for name in folders[-LOOKED_AT:]:
@@ -113,7 +113,7 @@ def _taken(stage: Planned, store: Store, folders: list[str]) -> Iterator[Taken]:
         was = cast(dict[str, Any], made.manifest.get("stage", {}).get("config", {}))
         differs = sorted(field for field in config if field != "seed" and config[field] != was.get(field))
         amount = _amount(was, _rows_then(made, store))
-        yield Taken(name, made.rows, amount, timings["wall_s"], timings.get("peak_rss_mb", 0.0), tuple(differs))
+        yield Observation(name, made.rows, amount, timings["wall_s"], timings.get("peak_rss_mb", 0.0), tuple(differs))
 
 
 def _amount(config: dict[str, Any], rows: int | None) -> float | None:

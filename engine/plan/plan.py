@@ -179,7 +179,8 @@ def _plan_step(
 def _forecast(recipe: Recipe, stage: Planned, store: Store, device: Device) -> dict[str, Any]:
     given = {
         port: [
-            {**(s.forecast if isinstance(s, Planned) else _known(store, s)), **longest_prompt(store, s)} for _, s in sources
+            {**(s.forecast if isinstance(s, Planned) else _known(store, s)), **longest_prompt(store, s)}
+            for _, s in sources
         ]
         for port, sources in stage.inputs.items()
     }

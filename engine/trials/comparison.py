@@ -44,7 +44,7 @@ class MetricPair:
 
 
 @dataclass(frozen=True)
-class Learnt:
+class CurvePair:
     """A metric over steps in both runs: (step, value), thinned by nobody. A curve is one seed: there is no interval."""
 
     stage: str
@@ -81,7 +81,7 @@ class RunComparison:
     configured: dict[str, list[str]]
     shared: list[str]
     measured: list[MetricPair]
-    learnt: list[Learnt]
+    learnt: list[CurvePair]
     changed: list[Changed]
     spent: tuple[Spending, Spending]
     seconds: tuple[float, float]
@@ -189,13 +189,13 @@ def metrics_of(artifact: Artifact) -> pl.DataFrame | None:
     return pl.read_parquet(io.BytesIO(data)) if data else None
 
 
-def _learnt(stage: str, a: Artifact, b: Artifact) -> Iterator[Learnt]:
+def _learnt(stage: str, a: Artifact, b: Artifact) -> Iterator[CurvePair]:
     first, second = metrics_of(a), metrics_of(b)
     if first is None or second is None:
         return
     for name in first.columns:
         if name != "step" and name in second.columns:
-            yield Learnt(stage, name, _points(first, name), _points(second, name))
+            yield CurvePair(stage, name, _points(first, name), _points(second, name))
 
 
 def _points(metrics: pl.DataFrame, name: str) -> list[tuple[int, float]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.statistics.differences import Difference
-from engine.trials.comparison import Changed, Learnt, MetricPair, RunComparison
+from engine.trials.comparison import Changed, CurvePair, MetricPair, RunComparison
 from engine.view.rows import shorten
 from engine.view.spending import in_words
 
@@ -90,7 +90,7 @@ def _learnt(found: RunComparison) -> Iterator[str]:
     yield from _table(rows)
 
 
-def _curves(one: Learnt) -> Iterator[str]:
+def _curves(one: CurvePair) -> Iterator[str]:
     """Both on one scale."""
     values = [value for points in (one.first, one.second) for _, value in points if math.isfinite(value)]
     for points in (one.first, one.second):

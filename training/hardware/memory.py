@@ -280,7 +280,7 @@ def multiplies_half(dtype: Precision, device: Device) -> bool:
 
 @cache
 def _processor_has_units() -> bool:
-    """As torch would say (`training.hardware.units`), without torch."""
+    """As torch would say (`training.hardware.bfloat16`), without torch."""
     facts = Path("/proc/cpuinfo")
     return facts.exists() and bool({"avx512_bf16", "amx_bf16"} & set(facts.read_text().split()))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from training.hardware.units import has_bfloat16_units
+from training.hardware.bfloat16 import has_bfloat16_units
 
 if TYPE_CHECKING:
     from training.models.precision_settings import Precision

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from engine.errors import UserError
-from training.hardware.units import has_bfloat16_units
+from training.hardware.bfloat16 import has_bfloat16_units
 from training.pretrain.patches import muon_in_float32
 from training.pretrain.stage import OptimizerName
 
