@@ -32,7 +32,7 @@ from engine.upkeep import upkeep_commands
 from engine.view.output import put, put_json, shown_as_text
 
 if TYPE_CHECKING:
-    from engine.plan.experience import Estimate
+    from engine.execution.experience import Estimate
     from engine.plan.plan import Planned
     from engine.store.store import Store
 
@@ -176,9 +176,9 @@ def plan(
     """Show what would run, and check everything. What is cached, memory of training, time by what was run here; nothing is written."""
     from dataclasses import asdict
 
+    from engine.execution.experience import estimates
     from engine.execution.machine import device
     from engine.plan.checks import check
-    from engine.plan.experience import estimates
     from engine.plan.plan import make_plan, moves_in_words, names_that_move
     from engine.plan.recipe import called, load_recipe
     from engine.redaction import redacted
@@ -216,7 +216,7 @@ def _print_plan(
 ) -> None:
     from rich.table import Table
 
-    from engine.plan.experience import duration, in_words
+    from engine.execution.experience import duration, in_words
     from engine.view.console import PlainConsole, styled
 
     table = Table(box=None, pad_edge=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.plan.experience import Estimate, _line, estimates, in_words
+from engine.execution.experience import Estimate, _line, estimates, in_words
 from engine.plan.plan import make_plan
 from engine.plan.recipe import load_recipe
 from engine.store.sealed_json import sealed
