@@ -159,5 +159,8 @@ def score(
     Args:
         targets_N: ids, none of them `IGNORE`.
     """
-    found = cast(Any, TokenScores.apply(hidden_ND, head.weight, head.bias, targets_N, scaling, entropy))
-    return Scored(*found)
+    return Scored(*_apply(hidden_ND, head.weight, head.bias, targets_N, scaling, entropy))
+
+
+# Compilers leave it alone: the loop is as long as there are slices.
+_apply: Any = torch.compiler.disable(TokenScores.apply)  # pyright: ignore

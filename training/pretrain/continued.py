@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
@@ -20,7 +19,8 @@ from engine.errors import UserError
 from engine.plan.model_folder import loading
 from generators.text.prompts import load_tokenizer
 from training.models.load import quiet
-from training.models.precision import recompute_layers
+from training.models.output_head import scaling_of, score
+from training.models.precision import autocast, recompute_layers
 from training.pretrain.llama import IGNORE, Llama
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Stock(nn.Module):
         """`dtype` is that of matrix products; weights and the loss are float32."""
         super().__init__()
         self.config, self.dtype, self.stock = model.config, dtype, model.eval()  # nothing is dropped out, as in `Llama`
-        self._no_split_modules = model._no_split_modules
+        self._no_split_modules, self.scaling = model._no_split_modules, scaling_of(model.config)
 
     def recomputed(self) -> None:
         """Make activations again in the backward pass, layer by layer."""
@@ -47,11 +47,13 @@ class Stock(nn.Module):
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, starts_BT: Tensor | None = None) -> Tensor:
         """Logits (B, T, V); with targets, the summed cross-entropy in nats over those that aren't `IGNORE`."""
         assert starts_BT is None  # refused at the start
-        with torch.autocast(tokens_BT.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits_BTV = self.stock(input_ids=tokens_BT, use_cache=False).logits.float()
-        if targets_BT is None:
-            return logits_BTV
-        return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum")
+        with autocast(tokens_BT.device, self.dtype):
+            if targets_BT is None:
+                return self.stock(input_ids=tokens_BT, use_cache=False).logits.float()
+            hidden_BTD = self.stock.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+            scored_BT = targets_BT != IGNORE
+            head = self.stock.get_output_embeddings()
+            return -score(hidden_BTD[scored_BT], head, targets_BT[scored_BT], self.scaling).logprobs_N.sum()
 
 
 def load_decoder(source: Artifact, dtype: torch.dtype, block: int, document_mask: bool) -> Llama | Stock:

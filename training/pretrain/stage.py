@@ -36,6 +36,7 @@ class Pretrain(Stage):
     work = "training.pretrain.work:pretrain"
     drawings = (Curves(("loss", "bits_per_byte", "retained_bits_per_byte")),)
     random = True
+    version = 2
 
     family: Family = Field("llama", description="Architecture.")
     size: Size = Field(default_factory=Size, description="One dial, `depth`, and what overrides what follows from it.")
