@@ -34,7 +34,7 @@ SAMPLED: dict[str, Any] = {"lora": LORA, "rollouts": 16, "max_tokens": 64, "iter
 SUMS = {"right": "STRPOS(completion, reference) > 0"}
 # kind -> settings, GiB at most, and the share of the CPU seconds of before at most
 STAGES: dict[str, tuple[dict[str, Any], float, float | None]] = {
-    "sft": ({**LEARNT, "batch": 4, "steps": 8}, 2, 0.65),
+    "sft": ({**LEARNT, "batch": 4, "steps": 4}, 2, 0.65),
     "dpo": ({**LEARNT, "batch": 16}, 4, 0.5),
     "reward": ({**LEARNT, "batch": 16, "held_out": 0.0}, 4, 0.65),
     "kto": ({**LEARNT, "batch": 32}, 4, None),
@@ -111,10 +111,14 @@ def one(kind: str, model: str, changed: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(kind: str, model: Path, checkout: Path = ROOT, **changed: Any) -> dict[str, Any]:
-    """`one` in a process of its own, by the code of a checkout."""
+    """`one` in a process of its own, by the code of a checkout. On one thread: others would spin while they wait for a core."""
     command = [sys.executable, "-P", __file__, kind, str(model), json.dumps(changed)]
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(checkout)}, cwd=checkout, capture_output=True, text=True
+        command,
+        env={**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
+        cwd=checkout,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise SystemExit(f"{kind} ended with {done.returncode}:\n{done.stderr[-4000:]}")

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 Method = Literal["full", "lora", "qlora"]
 HEADROOM = 0.9  # the share of a device's memory that can be planned with
 TOKENS = 16_384  # of a pass, padding included, at most
-ACTIVATIONS = 2**30  # bytes that a pass keeps for the way back, where nobody says how many rows it has
-LOGITS_AT_ONCE = 1 << 22  # elements of a slice of logits without a GPU (`training.models.output_head`)
+ACTIVATIONS, ACTIVATIONS_GPU = (
+    2**30,
+    2**32,
+)  # bytes that a pass keeps for the way back, where nobody says how many rows it has
+# Elements of a slice of logits (`training.models.output_head`): 16 MiB in float32, so that the table of weights is read once for some
+# eighty tokens; a GPU needs large products instead.
+LOGITS_AT_ONCE, LOGITS_AT_ONCE_GPU = 1 << 22, 1 << 26
 LIBRARIES = 0.75 * 2**30  # what torch, transformers and TRL are in a process without a GPU
 SAMPLER = 1.2 * 2**30  # vLLM in this process, without weights and cache
 CACHE = 2**30  # of keys and values in it
@@ -167,14 +172,16 @@ def stock_activations(config: Shape, product_bytes: int, r: int | None, length: 
     return norms + product_bytes * elements + 4 * heads
 
 
-def pass_tokens(config: Shape | None, product_bytes: int, r: int | None, length: int, recompute: bool) -> int:
+def pass_tokens(
+    config: Shape | None, product_bytes: int, r: int | None, length: int, recompute: bool, gpu: bool
+) -> int:
     """Tokens of a pass that learns, padding included: as many as keep `ACTIVATIONS`, `TOKENS` at most."""
     if config is None:
         return 2_048
     layer = stock_activations(config, product_bytes, r, length)
     width = config.hidden_size
     each = layer + 4 * width * config.num_hidden_layers if recompute else layer * config.num_hidden_layers
-    return int(min(TOKENS, max(1, ACTIVATIONS // each)))
+    return int(min(TOKENS, max(1, (ACTIVATIONS_GPU if gpu else ACTIVATIONS) // each)))
 
 
 @dataclass(frozen=True)
@@ -233,7 +240,7 @@ class FineTuning:
             kept += product * matrices / (layers if self.recomputes else 1)
         if self.scores_ids:
             # A slice of logits, the weights that they become, and their gradient; and the head's.
-            kept += 12 * (1 << 26 if self.gpu else LOGITS_AT_ONCE)
+            kept += 12 * (LOGITS_AT_ONCE_GPU if self.gpu else LOGITS_AT_ONCE)
             kept += 4 * shape.vocab_size * shape.hidden_size if self.method == "full" else 0
         libraries = 0.0 if self.gpu else LIBRARIES
         return Memory(frozen + 4 * trained, 4 * trained, 8 * trained, kept, libraries, self.beside, accumulates)
@@ -244,7 +251,7 @@ class FineTuning:
             return micro_batch * rows
         r = None if self.method == "full" else self.r
         padded = self.length if self.masked else 0
-        tokens = pass_tokens(self.shape, 2 if self.half else 4, r, padded, self.recomputes)
+        tokens = pass_tokens(self.shape, 2 if self.half else 4, r, padded, self.recomputes, self.gpu)
         most = min(batch, max(1, tokens // (rows * self.length)))
         return rows * (max(n for n in range(1, most + 1) if batch % n == 0) if equal else most)
 

@@ -35,7 +35,9 @@ def bound(stage: Learning, config: Any, length: int = 0) -> int:
     """
     shape = memory.shape_of(config.get_text_config().to_dict())
     width = 2 if products(stage.dtype) == torch.bfloat16 else 4
-    return memory.pass_tokens(shape, width, stage.lora.r if stage.lora else None, length, recomputes(stage))
+    return memory.pass_tokens(
+        shape, width, stage.lora.r if stage.lora else None, length, recomputes(stage), torch.cuda.is_available()
+    )
 
 
 def recomputes(stage: Learning) -> bool:

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.hardware.memory import LOGITS_AT_ONCE, LOGITS_AT_ONCE_GPU
+
 IGNORE = -100  # a target with this value is not scored
-# Elements of a slice of logits: 16 MiB in float32, so that the table of weights is read once for some eighty tokens; a GPU needs
-# large products instead.
-LOGITS_AT_ONCE, LOGITS_AT_ONCE_GPU = 1 << 22, 1 << 28
 
 
 @dataclass(frozen=True)

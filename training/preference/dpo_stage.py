@@ -61,7 +61,9 @@ class Dpo(Stage):
     epochs: int = Field(1, ge=1, description="Passes over the pairs.")
     batch: int = Field(16, ge=1, description="Pairs a step.")
     micro_batch: int | None = Field(
-        None, ge=1, description="Pairs in memory at once, on each device; as many as keep a gibibyte if left out."
+        None,
+        ge=1,
+        description="Pairs in memory at once, on each device; as many as keep a gibibyte (on a GPU: four) if left out.",
     )
     lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")

@@ -47,7 +47,9 @@ class Reward(Stage):
     epochs: int = Field(1, ge=1, description="Passes over the pairs. More than two overfit easily.")
     batch: int = Field(32, ge=1, description="Pairs a step.")
     micro_batch: int | None = Field(
-        None, ge=1, description="Pairs in memory at once, on each device; as many as keep a gibibyte if left out."
+        None,
+        ge=1,
+        description="Pairs in memory at once, on each device; as many as keep a gibibyte (on a GPU: four) if left out.",
     )
     lr: float = Field(1e-4, gt=0, description="Peak learning rate.")
     warmup: float = Field(

@@ -32,7 +32,9 @@ class Sft(Stage):
     steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of `epochs`.")
     batch: int = Field(16, ge=1, description="Conversations (packed: sequences) in one optimizer step.")
     micro_batch: int | None = Field(
-        None, ge=1, description="In memory at once, on each device; as many as keep a gibibyte (packed: 1) if left out."
+        None,
+        ge=1,
+        description="In memory at once, on each device; as many as keep a gibibyte (on a GPU: four) (packed: 1) if left out.",
     )
     max_length: int = Field(1024, ge=8, description="Tokens of a conversation; what is beyond is cut off.")
     reasoning: Literal["learn", "keep", "drop"] = Field(
