@@ -132,7 +132,9 @@ def test_alignment_is_planned_for_with_the_models_beside_it(needs: Any, tmp_path
     (tmp_path / "recipe.yaml").write_text(text)
     told = needs(80)
     assert "full at 8 x 1024 tokens" in told["rm"] and "weights 4.8 GiB" in told["rm"]  # four pairs are eight answers
-    assert "weights 9.5 GiB" in told["ppo"] and "sampler and reward 4.8 GiB" in told["ppo"]  # the reference, the reward model
+    assert (
+        "weights 9.5 GiB" in told["ppo"] and "sampler and reward 4.8 GiB" in told["ppo"]
+    )  # the reference, the reward model
     assert "full at 32 x 81 tokens" in told["ppo"]  # a prompt is as long as its characters say
     assert "of 40.0 GiB" in told["ppo"]  # the other half is for sampling
     assert "full at 2 x 1024 tokens" in told["kto"] and "weights 9.5 GiB" in told["kto"]

@@ -83,13 +83,18 @@ STAGES: dict[str, tuple[str, str, list[dict[str, Any]], dict[str, Any]]] = {
     "grpo": ("prompts", "Prompt", ASKED, {**SAMPLED, "samples": 8, "epochs": 2}),
     "ppo": ("prompts", "Prompt", ASKED, {**SAMPLED, "minibatches": 1, "epochs": 2, "stop_kl": None}),
 }
-WAYS: list[dict[str, Any]] = [
-    {}, {"lora": {"r": 8}}, {"lora": {"r": 8}, "micro_batch": 4}, {"recompute": True}, {"lora": {"r": 8}, "dtype": "bfloat16"},
-]  # fmt: skip
+LORA: dict[str, Any] = {"lora": {"r": 8}}
+WAYS: dict[str, list[dict[str, Any]]] = {
+    "sft": [{}, LORA, {"recompute": True}],
+    "dpo": [{}, {**LORA, "dtype": "bfloat16"}, {"recompute": True}],
+    "kto": [LORA, {**LORA, "micro_batch": 4}],
+    "reward": [{}, LORA, {**LORA, "dtype": "bfloat16"}],
+    "grpo": [{}, {**LORA, "micro_batch": 4}],
+    "ppo": [{}, LORA, {"recompute": True}],
+}
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize(("kind", "way"), [(kind, way) for kind, ways in WAYS.items() for way in ways], ids=str)
 def test_what_is_planned_is_what_is_held(
     store: Store,
     tmp_path: Path,
