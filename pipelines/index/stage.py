@@ -11,13 +11,13 @@ with an index built at once, to the last digit that counts; the order of rows in
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
 from engine.errors import UserError, nearest
 from engine.stage.preflight import Preflight
-from engine.stage.stage import Port, Stage, port
+from engine.stage.stage import NotIdentity, Port, Stage, port
 
 
 class Index(Stage):
@@ -37,7 +37,7 @@ class Index(Stage):
     language: str = Field(
         "english", description="Whose endings don't count in full text: one of Snowball's languages, or `none`."
     )
-    embedding: str | None = Field(
+    embedding: Annotated[str | None, NotIdentity] = Field(
         None,
         description="A model for vectors: `static` (a table, in the extra `embeddings`), a folder in the Hugging Face layout, `hub:NAME`, "
         "or a server as `URL#MODEL`. Without one the index is of full text alone.",
@@ -51,12 +51,6 @@ class Index(Stage):
         if name not in languages():
             raise ValueError(f"`{name}` is none of Snowball's languages.{nearest(name, languages())}")
         return name
-
-    def identity(self) -> dict[str, Any]:
-        own = super().identity()
-        if self.embedding and "://" not in self.embedding and not self.embedding.startswith("hub:"):
-            own["embedding"] = "local"  # its files are told by `sources`
-        return own
 
     def sources(self, base: str) -> dict[str, str]:
         if self.embedding is None:
