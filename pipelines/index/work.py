@@ -61,7 +61,9 @@ def index(stage: Index, job: Job) -> None:
         piece for piece, ids in zip(job.slices("documents", DOCUMENTS), now, strict=True) if not known.issuperset(ids)
     ]
     counted = 0
-    for rows in job.spread(Indexing, new, stage, known, width=1 if stage.asks() else None):
+    for rows in job.spread(
+        Indexing, new, stage, earlier.id if earlier else "", known, width=1 if stage.asks() else None
+    ):
         counted += rows
         job.progress(counted, sum(piece.rows for piece in new), "rows")
     made = {name: job.exchange.get(f"{SEGMENTS}/{name}") for name in sorted(job.committed()) if _made_here(job, name)}
@@ -82,27 +84,31 @@ class Indexing:
     """Makes segments of slices of the documents.
 
     Args:
-        known: documents that an earlier index holds.
+        earlier: the id of an earlier index, or nothing. What is new beside two indexes is not the same, though the documents be.
+        known: documents that it holds.
     """
 
-    def __init__(self, job: Job, stage: Index, known: set[str]) -> None:
-        self._job, self._stage, self._known = job, stage, known
+    def __init__(self, job: Job, stage: Index, earlier: str, known: set[str]) -> None:
+        self._job, self._stage, self._earlier, self._known = job, stage, earlier, known
         self._terms = Terms(stage.language)
         self._embedding = open_embedding(stage.embedding, job.base) if stage.embedding else None
 
     def __call__(self, piece: Slice) -> int:
-        if part := self._job.part(piece):
-            rows: list[dict[str, Any]] = []
-            empty: list[dict[str, Any]] = []
-            for document in part.table.select(["id", "text", "source", "metadata"]).to_pylist():
-                if document["id"] not in self._known:
-                    found = passages(document, self._stage.words)
-                    rows += found
-                    if not found:
-                        empty.append({**document, "reason": "empty"})
-            segment = self._segment(rows)
-            self._job.exchange.put(f"{SEGMENTS}/{part.name}", segment.encoded())
-            part.commit(segment.rows, pa.Table.from_pylist(empty, EMPTY) if empty else None)
+        documents = self._job.table(piece, ["id", "text", "source", "metadata"]).to_pylist()
+        name = part_name(piece.index, [self._earlier, *(document["id"] for document in documents)])
+        if name in self._job.committed():
+            return piece.rows
+        rows: list[dict[str, Any]] = []
+        empty: list[dict[str, Any]] = []
+        for document in documents:
+            if document["id"] not in self._known:
+                found = passages(document, self._stage.words)
+                rows += found
+                if not found:
+                    empty.append({**document, "reason": "empty"})
+        segment = self._segment(rows)
+        self._job.exchange.put(f"{SEGMENTS}/{name}", segment.encoded())
+        self._job.commit(name, segment.rows, pa.Table.from_pylist(empty, EMPTY) if empty else None)
         return piece.rows
 
     def _segment(self, rows: list[dict[str, Any]]) -> Segment:

@@ -91,6 +91,14 @@ def test_an_index_that_grew_answers_like_one_built_at_once(
     assert len(set(sizes)) == 1
 
 
+def test_what_goes_and_comes_back_is_there_with_what_stayed(build: Build, given: Given) -> None:
+    made = build("index", {"documents": given("Document", [document(i) for i in range(10)])})
+    for count in (12, 11, 12):
+        documents = given("Document", [document(i) for i in range(count)])
+        made = build("index", {"documents": documents, "index": made})
+        assert answers(made) == answers(build("index", {"documents": documents}))
+
+
 def test_what_is_not_new_is_not_read_again(build: Build, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     old = build("index", {"documents": given("Document", [document(i) for i in range(10)])})
     seen: list[str] = []
