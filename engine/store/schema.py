@@ -37,7 +37,7 @@ DATASETS: dict[str, pa.Schema] = {
     ),
     # A stretch of a document, in an index (`pipelines/index/`): `document` is its row's id, `heading` the headings it stands under
     # (`Leave › Sick days`), `start` and `end` characters of the document's text, `byte` where in that text as UTF-8 it begins, `line` its first
-    # line, from 1; `source` and `metadata` are the document's.
+    # line, from 1; `source` and `metadata` are the document's, and `digest` is of all of it.
     "Passage": _rows(
         ("document", pa.string()),
         ("text", pa.string()),
@@ -48,6 +48,7 @@ DATASETS: dict[str, pa.Schema] = {
         ("byte", pa.int64()),
         ("line", pa.int64()),
         ("metadata", pa.string()),
+        ("digest", pa.string()),
     ),
     # What a model is asked. `reference` is a known right answer, if there is one.
     "Prompt": _rows(("prompt", Messages), ("reference", pa.string()), ("metadata", pa.string())),

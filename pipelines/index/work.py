@@ -56,7 +56,7 @@ def index(stage: Index, job: Job) -> None:
     facts = {"language": stage.language, "words": stage.words, "embedding": model}
     earlier = job.maybe("index")
     known = _documents_of(earlier, facts) if earlier else set[str]()
-    now = [job.table(piece, ["id"]).column("id").to_pylist() for piece in job.slices("documents", DOCUMENTS)]
+    now = [[digest_of(row) for row in rows_of(job, piece)] for piece in job.slices("documents", DOCUMENTS)]
     new = [
         piece for piece, ids in zip(job.slices("documents", DOCUMENTS), now, strict=True) if not known.issuperset(ids)
     ]
@@ -85,7 +85,7 @@ class Indexing:
 
     Args:
         earlier: the id of an earlier index, or nothing. What is new beside two indexes is not the same, though the documents be.
-        known: documents that it holds.
+        known: digests of the documents that it holds.
     """
 
     def __init__(self, job: Job, stage: Index, earlier: str, known: set[str]) -> None:
@@ -94,14 +94,14 @@ class Indexing:
         self._embedding = open_embedding(stage.embedding, job.base) if stage.embedding else None
 
     def __call__(self, piece: Slice) -> int:
-        documents = self._job.table(piece, ["id", "text", "source", "metadata"]).to_pylist()
-        name = part_name(piece.index, [self._earlier, *(document["id"] for document in documents)])
+        documents = rows_of(self._job, piece)
+        name = part_name(piece.index, [self._earlier, *map(digest_of, documents)])
         if name in self._job.committed():
             return piece.rows
         rows: list[dict[str, Any]] = []
         empty: list[dict[str, Any]] = []
         for document in documents:
-            if document["id"] not in self._known:
+            if digest_of(document) not in self._known:
                 found = passages(document, self._stage.words)
                 rows += found
                 if not found:
@@ -120,12 +120,22 @@ class Indexing:
         return Segment(table("Passage", rows), postings([self._terms(text) for text in texts]), vectors)
 
 
+def rows_of(job: Job, piece: Slice) -> list[dict[str, Any]]:
+    return job.table(piece, ["id", "text", "source", "metadata"]).to_pylist()
+
+
+def digest_of(document: dict[str, Any]) -> str:
+    """What tells a document from what it was before: an id of one's own stays when the text changes."""
+    return row_id("Document", *(document[name] for name in ("id", "text", "source", "metadata")))
+
+
 def passages(document: dict[str, Any], words: int) -> list[dict[str, Any]]:
     """A document's passages as rows."""
     text: str = document["text"] or ""
     facts: Any = json.loads(document["metadata"]) if document["metadata"] else {}
     code = isinstance(facts, dict) and isinstance(facts.get("suffix"), str)
     rows: list[dict[str, Any]] = []
+    digest = digest_of(document)
     at = byte = 0
     line = 1
     for one in cut(text, words, code):
@@ -134,16 +144,17 @@ def passages(document: dict[str, Any], words: int) -> list[dict[str, Any]]:
         at = one.start
         passage = text[one.start : one.end]
         rows.append({
-            "id": row_id("Passage", document["id"], one.start, one.end),
+            "id": row_id("Passage", digest, one.start, one.end),
             "parents": [document["id"]],
             "document": document["id"], "text": passage, "heading": one.heading, "source": document["source"] or "",
             "start": one.start, "end": one.end, "byte": byte, "line": line, "metadata": document["metadata"],
+            "digest": digest,
         })  # fmt: skip
     return rows
 
 
 def _documents_of(earlier: Artifact, facts: dict[str, Any]) -> set[str]:
-    """The documents that the earlier index holds.
+    """Digests of the documents that the earlier index holds.
 
     Raises:
         UserError: it was made in another way.
@@ -156,7 +167,7 @@ def _documents_of(earlier: Artifact, facts: dict[str, Any]) -> set[str]:
                 f"the index {earlier.id} was made with another `{name}` ({told}), so nothing of it can be kept. Leave the input `index` "
                 "out, and all is made anew."
             )
-    return set(earlier.to_table(["document"]).column("document").unique().to_pylist())
+    return set(earlier.to_table(["digest"]).column("digest").unique().to_pylist())
 
 
 def _keep(job: Job, earlier: Artifact, now: list[list[str]]) -> dict[str, bytes]:
@@ -166,8 +177,8 @@ def _keep(job: Job, earlier: Artifact, now: list[list[str]]) -> dict[str, bytes]
     names = [name.removeprefix("data/").removesuffix(".parquet") for name in earlier.parts()]
     small = {name for name in names if earlier.manifest["files"][f"data/{name}.parquet"]["rows"] < SMALL}
     for name in names:
-        documents = earlier.read_table(f"data/{name}.parquet", ["document"])["document"].to_pylist()
-        gone = np.array([one not in stays for one in documents])
+        digests = earlier.read_table(f"data/{name}.parquet", ["digest"])["digest"].to_pylist()
+        gone = np.array([one not in stays for one in digests])
         if gone.all():
             continue
         if len(small) > FEW and name in small:

@@ -70,7 +70,7 @@ def test_an_index_that_grew_answers_like_one_built_at_once(
     monkeypatch.setattr(indexing, "FEW", 3)
     first = [document(i) for i in range(30)]
     old = build("index", {"documents": given("Document", first)}, embedding=embedding)
-    changed = document(5, "# Room 5\n\nThe hemp rope went to room 3.\n") | {"id": "d5b"}
+    changed = document(5, "# Room 5\n\nThe hemp rope went to room 3.\n")  # its id is the user's own
     later = [row for row in first if row["id"] not in ("d5", "d8", "d9")] + [changed, document(40), document(41)]
     documents = given("Document", later)
     grown = build("index", {"documents": documents, "index": old}, embedding=embedding)
