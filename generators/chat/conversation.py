@@ -23,7 +23,7 @@ from engine.view.console import PlainConsole
 from engine.view.output import put
 from generators.backends import adapters
 from generators.chat.conversant import Conversant
-from generators.chat.served_talker import ServedTalker
+from generators.chat.served_talker import talker_at
 from generators.text.chat_template import ChatTemplate, Unusable
 from generators.text.prompts import Message, decode, load_tokenizer
 
@@ -101,31 +101,41 @@ def conversant(name: str, store: Store) -> Conversant:
     Raises:
         FlywheelError: there is none of this name, or it can't be loaded.
     """
-    return ServedTalker(name) if "://" in name else load(name, store)
+    return talker_at(name) if "://" in name else load(name, store)
 
 
-def load(name: str, store: Store) -> Talker:
-    """A model, or an adapter on its base, by artifact name, folder, file of another program (GGUF) or hub name.
+def located(name: str, store: Store) -> tuple[str, str | None]:
+    """Where the weights of a model are, by artifact name, folder, file of another program (GGUF) or hub name; and its adapter, if it is one.
 
     Raises:
-        FlywheelError: there is none of this name, or it can't be loaded.
+        FlywheelError: there is none of this name.
     """
-    disable_progress_bar()
     location = name.removeprefix("hub:")
     if Path(name).is_file():
         location = resolve(name, Path(), ("Model",), store).adopt(store).location
     elif not name.startswith("hub:") and not Path(name).is_dir():
         location = store.find(name).location
-    adapter = (Path(location) / adapters.CONFIG).exists()
-    base = adapters.base_of(location, store) if adapter else location
+    if (Path(location) / adapters.CONFIG).exists():
+        return adapters.base_of(location, store), location
+    return location, None
+
+
+def load(name: str, store: Store) -> Talker:
+    """A model, or an adapter on its base, as `located` finds it.
+
+    Raises:
+        FlywheelError: there is none of this name, or it can't be loaded.
+    """
+    disable_progress_bar()
+    base, adapter = located(name, store)
     with loading(base):
         model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
     if adapter:
         from peft import PeftModel
 
-        with loading(location, "adapter"):
-            model = PeftModel.from_pretrained(model, location)
-    return Talker(name, load_tokenizer(location), model.eval())
+        with loading(adapter, "adapter"):
+            model = PeftModel.from_pretrained(model, adapter)
+    return Talker(name, load_tokenizer(adapter or base), model.eval())
 
 
 def converse(names: list[str], store: str | None, temperature: float, max_tokens: int, seed: int) -> None:

@@ -56,8 +56,11 @@ class Endpoint(ThreadingHTTPServer):
             ) from None
         self.assistant, self.documents, self.key = assistant, documents, key
         self.host = host
-        self.model = assistant.conversant.name if assistant.conversant else "passages"
         self.turn = threading.Lock()
+
+    @property
+    def model(self) -> str:
+        return self.assistant.conversant.name if self.assistant.conversant else "passages"
 
     @property
     def url(self) -> str:

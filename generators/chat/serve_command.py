@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -13,6 +15,11 @@ from engine.execution import threads
 from engine.view.output import put
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class ServingEngine(StrEnum):
+    VLLM = "vllm"
+    TRANSFORMERS = "transformers"
 
 
 @app.command()
@@ -28,6 +35,12 @@ def serve(
     ],
     embedding: Annotated[str | None, typer.Option(help="Also search by meaning, as `flywheel ask` does.")] = None,
     passages: Annotated[int, typer.Option("--passages", "-k", min=1, help="Passages looked up for a question.")] = 4,
+    engine: Annotated[
+        ServingEngine,
+        typer.Option(
+            help="What a model of one's own runs in: a `vllm serve` of its own, or transformers: slow, but runs anywhere."
+        ),
+    ] = ServingEngine.VLLM,
     host: Annotated[
         str, typer.Option(help="Where to listen. Elsewhere than on this machine only with $FLYWHEEL_API_KEY.")
     ] = "127.0.0.1",
@@ -42,19 +55,23 @@ def serve(
     from generators.chat.document_index import index_of
     from generators.chat.endpoint import Endpoint
 
-    try:
-        opened = Store(store)
-        index = index_of(docs, opened, embedding, lambda text: put(text, error=True))
-        endpoint = Endpoint(
-            Assistant(index, conversant(model, opened), passages), docs, host, port, os.environ.get("FLYWHEEL_API_KEY")
-        )
-    except FlywheelError as error:
-        put(f"flywheel: {error}", error=True)
-        raise typer.Exit(error.exit_code) from None
-    put(f"{model} answers from {docs} at {endpoint.url} (Ctrl-C ends it)", flush=True)
-    try:
-        endpoint.serve_forever()
-    except KeyboardInterrupt:
-        put()
-    finally:
-        endpoint.server_close()
+    with ExitStack() as ending:
+        try:
+            opened = Store(store)
+            assistant = Assistant(index_of(docs, opened, embedding, lambda text: put(text, error=True)), None, passages)
+            key = os.environ.get("FLYWHEEL_API_KEY")
+            endpoint = ending.enter_context(Endpoint(assistant, docs, host, port, key))  # whoever asks already waits
+            if engine is ServingEngine.VLLM and "://" not in model:
+                from generators.chat.vllm_talker import vllm_talker
+
+                assistant.conversant = ending.enter_context(vllm_talker(model, opened))
+            else:
+                assistant.conversant = conversant(model, opened)
+        except FlywheelError as error:
+            put(f"flywheel: {error}", error=True)
+            raise typer.Exit(error.exit_code) from None
+        put(f"{model} answers from {docs} at {endpoint.url} (Ctrl-C ends it)", flush=True)
+        try:
+            endpoint.serve_forever()
+        except KeyboardInterrupt:
+            put()

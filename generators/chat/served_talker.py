@@ -13,26 +13,30 @@ from engine.redaction import redacted
 from generators.backends.server.settings import ServerSettings, client_of
 from generators.text.prompts import Message
 
-CHARACTERS = 24_000  # of a message, where nobody says how many tokens a model takes
+TOKENS = 8192  # that a model takes, where nobody says
+CHARACTERS_A_TOKEN = 3
 
 
 @dataclass
 class ServedTalker:
-    """Its key is $OPENAI_API_KEY, where it wants one."""
+    """
+    Attributes:
+        name: what to call it.
+        url, model: of the server, and the model's name there.
+        key: what the server wants; $OPENAI_API_KEY if None.
+        tokens: that a prompt and its answer may have together.
+    """
 
     name: str
+    url: str
+    model: str
+    key: str | None = None
+    tokens: int = TOKENS
     messages: list[Message] = field(default_factory=lambda: list[Message]())
 
     def __post_init__(self) -> None:
-        url, _, model = self.name.partition("#")
-        if not model:
-            raise UserError(f"the server `{redacted(url)}` is asked for no model; expected `URL#MODEL`.")
-        if redacted(url) != url:
-            raise UserError(
-                f"found a secret in {redacted(url)}; expected the bare URL, and the key in $OPENAI_API_KEY."
-            )
-        key, base = client_of(ServerSettings.model_validate({"model": model, "url": url}))
-        self._model, self._client = model, openai.OpenAI(api_key=key, base_url=base, timeout=300, max_retries=2)
+        key, base = client_of(ServerSettings.model_validate({"model": self.model, "url": self.url}))
+        self._client = openai.OpenAI(api_key=self.key or key, base_url=base, timeout=300, max_retries=2)
 
     def answer(
         self,
@@ -51,7 +55,7 @@ class ServedTalker:
         pieces: list[str] = []
         try:
             stream: Any = self._client.chat.completions.create(
-                model=self._model, messages=asked, temperature=temperature, max_tokens=max_tokens, stream=True
+                model=self.model, messages=asked, temperature=temperature, max_tokens=max_tokens, stream=True
             )
             for chunk in stream:
                 if chunk.choices and (piece := chunk.choices[0].delta.content):
@@ -64,4 +68,18 @@ class ServedTalker:
         return text
 
     def fits(self, content: str, max_tokens: int) -> bool:
-        return len(content) <= CHARACTERS
+        return len(content) / CHARACTERS_A_TOKEN + max_tokens <= self.tokens
+
+
+def talker_at(name: str) -> ServedTalker:
+    """The model that `URL#MODEL` names.
+
+    Raises:
+        UserError: it names none, or has a secret in it.
+    """
+    url, _, model = name.partition("#")
+    if not model:
+        raise UserError(f"the server {redacted(url)} is asked for no model; expected `URL#MODEL`.")
+    if redacted(url) != url:
+        raise UserError(f"found a secret in {redacted(url)}; expected the bare URL, and the key in $OPENAI_API_KEY.")
+    return ServedTalker(name, url, model)

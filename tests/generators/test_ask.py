@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -208,6 +212,28 @@ def test_any_client_can_be_pointed_at_it(served: Endpoint) -> None:
         for chunk in client.chat.completions.create(model="scripted", messages=asked, stream=True)
     ]
     assert len(pieces) > 3 and "".join(pieces).split() == text.split()
+
+
+@pytest.mark.slow
+def test_a_model_is_served_by_vllm_with_documents(handbook: Path, tiny: Path) -> None:
+    """The command as people start it, with a real `vllm serve` behind it, ended by Ctrl-C with all that it started."""
+    program = [sys.executable, "-c", "from flywheel.commandline import main; main()"]
+    arguments = ["serve", str(tiny), "--docs", "handbook", "--port", "0", "-k", "1"]
+    served = subprocess.Popen(
+        [*program, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    )
+    assert served.stdout
+    try:
+        url = served.stdout.readline().split(" at ")[-1].split()[0]
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+        asked: list[Any] = [{"role": "user", "content": "trains"}]
+        answer = client.chat.completions.create(model=str(tiny), messages=asked, max_tokens=8)
+        extra: Any = answer.model_extra
+        assert answer.choices[0].message.content and {"citations", "lacking"} <= set(extra)
+        assert [one.id for one in client.models.list()] == [str(tiny)]
+    finally:
+        served.send_signal(signal.SIGINT)
+        assert served.wait(60) == 0
 
 
 def test_a_request_that_is_none_is_refused_in_words(served: Endpoint) -> None:
