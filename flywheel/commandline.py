@@ -14,6 +14,10 @@ add_command(
     "The Argilla server of this machine, where people rank.",
 )
 add_command("chat", "generators.chat.command:app", "Talk to a model in the terminal.")
+add_command("ask", "generators.chat.ask_command:app", "Answer a question from your own documents, with citations.")
+add_command(
+    "serve", "generators.chat.serve_command:app", "Answer from your own documents on an OpenAI-compatible endpoint."
+)
 
 if __name__ == "__main__":
     main()

@@ -94,6 +94,34 @@ def test_curating_text(tmp_path: Path) -> None:
     assert "The funnel" in (tmp_path / "corpus.html").read_text()
 
 
+def test_answering_from_documents(tmp_path: Path) -> None:
+    from tests.generators.conftest import build_model
+
+    page = "docs/retrieval.md"
+    model = build_model(tmp_path / "model", context=2048)
+    (tmp_path / "handbook").mkdir()
+    (tmp_path / "handbook" / "travel.txt").write_text(
+        "Travel\n======\n\nTrains first.\n\nHotels\n------\nUp to 140 crowns a night.\n"
+    )
+    (tmp_path / "handbook" / "leave.md").write_text("# Leave\n\nThirty days a year.\n")
+    (tmp_path / "finding.yaml").write_text(blocks(page, "yaml")[0])
+    (tmp_path / "questions.jsonl").write_text(blocks(page, "json")[0])
+    index, told = "", list[str]()
+    for command in commands(page):
+        words = {"MODEL": str(model), "index=INDEX": f"index={index}"}
+        arguments = [words.get(word, word) for word in command[1:]]
+        if "MODEL" in command and command[1] == "ask":
+            arguments += ["--max-tokens", "4"]
+        done = flywheel(tmp_path, arguments)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        index = index or done.stdout.strip()
+        told.append(done.stdout)
+    asked = [out for command, out in zip(commands(page), told, strict=True) if command[1] == "ask"]
+    assert "[1] handbook/travel.txt:6 › Travel › Hotels" in asked[0] and "[1] handbook/travel.txt:6" in asked[1]
+    assert json.loads(asked[2])["passages"][0]["source"] == "travel.txt" and "leave.md" not in asked[3]
+    assert json.loads(told[-1])["found"]["meaning hybrid"]["recall_at_5"] == 1
+
+
 def test_the_readme_names_every_stage_kind() -> None:
     from engine.stage.stage import kinds
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.reader.typed_rows import Reading
 
 Say = Callable[[str], None]
-ROW_KINDS = tuple(kind for kind in schema.DATASETS if kind != "TokenBlock")
+ROW_KINDS = tuple(kind for kind in schema.DATASETS if kind not in ("TokenBlock", "Passage"))  # made by stages alone
 OPTIONS = ("columns", "format", "encoding", "split", "as", "max_bytes", "max_file_bytes")
 BOUNDS = ("max_bytes", "max_file_bytes")
 SPLITS = ("train", "validation", "test")

@@ -305,6 +305,10 @@ class Job:
         if consumed:
             self.consume(consumed)
 
+    def copy_part(self, name: str, artifact: Artifact) -> None:
+        """Commit a partition of another artifact of this job's kind under the same name, byte for byte."""
+        self.writer.put_part_bytes(name, artifact.read_file(f"data/{name}.parquet"))
+
     def reject(self, name: str, rejected: pa.Table) -> None:
         """Keep rows that did not make it where nothing is committed beside them: what a model was not trained on."""
         self.writer.put_rejected(name, _without_secrets(rejected))

@@ -35,6 +35,21 @@ DATASETS: dict[str, pa.Schema] = {
     "Document": _rows(
         ("text", pa.string()), ("source", pa.string()), ("offset", pa.int64()), ("metadata", pa.string())
     ),
+    # A stretch of a document, in an index (`pipelines/index/`): `document` is its row's id, `heading` the headings it stands under
+    # (`Leave › Sick days`), `start` and `end` characters of the document's text, `byte` where in that text as UTF-8 it begins, `line` its first
+    # line, from 1; `source` and `metadata` are the document's, and `digest` is of all of it.
+    "Passage": _rows(
+        ("document", pa.string()),
+        ("text", pa.string()),
+        ("heading", pa.string()),
+        ("source", pa.string()),
+        ("start", pa.int64()),
+        ("end", pa.int64()),
+        ("byte", pa.int64()),
+        ("line", pa.int64()),
+        ("metadata", pa.string()),
+        ("digest", pa.string()),
+    ),
     # What a model is asked. `reference` is a known right answer, if there is one.
     "Prompt": _rows(("prompt", Messages), ("reference", pa.string()), ("metadata", pa.string())),
     "Conversation": _rows(("messages", Messages), ("reference", pa.string()), ("metadata", pa.string())),

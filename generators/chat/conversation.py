@@ -22,6 +22,8 @@ from engine.text.visible import visible
 from engine.view.console import PlainConsole
 from engine.view.output import put
 from generators.backends import adapters
+from generators.chat.conversant import Conversant
+from generators.chat.served_talker import talker_at
 from generators.text.chat_template import ChatTemplate, Unusable
 from generators.text.prompts import Message, decode, load_tokenizer
 
@@ -40,22 +42,20 @@ class Talker:
         return ChatTemplate(self.tokenizer)
 
     def answer(
-        self, question: str, temperature: float, max_tokens: int, show: Callable[[str], Any] = lambda piece: None
+        self,
+        question: str,
+        temperature: float,
+        max_tokens: int,
+        show: Callable[[str], Any] = lambda piece: None,
+        shown: str | None = None,
     ) -> str:
-        """Answer in the light of what was said.
-
-        Args:
-            show: gets the answer piece by piece, as it comes.
-
-        Raises:
-            Unusable: the chat template can't show the model the question, which is then forgotten.
-        """
+        """As `Conversant.answer`."""
 
         class Pieces(TextStreamer):
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
                 show(text)
 
-        self.messages.append({"role": "user", "content": question})
+        self.messages.append({"role": "user", "content": question if shown is None else shown})
         try:
             prompt = self._within_context(max_tokens)
         except Unusable:
@@ -70,9 +70,17 @@ class Talker:
         )  # fmt: skip
         said = out[0, ids.shape[1] :].tolist()
         text = decode(self.tokenizer, said)
+        self.messages[-1] = {"role": "user", "content": question}
         # A thought is shown as it comes, and no part of the conversation that goes on.
         self.messages.append({"role": "assistant", "content": self.template.apart(said, text)[1]})
         return text
+
+    def fits(self, content: str, max_tokens: int) -> bool:
+        """As `Conversant.fits`."""
+        return len(self.template.prompt([{"role": "user", "content": content}])) <= self._room(max_tokens)
+
+    def _room(self, max_tokens: int) -> int:
+        return getattr(self.model.config, "max_position_embeddings", 1 << 20) - max_tokens
 
     def _ends(self) -> list[int]:
         """What ends an answer: the model's own ids, and the chat template's end of a turn."""
@@ -81,34 +89,53 @@ class Talker:
 
     def _within_context(self, max_tokens: int) -> list[int]:
         """The ids of the conversation. What was said first is forgotten where not all fits before the answer."""
-        room = getattr(self.model.config, "max_position_embeddings", 1 << 20) - max_tokens
+        room = self._room(max_tokens)
         while len(ids := self.template.prompt(self.messages)) > room and len(self.messages) > 1:
             del self.messages[:2]
         return ids
 
 
-def load(name: str, store: Store) -> Talker:
-    """A model, or an adapter on its base, by artifact name, folder, file of another program (GGUF) or hub name.
+def conversant(name: str, store: Store) -> Conversant:
+    """Whoever answers to a name: a model as `load` finds it, or one behind a server (`URL#MODEL`).
 
     Raises:
         FlywheelError: there is none of this name, or it can't be loaded.
     """
-    disable_progress_bar()
+    return talker_at(name) if "://" in name else load(name, store)
+
+
+def located(name: str, store: Store) -> tuple[str, str | None]:
+    """Where the weights of a model are, by artifact name, folder, file of another program (GGUF) or hub name; and its adapter, if it is one.
+
+    Raises:
+        FlywheelError: there is none of this name.
+    """
     location = name.removeprefix("hub:")
     if Path(name).is_file():
         location = resolve(name, Path(), ("Model",), store).adopt(store).location
     elif not name.startswith("hub:") and not Path(name).is_dir():
         location = store.find(name).location
-    adapter = (Path(location) / adapters.CONFIG).exists()
-    base = adapters.base_of(location, store) if adapter else location
+    if (Path(location) / adapters.CONFIG).exists():
+        return adapters.base_of(location, store), location
+    return location, None
+
+
+def load(name: str, store: Store) -> Talker:
+    """A model, or an adapter on its base, as `located` finds it.
+
+    Raises:
+        FlywheelError: there is none of this name, or it can't be loaded.
+    """
+    disable_progress_bar()
+    base, adapter = located(name, store)
     with loading(base):
         model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
     if adapter:
         from peft import PeftModel
 
-        with loading(location, "adapter"):
-            model = PeftModel.from_pretrained(model, location)
-    return Talker(name, load_tokenizer(location), model.eval())
+        with loading(adapter, "adapter"):
+            model = PeftModel.from_pretrained(model, adapter)
+    return Talker(name, load_tokenizer(adapter or base), model.eval())
 
 
 def converse(names: list[str], store: str | None, temperature: float, max_tokens: int, seed: int) -> None:
@@ -117,7 +144,7 @@ def converse(names: list[str], store: str | None, temperature: float, max_tokens
     Raises:
         FlywheelError: a model is not there or can't be loaded.
     """
-    talkers = [load(name, Store(store)) for name in names]
+    talkers = [conversant(name, Store(store)) for name in names]
     torch.manual_seed(seed)
     while True:
         try:
@@ -138,7 +165,7 @@ def converse(names: list[str], store: str | None, temperature: float, max_tokens
             return
 
 
-def one_by_one(talkers: list[Talker], question: str, temperature: float, max_tokens: int) -> None:
+def one_by_one(talkers: list[Conversant], question: str, temperature: float, max_tokens: int) -> None:
     width = max(len(talker.name) for talker in talkers)
     for talker in talkers:
         put(f"{talker.name:<{width}} ▸ ", end="", flush=True)
@@ -146,7 +173,7 @@ def one_by_one(talkers: list[Talker], question: str, temperature: float, max_tok
         put()
 
 
-def side_by_side(talkers: list[Talker], question: str, temperature: float, max_tokens: int) -> None:
+def side_by_side(talkers: list[Conversant], question: str, temperature: float, max_tokens: int) -> None:
     """Two columns that fill as the answers come."""
     said = [""] * len(talkers)
 

@@ -20,7 +20,7 @@ NOT_IDENTITY = {
     "replicas", "memory_gb", "report_to",
     "max_touched", "contamination",  # may fail a run, or add a stage to it
     "license",  # said on cards alone
-    "paths", "exclude", "tokenizer", "file", "model",
+    "paths", "exclude", "tokenizer", "file", "model", "embedding",
 }  # fmt: skip
 OWN = {"server", "user_server"}  # parts with an identity of their own: which model answers, not where or how fast
 # Fields that count only where another one asks for them, and what asks.

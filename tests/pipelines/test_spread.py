@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pipelines.index.work as indexing
 import pipelines.mix.work as mixing
 import pipelines.read.work as reading
 import pipelines.tokenize.work as tokenizing
@@ -47,7 +48,9 @@ def lines(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cases(lines: Path, given: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, dict[str, Any], Any]]:
+def cases(
+    lines: Path, given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, tuple[str, dict[str, Any], Any]]:
     """What to make: the stage's kind, its configuration, its inputs."""
     monkeypatch.setattr(reading, "PART_ROWS", 20)
     monkeypatch.setattr(reading, "GROUP_FILES", 2)
@@ -69,6 +72,11 @@ def cases(lines: Path, given: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     against = given("Document", [*asked, {"id": "none", "parents": [], "text": "nothing of this is anywhere at all"}])
     third = given("Document", [{"id": f"e{i}", "parents": [], "text": text(i), "quality": i / 9} for i in range(5, 9)])
     three = {"documents": {"some": documents, "more": more, "third": third}}
+    monkeypatch.setattr(indexing, "DOCUMENTS", 20)
+    monkeypatch.setattr(indexing, "SMALL", 15)
+    earlier = carry_out(
+        Store(str(tmp_path / "earlier")), "index", load("index").model_validate({}), {"documents": {"more": more}}
+    )
     weights = {"weights": {"some": 1, "more": 2, "third": 1}, "epochs": 2.5, "seed": 1}
     return {
         "read": ("read", {"paths": [f"{lines}/*.jsonl"]}, {}),
@@ -78,6 +86,8 @@ def cases(lines: Path, given: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str,
         "mix": ("mix", weights, three),
         "curriculum": ("mix", {**weights, "curriculum": "-length", "unit": "bytes"}, three),
         "in_order": ("mix", {**weights, "shuffle": False}, three),
+        "index": ("index", {"embedding": "static"}, both),
+        "grown": ("index", {}, {**both, "index": {"earlier": earlier}}),
         "best_fit": ("tokenize", {"vocab_size": 300, "block": 16, "packing": "best_fit"}, both),
     }
 
@@ -96,7 +106,18 @@ def make(cases: Any, tmp_path: Path) -> Make:
     return run
 
 
-CASES = ("read", "tokenize", "best_fit", "decontaminate", "contamination", "mix", "curriculum", "in_order")
+CASES = (
+    "read",
+    "tokenize",
+    "best_fit",
+    "decontaminate",
+    "contamination",
+    "mix",
+    "curriculum",
+    "in_order",
+    "index",
+    "grown",
+)
 
 
 @pytest.mark.parametrize("case", CASES)

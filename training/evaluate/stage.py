@@ -12,7 +12,8 @@ estimated by the mean over answers (k1 in `training.rl.kl`: no bias, may be slig
 reinforcement learning has to beat, and moves `sft` by log n - (n - 1)/n nats at most.
 
 `candidates` are answers that were sampled before: they are measured by the same rules, and by whatever reward model is
-given, without a token being generated. `texts` are documents that models read, for their bits a byte.
+given, without a token being generated. `texts` are documents that models read, for their bits a byte. `indexes` are searched for what
+answers the prompts (`retrieval_measures.py`), in every way that they can be.
 
 All intervals are 95 %, by resampling prompts. Each line of the table is one partition: a killed evaluation goes on with
 the next.
@@ -44,11 +45,15 @@ class Evaluate(Stage):
         "candidates": port("Candidate", many=True, optional=True, labelled=True),
         "texts": port("Document", many=True, optional=True),
         "reward": port("RewardModel", optional=True),
+        "indexes": port("Passage", many=True, optional=True, labelled=True),
     }
     gives = "Verdict"
     phase = "training"
     work = "training.evaluate.work:evaluate"
-    drawings = (Intervals("gold_win_rate", "gold preference against the reference, 95 % interval"),)
+    drawings = (
+        Intervals("gold_win_rate", "gold preference against the reference, 95 % interval"),
+        Intervals("recall_at_5", "what answers is among the first five passages, 95 % interval"),
+    )
     random = True
     version = 2
 
@@ -72,6 +77,7 @@ class Evaluate(Stage):
     best_of: dict[str, int] = Field(
         {}, description="Model -> how many of its answers the reward model chooses from, for a line `MODEL best of N`."
     )
+    cutoffs: list[int] = Field([1, 5, 10], min_length=1, description="Of `indexes`: the k of recall at k.")
     fail_if: list[str] = Field(
         [], description="Conditions that fail the stage, such as `ppo.accuracy < sft.accuracy - 0.05`."
     )
@@ -84,7 +90,10 @@ class Evaluate(Stage):
     )
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), **version(self._rules())}
+        own = super().identity()
+        if own["cutoffs"] == [1, 5, 10]:  # as before there were indexes
+            del own["cutoffs"]
+        return {**own, **version(self._rules())}
 
     def sources(self, base: str) -> dict[str, str]:
         return sources(self._rules(), base)
@@ -92,15 +101,20 @@ class Evaluate(Stage):
     def check(self, known: Preflight) -> None:
         from generators.rules import reward_function
 
-        models, stored = ([one.name for one in known.inputs.get(port, [])] for port in ("models", "candidates"))
-        self.check_names(models, stored, bool(known.inputs.get("reward")))
+        models, stored, indexes = (
+            [one.name for one in known.inputs.get(port, [])] for port in ("models", "candidates", "indexes")
+        )
+        self.check_names(models, stored, bool(known.inputs.get("reward")), indexes)
         reward_function.check(self._rules(), known)
 
-    def check_names(self, models: Sequence[str], stored: Sequence[str], reward: bool) -> None:
+    def check_names(
+        self, models: Sequence[str], stored: Sequence[str], reward: bool, indexes: Sequence[str] = ()
+    ) -> None:
         """Hold the names in the configuration to those of the inputs.
 
         Args:
             stored: names of candidates that were sampled before.
+            indexes: whose ways to be searched are lines of the table, too: `handbook hybrid`.
             reward: whether a reward model is given.
 
         Raises:
@@ -113,7 +127,7 @@ class Evaluate(Stage):
             )
         for field, named in (("reference", [self.reference] if self.reference else []), ("best_of", self.best_of)):
             for name in named:
-                if name not in lines:
+                if name not in lines and not (field == "reference" and name.rpartition(" ")[0] in indexes):
                     raise UserError(
                         f"`{field}` is {name}, which is none of the models.{nearest(name, lines)} Models: {', '.join(lines)}."
                     )
@@ -147,7 +161,7 @@ class Evaluate(Stage):
     def _readable(cls, value: list[str], info: ValidationInfo) -> list[str]:
         for text in value:
             try:
-                gate.parse(text, None, metrics.columns(list(info.data.get("checks", {}))))
+                gate.parse(text, None, metrics.columns(list(info.data.get("checks", {})), info.data.get("cutoffs", [])))
             except UserError as error:
                 raise ValueError(str(error).removesuffix(".")) from None
         return value
@@ -155,9 +169,10 @@ class Evaluate(Stage):
     def output(self, given: dict[str, list[str]]) -> str:
         """Also checks that there is something to measure, before anything runs."""
         asked, read = given.get("models") and given.get("prompts"), given.get("models") and given.get("texts")
-        if not (asked or read or given.get("candidates")):
+        searched = given.get("indexes") and given.get("prompts")
+        if not (asked or read or given.get("candidates") or searched):
             raise UserError(
-                "evaluate needs `models` and `prompts` (or `texts`), or `candidates` that were sampled before."
+                "evaluate needs `models` and `prompts` (or `texts`), `candidates` that were sampled before, or `indexes` and `prompts`."
             )
         if given.get("models") and not (asked or read):
             raise UserError("evaluate got `models` and neither `prompts` to answer nor `texts` to read.")

@@ -11,14 +11,16 @@ import numpy as np
 import polars as pl
 
 from engine.errors import StageFailed, UserError
+from engine.retrieval.retrieval_index import Method, RetrievalIndex
 from engine.store.schema import row_id
 from generators.rules.verify import measure
 from generators.text.prompts import prompt_of
 from training.evaluate import gate, metrics
 from training.evaluate.perplexity import surprise
+from training.evaluate.retrieval_measures import measured, sought, tabulate_retrieval
 from training.evaluate.shared_engine import SharedEngine
 from training.evaluate.stage import Evaluate
-from training.evaluate.table import as_text, side_by_side, tabulate
+from training.evaluate.table import Line, as_text, side_by_side, tabulate
 from training.models.load import load_model, quiet
 from training.models.logprobs import token_logprobs
 from training.rl.overoptimisation import best_of_at_kl
@@ -29,6 +31,11 @@ from training.rl.stored import load_rollouts, score_rollouts
 if TYPE_CHECKING:
     from engine.stage.job import Job
     from engine.store.artifact import Artifact
+
+EMPTY = {
+    "id": pl.String, "parents": pl.List(pl.String), "subject": pl.String, "model": pl.String, "metric": pl.String, "value": pl.Float64,
+    "text": pl.String, "sample": pl.Int32,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,22 +52,40 @@ class Entry:
         return self.artifact.kind == "Candidate"
 
 
+@dataclass(frozen=True)
+class Way:
+    """An index, and how it is searched: a line of the table."""
+
+    index: RetrievalIndex
+    method: Method
+
+
 def evaluate(stage: Evaluate, job: Job) -> None:
     quiet()
     entries = table_lines(stage, job)
     names = [entry.name for entry in entries]
-    conditions = [gate.parse(text, names, metrics.columns(list(stage.checks))) for text in stage.fail_if]
+    ways = {
+        f"{label} {method}": Way(index, method)
+        for label, index in opened_indexes(job).items()
+        for method in index.methods
+    }
+    known = metrics.columns(list(stage.checks), stage.cutoffs)
+    conditions = [gate.parse(text, [*names, *ways], known) for text in stage.fail_if]
     parts = {entry.name: f"{i:05d}-{entry.name.replace(' ', '-')}" for i, entry in enumerate(entries)}
     done = job.committed()
+    found = search(stage, job, ways)
     engine = SharedEngine(job, stage, job.inputs.get("models", {}))
     for i, entry in enumerate(entries):
         if parts[entry.name] not in done:
             job.commit(parts[entry.name], verdicts(stage, job, engine, entry))
         job.progress(i + 1, len(entries), "models")
     engine.close()
-    rows = pl.concat([cast(pl.DataFrame, pl.from_arrow(job.read_part(part))) for part in parts.values()])
+    read = [cast(pl.DataFrame, pl.from_arrow(job.read_part(part))) for part in parts.values()]
+    rows = pl.concat(read) if read else pl.DataFrame(schema=EMPTY)
     chosen = {entry.name: entry.best_of for entry in entries if entry.best_of > 1}
-    table = tabulate(rows, names, stage.reference, list(stage.checks), job.seed, chosen)
+    reference = stage.reference if stage.reference in names else None
+    table = tabulate(rows, names, reference, list(stage.checks), job.seed, chosen)
+    table |= found
     asked = questions_asked(job, entries)
     (job.output / "table.json").write_text(json.dumps(table, indent=1))
     (job.output / "samples.json").write_text(json.dumps(side_by_side(rows, asked[: stage.show], names), indent=1))
@@ -73,11 +98,12 @@ def evaluate(stage: Evaluate, job: Job) -> None:
         seed=job.seed,
         kl_estimator="k1",
         intervals="95 %, bootstrap over prompts",
+        **({"ways_to_search": list(ways)} if ways else {}),
         # how many answers of the reference one may choose from, and not have moved further than the model has
         best_of_at_equal_kl={
-            name: best_of_at_kl(float(line["kl"]))
+            name: best_of_at_kl(float(cast(float, line["kl"])))
             for name, line in table.items()
-            if line["kl"] is not None and name != stage.reference
+            if line.get("kl") is not None and name != stage.reference
         },
     )
     failed = [condition for condition in conditions if condition.holds(table)]
@@ -88,6 +114,34 @@ def evaluate(stage: Evaluate, job: Job) -> None:
         )
 
 
+def opened_indexes(job: Job) -> dict[str, RetrievalIndex]:
+    return {label: RetrievalIndex(artifact) for label, artifact in job.inputs.get("indexes", {}).items()}
+
+
+def search(stage: Evaluate, job: Job, ways: dict[str, Way]) -> dict[str, Line]:
+    """Search the indexes for what answers the prompts; a line of the table for each way, and the value for each question as Verdict rows."""
+    if not ways:
+        return {}
+    rows = [row for artifact in job.all("prompts") for row in artifact.to_table().to_pylist()]
+    asked = sought(rows)
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for i, (name, way) in enumerate(ways.items()):
+        values[name] = measured(way.index, way.method, asked, stage.cutoffs)
+        verdicts = [
+            {
+                "id": row_id("Verdict", way.index.artifact.key, name, one.id, measure), "parents": [one.id], "subject": one.id, "model": name,
+                "metric": measure, "value": float(each[at]), "text": None, "sample": 0,
+            }
+            for measure, each in values[name].items()
+            for at, one in enumerate(asked)
+        ]  # fmt: skip
+        schema = {"value": pl.Float64, "text": pl.String, "sample": pl.Int32}
+        job.commit(f"search-{i:05d}", pl.DataFrame(verdicts, schema_overrides=schema).to_arrow())
+    if left := len(rows) - len(asked):
+        job.say(f"{left:,} of {len(rows):,} prompts don't say what answers them (`gold`) and are not searched for")
+    return tabulate_retrieval(values, [one.id for one in asked], stage.reference, job.seed)
+
+
 def table_lines(stage: Evaluate, job: Job) -> list[Entry]:
     """The lines of the table, each model's best-of line after its own.
 
@@ -96,7 +150,7 @@ def table_lines(stage: Evaluate, job: Job) -> list[Entry]:
     """
     artifacts = {**job.inputs.get("models", {}), **job.inputs.get("candidates", {})}
     models, stored = ([*job.inputs.get(port, {})] for port in ("models", "candidates"))
-    stage.check_names(models, stored, job.maybe("reward") is not None)
+    stage.check_names(models, stored, job.maybe("reward") is not None, [*job.inputs.get("indexes", {})])
     entries: list[Entry] = []
     for label, artifact in artifacts.items():
         entries.append(Entry(label, label, artifact))

@@ -112,6 +112,16 @@ class ServedEngine:
                 self._max_model_len = int(models["data"][0]["max_model_len"])
         return self._max_model_len
 
+    @property
+    def address(self) -> tuple[str, str]:
+        """Its base URL, for clients of OpenAI's, and the key that they send. Starts the server.
+
+        Raises:
+            StageFailed: it does not start.
+        """
+        assert self.max_model_len
+        return f"{self._url}/v1", self._key
+
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Completion | Failure]:
