@@ -41,7 +41,7 @@ class Grounded(Stage):
     work = "generators.grounded.work:answer"
     residents = ("model",)
     random = True
-    version = 3
+    version = 4
     template_variables = {
         "answer": {
             "question": "what the user last said",
