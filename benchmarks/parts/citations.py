@@ -10,16 +10,22 @@ The least share of words (`COVERAGE`) was chosen on every other document in the 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import flywheel
 from benchmarks.parts.claims import Claim, claim
 from engine import seeds
 from engine.statistics import bootstrap
 from engine.text.words import words
+from generators.grounded.citations import numbers_cited
 from generators.grounded.retrieval import Passage, passages_of
 from generators.grounded.support import COVERAGE, first_unsupported
 
@@ -189,13 +195,60 @@ def agreement(rows: list[Labelled], coverage: float = COVERAGE) -> dict[str, Any
     }  # fmt: skip
 
 
+RECIPE = """
+name: cited
+stages:
+  pages: {kind: read, paths: [pages, '2026']}
+  facts: {kind: read, paths: [facts.jsonl], text: "{{ statement }}"}
+  asked:
+    kind: instructions
+    from: {records: facts}
+    questions: ["{{ question }}"]
+    answers: ["{{ statement }}"]
+    reference: "{{ answer }}"
+  made: {kind: grounded_qa, from: {documents: pages, questions: asked}, words: 80, overlap: 15}
+"""
+
+
+def resolution() -> dict[str, Any]:
+    """Questions of the handbook made into rows that cite: how many citations lead to the bytes of a file that are the passage shown."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        shutil.copytree(HOME, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "cited.yaml").write_text(RECIPE)
+        with patch.dict(os.environ, {"FLYWHEEL_STORE": str(folder / "store")}):
+            made = flywheel.run(folder / "cited.yaml")["made"]
+        rows = made.to_table().to_pylist()
+        files = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*.md")}
+        cited = resolved = 0
+        for row in rows:
+            places = json.loads(row["metadata"])["passages"]
+            for number in numbers_cited(row["messages"][-1]["content"]):
+                cited += 1
+                if not 1 <= number <= len(places):
+                    continue
+                place, passage = places[number - 1], row["passages"][number - 1]
+                data = next((text for name, text in files.items() if name.endswith(place["source"])), b"")
+                begin = place["offset"] + place["start"]
+                resolved += data[begin : begin + place["end"] - place["start"]].decode("utf-8", "replace") == passage
+    return {
+        "rows": len(rows),
+        "of": len(facts()),
+        "citations": cited,
+        "resolved": resolved,
+        "lost": made.manifest["rejected"],
+    }
+
+
 def claims() -> list[Claim]:
     """What the benchmark of grounding says about citations."""
+    found = resolution()
     everything = labelled()
     rows = told_half(everything)
     told, chosen = agreement(rows), agreement([one for one in everything if one not in rows])
     rejected, passed = told["rejected"], told["passed"]
     return [
+        claim("citations that resolve to text that is there", found, "all", 0 < found["citations"] == found["resolved"]),
         claim("planted unsupported answers rejected, on pages that nothing was chosen by", rejected, f">= 0.95 of {PLANTED}",
               rejected["value"] >= 0.95 and rejected["n"] >= PLANTED, kinds=told["right_by_kind"], on_the_other_pages=chosen["rejected"]),
         claim("supported answers passed, on the same pages", passed, ">= 0.95", passed["value"] >= 0.95, on_the_other_pages=chosen["passed"]),

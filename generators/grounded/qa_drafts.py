@@ -16,7 +16,7 @@ from generators.grounded.citations import statements, without_marks
 from generators.grounded.qa_stage import GroundedQa
 from generators.grounded.refusal import WORDINGS, declines
 from generators.grounded.retrieval import Passage, PassageIndex
-from generators.grounded.support import stands_in, support
+from generators.grounded.support import sentences, stands_in, support
 from generators.text.prompts import Message
 from generators.text.templates import Template, Unrenderable
 
@@ -40,6 +40,12 @@ QUESTION = _object("question")
 # A question that only makes sense beside the passage.
 LEANS = re.compile(
     r"\b(?:this|the|these|above|given|following) (?:passages?|texts?|documents?|excerpts?|sentences?)\b", re.IGNORECASE
+)
+FEWEST, MOST = 6, 40  # words of a sentence that is an answer
+COMMON = frozenset(
+    words(
+        "a an and are as at be by can do does for from how in is it of on or that the this to was what when where which who why with you"
+    )
 )
 TRIED = 8  # passages that are looked at, to find the one that bears an answer out
 
@@ -119,7 +125,10 @@ class QaWorld:
 
     def _one_hop(self, number: int) -> Draft:
         passage = self.passage(number)
-        question, claims = yield from self._asked("question", passage, text=passage.text)
+        if self.stage.answers == "extracted":
+            question, claims = yield from self._backward(number, passage)
+        else:
+            question, claims = yield from self._asked("question", passage, text=passage.text)
         return (yield from self._finished(number, "one_hop", [(question, claims)]))
 
     def _multi_hop(self, number: int) -> Draft:
@@ -187,6 +196,22 @@ class QaWorld:
         claims = self._claims(said["question"], said["answer"], said["quote"], passage)
         yield from self._judged(claims)
         return _asks(said["question"]), claims
+
+    def _backward(self, number: int, passage: Passage) -> Asking:
+        """The question that a sentence of a passage answers."""
+        there = [one for one in sentences(passage.text) if FEWEST <= len(words(one)) <= MOST and one[-1] in ".!。"]
+        if not there:
+            raise Rejected("no_sentence", f"no sentence of {FEWEST} to {MOST} words: {passage.text[:200]}")
+        sentence = there[int(seeds.generator(self.seed, "sentence", number).integers(len(there)))]
+        answer = yield ask("grounded_qa/backward", self.sampling, text=passage.text, sentence=sentence)
+        question = re.sub(r"^\W*question\W+", "", whole(answer).partition("\n")[0], flags=re.IGNORECASE).strip(' "“”*')
+        if question[-1:] not in ("?", "？"):
+            raise Rejected("no_question", question[:200])
+        if len(set(words(question)) & set(words(passage.text)) - COMMON) < 2:
+            raise Rejected("off_the_subject", f"it has no two words in common with the passage: {question[:200]}")
+        claims = [(sentence, passage)]
+        yield from self._judged(claims)
+        return _asks(question), claims
 
     def _claims(self, question: str, answer: str, quote: str, passage: Passage) -> list[Claim]:
         """The statements of an answer, if they follow from the passage.

@@ -13,6 +13,9 @@ An answer is kept if every one of its statements is borne out by the passages it
 too. Beside the passages that answer a question stand `distractors`, found by the same retrieval that will find them later (RAFT; Zhang
 et al., 2024, arXiv:2403.10131); of a share of the rows the right ones are left out, and the answer says that it is not there.
 
+A small writer keeps to neither JSON nor a passage: with `answers: extracted` a sentence of the passage is the answer, and the model writes the
+question alone (as in back-translation; Li et al., 2023, arXiv:2308.06259).
+
 With `questions`, whose answers are known, no model writes: the passages that bear their answers out are looked for.
 """
 
@@ -57,6 +60,7 @@ class GroundedQa(Stage):
     random = True
     template_variables = {
         "question": {"text": "the passage to ask about"},
+        "backward": {"text": "the passage", "sentence": "the sentence of it that is the answer"},
         "several": {"passages": "texts of the two passages that the question needs"},
         "follow_up": {"text": "the passage to ask about", "messages": f"what was said so far: {SAID}"},
         "beyond": {"passages": f"{PASSAGES} that the question should sound like, and that don't answer it"},
@@ -83,6 +87,10 @@ class GroundedQa(Stage):
     forms: dict[Form, float] = Field(
         {"one_hop": 0.5, "multi_hop": 0.2, "conversation": 0.15, "unanswerable": 0.15},
         description="Share of each form among the drafts; they add up to 1.",
+    )
+    answers: Literal["written", "extracted"] = Field(
+        "written",
+        description="extracted: a sentence of the passage is the answer to `one_hop`, and the model writes the question alone.",
     )
     turns: int = Field(3, ge=2, description="Questions of a conversation.")
     words: int = Field(150, ge=1, description="Words of a passage, by white space.")
@@ -117,6 +125,8 @@ class GroundedQa(Stage):
             raise ValueError(f"`overlap: {self.overlap}` should be less than `words: {self.words}`")
         if any(share < 0 for share in self.forms.values()) or not math.isclose(sum(self.forms.values()), 1):
             raise ValueError(f"`forms` needs shares that add up to 1, found {self.forms}")
+        if self.answers == "extracted" and any(self.forms.get(one) for one in ("multi_hop", "conversation")):
+            raise ValueError("`answers: extracted` is for the forms one_hop and unanswerable: give `forms`")
         if self.passages == "hidden" and (self.give == "prompts" or self.left_out):
             raise ValueError("`passages: hidden` is for conversations and preferences, and leaves nothing to leave out")
         own_templates.check_inline(self.template, list(self.template_variables), self.template_variables)

@@ -134,8 +134,8 @@ def _coverage(claimed: set[str], passages: Sequence[str]) -> float:
         return 1.0
     found = set[str]()
     for passage in passages:
-        sentences = [_claimed(sentence) for sentence in _sentences(passage)]
-        windows = (set[str]().union(*sentences[i : i + NEAR]) & claimed for i in range(len(sentences)))
+        each = [_claimed(sentence) for sentence in sentences(passage)]
+        windows = (set[str]().union(*each[i : i + NEAR]) & claimed for i in range(len(each)))
         found |= max(windows, key=len, default=set[str]())
     return len(found) / len(claimed)
 
@@ -184,14 +184,14 @@ def _against(statement: str, passages: Sequence[str]) -> Support:
     return Support()
 
 
-def _sentences(text: str) -> list[str]:
+def sentences(text: str) -> list[str]:
     """Sentences, rows of a table and items of a list; lines that were broken for their width are joined."""
     return [one for one in _SENTENCE_END.split(_BROKEN_LINE.sub(" ", text)) if any(c.isalnum() for c in one)]
 
 
 def _clauses(text: str) -> list[str]:
     return [
-        part for sentence in _sentences(text) for part in _CLAUSE_END.split(sentence) if any(c.isalnum() for c in part)
+        part for sentence in sentences(text) for part in _CLAUSE_END.split(sentence) if any(c.isalnum() for c in part)
     ]
 
 

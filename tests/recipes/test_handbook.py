@@ -126,10 +126,8 @@ def test_questions_of_the_assistant_are_made_ranked_and_told_apart(
 
     def answer(messages: list[dict[str, str]], seed: int) -> str:
         asked = messages[-1]["content"]
-        if asked.startswith("Here is a passage"):
-            text = asked.split("\n\n")[1]
-            quote = re.sub(r"[\"“”]", "", max(re.split(r"(?<=[.!?])\s", text), key=len))
-            return json.dumps({"question": f"What of {' '.join(quote.split()[:4])}?", "answer": quote, "quote": quote})
+        if "to which this sentence is the answer" in asked:
+            return f"What of {' '.join(asked.split('is the answer: ')[1].split()[:6])}?"
         sentence = re.split(r"(?<=[.!?])\s", asked.removeprefix("[1] "))[0]
         return [f"{sentence} [1]", sentence, "As far as I know nobody can tell.", "It is 1,234 metres [2]."][seed % 4]
 

@@ -127,6 +127,37 @@ def test_every_form(made: Any) -> None:
         assert row["messages"][-1]["content"] in WORDINGS and row["gold"] == [] and row["reference"] is None
 
 
+def test_a_sentence_of_the_passage_is_the_answer_for_a_small_writer(
+    given: Any, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asks(asked: str, seed: int) -> str:
+        sentence = asked.split('is the answer: "')[1].split('" The question')[0]
+        return (
+            f'Question: "What of {" ".join(sentence.split()[:7])}?"'
+            if "Peru" not in asked
+            else "Is it?\nYes."
+        )
+
+    monkeypatch.setattr("generators.grounded.qa.open_backend", lambda *a, **k: (Planned(asks), "m"))
+    inputs = {"documents": given("Document", DOCUMENTS), "model": given("Document", DOCUMENTS[:1])}
+    done = build(
+        GroundedQa,
+        inputs,
+        count=6,
+        tries=1,
+        answers="extracted",
+        forms={"one_hop": 1.0},
+        words=40,
+        overlap=0,
+        distractors=1,
+    )
+    texts = {row["text"] for row in DOCUMENTS}
+    for row in done.to_table().to_pylist():
+        assert any(row["reference"] in text for text in texts) and row["question"].startswith("What of ")
+        assert not first_unsupported(row["messages"][-1]["content"], row["passages"]).reason
+    assert done.rows == 5 and done.manifest["rejected"] == {"off_the_subject": 1}
+
+
 def test_what_is_left_out_is_refused_and_what_is_hidden_is_not_cited(made: Any) -> None:
     for row in made(count=4, forms={"one_hop": 1.0}, left_out=1.0, distractors=2).to_table().to_pylist():
         city = CITIES[country_in(row["question"])]
@@ -196,6 +227,7 @@ def test_mistakes(given: Any, build: Any) -> None:
     for wrong, says in (
         ({"words": 5, "overlap": 5}, "should be less than"),
         ({"forms": {"one_hop": 0.5}}, "add up to 1"),
+        ({"answers": "extracted"}, "is for the forms one_hop"),
         ({"passages": "hidden", "give": "prompts"}, "leaves nothing to leave out"),
         ({"template": {"follow": "{{ x }}"}}, "follow_up"),
     ):
