@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 import flywheel
 from engine.errors import UserError
+from engine.execution.worker import carry_out
 from engine.store.artifact import Artifact
+from engine.store.store import Store
 from generators.grounded.citations import citations
 from generators.grounded.qa_stage import GroundedQa
 from generators.grounded.refusal import WORDINGS
@@ -132,11 +134,7 @@ def test_a_sentence_of_the_passage_is_the_answer_for_a_small_writer(
 ) -> None:
     def asks(asked: str, seed: int) -> str:
         sentence = asked.split('is the answer: "')[1].split('" The question')[0]
-        return (
-            f'Question: "What of {" ".join(sentence.split()[:7])}?"'
-            if "Peru" not in asked
-            else "Is it?\nYes."
-        )
+        return f'Question: "What of {" ".join(sentence.split()[:7])}?"' if "Peru" not in asked else "Is it?\nYes."
 
     monkeypatch.setattr("generators.grounded.qa.open_backend", lambda *a, **k: (Planned(asks), "m"))
     inputs = {"documents": given("Document", DOCUMENTS), "model": given("Document", DOCUMENTS[:1])}
@@ -241,3 +239,31 @@ def test_mistakes(given: Any, build: Any) -> None:
     known = given("Conversation", [{"id": "f" * 32, "parents": [], "messages": [{"role": "user", "content": "Why?"}]}])
     with pytest.raises(UserError, match="none of the `questions` has an answer"):
         build(GroundedQa, {"documents": documents, "questions": known})
+
+
+def test_a_killed_run_ends_with_the_same_bytes(
+    given: Any, build: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Killed(Exception): ...
+
+    settings: dict[str, Any] = {"count": 5, "partition": 2, "words": 40, "overlap": 0, "distractors": 1, "seed": 3}
+    documents, made = given("Document", DOCUMENTS), []
+    inputs = {"documents": {"d": documents}, "model": {"m": given("Document", DOCUMENTS[:1])}}
+    for ends in ((10_000,), (2, 5, 9, 10_000)):  # calls of the model after which it dies
+        place = Store(str(tmp_path / str(len(ends))))
+        for end in ends:
+            count = 0
+
+            def fragile(asked: str, seed: int, end: int = end) -> Any:
+                nonlocal count
+                count += 1
+                return Killed() if count == end else writes(asked, seed)
+
+            backend = Planned(fragile)
+            monkeypatch.setattr("generators.grounded.qa.open_backend", lambda *a, b=backend, **k: (b, "m"))
+            try:
+                made.append(carry_out(place, "qa", GroundedQa.model_validate(settings), inputs))
+            except Killed:
+                continue
+    whole, again = made
+    assert again.digest == whole.digest and again.rows == 5 and len(again.parts()) > 2
