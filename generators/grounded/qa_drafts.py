@@ -143,8 +143,8 @@ class QaWorld:
             *self._claims(said["question"], said["first"], said["first_quote"], first),
             *self._claims(said["question"], said["second"], said["second_quote"], second),
         ]
-        if not any(not support(claim, [first.text]) for claim, _ in claims):
-            raise Rejected("one_is_enough", f"the first passage bears out both statements: {said['question'][:200]}")
+        if any(all(support(claim, [one.text]) for claim, _ in claims) for one in (first, second)):
+            raise Rejected("one_is_enough", f"one passage bears out both statements: {said['question'][:200]}")
         yield from self._judged(claims)
         return (yield from self._finished(number, "multi_hop", [(_asks(said["question"]), claims)]))
 

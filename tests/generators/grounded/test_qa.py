@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 import flywheel
-from engine.errors import UserError
+from engine.errors import StageFailed, UserError
 from engine.execution.worker import carry_out
 from engine.store.artifact import Artifact
 from engine.store.store import Store
@@ -154,6 +154,29 @@ def test_a_sentence_of_the_passage_is_the_answer_for_a_small_writer(
         assert any(row["reference"] in text for text in texts) and row["question"].startswith("What of ")
         assert not first_unsupported(row["messages"][-1]["content"], row["passages"]).reason
     assert done.rows == 5 and done.manifest["rejected"] == {"off_the_subject": 1}
+
+
+def test_a_question_of_several_passages_needs_each_of_them(
+    given: Any, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lazy(asked: str, seed: int) -> str:
+        first = country_in(asked.split("[2] ")[0])
+        one = f"The capital of {first} is {CITIES[first]}."
+        other = f"{country_in(asked.split('[2] ')[1])} is a country with rivers"
+        return json.dumps(
+            {
+                "question": "What of both of them?",
+                "first": one,
+                "first_quote": one[:-1],
+                "second": "It is a country with rivers.",
+                "second_quote": other,
+            }
+        )
+
+    monkeypatch.setattr("generators.grounded.qa.open_backend", lambda *a, **k: (Planned(lazy), "m"))
+    inputs = {"documents": given("Document", DOCUMENTS), "model": given("Document", DOCUMENTS[:1])}
+    with pytest.raises(StageFailed, match="one_is_enough \\(2\\)"):
+        build(GroundedQa, inputs, count=2, tries=1, forms={"multi_hop": 1.0}, words=40, overlap=0)
 
 
 def test_what_is_left_out_is_refused_and_what_is_hidden_is_not_cited(made: Any) -> None:
