@@ -42,7 +42,7 @@ class Grounded(Stage):
     residents = ("model",)
     whole = ("documents",)
     random = True
-    version = 3
+    version = 4
     template_variables = {
         "answer": {
             "question": "what the user last said",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from typing import Any
 
 import pyarrow as pa
@@ -16,17 +15,20 @@ from generators.backends.in_flight import in_flight
 from generators.backends.open import open_backend
 from generators.backends.protocol import Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
+from generators.grounded.attribution import attribution
+from generators.grounded.citations import citations, numbers_cited
 from generators.grounded.retrieval import Passage, open_index
 from generators.grounded.stage import Grounded
 from generators.text.templates import Unrenderable, template
 
-CITED = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
 # Beside a Candidate's columns: passages as `document:character`, in the order shown, and their texts (a judge needs them);
 # those cited; citations of passages that were not shown; whether a passage has the reference in it (null without one): what
-# retrieval could give at best.
+# retrieval could give at best; whether it says that the passages don't hold it; of its statements, the share that follows from what
+# they cite, found out by reading (null for a refusal).
 TEXTS = pa.list_(pa.string())
 EXTRA = (
     ("retrieved", TEXTS), ("passages", TEXTS), ("cited", TEXTS), ("bad_citations", pa.int32()), ("found", pa.bool_()),
+    ("refused", pa.bool_()), ("supported", pa.float64()),
 )  # fmt: skip
 
 
@@ -68,6 +70,7 @@ def answer(stage: Grounded, job: Job) -> None:
                     rejected.append(lost)
                 continue
             cited = citations(reply.text, len(found))
+            worth = attribution(reply.text, [passage.text for passage in found])
             documents = list(dict.fromkeys(passage.document for passage in found))
             kept.append({
                 "id": row_id("Candidate", row["id"], model, settings, own[i], sample, reply.text, *documents),
@@ -87,8 +90,10 @@ def answer(stage: Grounded, job: Job) -> None:
                 "retrieved": [f"{passage.document}:{passage.start}" for passage in found],
                 "passages": [passage.text for passage in found],
                 "cited": [f"{found[c - 1].document}:{found[c - 1].start}" for c in cited if c <= len(found)],
-                "bad_citations": sum(c > len(found) or c < 1 for c in _numbers(reply.text)),
+                "bad_citations": sum(c > len(found) or c < 1 for c in numbers_cited(reply.text)),
                 "found": _has(found, row["reference"]),
+                "refused": worth.refused,
+                "supported": worth.recall,
             })  # fmt: skip
         return kept, rejected
 
@@ -96,15 +101,6 @@ def answer(stage: Grounded, job: Job) -> None:
         for part, (kept, rejected) in in_flight(job.parts("prompts", rows=stage.partition), backend.width, ask):
             part.commit(table("Candidate", kept, EXTRA), pa.Table.from_pylist(rejected) if rejected else None)
     job.summary(model=model, asked=stage.n * job.rows("prompts"), passages=len(index.passages), **_totals(job))
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for group in CITED.findall(text) for number in group.split(",")]
-
-
-def citations(text: str, shown: int) -> list[int]:
-    """The passages that an answer cites, of `shown`, each once, in the order of their first mention."""
-    return list(dict.fromkeys(number for number in _numbers(text) if 1 <= number <= shown))
 
 
 def _has(found: list[Passage], reference: str | None) -> bool | None:
@@ -116,13 +112,20 @@ def _has(found: list[Passage], reference: str | None) -> bool | None:
 
 def _totals(job: Job) -> dict[str, Any]:
     """Shares over all answers: that cite something, that cite something not shown, and of questions with the reference found."""
-    tables = [job.read_part(name, ["cited", "bad_citations", "found"]) for name in sorted(job.committed())]
+    tables = [
+        job.read_part(name, ["cited", "bad_citations", "found", "refused", "supported"])
+        for name in sorted(job.committed())
+    ]
     rows = pa.concat_tables(tables).to_pylist() if tables else []
     known = [row["found"] for row in rows if row["found"] is not None]
     facts: dict[str, Any] = {"delivered": len(rows)}
     if rows:
         facts["cites"] = round(sum(bool(row["cited"]) for row in rows) / len(rows), 6)
         facts["cites_what_was_not_shown"] = round(sum(row["bad_citations"] > 0 for row in rows) / len(rows), 6)
+        facts["refused"] = round(sum(row["refused"] for row in rows) / len(rows), 6)
+    judged = [row["supported"] for row in rows if row["supported"] is not None]
+    if judged:
+        facts["statements_supported"] = round(sum(judged) / len(judged), 6)
     if known:
         facts["reference_retrieved"] = round(sum(known) / len(known), 6)
     return facts

@@ -15,7 +15,6 @@ from engine.errors import UserError
 from engine.text.words import words
 from generators.grounded.retrieval import Passage, PassageIndex, build, passages_of
 from generators.grounded.stage import Grounded
-from generators.grounded.work import citations
 from generators.judge.stage import Judge
 from tests.generators.faulty_server import FaultyServer
 from tests.generators.planned import Planned
@@ -84,11 +83,6 @@ def test_documents_without_spaces_are_cut_and_found(tmp_path: Path) -> None:
         assert index.search(question, 1)[0][0].document == document
 
 
-def test_citations() -> None:
-    assert citations("So [2], and [1, 3]. Also [2] and [9].", 3) == [2, 1, 3]
-    assert citations("see [a] and (1)", 3) == []
-
-
 def answers(asked: str, seed: int) -> str:
     first = re.findall(r"^\[1\] .* is (\w+), a city", asked, re.M)
     return f"It is {first[0]} [1]. Some say otherwise [7]." if first else "I can't answer that."
@@ -114,6 +108,11 @@ def test_questions_are_answered_from_what_was_found(given: Any, build: Any, monk
     assert rows[10]["retrieved"] == rows[10]["cited"] == [] and "No passage" in backend.asked[-1]
     summary = made.manifest["summary"]
     assert summary["reference_retrieved"] == 1.0 and summary["cites"] == pytest.approx(10 / 12, abs=1e-6)
+    # Of each answer's two statements the first is borne out by what it cites, and the second cites what was not shown.
+    assert [row["supported"] for row in rows] == [0.5] * 10 + [None] * 2 and [row["refused"] for row in rows[10:]] == [
+        True
+    ] * 2
+    assert summary["refused"] == pytest.approx(2 / 12, abs=1e-6) and summary["statements_supported"] == 0.5
     assert summary["cites_what_was_not_shown"] == pytest.approx(10 / 12, abs=1e-6)
 
 
