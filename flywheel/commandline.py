@@ -14,6 +14,7 @@ add_command(
     "The Argilla server of this machine: up, down, status, push, pull, backup, restore.",
 )
 add_command("chat", "generators.chat.command:app", "Talk to a model in the terminal.")
+add_command("ui", "engine.view.ui.local_server:app", "Look at runs, rows, curves, answers and costs in a browser.")
 
 if __name__ == "__main__":
     main()

@@ -20,6 +20,7 @@ from engine.store.versions import put_version, read_version
 
 SUFFIX, ASIDE = ".json", ".json.damaged-"
 ATTEMPTS = 100
+PLANNED = "planned"  # stages of a run under way that are not done, like those in `stages`
 Record = dict[str, Any]
 
 
@@ -93,14 +94,14 @@ def _record(data: bytes, place: str) -> Record:
         raise Damaged(f"{place} is damaged: its format is unknown.")
     stages, failed = record.get("stages"), record.get("failed", {})
     sound = (
-        isinstance(stages, dict)
-        and all(isinstance(entry, dict) and _sound(entry) for entry in stages.values())
+        all(isinstance(table, dict) for table in (stages, record.get(PLANNED, {})))
+        and all(isinstance(e, dict) and _sound(e) for t in (stages, record.get(PLANNED, {})) for e in t.values())
         and isinstance(failed, dict)
         and all(isinstance(folder, str) for folder in failed.values())
     )
     if not sound:
         raise Damaged(f"{place} is damaged: it does not tell what the stages were.")
-    for entry in record["stages"].values():
+    for entry in [*record["stages"].values(), *record.get(PLANNED, {}).values()]:
         entry.setdefault("kind", entry["artifact"].rpartition("-")[0])
         entry.setdefault("inputs", {})
     return record

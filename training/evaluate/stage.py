@@ -48,7 +48,7 @@ class Evaluate(Stage):
     gives = "Verdict"
     phase = "training"
     work = "training.evaluate.work:evaluate"
-    drawings = (Intervals("gold_win_rate", "gold preference against the reference, 95 % interval"),)
+    drawings = (Intervals("gold_win_rate", "gold preference against the reference, 95 % interval", "utility"),)
     random = True
     version = 2
 

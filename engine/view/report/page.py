@@ -65,12 +65,12 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         flow=flow_svg(stops),
         phases=colours(stops),
         tables=[
-            (s.name, _columns(table), table, [charts.intervals(table, d) for d in _drawings(s, Intervals)])
+            (s.name, bounded_columns(table), table, [charts.intervals(table, d) for d in _drawings(s, Intervals)])
             for s, table in tables
         ],
         samples=[(name, [{**s, "prompt": turns(s["prompt"])} for s in shown]) for name, shown in samples],
         told=[(s, json.loads(found)) for s, a in done if (found := a.log("tables.json"))],
-        curves=[(s, svg) for s, frame in metrics if (svg := charts.curves(frame, _curve_names(s)))],
+        curves=[(s, svg) for s, frame in metrics if (svg := charts.curves({s.name: frame}, _curves(s)))],
         gains=[(d, s, svg) for s, frame in metrics for d in _drawings(s, Gains) if (svg := charts.gains(frame, d))],
         rejected=[(s, a) for s, a in done if a.manifest["rejected"]],
         funnel=[(s, a, _rows_in(store, a)) for s, a in done if a.manifest["kind"] == "dataset"],
@@ -87,8 +87,8 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         summaries=[(s, a) for s, a in done if a.manifest["summary"]],
         packages={k: v for _, a in done for k, v in a.manifest["packages"].items()},
         machine=next((machine for _, a in done if (machine := a.manifest["timings"].get("machine"))), ""),
-        number=_number,
-        web=_web,
+        number=as_number,
+        web=is_web,
         quote=quote,
         json=lambda value: redacted(json.dumps(value, ensure_ascii=False, default=str)),  # pyright: ignore
     )
@@ -104,8 +104,8 @@ def _drawings(stop: Stop, kind: type[D]) -> list[D]:
     return [drawing for drawing in stop.stage.drawings if isinstance(drawing, kind)]
 
 
-def _curve_names(stop: Stop) -> list[str]:
-    return [name for drawing in stop.stage.drawings if isinstance(drawing, Curves) for name in drawing.names]
+def _curves(stop: Stop) -> Curves:
+    return next((drawing for drawing in stop.stage.drawings if isinstance(drawing, Curves)), Curves(()))
 
 
 def _funnel(done: list[tuple[Stop, Artifact]]) -> str:
@@ -130,12 +130,13 @@ def _rows_in(store: Store, artifact: Artifact) -> int:
     )
 
 
-def _web(link: Any) -> bool:
+def is_web(link: Any) -> bool:
     """Whether a link leads to a page, and does nothing else."""
     return isinstance(link, str) and re.match(r"https?://[^\s]+\Z", link, re.IGNORECASE) is not None
 
 
-def _number(value: Any) -> str:
+def as_number(value: Any) -> str:
+    """A number at a glance: with commas, or three digits."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -145,7 +146,7 @@ def _number(value: Any) -> str:
     return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
 
 
-def _columns(table: dict[str, dict[str, Any]]) -> list[str]:
+def bounded_columns(table: dict[str, dict[str, Any]]) -> list[str]:
     """The metrics to show as columns: bounds are folded into the metric they bound."""
     names = dict.fromkeys(name for row in table.values() for name in row)
     return [n for n in names if not n.endswith(("_low", "_high"))]
