@@ -67,7 +67,7 @@ class Admission:
         if "token" in query:
             if not self._is_ours(query["token"]):
                 return PlainTextResponse(REFUSED, 403)
-            answer = RedirectResponse(_without_token(asked.url.path, query), 303)
+            answer = RedirectResponse(_without_token(scope["path"], query), 303)
             answer.set_cookie(name, self.token, httponly=True, samesite="lax")
             return answer
         return self.app if self._is_ours(asked.cookies.get(name, "")) else PlainTextResponse(REFUSED, 403)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -159,17 +158,3 @@ def metrics_of(store: Store, artifact: Artifact | None, folder: str) -> pl.DataF
 def curves_of(stage: type[Stage]) -> Curves:
     """What a stage wants drawn of its metrics; the first of them where it says nothing."""
     return next((drawing for drawing in stage.drawings if isinstance(drawing, Curves)), Curves(()))
-
-
-def date(seconds: float | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""
-
-
-def duration(seconds: float | None) -> str:
-    """In words that one reads at a glance."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -23,6 +23,7 @@ from engine.store.artifact import Artifact, read_artifact
 from engine.store.schema import DATASETS
 from engine.store.store import Store
 from engine.text.visible import visible
+from engine.view import row_view
 from engine.view.graph_picture import graph_svg
 from engine.view.lineage import inputs_of, rows_by_id
 from engine.view.removed import POINTERS, largest_clusters
@@ -31,10 +32,11 @@ from engine.view.report.flow import flow_svg
 from engine.view.report.page import as_number, bounded_columns, is_web
 from engine.view.rows import quote as quoted
 from engine.view.spending import by_answerer, in_words
-from engine.view.ui import judgements, row_view
+from engine.view.times import date, duration
+from engine.view.ui import judgements
 from engine.view.ui.lineage_boxes import boxes_of_artifact, boxes_of_row
 from engine.view.ui.row_query import RowQuery, Searches
-from engine.view.ui.run_facts import curves_of, date, duration, metrics_of, run_state
+from engine.view.ui.run_facts import curves_of, metrics_of, run_state
 from engine.view.unfinished import find, read_unfinished
 
 HERE = Path(__file__).parent
