@@ -10,7 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pyarrow.parquet as pq
+
+from engine.store.store import Store
+from tests.engine.view.ui.served import served
+from tests.engine.view.ui.small_run import build as build_small
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,6 +96,18 @@ def test_curating_text(tmp_path: Path) -> None:
     assert "gopher_words" in told["show corpus/clean"] and "no_consoles" in told["show corpus/clean"]
     assert "contaminated" in told["show corpus/safe --rejected"]
     assert "The funnel" in (tmp_path / "corpus.html").read_text()
+
+
+def test_looking_at_a_run(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    build_small(store, tmp_path)
+    record = store.run("small")
+    store.update_run("notes", lambda _: record or {})
+    (look, report) = commands("docs/window.md")
+    assert look == ["flywheel", "ui"]
+    with served(store.url) as (link, _):
+        assert "notes" in httpx.get(link, follow_redirects=True).text
+    assert flywheel(tmp_path, report[1:]).returncode == 0 and (tmp_path / "notes.html").exists()
 
 
 def test_the_readme_names_every_stage_kind() -> None:
