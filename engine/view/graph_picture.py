@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDE, GAP_X, GAP_Y = 152, 16, 26  # pixels
+WIDE, GAP_X, GAP_Y = 160, 16, 26  # pixels
 ABREAST = 5  # boxes of one depth side by side; more go on in the next line
 NAME = 18  # characters of a title that fit on a line of its box
 MUTED = "#68748a"
@@ -96,7 +96,7 @@ def _drawn(box: Box, x: float, y: float, high: float) -> str:
         for i, line in enumerate(titles)
     ]
     texts += [
-        f'<text x="9" y="{17 + 15 * len(titles) + 14 * i}" font-size="11.5" fill="#fff">{html.escape(_cut(note, 24))}</text>'
+        f'<text x="9" y="{17 + 15 * len(titles) + 14 * i}" font-size="11.5" fill="#fff">{html.escape(_cut(note, 25))}</text>'
         for i, note in enumerate(box.notes)
     ]
     told = html.escape("\n".join([box.title, *box.notes]))

@@ -18,7 +18,7 @@ QUIET = ("id", "parents", *LONG)  # columns that a table does not show by itself
 
 
 @dataclass(frozen=True)
-class Turn:
+class Utterance:
     """One message. `calls` are the tools that it calls, as JSON; `thought` is what was thought before it was said."""
 
     role: str
@@ -36,7 +36,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Passage:
+class Section:
     """A part of a row under its column's name. One of the others is filled.
 
     Attributes:
@@ -45,30 +45,30 @@ class Passage:
 
     title: str
     text: str = ""
-    turns: list[Turn] = field(default_factory=lambda: [])
+    turns: list[Utterance] = field(default_factory=lambda: [])
     ranked: list[tuple[str, str]] = field(default_factory=lambda: [])
 
 
-def passages(row: dict[str, Any]) -> list[Passage]:
+def sections(row: dict[str, Any]) -> list[Section]:
     """What there is to read in a row, in the order of its columns."""
-    found: list[Passage] = []
+    found: list[Section] = []
     ranked = isinstance(row.get("ranks"), list) and isinstance(row.get("completions"), list)
     if ranked:
-        found.append(Passage("ranking", ranked=ranking(row["ranks"], row["completions"])))
+        found.append(Section("ranking", ranked=ranking(row["ranks"], row["completions"])))
     for name, value in row.items():
         if name in QUIET or value in (None, "", []) or (ranked and name in ("ranks", "completions", "shown")):
             continue
         if is_said(value):
-            found.append(Passage(name, turns=[_turn(one) for one in value]))
+            found.append(Section(name, turns=[_turn(one) for one in value]))
         elif isinstance(value, str) and (len(value) > 60 or "\n" in value or name in ("text", "detail")):
-            found.append(Passage(name, text=_laid_out(value)))
+            found.append(Section(name, text=_laid_out(value)))
     order = ("prompt", "messages", "text")
     return sorted(found, key=lambda p: order.index(p.title) if p.title in order else len(order))
 
 
 def facts(row: dict[str, Any]) -> list[tuple[str, str]]:
     """The short values of a row."""
-    told = {passage.title for passage in passages(row)}
+    told = {section.title for section in sections(row)}
     return [
         (name, short(value, 400))
         for name, value in row.items()
@@ -126,10 +126,10 @@ def changes(first: str, second: str) -> list[Change]:
     return found
 
 
-def _turn(message: dict[str, Any]) -> Turn:
+def _turn(message: dict[str, Any]) -> Utterance:
     calls = message.get("tool_calls")
     name = f" ({message['name']})" if message.get("name") else ""
-    return Turn(
+    return Utterance(
         f"{message.get('role') or '?'}{name}",
         message["content"] or "",
         message.get("reasoning_content") or "",

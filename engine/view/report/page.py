@@ -29,7 +29,7 @@ from engine.view.removed import examples, largest_clusters
 from engine.view.report import charts, distributions
 from engine.view.report.findings import findings, judge_scores, last_rows
 from engine.view.report.flow import Stop, colours, flow_svg, stops_of
-from engine.view.row_view import facts, passages
+from engine.view.row_view import facts, sections
 from engine.view.rows import quote, turns
 from engine.view.spending import in_words, spending
 from engine.view.times import date, duration
@@ -81,7 +81,7 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         findings=findings(stops),
         facts=_facts(store, run, done),
         scores=judge_scores(stops),
-        rows=[(s, [(passages(row), facts(row)) for row in found]) for s, found in last_rows(stops)],
+        rows=[(s, [(sections(row), facts(row)) for row in found]) for s, found in last_rows(stops)],
         agreements=[
             (s, a.manifest["summary"]) for s, a in done if isinstance(a.manifest["summary"].get("agreement"), dict)
         ],

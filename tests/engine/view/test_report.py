@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tests.engine.view.ui.small_run import build as build_small
 
 
 def text_of(page: str) -> str:
-    return " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split())
+    return " ".join(html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)).split())
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def small(store: Store, tmp_path: Path) -> Store:
 
 
 def test_the_sentence_on_top(small: Store, tmp_path: Path) -> None:
-    first, second, third = findings(stops_of(small, "small"))
+    first, second = findings(stops_of(small, "small"))
     assert first.asked == "whether dpo answer better than sft on 6 prompts"
     assert first.came_out == (
         "dpo's answers win 52% of comparisons with sft's (95 % interval 22% to 82%), which chance may explain"
@@ -36,12 +37,11 @@ def test_the_sentence_on_top(small: Store, tmp_path: Path) -> None:
     assert second.came_out.startswith(
         "3 annotators gave 18 rankings, from which 6 pairs were made; they agree with Krippendorff's alpha 0.62"
     )
-    assert third.asked.startswith("rows of") or "chats" in third.came_out
     page = text_of(write_report(small, "small", tmp_path / "small.html").read_text())
     sentence = page.index("Dpo's answers win 52% of comparisons")
     assert sentence < page.index("The flow") and page.index("recipe small.yaml") < page.index("The flow")
     for told in (
-        "seed 0",
+        "seed 5",
         "cost 1,280 tokens in, 360 out, cost 1.75",
         "Krippendorff's alpha",
         "nats a token",

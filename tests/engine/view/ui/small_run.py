@@ -45,6 +45,7 @@ class Told(Stage):
         name: port(*DATASETS, "Model", many=True, optional=True)
         for name in ("documents", "prompts", "models", "rankings")
     }
+    random = True
     file: str
 
     def run(self, job: Job) -> None:
@@ -86,7 +87,7 @@ def build(store: Store, folder: Path) -> dict[str, Artifact]:
     def stage(name: str, kind: str, gives: str, inputs: dict[str, list[str]], **told: Any) -> None:
         file = folder / f"{name}.json"
         file.write_text(json.dumps(told))
-        one = type("ToldKind", (Told,), {"gives": gives})(file=str(file))
+        one = type("ToldKind", (Told,), {"gives": gives})(file=str(file), seed=5)
         given = {p: {label: made[label] for label in labels} for p, labels in inputs.items()}
         made[name] = carry_out(store, kind, one, given)
         ports = {p: [[label, made[label].id] for label in labels] for p, labels in inputs.items()}
