@@ -10,8 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
+
+from engine.store.store import Store
+from tests.engine.view.ui.served import served
+from tests.engine.view.ui.small_run import build as build_small
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,6 +125,18 @@ def test_answering_from_documents(tmp_path: Path) -> None:
     assert "[1] handbook/travel.txt:6 › Travel › Hotels" in asked[0] and "[1] handbook/travel.txt:6" in asked[1]
     assert json.loads(asked[2])["passages"][0]["source"] == "travel.txt" and "leave.md" not in asked[3]
     assert json.loads(told[-1])["found"]["meaning hybrid"]["recall_at_5"] == 1
+
+
+def test_looking_at_a_run(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    build_small(store, tmp_path)
+    record = store.run("small")
+    store.update_run("notes", lambda _: record or {})
+    (look, report) = commands("docs/window.md")
+    assert look == ["flywheel", "ui"]
+    with served(store.url) as (link, _):
+        assert "notes" in httpx.get(link, follow_redirects=True).text
+    assert flywheel(tmp_path, report[1:]).returncode == 0 and (tmp_path / "notes.html").exists()
 
 
 def test_the_readme_names_every_stage_kind() -> None:

@@ -32,7 +32,7 @@ from engine.stage.stage import Footprint
 from engine.store.artifact import Artifact
 from engine.store.known_digests import shared_digests
 from engine.store.lease import Lease
-from engine.store.run_records import set_aside, tagged
+from engine.store.run_records import PLANNED, set_aside, tagged
 from engine.store.store import Store
 
 PATIENCE_S = 2  # with a thread whose processes have ended; what it writes itself survives its end at any moment
@@ -120,6 +120,9 @@ def run_plan(
             with shortage_told(moved[0]):
                 earlier = set_aside(where, recipe.name)
             saying(view, moved[0])(f"{told}; what there was stays as {earlier}")
+        if record:
+            with shortage_told(plan[0]):
+                _note_plan(where, recipe.name, plan)
         # What a run keeps for all its stages is opened here; its variables are their processes'.
         environment = {**kept.enter_context(bytecode())}
         maker = Maker(
@@ -279,21 +282,43 @@ class Heard:
             stops.unheard()
 
 
-def _record(store: Store, run: str, file: str, stage: Planned, order: list[str]) -> None:
-    """Note what the stage of this name was, for names and for `plan --why`."""
-    entry = {
+def _note_plan(store: Store, run: str, plan: list[Planned]) -> None:
+    """Note what is still to come, for those who look on. A stage that is done is no longer among it."""
+    ahead = {stage.name: {**_entry(stage), "identity": {}} for stage in plan if not stage.cached}
+
+    def change(record: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in record.items() if name != PLANNED}
+        return {**kept, **({PLANNED: ahead} if ahead else {})}
+
+    store.update_run(run, change)
+
+
+def _entry(stage: Planned) -> dict[str, Any]:
+    return {
         "artifact": stage.folder,
         "kind": stage.step.kind,
         "identity": stage.identity,
         "inputs": {port: [[label, s.folder] for label, s in given] for port, given in stage.inputs.items()},
     }
 
+
+def _record(store: Store, run: str, file: str, stage: Planned, order: list[str]) -> None:
+    """Note what the stage of this name was, for names and for `plan --why`."""
+    entry = _entry(stage)
+
     def change(record: dict[str, Any]) -> dict[str, Any]:
         failed = {name: folder for name, folder in record.get("failed", {}).items() if name != stage.name}
+        ahead = {name: entry for name, entry in record.get(PLANNED, {}).items() if name != stage.name}
         stages = {**record["stages"], stage.name: entry}
         ordered = {name: stages[name] for name in [*order, *stages] if name in stages}
-        kept = {name: value for name, value in record.items() if name not in ("stages", "failed")}
-        return {"recipe": Path(file).name, **kept, "stages": ordered, **({"failed": failed} if failed else {})}
+        kept = {name: value for name, value in record.items() if name not in ("stages", "failed", PLANNED)}
+        left = {"failed": failed, PLANNED: ahead}
+        return {
+            "recipe": Path(file).name,
+            **kept,
+            "stages": ordered,
+            **{name: value for name, value in left.items() if value},
+        }
 
     store.update_run(run, change)
 

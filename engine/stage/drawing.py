@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Metrics over steps, a small chart each: the first six of these names that were reported."""
+    """Metrics over steps, a small chart each: the first six of these names that were reported.
+
+    Attributes:
+        units: of a metric, where it has one: "nats a token".
+        step: what a step is.
+    """
 
     names: tuple[str, ...]
+    units: Mapping[str, str] = field(default_factory=lambda: {})
+    step: str = "step"
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """A metric of `table.json` for each model, between `METRIC_low` and `METRIC_high`. Shares: the axis goes from 0 to 1."""
+    """A metric of `table.json` for each model, between `METRIC_low` and `METRIC_high`. Shares: the axis goes from 0 to 1.
+
+    Attributes:
+        made_of: the metric of single answers (of the rows) that it compares with the reference's.
+    """
 
     metric: str
     title: str
+    made_of: str = ""
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,8 @@ class Stage(BaseModel):
     phase: ClassVar[str] = ""
     narrows: ClassVar[bool] = False
     drawings: ClassVar[tuple[Drawing, ...]] = ()
+    # What the `headline` of its summary means, for a reader of the report who does not know the stage.
+    meaning: ClassVar[str] = ""
     # Ports whose artifacts the stage would find loaded, where the stage before had the same (`engine.execution.residents`).
     residents: ClassVar[tuple[str, ...]] = ()
     # Prompts that the stage sends: name -> what a template of one's own may use in it -> what that is. `flywheel stages KIND` lists it.

@@ -30,6 +30,7 @@ NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")  # it becomes a f
 LONGEST = 100  # name, in bytes
 STATE = re.compile(r"(?P<run>.+)@(?P<number>\d+)")
 TAGS, REPLACED = "tags", "replaced"
+PLANNED = "planned"  # stages of a run under way that are not done, like those in `stages`
 Record = dict[str, Any]
 
 
@@ -172,8 +173,8 @@ def _record(data: bytes, place: str) -> Record:
     stages, failed = record.get("stages"), record.get("failed", {})
     tags = record.get(TAGS, [])
     sound = (
-        isinstance(stages, dict)
-        and all(isinstance(entry, dict) and _sound(entry) for entry in stages.values())
+        all(isinstance(table, dict) for table in (stages, record.get(PLANNED, {})))
+        and all(isinstance(e, dict) and _sound(e) for t in (stages, record.get(PLANNED, {})) for e in t.values())
         and isinstance(failed, dict)
         and all(isinstance(folder, str) for folder in failed.values())
         and isinstance(tags, list)
@@ -181,7 +182,7 @@ def _record(data: bytes, place: str) -> Record:
     )
     if not sound:
         raise Damaged(f"{place} is damaged: it does not tell what the stages were.")
-    for entry in record["stages"].values():
+    for entry in [*record["stages"].values(), *record.get(PLANNED, {}).values()]:
         entry.setdefault("kind", entry["artifact"].rpartition("-")[0])
         entry.setdefault("inputs", {})
     return record

@@ -41,12 +41,21 @@ def trace_forward(store: Store, name: str) -> dict[str, Any]:
     found = _locate(store, name)
     if found is None:
         raise UserError(f"no row with the id `{name}` in the store {store.url}; `flywheel show` prints ids.")
-    origin, row = found
+    return trace_row_forward(store, *found)
+
+
+def trace_row(store: Store, artifact: Artifact, row: dict[str, Any]) -> dict[str, Any]:
+    """The ancestry of a row of this artifact, as `trace_back` tells it."""
+    return _row_node(store, artifact, row)
+
+
+def trace_row_forward(store: Store, origin: Artifact, row: dict[str, Any]) -> dict[str, Any]:
+    """Everything made from a row of this artifact, as `trace_forward` tells it."""
     artifacts = {a.id: a for a in store.artifacts()}
     touched: dict[str, set[str]] = {origin.id: {row["id"]}}
     reached: list[dict[str, Any]] = []
     for artifact in _downstream(origin, list(artifacts.values())):
-        sources = [s for s in _inputs(artifact) if s in touched]
+        sources = [s for s in inputs_of(artifact) if s in touched]
         if not sources:
             continue
         ids = set[str]().union(*(touched[s] for s in sources))
@@ -61,12 +70,13 @@ def trace_forward(store: Store, name: str) -> dict[str, Any]:
     return {"id": row["id"], "kind": origin.kind, "artifact": origin.id, "row": _readable(row), "touched": reached}
 
 
-def _inputs(artifact: Artifact) -> list[str]:
+def inputs_of(artifact: Artifact) -> list[str]:
+    """Names of the artifacts that it was made from."""
     return [entry["artifact"] for given in artifact.manifest["inputs"].values() for entry in given]
 
 
 def _parents_of(store: Store, artifact: Artifact) -> list[Artifact]:
-    return [found for name in dict.fromkeys(_inputs(artifact)) if (found := store.get(name))]
+    return [found for name in dict.fromkeys(inputs_of(artifact)) if (found := store.get(name))]
 
 
 def _downstream(origin: Artifact, artifacts: list[Artifact]) -> list[Artifact]:
@@ -77,11 +87,11 @@ def _downstream(origin: Artifact, artifacts: list[Artifact]) -> list[Artifact]:
     while progress:
         progress = False
         for artifact in list(left):
-            waits = any(other.id in _inputs(artifact) for other in left if other.id != artifact.id)
+            waits = any(other.id in inputs_of(artifact) for other in left if other.id != artifact.id)
             if not waits:
                 left.remove(artifact)
                 progress = True
-                if any(name in order for name in _inputs(artifact)):
+                if any(name in order for name in inputs_of(artifact)):
                     order.append(artifact.id)
                     found.append(artifact)
     return found

@@ -60,6 +60,11 @@ class Contamination(Stage):
     }
     gives: ClassVar[str] = "Verdict"
     phase: ClassVar[str] = "curation"
+    meaning: ClassVar[str] = (
+        "a row of the evaluation counts as touched where a run of its words stands in a training row. That a question stands there says little by "
+        "itself; where its known answer stands beside it, a model may have learnt that answer by heart, and what it gets right on these rows is the "
+        "most one may expect of it on new ones."
+    )
     work: ClassVar[str] = "pipelines.decontaminate.work:contamination"
     version: ClassVar[int] = 3
 

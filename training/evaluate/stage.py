@@ -51,7 +51,7 @@ class Evaluate(Stage):
     phase = "training"
     work = "training.evaluate.work:evaluate"
     drawings = (
-        Intervals("gold_win_rate", "gold preference against the reference, 95 % interval"),
+        Intervals("gold_win_rate", "gold preference against the reference, 95 % interval", "utility"),
         Intervals("recall_at_5", "what answers is among the first five passages, 95 % interval"),
     )
     random = True

@@ -44,7 +44,13 @@ class Dpo(Stage):
     gives = "Model"
     phase = "training"
     work = "training.preference.dpo:train_on_pairs"
-    drawings = (Curves(("loss", "rewards/accuracies", "rewards/margins")),)
+    drawings = (
+        Curves(
+            ("loss", "rewards/accuracies", "rewards/margins"),
+            {"loss": "nats a pair", "rewards/accuracies": "share of pairs", "rewards/margins": "nats"},
+            "optimizer step",
+        ),
+    )
     random = True
     version = 4
 

@@ -38,7 +38,7 @@ class Kto(Stage):
     gives = "Model"
     phase = "training"
     work = "training.preference.kto:train_on_marks"
-    drawings = (Curves(("loss", "kl", "rewards/margins")),)
+    drawings = (Curves(("loss", "kl", "rewards/margins"), {"kl": "nats", "rewards/margins": "nats"}, "optimizer step"),)
     random = True
     version = 3
 

@@ -34,7 +34,9 @@ class Pretrain(Stage):
     gives = "Model"
     phase = "training"
     work = "training.pretrain.work:pretrain"
-    drawings = (Curves(("loss", "bits_per_byte", "retained_bits_per_byte")),)
+    drawings = (
+        Curves(("loss", "bits_per_byte", "retained_bits_per_byte"), {"loss": "nats a token"}, "optimizer step"),
+    )
     random = True
     version = 2
 

@@ -40,7 +40,7 @@ class Reward(Stage):
     gives = "RewardModel"
     phase = "training"
     work = "training.reward.fit:train_reward"
-    drawings = (Curves(("loss", "accuracy")),)
+    drawings = (Curves(("loss", "accuracy"), {"loss": "nats a pair", "accuracy": "share of pairs"}),)
     random = True
     version = 3
 

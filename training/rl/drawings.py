@@ -5,7 +5,18 @@ from __future__ import annotations
 from engine.stage.drawing import Curves, Gains
 
 DRAWINGS = (
-    Curves(("reward", "kl", "entropy", "length", "explained_variance", "clip_fraction")),
+    Curves(
+        ("reward", "kl", "entropy", "length", "explained_variance", "clip_fraction"),
+        {
+            "reward": "mean of the answers",
+            "kl": "nats an answer",
+            "entropy": "nats a token",
+            "length": "tokens an answer",
+            "explained_variance": "share",
+            "clip_fraction": "share of tokens",
+        },
+        "iteration",
+    ),
     Gains(
         title="Gold against proxy",
         note="The reward that was trained on (proxy) and a held-out score (gold), by how far the policy has moved. Where gold "

@@ -24,7 +24,7 @@ class Sft(Stage):
     gives = "Model"
     phase = "training"
     work = "training.sft.work:fine_tune"
-    drawings = (Curves(("loss", "entropy")),)
+    drawings = (Curves(("loss", "entropy"), {"loss": "nats a token", "entropy": "nats a token"}, "optimizer step"),)
     random = True
     version = 4
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import altair as alt
 import polars as pl
 import vl_convert as vlc
 
-from engine.stage.drawing import Gains, Intervals
+from engine.stage.drawing import Curves, Gains, Intervals
 from engine.text.visible import visible
 
-INK, ACCENT, MUTED = "#1c2430", "#2f6fde", "#8792a2"
+# Ink is the page's own, light or dark.
+INK, ACCENT, MUTED = "currentColor", "#2f6fde", "#8792a2"
 
 
 def intervals(table: dict[str, dict[str, Any]], drawing: Intervals) -> str:
@@ -33,26 +35,35 @@ def intervals(table: dict[str, dict[str, Any]], drawing: Intervals) -> str:
     return svg((half + rule + points).properties(width=520, height=34 * len(rows)))
 
 
-def curves(metrics: pl.DataFrame, names: list[str]) -> str:
-    """Small charts of the first six of these metrics; of any, if none of them was reported."""
-    known = [n for n in names if n in metrics.columns] or [n for n in metrics.columns if n != "step"]
-    charts: list[Any] = []
-    for name in known[:6]:
-        points = metrics.select("step", value=pl.col(name)).drop_nulls().filter(pl.col("value").is_finite())
-        if len(points) < 2:
-            continue
-        every = max(1, len(points) // 300)
-        values = points.gather_every(every).to_dicts()
-        charts.append(
-            alt.Chart(alt.Data(values=values), title=name)
-            .mark_line(color=ACCENT, strokeWidth=1.6)
-            .encode(
-                x=alt.X("step:Q", title=None),
-                y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
-            )
-            .properties(width=230, height=120)
-        )
+def curves(series: Mapping[str, pl.DataFrame], drawing: Curves) -> str:
+    """Small charts of the first six metrics of a drawing, or of any if none of them was reported; of several runs over each other.
+
+    Args:
+        series: what a line is called -> its metrics, a row a step.
+    """
+    reported = list(dict.fromkeys(name for metrics in series.values() for name in metrics.columns if name != "step"))
+    known = [name for name in drawing.names if name in reported] or reported
+    charts = [chart for name in known[:6] if (chart := _curve(series, name, drawing))]
     return svg(alt.concat(*charts, columns=3)) if charts else ""
+
+
+def _curve(series: Mapping[str, pl.DataFrame], name: str, drawing: Curves) -> Any:
+    values: list[dict[str, Any]] = []
+    for label, metrics in series.items():
+        if name in metrics.columns:
+            points = metrics.select("step", value=pl.col(name)).drop_nulls().filter(pl.col("value").is_finite())
+            every = max(1, len(points) // 300)
+            values += [{**point, "run": label} for point in points.gather_every(every).to_dicts()]
+    if len(values) < 2:
+        return None
+    line = alt.Chart(alt.Data(values=values), title=name.replace("_", " ")).mark_line(color=ACCENT, strokeWidth=1.6)
+    line = line.encode(
+        x=alt.X("step:Q", title=drawing.step, axis=alt.Axis(tickMinStep=1)),
+        y=alt.Y("value:Q", title=drawing.units.get(name, name.replace("_", " ")), scale=alt.Scale(zero=False)),
+    )
+    if len(series) > 1:
+        line = line.encode(color=alt.Color("run:N", sort=list(series), scale=alt.Scale(scheme="tableau10"), title=None))
+    return line.properties(width=250, height=140)
 
 
 def gains(metrics: pl.DataFrame, drawing: Gains) -> str:
@@ -99,7 +110,18 @@ def svg(chart: Any) -> str:
     chart = (
         chart.configure(font="system-ui, sans-serif", background="transparent")
         .configure_view(stroke=None)
-        .configure_axis(gridColor="#e6e9ef", domainColor="#c8ced8", tickColor="#c8ced8", labelColor=INK, titleColor=INK)
+        .configure_axis(
+            gridColor=INK,
+            gridOpacity=0.14,
+            domainColor=INK,
+            domainOpacity=0.4,
+            tickColor=INK,
+            tickOpacity=0.4,
+            labelColor=INK,
+            titleColor=INK,
+            titleFontWeight="normal",
+        )
+        .configure_legend(labelColor=INK, titleColor=INK)
         .configure_title(fontSize=12, fontWeight="normal", color=INK, anchor="start")
     )
     return vlc.vegalite_to_svg(_shown(chart.to_dict()))

@@ -27,9 +27,12 @@ from engine.text.visible import visible
 from engine.view.efforts import efforts
 from engine.view.removed import examples, largest_clusters
 from engine.view.report import charts, distributions
+from engine.view.report.findings import findings, judge_scores, last_rows
 from engine.view.report.flow import Stop, colours, flow_svg, stops_of
+from engine.view.row_view import facts, sections
 from engine.view.rows import quote, turns
 from engine.view.spending import in_words, spending
+from engine.view.times import date, duration
 
 
 def evaluation_table(store: Store, run: str) -> dict[str, dict[str, Any]]:
@@ -61,21 +64,27 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         run=run,
         stops=stops,
         finished=len(done) == len(stops),
-        seconds=sum(a.manifest["timings"].get("wall_s", 0) for _, a in done),
         flow=flow_svg(stops),
         phases=colours(stops),
         tables=[
-            (s.name, _columns(table), table, [charts.intervals(table, d) for d in _drawings(s, Intervals)])
+            (s.name, bounded_columns(table), table, [charts.intervals(table, d) for d in _drawings(s, Intervals)])
             for s, table in tables
         ],
         samples=[(name, [{**s, "prompt": turns(s["prompt"])} for s in shown]) for name, shown in samples],
         told=[(s, json.loads(found)) for s, a in done if (found := a.log("tables.json"))],
-        curves=[(s, svg) for s, frame in metrics if (svg := charts.curves(frame, _curve_names(s)))],
+        curves=[(s, svg) for s, frame in metrics if (svg := charts.curves({s.name: frame}, _curves(s)))],
         gains=[(d, s, svg) for s, frame in metrics for d in _drawings(s, Gains) if (svg := charts.gains(frame, d))],
         rejected=[(s, a) for s, a in done if a.manifest["rejected"]],
         funnel=[(s, a, _rows_in(store, a)) for s, a in done if a.manifest["kind"] == "dataset"],
         narrowing=_funnel(done),
-        headlines=[(s.name, a.manifest["summary"]["headline"]) for s, a in done if "headline" in a.manifest["summary"]],
+        headlines=[(s, a.manifest["summary"]["headline"]) for s, a in done if "headline" in a.manifest["summary"]],
+        findings=findings(stops),
+        facts=_facts(store, run, done),
+        scores=judge_scores(stops),
+        rows=[(s, [(sections(row), facts(row)) for row in found]) for s, found in last_rows(stops)],
+        agreements=[
+            (s, a.manifest["summary"]) for s, a in done if isinstance(a.manifest["summary"].get("agreement"), dict)
+        ],
         distributions=[(s, svg) for s, a in done for svg in [_histograms(a)] if svg],
         clusters=[(s, found) for s, a in done for found in [largest_clusters(a)] if found],
         examples=[(s, examples(a, 1)) for s, a in done if a.manifest["rejected"]],
@@ -86,15 +95,37 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         times=charts.bars([(s.name, a.manifest["timings"].get("wall_s", 0.0)) for s, a in done], "seconds"),
         summaries=[(s, a) for s, a in done if a.manifest["summary"]],
         packages={k: v for _, a in done for k, v in a.manifest["packages"].items()},
-        machine=next((machine for _, a in done if (machine := a.manifest["timings"].get("machine"))), ""),
-        number=_number,
-        web=_web,
+        number=as_number,
+        web=is_web,
         quote=quote,
         json=lambda value: redacted(json.dumps(value, ensure_ascii=False, default=str)),  # pyright: ignore
     )
     with whole_file(to) as partial:
         partial.write_text(visible(page), encoding="utf-8")
     return to
+
+
+def _facts(store: Store, run: str, done: list[tuple[Stop, Artifact]]) -> list[tuple[str, str]]:
+    """When, what, where: what one asks of a page that somebody sends."""
+    timings = [a.manifest["timings"] for _, a in done]
+    starts = [one["started"] for one in timings if isinstance(one.get("started"), int | float)]
+    ends = [one["started"] + one.get("wall_s", 0) for one in timings if isinstance(one.get("started"), int | float)]
+    total = spending(a for _, a in done)
+    machines = dict.fromkeys(one["machine"] for one in timings if one.get("machine"))
+    seeds = dict.fromkeys(str(a.manifest["seed"]) for _, a in done if a.manifest.get("seed") is not None)
+    seconds = sum(one.get("wall_s", 0) for one in timings)
+    return [
+        (name, told)
+        for name, told in [
+            ("date", f"{date(min(starts))} to {date(max(ends))}" if starts else ""),
+            ("recipe", str((store.run(run) or {}).get("recipe", ""))),
+            ("seed", ", ".join(seeds)),
+            ("machine", "; ".join(machines)),
+            ("time", f"{duration(seconds)} of work"),
+            ("cost", in_words(total) if total else "no model was asked for answers"),
+        ]
+        if told
+    ]
 
 
 D = TypeVar("D", Intervals, Gains)
@@ -104,8 +135,8 @@ def _drawings(stop: Stop, kind: type[D]) -> list[D]:
     return [drawing for drawing in stop.stage.drawings if isinstance(drawing, kind)]
 
 
-def _curve_names(stop: Stop) -> list[str]:
-    return [name for drawing in stop.stage.drawings if isinstance(drawing, Curves) for name in drawing.names]
+def _curves(stop: Stop) -> Curves:
+    return next((drawing for drawing in stop.stage.drawings if isinstance(drawing, Curves)), Curves(()))
 
 
 def _funnel(done: list[tuple[Stop, Artifact]]) -> str:
@@ -130,12 +161,13 @@ def _rows_in(store: Store, artifact: Artifact) -> int:
     )
 
 
-def _web(link: Any) -> bool:
+def is_web(link: Any) -> bool:
     """Whether a link leads to a page, and does nothing else."""
     return isinstance(link, str) and re.match(r"https?://[^\s]+\Z", link, re.IGNORECASE) is not None
 
 
-def _number(value: Any) -> str:
+def as_number(value: Any) -> str:
+    """A number at a glance: with commas, or three digits."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -145,7 +177,7 @@ def _number(value: Any) -> str:
     return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
 
 
-def _columns(table: dict[str, dict[str, Any]]) -> list[str]:
+def bounded_columns(table: dict[str, dict[str, Any]]) -> list[str]:
     """The metrics to show as columns: bounds are folded into the metric they bound."""
     names = dict.fromkeys(name for row in table.values() for name in row)
     return [n for n in names if not n.endswith(("_low", "_high"))]

@@ -1,0 +1,148 @@
+"""`flywheel ui` over ten million rows: how long a page, a filter and an order take, and how much memory the server has.
+
+    python -m benchmarks.window --json [--rows 10000000] [--data FOLDER]
+
+The real command serves a store with one artifact in parts of 10,000 rows (as stages commit them), and is asked over HTTP, one request after the
+other, each query for the first time. What is found is compared with what was planted. Memory is the peak of the server's process (VmHWM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+
+from engine.execution.worker import carry_out
+from engine.stage.job import Job
+from engine.stage.stage import Stage
+from engine.store.store import Store
+
+PART = 10_000
+WORDS = [
+    "the",
+    "wheel",
+    "turns",
+    "and",
+    "stores",
+    "its",
+    "turning",
+    "for",
+    "later",
+    "use",
+    "of",
+    "river",
+    "lima",
+    "callao",
+    "sea",
+    "old",
+    "town",
+    "pump",
+    "gear",
+    "belt",
+    "motor",
+    "energy",
+    "flow",
+]
+COMMAND = [sys.executable, "-c", "from flywheel.commandline import main; main()"]
+
+
+class Planted(Stage):
+    """Documents of fourteen words and their number; `score` is that number over all rows' number."""
+
+    gives = "Document"
+    rows: int
+
+    def run(self, job: Job) -> None:
+        drawn, words = np.random.default_rng(0), np.array(WORDS)
+        for first in range(0, self.rows, PART):
+            numbers = range(first, first + PART)
+            texts = [
+                f"{' '.join(row)} {i}"
+                for i, row in zip(numbers, words[drawn.integers(0, len(words), (PART, 14))], strict=True)
+            ]
+            job.commit(
+                f"{first // PART:05d}",
+                pa.table({
+                    "id": [f"{i:032x}" for i in numbers], "parents": pa.array([[]] * PART, pa.list_(pa.string())), "text": texts,
+                    "source": [f"file{first // PART % 7}.txt"] * PART, "offset": np.arange(first, first + PART),
+                    "score": np.arange(first, first + PART) / self.rows,
+                }),
+            )  # fmt: skip
+
+
+def ask(client: httpx.Client, place: str, **query: str) -> tuple[float, list[str]]:
+    """Seconds until a page is there, and the ids on it."""
+    began = time.perf_counter()
+    page = client.get(place, params=query)
+    took = time.perf_counter() - began
+    page.raise_for_status()
+    return took, re.findall(r'<td><a href="/artifact/[^"]+/row/\d+">([0-9a-f]{8})</a>', page.text)
+
+
+def measure(store: Store, artifact: str, rows: int) -> dict[str, Any]:
+    server = subprocess.Popen([*COMMAND, "ui", "--store", store.url, "--no-open"], stdout=subprocess.PIPE, text=True)
+    assert server.stdout
+    try:
+        link = server.stdout.readline().strip()
+        place = f"/artifact/{artifact}"
+        last, middle = rows - 3, rows // 2
+        asked: dict[str, tuple[dict[str, str], list[int]]] = {
+            "first_page": ({}, list(range(50))),
+            "page_in_the_middle": ({"start": str(middle)}, list(range(middle, middle + 50))),
+            "search_one_row": ({"q": f"{last}"}, [last]),
+            "filter_by_number": ({"where": f"score > {(rows - 3.5) / rows}"}, [rows - 3, rows - 2, rows - 1]),
+            "filter_by_text_and_number": ({"where": f"text LIKE '% {last}' AND score > 0.5"}, [last]),
+            "order_by_number": ({"sort": "score", "order": "down"}, list(range(rows - 1, rows - 51, -1))),
+        }
+        told: dict[str, Any] = {}
+        with httpx.Client(base_url=link.partition("/?")[0], follow_redirects=True, timeout=300) as client:
+            client.get(link)
+            for name, (query, wanted) in asked.items():
+                took, found = ask(client, place, **query)
+                ids = [f"{i:032x}"[:8] for i in wanted]
+                told[name] = {"seconds": round(took, 3), "right": found == ids}
+            peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{server.pid}/status").read_text())
+            told["server_peak_mb"] = round(int(peak[1]) / 1024) if peak else None
+    finally:
+        server.terminate()
+        server.wait(30)
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--data", help="A folder in which the store stays for another time.")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(str(Path(options.data or folder) / "store"))
+        made = next(store.artifacts(), None) or carry_out(store, "planted", Planted(rows=options.rows), {})
+        told = measure(store, made.id, made.rows)
+    filters = ("search_one_row", "filter_by_number", "filter_by_text_and_number")
+    slowest = max(told[name]["seconds"] for name in filters)
+    claims = [
+        {"id": "window.first_page_s", "value": told["first_page"]["seconds"], "bar": "< 1", "holds": told["first_page"]["seconds"] < 1},
+        {"id": "window.filter_s", "value": slowest, "bar": "< 3", "holds": slowest < 3},
+        {"id": "window.memory_mb", "value": told["server_peak_mb"], "bar": "< 500", "holds": (told["server_peak_mb"] or 1e9) < 500},
+        {"id": "window.what_is_found_is_right", "value": all(one["right"] for one in told.values() if isinstance(one, dict)), "bar": "all",
+         "holds": all(one["right"] for one in told.values() if isinstance(one, dict))},
+    ]  # fmt: skip
+    print(
+        json.dumps({"benchmark": "window", "machine": platform.machine(), "rows": made.rows, **told, "claims": claims})
+    )
+
+
+if __name__ == "__main__":
+    main()
