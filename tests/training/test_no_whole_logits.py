@@ -46,6 +46,22 @@ def test_a_table_of_tokens_and_ids_is_seen() -> None:
     assert watch.most == 21
 
 
+def test_nor_does_a_stock_model_that_goes_on_to_be_pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.pretrain.continued import Stock
+
+    monkeypatch.setattr(output_head, "LOGITS_AT_ONCE", AT_ONCE * VOCABULARY)
+    model = tiny_chat.policy(vocabulary=VOCABULARY)
+    tokens, targets = torch.randint(5, 28, (3, 7)), torch.randint(5, 28, (3, 7))
+    targets[:, -1] = output_head.IGNORE
+    logits = model(input_ids=tokens).logits.flatten(0, 1)
+    plain = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum")
+    with Watch() as watch:
+        loss = Stock(model, torch.float32)(tokens, targets)
+        loss.backward()
+    assert watch.most <= AT_ONCE
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+
+
 ROWS: dict[str, tuple[str, str, list[dict[str, Any]], dict[str, Any]]] = {
     "sft": ("conversations", "Conversation", [{"id": str(i), "messages": [*user("what ?"), *assistant("blue " * (i + 1))]} for i in range(8)], {"batch": 4}),
     "dpo": ("preferences", "Preference", preferences(12), {"batch": 4}),

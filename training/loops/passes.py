@@ -33,11 +33,13 @@ def bound(stage: Learning, config: Any, length: int = 0) -> int:
     Args:
         length: of the longest rows, where attention is given a mask.
     """
-    shape = memory.shape_of(config.get_text_config().to_dict())
-    width = 2 if products(stage.dtype) == torch.bfloat16 else 4
+    text = config.get_text_config()
+    half = products(stage.dtype) == torch.bfloat16
+    cast = half and not (stage.lora and text.dtype in (torch.bfloat16, torch.float16))
     return memory.pass_tokens(
-        shape, width, stage.lora.r if stage.lora else None, length, recomputes(stage), torch.cuda.is_available()
-    )
+        memory.shape_of(text.to_dict()), 2 if half else 4, stage.lora.r if stage.lora else None, length, cast,
+        recomputes(stage), torch.cuda.is_available(),
+    )  # fmt: skip
 
 
 def recomputes(stage: Learning) -> bool:
