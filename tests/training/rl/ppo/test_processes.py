@@ -34,7 +34,7 @@ __all__ = ["alone", "one_thread"]  # apply to every test here
 Given = Callable[[str, list[dict[str, Any]]], Artifact]
 
 # Minibatches of 2, 1, 1 and 1 answers: one process has nothing to do in most of them.
-CONFIG: dict[str, Any] = {"seed": 3, "iterations": 2, "rollouts": 5, "max_tokens": 4, "lr": 1e-3,
+CONFIG: dict[str, Any] = {"seed": 3, "dtype": "float32", "iterations": 2, "rollouts": 5, "max_tokens": 4, "lr": 1e-3,
                           "rules": {"right": "completion = reference", "short": "-0.1 * length"}}  # fmt: skip
 
 
@@ -145,7 +145,8 @@ def test_two_processes_train_the_policy_of_one(
     assert moved > 1e-3 or kept == 0
     for step, known in expected.items():
         for name, value in known.items():
-            if isinstance(value, float) and not math.isnan(value):
+            told_of_machine = name == "memory_gib" or name.startswith("seconds")
+            if isinstance(value, float) and not math.isnan(value) and not told_of_machine:
                 assert curves[step][name] == pytest.approx(value, abs=1e-4, rel=1e-3), (step, name)
     if "stop_kl" in config:
         assert 0 < expected[2]["steps"] < 4
@@ -195,8 +196,8 @@ def test_a_turn_that_counts_nothing_changes_nothing(
 ) -> None:
     plain = train(tmp_path / "plain", inputs)[0]
 
-    def longer(answers: list[EncodedAnswer]) -> list[tuple[list[int], float]]:
-        return [*turns(answers), ([0], 0.0)]
+    def longer(answers: list[EncodedAnswer], *bounds: Any) -> list[tuple[list[int], float]]:
+        return [*turns(answers, *bounds), ([0], 0.0)]
 
     monkeypatch.setattr("training.loops.distributed.turns", longer)
     assert train(tmp_path / "longer", inputs)[0].digest == plain.digest
