@@ -124,7 +124,7 @@ def test_answering_from_documents(tmp_path: Path) -> None:
     asked = [out for command, out in zip(commands(page), told, strict=True) if command[1] == "ask"]
     assert "[1] handbook/travel.txt:6 › Travel › Hotels" in asked[0] and "[1] handbook/travel.txt:6" in asked[1]
     assert json.loads(asked[2])["passages"][0]["source"] == "travel.txt" and "leave.md" not in asked[3]
-    assert json.loads(told[-1])["found"]["meaning hybrid"]["recall_at_5"] == 1
+    assert json.loads(told[-1])["meaning hybrid"]["recall_at_5"] == 1
 
 
 def test_looking_at_a_run(tmp_path: Path) -> None:
