@@ -99,6 +99,7 @@ def test_curating_text(tmp_path: Path) -> None:
     assert "The funnel" in (tmp_path / "corpus.html").read_text()
 
 
+@pytest.mark.slow
 def test_answering_from_documents(tmp_path: Path) -> None:
     from tests.generators.conftest import build_model
 

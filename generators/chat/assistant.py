@@ -8,8 +8,9 @@ from itertools import zip_longest
 
 from engine.retrieval.retrieval_index import Hit, Method, RetrievalIndex
 from engine.text.scripts import scripts
-from generators.chat.citing import Citation, citations, declines
+from generators.chat.citing import Citation, citations
 from generators.chat.conversant import Conversant
+from generators.grounded.refusal import declines
 from generators.text.chat_template import Unusable
 from generators.text.templates import template
 
@@ -91,7 +92,7 @@ class Assistant:
         said = self.conversant.answer(question, temperature, max_tokens, show, shown=content(hits)).strip()
         if declines(said):
             return Reply(said, hits, left_out, lacking=DECLINED)
-        found, unsupported = citations(said, hits, self.index)
+        found, unsupported = citations(said, hits, self.index, question)
         return Reply(said, hits, left_out, found, unsupported, None if found else UNSUPPORTED)
 
     def _showable(self, hit: Hit, max_tokens: int) -> bool:

@@ -1,4 +1,4 @@
-"""What an answer rests on: the passages that it cites, and of each the sentence that says so."""
+"""What an answer rests on: of each statement the passages that bear it out, and the sentence that says so."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from dataclasses import dataclass
 
 from engine.retrieval.retrieval_index import Hit, RetrievalIndex
 from engine.text.words import words
+from generators.grounded.citations import statements
+from generators.grounded.support import support
 
-CITED = re.compile(r"\[(\d{1,6}(?:\s*,\s*\d{1,6})*)\]")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
-_DECLINES = re.compile(
-    r"\b(?:documents?|passages?|context|text|sources?)\b.{0,30}\b(?:not|n['’]t|nothing|no)\b"
-    r"|\bnot (?:\w+ ){0,3}(?:in|by|from) (?:the|these|any)\b.{0,20}\b(?:documents?|passages?|context|text|sources?)\b"
-    r"|\b(?:can ?not|can['’]t|unable to) answer\b|\bno (?:information|mention)\b",
-    re.IGNORECASE,
-)
-SUPPORTED = 0.5  # share of a statement's terms, by their rarity, that has to stand in the passages
 
 
 @dataclass(frozen=True)
@@ -36,43 +30,32 @@ class Citation:
     named: bool
 
 
-def declines(answer: str) -> bool:
-    """Whether the answer says that the documents do not hold it."""
-    return any(_DECLINES.search(sentence) and not CITED.search(sentence) for sentence in _SENTENCE.split(answer)[:2])
+def citations(
+    answer: str, hits: Sequence[Hit], index: RetrievalIndex, question: str
+) -> tuple[list[Citation], list[str]]:
+    """What an answer rests on, and which of its statements are borne out by none of the passages shown (`generators.grounded.support`).
 
-
-def citations(answer: str, hits: Sequence[Hit], index: RetrievalIndex) -> tuple[list[Citation], list[str]]:
-    """What an answer rests on, and which of its statements rest on none of the passages shown.
-
-    A statement that names no passage, or one that does not hold it, is compared with all that were shown.
+    A statement that names no passage, or others than those that bear it out, is compared with all that were shown.
     """
-    texts = [f"{hit.heading} {hit.text}" for hit in hits]
+    texts = [f"{hit.heading}\n{hit.text}" if hit.heading else hit.text for hit in hits]
     found: dict[int, Citation] = {}
     unsupported: list[str] = []
-    for piece in _SENTENCE.split(answer):
-        named = [int(number) for group in CITED.findall(piece) for number in group.split(",")]
-        statement = CITED.sub("", piece).strip()
-        if not words(statement):
-            continue
-        shares = [_support(statement, text, index) for text in texts]
-        best = [n for n in dict.fromkeys(named) if 0 < n <= len(hits) and shares[n - 1] >= SUPPORTED]
-        own = bool(best)
-        if not best and max(shares, default=0.0) >= SUPPORTED:
-            best = [shares.index(max(shares)) + 1]
-        if not best:
-            unsupported.append(statement)
-        for number in best:
-            quote = _nearest(statement, hits[number - 1].text, index)
-            found.setdefault(number, Citation(number, hits[number - 1], quote, own))
+    for one in statements(answer):
+        named = [number for number in one.cited if 1 <= number <= len(hits)]
+        borne = bool(named) and bool(support(one.text, [texts[number - 1] for number in named], question))
+        numbers = named if borne else _bearing(one.text, texts, index, question)
+        if not numbers:
+            unsupported.append(one.text)
+        for number in numbers:
+            quote = _nearest(one.text, hits[number - 1].text, index)
+            found.setdefault(number, Citation(number, hits[number - 1], quote, borne))
     return [found[number] for number in sorted(found)], unsupported
 
 
-def _support(statement: str, text: str, index: RetrievalIndex) -> float:
-    """The share of a statement's terms that a text has; 0 where it lacks one of its numbers."""
-    there = set(words(text))
-    if any(word.isdecimal() and word not in there for word in words(statement)):
-        return 0.0
-    return index.coverage(statement, [text])
+def _bearing(statement: str, texts: Sequence[str], index: RetrievalIndex, question: str) -> list[int]:
+    """The passage that has most of a statement, of those that bear it out."""
+    bearing = [at for at, text in enumerate(texts) if support(statement, [text], question)]
+    return [max(bearing, key=lambda at: index.coverage(statement, [texts[at]])) + 1] if bearing else []
 
 
 def _nearest(statement: str, text: str, index: RetrievalIndex) -> str:
