@@ -91,6 +91,11 @@ class RetrievalIndex:
         """How it can be searched, the best way first."""
         return ("hybrid", "vectors", "full_text") if self.facts["embedding"] else ("full_text",)
 
+    @property
+    def across_languages(self) -> bool:
+        """Whether meaning is found by a model, which may know other languages and scripts than the documents'."""
+        return self._embedding_name not in (None, STATIC)
+
     def search(
         self, question: str, k: int, method: Method | None = None, where: Mapping[str, str] | None = None
     ) -> list[Hit]:
@@ -179,12 +184,13 @@ class RetrievalIndex:
         return fits
 
     @property
-    def _embedding_name(self) -> str:
+    def _embedding_name(self) -> str | None:
         return self.artifact.manifest["stage"]["config"]["embedding"]
 
     @cached_property
     def _embedding(self) -> EmbeddingModel:
         name = self._embedding_name
+        assert name is not None
         base = self.artifact.manifest.get("base", ".")
         if (now := digest_of_model(name, base)) != self.facts["embedding"]:
             raise UserError(

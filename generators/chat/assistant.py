@@ -129,7 +129,8 @@ class Assistant:
 
     def _foreign(self, question: str) -> bool:
         """Whether the question is in another script than the documents."""
-        return bool(scripts(question)) and not scripts(question) & self.index.scripts
+        asked = scripts(question)
+        return bool(asked) and not asked & self.index.scripts and not self.index.across_languages
 
     def _nothing(self, question: str) -> str:
         return (
