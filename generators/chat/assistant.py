@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
+from engine.errors import UserError
 from engine.retrieval.retrieval_index import Hit, Method, RetrievalIndex
 from engine.text.scripts import scripts
 from generators.chat.citing import Citation, citations
@@ -72,7 +73,7 @@ class Assistant:
             show: gets the answer piece by piece, as it comes.
 
         Raises:
-            Unusable: the model can't be shown the question. UserError: a server or an embedding model fails.
+            Unusable: the model can't be shown the question. UserError: a server or an embedding model fails, or the model has no room.
         """
         hits = self._found(question)
         if not hits or not self._related(question, hits):
@@ -89,6 +90,11 @@ class Assistant:
 
         while len(hits) > 1 and not self.conversant.fits(content(hits), max_tokens):
             hits = hits[:-1]
+        if hits and not self.conversant.fits(content(hits), max_tokens):
+            raise UserError(
+                f"{self.conversant.name} has no room for one passage and an answer of {max_tokens:,} tokens. Let it answer in fewer "
+                "(--max-tokens), take a model with a longer context, or make an index of shorter passages (`words`)."
+            )
         said = self.conversant.answer(question, temperature, max_tokens, show, shown=content(hits)).strip()
         if declines(said):
             return Reply(said, hits, left_out, lacking=DECLINED)

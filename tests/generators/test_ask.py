@@ -26,6 +26,7 @@ from generators.chat.assistant import Assistant
 from generators.chat.command import app as chat_app
 from generators.chat.document_index import index_of
 from generators.chat.endpoint import Endpoint
+from tests.generators.conftest import build_model
 
 LEAVE = """# Leave
 
@@ -75,6 +76,12 @@ def handbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "handbook" / "leave.md").write_text(LEAVE)
     (tmp_path / "handbook" / "travel.txt").write_text(TRAVEL)
     return tmp_path / "handbook"
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Path:
+    """A tiny model with room for a passage."""
+    return build_model(tmp_path / "reader", context=1024)
 
 
 def told(arguments: list[str], code: int = 0) -> str:
@@ -146,14 +153,14 @@ def test_passages_that_a_model_has_no_room_for_are_left_out(handbook: Path) -> N
     assert len(reply.hits) == 1 and "[2]" not in conversant.seen[0]
 
 
-def test_a_model_answers_in_the_terminal_and_as_json(handbook: Path, tiny: Path) -> None:
+def test_a_model_answers_in_the_terminal_and_as_json(handbook: Path, reader: Path, tiny: Path) -> None:
     shown = told(
         [
             "thirty days of leave a year",
             "--docs",
             "handbook",
             "--model",
-            str(tiny),
+            str(reader),
             "--max-tokens",
             "4",
             "--show-passages",
@@ -162,13 +169,14 @@ def test_a_model_answers_in_the_terminal_and_as_json(handbook: Path, tiny: Path)
         ]
     )
     assert "[1] handbook/leave.md:1" in shown
-    asked = ["thirty days", "--docs", "handbook", "--model", str(tiny), "--max-tokens", "4", "-k", "1", "--json"]
+    asked = ["thirty days", "--docs", "handbook", "--model", str(reader), "--max-tokens", "4", "-k", "1", "--json"]
     answer = json.loads(told(asked))
     assert answer["passages"][0]["place"] == "handbook/leave.md:1" and {"answer", "citations", "lacking"} <= set(answer)
     done = CliRunner().invoke(
-        chat_app, [str(tiny), "--docs", "handbook", "--max-tokens", "4"], input="thirty days\n/new\nquarks\n\n"
+        chat_app, [str(reader), "--docs", "handbook", "--max-tokens", "4"], input="thirty days\n/new\nquarks\n\n"
     )
     assert done.exit_code == 0 and "no passage has a word" in done.output, done.output
+    assert "has no room for one passage" in told(["thirty days", "--docs", "handbook", "--model", str(tiny)], 2)
 
 
 def test_a_server_answers(handbook: Path) -> None:
@@ -215,10 +223,10 @@ def test_any_client_can_be_pointed_at_it(served: Endpoint) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_is_served_by_vllm_with_documents(handbook: Path, tiny: Path) -> None:
+def test_a_model_is_served_by_vllm_with_documents(handbook: Path, reader: Path) -> None:
     """The command as people start it, with a real `vllm serve` behind it, ended by Ctrl-C with all that it started."""
     program = [sys.executable, "-c", "from flywheel.commandline import main; main()"]
-    arguments = ["serve", str(tiny), "--docs", "handbook", "--port", "0", "-k", "1"]
+    arguments = ["serve", str(reader), "--docs", "handbook", "--port", "0", "-k", "1"]
     served = subprocess.Popen(
         [*program, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
     )
@@ -227,10 +235,10 @@ def test_a_model_is_served_by_vllm_with_documents(handbook: Path, tiny: Path) ->
         url = served.stdout.readline().split(" at ")[-1].split()[0]
         client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
         asked: list[Any] = [{"role": "user", "content": "trains"}]
-        answer = client.chat.completions.create(model=str(tiny), messages=asked, max_tokens=8)
+        answer = client.chat.completions.create(model=str(reader), messages=asked, max_tokens=8)
         extra: Any = answer.model_extra
         assert answer.choices[0].message.content and {"citations", "lacking"} <= set(extra)
-        assert [one.id for one in client.models.list()] == [str(tiny)]
+        assert [one.id for one in client.models.list()] == [str(reader)]
     finally:
         served.send_signal(signal.SIGINT)
         assert served.wait(60) == 0
