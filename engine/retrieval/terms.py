@@ -12,12 +12,13 @@ import Stemmer
 
 from engine.text.words import words
 
-# Lucene's list (EnglishAnalyzer), with what questions begin with.
+# Lucene's list (EnglishAnalyzer), and the words that questions are put in.
 STOP_WORDS = frozenset({
-    "a", "an", "and", "are", "as", "at", "be", "but", "by", "did", "do", "does", "for", "from", "has", "have", "how",
-    "if", "in", "into", "is", "it", "its", "no", "not", "of", "on", "or", "such", "that", "the", "their", "then",
-    "there", "these", "they", "this", "to", "was", "were", "what", "when", "where", "which", "who", "why", "will",
-    "with",
+    "a", "about", "an", "and", "are", "as", "at", "be", "but", "by", "can", "could", "did", "do", "does", "for",
+    "from", "has", "have", "how", "i", "if", "in", "into", "is", "it", "its", "me", "my", "no", "not", "of", "on",
+    "or", "our", "said", "say", "says", "should", "such", "tell", "that", "the", "their", "then", "there", "these",
+    "they", "this", "to", "was", "we", "were", "what", "when", "where", "which", "who", "why", "will", "with",
+    "would", "you", "your",
 })  # fmt: skip
 _JOINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_+")
 

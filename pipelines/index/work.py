@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 from threadpoolctl import threadpool_limits
@@ -26,6 +27,7 @@ from pipelines.index.stage import Index
 
 DOCUMENTS = 5_000  # a segment, when it is built
 SMALL, FEW = 5_000, 8  # passages of a segment, and how many such segments there may be before they are put together
+COLUMNS = ["id", "text", "source", "metadata"]  # of documents
 EMPTY = pa.schema([("id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 
 
@@ -56,7 +58,7 @@ def index(stage: Index, job: Job) -> None:
     facts = {"language": stage.language, "words": stage.words, "embedding": model}
     earlier = job.maybe("index")
     known = _documents_of(earlier, facts) if earlier else set[str]()
-    now = [[digest_of(row) for row in rows_of(job, piece)] for piece in job.slices("documents", DOCUMENTS)]
+    now = [digests_of(job.table(piece, COLUMNS)) for piece in job.slices("documents", DOCUMENTS)]
     new = [
         piece for piece, ids in zip(job.slices("documents", DOCUMENTS), now, strict=True) if not known.issuperset(ids)
     ]
@@ -94,18 +96,19 @@ class Indexing:
         self._embedding = open_embedding(stage.embedding, job.base) if stage.embedding else None
 
     def __call__(self, piece: Slice) -> int:
-        documents = rows_of(self._job, piece)
-        name = part_name(piece.index, [self._earlier, *map(digest_of, documents)])
+        documents = self._job.table(piece, COLUMNS)
+        digests = digests_of(documents)
+        name = part_name(piece.index, [self._earlier, *digests])
         if name in self._job.committed():
             return piece.rows
         rows: list[dict[str, Any]] = []
         empty: list[dict[str, Any]] = []
-        for document in documents:
-            if digest_of(document) not in self._known:
-                found = passages(document, self._stage.words)
-                rows += found
-                if not found:
-                    empty.append({**document, "reason": "empty"})
+        new = [digest not in self._known for digest in digests]
+        for document in documents.append_column("digest", pa.array(digests)).filter(pa.array(new)).to_pylist():
+            found = passages(document, self._stage.words)
+            rows += found
+            if not found:
+                empty.append({**document, "reason": "empty"})
         segment = self._segment(rows)
         self._job.exchange.put(f"{SEGMENTS}/{name}", segment.encoded())
         self._job.commit(name, segment.rows, pa.Table.from_pylist(empty, EMPTY) if empty else None)
@@ -120,22 +123,22 @@ class Indexing:
         return Segment(table("Passage", rows), postings([self._terms(text) for text in texts]), vectors)
 
 
-def rows_of(job: Job, piece: Slice) -> list[dict[str, Any]]:
-    return job.table(piece, ["id", "text", "source", "metadata"]).to_pylist()
-
-
-def digest_of(document: dict[str, Any]) -> str:
-    """What tells a document from what it was before: an id of one's own stays when the text changes."""
-    return row_id("Document", *(document[name] for name in ("id", "text", "source", "metadata")))
+def digests_of(documents: pa.Table) -> list[str]:
+    """What tells documents from what they were before: an id of one's own stays when the text changes. All are looked at each time, so
+    in as few steps as there can be."""
+    columns = [documents[name].cast(pa.large_binary()).to_pylist() for name in COLUMNS]
+    return [
+        xxhash.xxh3_128_hexdigest(b"\0".join([one, b"%d" % len(text or b""), text or b"", source or b"", facts or b""]))
+        for one, text, source, facts in zip(*columns, strict=True)
+    ]
 
 
 def passages(document: dict[str, Any], words: int) -> list[dict[str, Any]]:
-    """A document's passages as rows."""
+    """A document's passages as rows. It has a `digest`, too (`digests_of`)."""
     text: str = document["text"] or ""
     facts: Any = json.loads(document["metadata"]) if document["metadata"] else {}
     code = isinstance(facts, dict) and isinstance(facts.get("suffix"), str)
     rows: list[dict[str, Any]] = []
-    digest = digest_of(document)
     at = byte = 0
     line = 1
     for one in cut(text, words, code):
@@ -144,11 +147,11 @@ def passages(document: dict[str, Any], words: int) -> list[dict[str, Any]]:
         at = one.start
         passage = text[one.start : one.end]
         rows.append({
-            "id": row_id("Passage", digest, one.start, one.end),
+            "id": row_id("Passage", document["digest"], one.start, one.end),
             "parents": [document["id"]],
             "document": document["id"], "text": passage, "heading": one.heading, "source": document["source"] or "",
             "start": one.start, "end": one.end, "byte": byte, "line": line, "metadata": document["metadata"],
-            "digest": digest,
+            "digest": document["digest"],
         })  # fmt: skip
     return rows
 
