@@ -48,21 +48,22 @@ class RowPages:
             asked.get("sort", ""),
             asked.get("order") == "down",
         )
-        start = max(0, int(asked.get("start", "0"))) if asked.get("start", "0").isdecimal() else 0
+        told = asked.get("start", "")[:12]
+        start = int(told) if told.isdecimal() else 0
         fault, places, search = "", list[int](), None
         try:
             search = self.searches.search(artifact, query, rejected)
-            places = search.page(start, PAGE)
+            places = search.page(start, PAGE + 1)
         except UserError as error:
             fault = str(error)
+        more, places = len(places) > PAGE, places[:PAGE]
         found = files.at(places)
         chosen = [name for name in asked.getlist("column") if name in files.fields]
         return {
             "files": files, "query": query, "start": start, "page": PAGE, "fault": fault, "places": places, "found": found,
             "rejected": rejected, "chosen": chosen, "shown": chosen or _columns(files.fields, found),
             "known": search.matches if search and (search.done or not query.narrows) else None,
-            "more": len(places) == PAGE and (search is None or search.page(start + PAGE, 1) != []),
-            "reasons": artifact.manifest["rejected"], "here": [(n, v) for n, v in asked.multi_items() if n not in ("start", "sort", "order")],
+            "more": more, "reasons": artifact.manifest["rejected"], "here": [(n, v) for n, v in asked.multi_items() if n not in ("start", "sort", "order")],
         }  # fmt: skip
 
     def count(self, request: Request) -> Response:

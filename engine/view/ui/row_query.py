@@ -258,7 +258,7 @@ class RowSearch:
         if not self.query.narrows and not self.query.sort:
             self.matches = self.files.rows
             return list(range(start, min(start + rows, self.files.rows)))
-        while self._left and (self.query.sort or len(self.places) < start + rows + 1):
+        while self._left and (self.query.sort or len(self.places) < start + rows):
             self._look()
         return self.places[start : start + rows]
 
@@ -351,10 +351,12 @@ class Searches:
 
     _files: OrderedDict[Any, RowFiles] = field(default_factory=lambda: OrderedDict())
     _searches: OrderedDict[Any, RowSearch] = field(default_factory=lambda: OrderedDict())
+    _choosing: threading.RLock = field(default_factory=threading.RLock)
 
     def files(self, artifact: Artifact, rejected: bool = False) -> RowFiles:
         key = (artifact.id, artifact.manifest.get("digest"), rejected)
-        return _kept(self._files, key, lambda: row_files(artifact, rejected))
+        with self._choosing:
+            return _kept(self._files, key, lambda: row_files(artifact, rejected))
 
     def search(self, artifact: Artifact, query: RowQuery, rejected: bool = False) -> RowSearch:
         """The search for a query, which goes on where it was when it is asked again.
@@ -363,7 +365,8 @@ class Searches:
             UserError: the query is wrong.
         """
         key = (artifact.id, artifact.manifest.get("digest"), rejected, query)
-        return _kept(self._searches, key, lambda: RowSearch(self.files(artifact, rejected), query))
+        with self._choosing:
+            return _kept(self._searches, key, lambda: RowSearch(self.files(artifact, rejected), query))
 
 
 T = TypeVar("T")
