@@ -12,7 +12,7 @@ from engine.execution.worker import carry_out
 from engine.stage.job import Job
 from engine.stage.stage import Stage, port
 from engine.store.artifact import Artifact
-from engine.store.schema import DATASETS, row_id
+from engine.store.schema import DATASETS, ToolMessages, row_id, wide
 from engine.store.store import Store
 
 OWN = "document.title='owned';window.owned=1"
@@ -72,10 +72,9 @@ class Told(Stage):
 def _table(rows: list[dict[str, Any]], kind: str) -> pa.Table:
     schema = DATASETS[kind]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    wide = any(set(one) - {"role", "content"} for row in rows for one in row.get("messages", []))
-    forms = {
-        name: schema.field(name).type for name in names if name in schema.names and not (wide and name == "messages")
-    }
+    forms = {name: schema.field(name).type for name in names if name in schema.names}
+    if any(wide(row.get("messages")) for row in rows):
+        forms["messages"] = ToolMessages
     return pa.table({name: pa.array([row.get(name) for row in rows], forms.get(name)) for name in names})
 
 

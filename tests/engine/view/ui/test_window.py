@@ -104,7 +104,7 @@ def test_a_finished_run(walk: Walk, small: dict[str, Artifact]) -> None:
     walk.picture("window-runs")
     # 4: the flow is a picture, a box a stage.
     walk.click("small")
-    assert len(walk.all("#live svg g.box")) == 10 and walk.all("#live .state")[0].text == "done"
+    assert len(walk.all("#live svg g.box")) == 9 and walk.all("#live .state")[0].text == "done"
     walk.wait(lambda: "3.0" in walk.all("#curves")[0].text or walk.all("#curves svg"))
     walk.picture("window-run")
     # 5: one clicks through it.
