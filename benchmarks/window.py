@@ -128,7 +128,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(str(Path(options.data or folder) / "store"))
-        made = next(store.artifacts(), None) or carry_out(store, "planted", Planted(rows=options.rows), {})
+        made = next(store.artifacts(), None) or carry_out(
+            store, "planted", Planted.model_validate({"rows": options.rows}), {}
+        )
         told = measure(store, made.id, made.rows)
     filters = ("search_one_row", "filter_by_number", "filter_by_text_and_number")
     slowest = max(told[name]["seconds"] for name in filters)

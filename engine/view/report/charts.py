@@ -58,7 +58,7 @@ def _curve(series: Mapping[str, pl.DataFrame], name: str, drawing: Curves) -> An
         return None
     line = alt.Chart(alt.Data(values=values), title=name.replace("_", " ")).mark_line(color=ACCENT, strokeWidth=1.6)
     line = line.encode(
-        x=alt.X("step:Q", title=drawing.step, axis=alt.Axis(tickMinStep=1)),
+        x=alt.X("step:Q", title=drawing.step, axis=alt.Axis(tickMinStep=1, tickCount=6)),
         y=alt.Y("value:Q", title=drawing.units.get(name, name.replace("_", " ")), scale=alt.Scale(zero=False)),
     )
     if len(series) > 1:

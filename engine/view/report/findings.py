@@ -191,7 +191,7 @@ def judge_scores(stops: Sequence[Stop]) -> list[JudgeScore]:
         prompts = _prompts(artifact)
         for (metric,), own in rows.group_by("metric", maintain_order=True):
             values = own["value"].to_numpy()
-            clusters = [prompts.get(subject, subject) for subject in own["subject"]]
+            clusters = [prompts.get(str(subject), str(subject)) for subject in own["subject"]]
             quarters = own["value"].quantile(0.25, "linear"), own["value"].quantile(0.75, "linear")
             mean = bootstrap.mean(values, clusters, artifact.manifest["seed"] or 0, str(metric))
             found.append(JudgeScore(stop.name, str(metric), len(own), mean, (quarters[0] or 0.0, quarters[1] or 0.0)))
