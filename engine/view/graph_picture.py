@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 WIDE, GAP_X, GAP_Y = 160, 16, 26  # pixels
 ABREAST = 5  # boxes of one depth side by side; more go on in the next line
-NAME = 18  # characters of a title that fit on a line of its box
+NAME = 16  # characters of a title that fit on a line of its box
 MUTED = "#68748a"
 
 

@@ -101,7 +101,6 @@ def test_a_finished_run(walk: Walk, small: dict[str, Artifact]) -> None:
     # 3: the runs, what they cost.
     assert walk.texts("#runs td a b") == ["other", "small"] or walk.texts("#runs td a b") == ["small", "other"]
     assert "1,280 tokens in, 360 out, cost 1.75" in walk.all("#runs")[0].text
-    walk.picture("window-runs")
     # 4: the flow is a picture, a box a stage.
     walk.click("small")
     assert len(walk.all("#live svg g.box")) == 9 and walk.all("#live .state")[0].text == "done"
@@ -184,7 +183,6 @@ def test_a_finished_run(walk: Walk, small: dict[str, Artifact]) -> None:
     # 22: the table, intervals, and answers behind a number.
     chrome.get(f"{walk.home}/artifact/{small['results'].id}")
     assert "0.51\n0.31 to 0.71" in walk.all("#evaluation")[0].text
-    walk.picture("window-evaluation")
     walk.click("0.51", "#evaluation")
     values = [float(text) for text in walk.texts("td.n")]
     assert values == [0, 0, 0.5, 0.5, 1, 1] and sum(values) / 6 == 0.5
@@ -228,6 +226,7 @@ def test_five_questions_in_three_clicks(walk: Walk, small: dict[str, Artifact]) 
     # Which answers made DPO win?
     told = clicks(walk, ("small", "#runs"), ("results", "#live svg"), ("0.52", "#evaluation"))
     assert walk.texts(".chip") == ["won 2", "tied 2", "lost 2", "all"] and "95 % interval 0.22 to 0.82" in told
+    walk.picture("window-answers")
     assert sorted(walk.texts(".sides .state")) == ["lost", "lost", "tied", "tied", "won", "won"]
     # What did this run cost by model?
     told = clicks(walk, ("cost 1.75", "#runs"))
