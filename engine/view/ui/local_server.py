@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from engine.command_options import StoreUrl
 from engine.errors import UserError
 from engine.view.output import put
 
@@ -19,7 +18,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def ui(
-    store: StoreUrl = None,
+    store: Annotated[str | None, typer.Option("--store", help="Folder or URL of artifacts [.flywheel].")] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="On this machine; any free one if 0.")] = 0,
     open_: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser, where there is one.")
