@@ -174,7 +174,7 @@ def _record(data: bytes, place: str) -> Record:
     tags = record.get(TAGS, [])
     sound = (
         all(isinstance(table, dict) for table in (stages, record.get(PLANNED, {})))
-        and all(isinstance(e, dict) and _sound(e) for t in (stages, record.get(PLANNED, {})) for e in t.values())
+        and all(isinstance(e, dict) and _sound(e) for t in (stages or {}, record.get(PLANNED, {})) for e in t.values())
         and isinstance(failed, dict)
         and all(isinstance(folder, str) for folder in failed.values())
         and isinstance(tags, list)
