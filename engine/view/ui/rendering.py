@@ -22,7 +22,7 @@ from engine.view.report.page import as_number, is_web
 from engine.view.rows import quote as quoted
 from engine.view.spending import in_words
 from engine.view.times import date, duration
-from engine.view.unfinished import find, read_unfinished
+from engine.view.unfinished import find, read_unfinished, spec_of
 
 HERE = Path(__file__).parent
 
@@ -63,9 +63,11 @@ class Rendering:
         return find(self.store, name)
 
     def title(self, name: str) -> str:
-        """What people call an artifact, by its folder."""
-        found = self.store.get(name)
-        return self.store.title(found) if found else name
+        """What people call an artifact, by its folder, finished or not."""
+        if found := self.store.get(name):
+            return self.store.title(found)
+        spec = spec_of(self.store, name) or {}
+        return f"{spec['run']}/{spec['stage']}" if spec.get("run") and spec.get("stage") else name
 
 
 def address(*parts: object, **query: Any) -> str:

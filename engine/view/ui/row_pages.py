@@ -93,7 +93,7 @@ class RowPages:
             else []
         )
         return self.rendering.page(
-            "row.jinja", artifact=artifact, title=self.rendering.store.title(artifact), row=row, place=place, rejected=rejected, rows=files.rows,
+            "row.jinja", artifact=artifact, title=self.rendering.title(artifact.id), row=row, place=place, rejected=rejected, rows=files.rows,
             passages=row_view.sections(row), facts=row_view.facts(row),
             held=[(name, others[i], row_view.changes(row_view.plain(others[i]), row_view.plain(row))) for name, i in against if i in others],
             removed=[(one, row_view.changes(row_view.plain(row), row_view.plain(one))) for one in removed],

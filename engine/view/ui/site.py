@@ -156,7 +156,7 @@ class Site:
         columns = bounded_columns(table)
         values: dict[str, Any] = {
             "artifact": artifact,
-            "title": self.store.title(artifact),
+            "title": self.rendering.title(artifact.id),
             "inputs": [(e["name"], e["artifact"]) for given in artifact.manifest["inputs"].values() for e in given],
             "unfinished": unfinished,
             "table": table,
@@ -197,7 +197,7 @@ class Site:
         live = "unfinished" in artifact.manifest
         metrics = metrics_of(self.store, None if live else artifact, artifact.id)
         svg = (
-            charts.curves({self.store.title(artifact): metrics}, curves_of(_stage(artifact)))
+            charts.curves({self.rendering.title(artifact.id): metrics}, curves_of(_stage(artifact)))
             if metrics is not None
             else ""
         )
@@ -213,7 +213,7 @@ class Site:
         return self.rendering.page(
             "annotator.jinja",
             artifact=artifact,
-            title=self.store.title(artifact),
+            title=self.rendering.title(artifact.id),
             annotator=name,
             found=found[:MOST_ANSWERS],
             total=len(found),
@@ -232,7 +232,7 @@ class Site:
         table: dict[str, dict[str, Any]] = artifact.read_json("table.json")
         values: dict[str, Any] = {
             "artifact": artifact,
-            "title": self.store.title(artifact),
+            "title": self.rendering.title(artifact.id),
             "model": model,
             "column": column,
             "metric": metric,
@@ -261,7 +261,7 @@ class Site:
         )
         pairs = judgements.compared(artifact, first, second, metric, blind="blind" in asked)
         return self.rendering.page(
-            "compare.jinja", artifact=artifact, title=self.store.title(artifact), models=models, a=first, b=second, blind="blind" in asked,
+            "compare.jinja", artifact=artifact, title=self.rendering.title(artifact.id), models=models, a=first, b=second, blind="blind" in asked,
             pairs=pairs[:MOST_ANSWERS], total=len(pairs),
         )  # fmt: skip
 
