@@ -265,24 +265,22 @@ class QaWorld:
         answerable = bool(claims) and not left_out
         asked_with = [] if stage.passages == "hidden" else shown
         said = list(known.before) if known else list[Message]()
+        bare = list(said)  # the same without passages
         for turn, (question, some) in enumerate(turns):
-            answer = _cited(some, asked_with) if answerable else refusal
+            answer = assistant(_rendered(self.reply, answer=_cited(some, asked_with) if answerable else refusal))
             first = turn == 0 and stage.passages == "shown" and stage.give != "prompts"
-            said += [
-                user(self._rendered(question, asked_with) if first else question),
-                assistant(self._answered(answer, answerable)),
-            ]
+            texts = [one.text for one in asked_with]
+            said += [user(_rendered(self.shown, question=question, passages=texts) if first else question), answer]
+            bare += [user(question), assistant(_plain(some) or refusal)]
         worse = None
         if stage.give == "preferences":
-            reply = yield Query(
-                said[:-1] if stage.passages == "hidden" else [*(known.before if known else []), user(turns[-1][0])],
-                self.sampling,
-            )
+            reply = yield Query(bare[:-1], self.sampling)
             worse = whole(reply)
             same = all(support(one.text, [passage.text for passage in gold]) for one in statements(worse))
             if same if answerable else declines(worse):
                 raise Rejected("no_contrast", f"without the passages, too: {worse[:200]}")
-        reference = (known.reference if known else None) or (_plain(turns[-1][1]) if answerable else None)
+        known_answer = known.reference if known else None
+        reference = (known_answer or _plain(turns[-1][1])) if answerable else None
         return GroundedMade(
             said,
             turns[0][0],
@@ -294,17 +292,13 @@ class QaWorld:
             worse=worse,
         )
 
-    def _rendered(self, question: str, passages: Sequence[Passage]) -> str:
-        try:
-            return self.shown.render({"question": question, "passages": [one.text for one in passages]})
-        except Unrenderable as error:
-            raise Rejected("unrenderable", str(error), failed=True) from None
 
-    def _answered(self, answer: str, answerable: bool) -> str:
-        try:
-            return self.reply.render({"answer": answer, "refused": not answerable})
-        except Unrenderable as error:
-            raise Rejected("unrenderable", str(error), failed=True) from None
+def _rendered(used: Template, **values: Any) -> str:
+    """Raises: Rejected, where a template of the recipe's own asks for what there is not."""
+    try:
+        return used.render(values)
+    except Unrenderable as error:
+        raise Rejected("unrenderable", str(error), failed=True) from None
 
 
 def _asks(question: str) -> str:

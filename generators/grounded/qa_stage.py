@@ -56,6 +56,7 @@ class GroundedQa(Stage):
     gives = "Conversation"
     phase = "generation"
     work = "generators.grounded.qa:make"
+    whole = ("documents",)
     residents = ("model",)
     random = True
     template_variables = {
@@ -70,10 +71,7 @@ class GroundedQa(Stage):
             "question": "what the user says",
             "passages": f"{PASSAGES} that the user's message shows; may be none",
         },
-        "reply": {
-            "answer": "the answer, with its citations",
-            "refused": "whether it says that the passages don't hold it",
-        },
+        "reply": {"answer": "the answer, with its citations"},
     }
 
     give: Literal["conversations", "preferences", "prompts"] = Field(

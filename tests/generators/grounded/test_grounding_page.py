@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from contextlib import redirect_stdout
 from io import StringIO
@@ -17,7 +16,7 @@ from engine.stage.stage import load
 from flywheel.commandline import main
 from generators.grounded.support import first_unsupported
 from tests.generators.faulty_server import FaultyServer
-from tests.test_docs import ROOT, blocks
+from tests.test_docs import ROOT, blocks, commands
 
 PAGE = "docs/grounding.md"
 
@@ -65,8 +64,8 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with FaultyServer(share=0, answer=answer) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", "k")
-        for line in "\n".join(blocks(PAGE, "console")).splitlines():
-            monkeypatch.setattr("sys.argv", shlex.split(line.removeprefix("$ ")))
+        for line in commands(PAGE):
+            monkeypatch.setattr("sys.argv", line)
             with pytest.raises(SystemExit) as end:
                 main()
             assert not end.value.code, line

@@ -181,6 +181,7 @@ def test_a_question_of_several_passages_needs_each_of_them(
 
 def test_what_is_left_out_is_refused_and_what_is_hidden_is_not_cited(made: Any) -> None:
     for row in made(count=4, forms={"one_hop": 1.0}, left_out=1.0, distractors=2).to_table().to_pylist():
+        assert row["reference"] is None
         city = CITIES[country_in(row["question"])]
         assert (
             row["messages"][-1]["content"] in WORDINGS

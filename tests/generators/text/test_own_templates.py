@@ -18,6 +18,7 @@ from engine.errors import StageFailed, UserError
 from engine.stage.preflight import Glimpse, Preflight
 from engine.store.schema import DATASETS
 from generators.corpus.stage import Corpus
+from generators.grounded.qa_stage import GroundedQa
 from generators.grounded.stage import Grounded
 from generators.instructions.stage import METHODS, Instructions
 from generators.judge.stage import Judge
@@ -27,6 +28,8 @@ TEMPLATES = Path(__file__).parents[3] / "generators" / "templates"
 PROMPTS = {
     "grounded": Grounded.template_variables["answer"],
     **{name: Judge.template_variables[name] for name in Judge.template_variables},
+    # `shown` is what `grounded` sends.
+    **{f"grounded_qa/{name}": known for name, known in GroundedQa.template_variables.items() if name != "shown"},
     **{f"corpus/{name}": variables for name, variables in Corpus.template_variables.items()},
     **{
         f"{method.folder or method.model_fields['name'].annotation.__args__[0]}/{prompt}": variables  # pyright: ignore
@@ -39,6 +42,7 @@ PROMPTS = {
 def test_every_prompt_is_listed_with_all_that_it_uses() -> None:
     files = {file.relative_to(TEMPLATES).with_suffix("").as_posix(): file for file in TEMPLATES.rglob("*.jinja")}
     assert set(PROMPTS) == set(files)
+    assert set(GroundedQa.template_variables["shown"]) == set(PROMPTS["grounded"])
     for name, file in files.items():
         used = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(file.read_text()))
         assert used - {"range"} == set(PROMPTS[name]), name
