@@ -445,6 +445,7 @@ def equal_to_reference(texts: list[str]) -> dict[str, int]:
 def identical_ids(texts: list[str], megabytes: int) -> dict[str, Any]:
     """Ids by the cache and by the tokenizer itself: real text, and characters drawn at random."""
     from pipelines.tokenize.bpe import train_bpe
+    from pipelines.tokenize.byte_level import ByteLevel
     from pipelines.tokenize.pretokens import PretokenCache
 
     tokenizer = train_bpe(iter([texts[:: max(len(texts) // 500, 1)]]), 32_000)
@@ -467,12 +468,14 @@ def identical_ids(texts: list[str], megabytes: int) -> dict[str, Any]:
     fuzzed = [
         "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randint(0, 300))) for _ in range(5_000)
     ]
-    cache = PretokenCache(encode)
+    parts = ByteLevel.read(tokenizer.to_str())
+    assert parts is not None
+    cache = PretokenCache(tokenizer, parts)
     compared = different = size = 0
     for batch in [fuzzed, *(texts[i : i + 500] for i in range(0, len(texts), 500))]:
         if size > megabytes * 1_000_000:
             break
-        for got, expected in zip(cache.encode(texts_of(pa.array(batch))), encode(batch), strict=True):
+        for got, expected in zip(cache.encode(texts_of(pa.array(batch))).of_each(), encode(batch), strict=True):
             compared += 1
             different += int(got.tolist() != expected)
         size += sum(len(text.encode()) for text in batch)
