@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from pipelines.texts.columns import Texts
 from pipelines.tokenize.byte_level import ByteLevel
+from pipelines.tokenize.checked import Checked
 from pipelines.tokenize.pretokens import Ids, PretokenCache
 
 
@@ -33,7 +34,7 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         parts = ByteLevel.read(model)
-        self._cache = PretokenCache(self._backend, parts) if parts else None
+        self._cache = PretokenCache(self._backend, parts, Checked(model)) if parts else None
 
     @staticmethod
     def load(folder: Path) -> Encoder:

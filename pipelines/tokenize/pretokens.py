@@ -4,7 +4,7 @@ A byte-level BPE cuts a text into pretokens (by a regular expression) and encode
 neighbours; and text repeats its pretokens. Here a kernel cuts Arrow's bytes into pretokens, 64 bytes at a time, looks up each in a table, and merges
 what is not there yet by the tokenizer's own merges.
 
-The tokenizer itself checks each pretoken once, when it is new: many at once, spelled in its own alphabet, so that neither its regular expression
+The tokenizer itself checks each pretoken once on a machine, when it is new: many at once, spelled in its own alphabet, so that neither its regular expression
 nor its normalizer has to run. Where it says something else its ids go into the table, and the texts are encoded anew. A text with a character that
 this Python's Unicode tables do not know, or a pretoken of more than a kilobyte, goes to the tokenizer whole.
 
@@ -25,6 +25,7 @@ from pipelines.kernels.characters import pretokens_table
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.columns import Array, Texts
 from pipelines.tokenize.byte_level import ByteLevel, spelling
+from pipelines.tokenize.checked import Checked
 
 _encode = kernel("pipelines.kernels.pretoken_ids", "encode")
 _rehash = kernel("pipelines.kernels.pretoken_table", "rehash")
@@ -54,15 +55,17 @@ class PretokenCache:
     Args:
         tokenizer: takes what looks like a special token for text.
         parts: what it is made of.
+        checked: the pretokens that it looked at before, if that is to be known.
 
     Attributes:
         corrected: pretokens for which the tokenizer said something else than its merges.
         whole: texts that it encoded itself.
     """
 
-    def __init__(self, tokenizer: Tokenizer, parts: ByteLevel) -> None:
+    def __init__(self, tokenizer: Tokenizer, parts: ByteLevel, checked: Checked | None = None) -> None:
         self._tokenizer: Any = tokenizer
-        self._parts = parts
+        self._parts, self._checked = parts, checked
+        self._seen = (checked.table, checked.shift) if checked else (np.zeros(4, np.uint64), 63)
         self._model: Any = Tokenizer(tokenizer.model)  # for what is cut and spelled already
         self._model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         self._room = (
@@ -71,7 +74,7 @@ class PretokenCache:
             np.empty(AHEAD, np.int64),
             np.empty(AHEAD, np.uint64),
         )
-        self._news = np.empty((NEW, 4), np.int64)
+        self._news, self._digests = np.empty((NEW, 4), np.int64), np.empty(NEW, np.uint64)
         self._spelled, self._learnt = np.empty(NEW * 64, np.uint8), np.empty(NEW * 64, np.uint32)
         self._literals = np.frombuffer(b"".join(parts.literals), np.uint8)
         self._literal_bounds = np.cumsum([0, *map(len, parts.literals)], dtype=np.int64)
@@ -120,8 +123,8 @@ class PretokenCache:
                 tally[[LEARNED, SPELLED, LEARNT]] = 0
                 done = _encode(
                     data, offsets, parts.family, pretokens_table(), self._masks, self._begins, self._table, self._shift, self._arena,
-                    parts.byte_ids, parts.merges, parts.merge_shift, parts.vocabulary, parts.vocabulary_shift, last, spelling(),
-                    *self._room, out, ends, self._news, self._spelled, self._learnt, tally,
+                    parts.byte_ids, parts.merges, parts.merge_shift, parts.vocabulary, parts.vocabulary_shift, *self._seen, last,
+                    spelling(), *self._room, out, ends, self._news, self._digests, self._spelled, self._learnt, tally,
                 )  # fmt: skip
                 self._known, self._used = int(tally[KNOWN]), int(tally[ARENA])
                 again = self._check(data, tally)
@@ -158,6 +161,8 @@ class PretokenCache:
         (encoded,) = self._model.encode_batch_fast([spelled], add_special_tokens=False)
         learnt = self._learnt[: int(tally[LEARNT])]
         if np.array_equal(np.array(encoded.ids, np.uint32), learnt):
+            if self._checked:
+                self._checked.add(self._digests[:count])
             return False
         before = 0
         for word, (_, _, slot, end) in zip(spelled.split(" "), self._news[:count].tolist(), strict=False):

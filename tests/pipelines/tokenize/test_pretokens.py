@@ -19,9 +19,10 @@ from tokenizers import Tokenizer
 
 from pipelines.kernels.characters import UNKNOWN, pretokens_table
 from pipelines.texts.columns import texts_of
-from pipelines.tokenize import pretokens
+from pipelines.tokenize import checked, pretokens
 from pipelines.tokenize.bpe import train_bpe
 from pipelines.tokenize.byte_level import ByteLevel, table
+from pipelines.tokenize.checked import Checked
 from pipelines.tokenize.pretokens import PretokenCache
 from pipelines.tokenize.special_tokens import SPECIAL
 
@@ -127,6 +128,25 @@ def test_what_the_tokenizer_says_counts(model: str, family: str) -> None:
     wrong = replace(parts, merges=nothing[0], merge_shift=nothing[1])
     cache = compare(tokenizer, REAL[:5], PretokenCache(tokenizer, wrong))
     assert cache.corrected > 1000
+
+
+def test_what_was_checked_is_not_asked_again(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checked, "cache_folders", lambda: [tmp_path / "nowhere", tmp_path])
+    tokenizer = in_family(model, "gpt2")
+    parts = ByteLevel.read(model)
+    assert parts is not None
+    compare(tokenizer, REAL[:5], PretokenCache(tokenizer, parts, Checked(model)))
+    (file,) = tmp_path.iterdir()
+    size = file.stat().st_size
+    file.write_bytes(file.read_bytes() + b"cut")
+    # Wrong merges show which pretokens the tokenizer is not asked about.
+    nothing = table(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+    blind = PretokenCache(tokenizer, replace(parts, merges=nothing[0], merge_shift=nothing[1]), Checked(model))
+    texts = texts_of(pa.array(REAL[:5]))
+    assert len(blind.encode(texts).tokens) == texts.offsets[-1] and blind.corrected == 0
+    again = compare(tokenizer, REAL[:5], PretokenCache(tokenizer, parts, Checked(model)))
+    assert again.corrected == 0 and file.stat().st_size == size + 3
+    assert Checked(in_family(model, "llama3").to_str()).table.max() == 0
 
 
 def test_long_pretokens_go_to_the_tokenizer(model: str) -> None:
