@@ -43,14 +43,13 @@ def pretoken_key(data: Any, i: int, stop: int) -> Any:
     size = stop - i
     if size < 8:
         return (word_at(data, i) & ((U64(1) << U64(8 * size)) - U64(1))) | U64(size) << U64(56)
-    key = U64(size)
+    key = mix(U64(size))  # not the number itself, which a first byte could outweigh
     while i + 8 <= stop:
-        key = (key ^ word_at(data, i)) * MULTIPLIER
-        key ^= key >> U64(29)
+        key = mix((key ^ word_at(data, i)) * MULTIPLIER)
         i += 8
     if i < stop:
-        key = (key ^ word_at(data, stop - 8)) * COMBINE
-    return mix(key) | (U64(1) << U64(63))
+        key = mix((key ^ word_at(data, stop - 8)) * COMBINE)
+    return key | (U64(1) << U64(63))
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
