@@ -144,12 +144,12 @@ def test_keys_of_what_is_alike_differ() -> None:
 
 
 def test_what_was_checked_is_not_asked_again(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checked, "cache_folders", lambda: [tmp_path / "nowhere", tmp_path])
+    monkeypatch.setattr(checked, "cache_folders", lambda: [tmp_path / "kernels", tmp_path / "home"])
     tokenizer = in_family(model, "gpt2")
     parts = ByteLevel.read(model)
     assert parts is not None
     compare(tokenizer, REAL[:5], PretokenCache(tokenizer, parts, Checked(model)))
-    (file,) = tmp_path.iterdir()
+    (file,) = (tmp_path / "home").iterdir()
     size = file.stat().st_size
     file.write_bytes(file.read_bytes() + b"cut")
     # Wrong merges show which pretokens the tokenizer is not asked about.
