@@ -63,6 +63,7 @@ def tokenizing(
             one["gigatoken"] = _rates("gigatoken", source, model, folder, python(GIGATOKEN), measured)
         except (RuntimeError, subprocess.CalledProcessError) as error:
             one["gigatoken"] = {"failed": str(error)[-300:]}
+    said["training"] = _training(source, folder, python, measured)
     said["stage"] = {
         name: _stage(source, folder / f"stage-{name}", tree, measured) for name, tree in trees.items() if tree
     }
@@ -88,6 +89,12 @@ def claims(said: dict[str, Any]) -> list[Claim]:
                 made.append(claim("encode_cold_again_over_before", times, ">= 4, checked before", times >= 4))
         else:
             made.append(claim(f"encode_{family}_warm_mb_per_s_core", ours["warm"], "told", True, encoders=told))
+    trained = said["training"]
+    same = trained["flywheel"].get("merges") == trained["tokenizers"].get("merges")
+    made.append(claim("training_merges_of_tokenizers", same, "the same", same))
+    best = min((one["cpu_s"] for name, one in trained.items() if name != "flywheel" and "cpu_s" in one), default=None)
+    share = round(trained["flywheel"]["cpu_s"] / best, 2) if best else None
+    made.append(claim("training_over_the_fastest_peer", share, "<= 1", share is not None and share <= 1, cpu_s=trained))
     if "before" in said["stage"]:
         for name in ("first", "again"):
             times = round(said["stage"]["before"][name] / said["stage"]["flywheel"][name], 2)
@@ -139,6 +146,22 @@ def _rates(
         cold.append(told["megabytes"] / told["cold_s"])
         warm.append(told["megabytes"] / told["warm_s"])
     return {"cold": round(statistics.median(cold), 1), "warm": round(statistics.median(warm), 1)}
+
+
+def _training(source: Path, folder: Path, python: Callable[[list[str]], str], measured: Measured) -> dict[str, Any]:
+    """CPU seconds to train on all the texts, by trainer, and a digest of the merges; the least of so many rounds but for the slowest."""
+    script, out = ROOT / "benchmarks" / "peers" / "train_bpe.py", folder / "trained.json"
+    told: dict[str, Any] = {}
+    for name in ("flywheel", "tokenizers", "gigatoken"):
+        for _ in range(1 if name == "tokenizers" else ROUNDS):
+            try:
+                interpreter = python(GIGATOKEN) if name == "gigatoken" else sys.executable
+                measured([interpreter, str(script), name, str(source), str(out), str(ROOT)], {"RAYON_NUM_THREADS": "1"})
+                one = json.loads(out.read_text())
+                told[name] = min(one, told.get(name, one), key=lambda made: made["cpu_s"])
+            except (RuntimeError, subprocess.CalledProcessError) as error:
+                told[name] = {"failed": str(error)[-300:]}
+    return told
 
 
 def _before(folder: Path) -> Path | None:

@@ -24,6 +24,7 @@ class Encoder:
     Attributes:
         eos: the id that ends a document.
         vocab_size: ids are below this.
+        dtype: of ids.
     """
 
     def __init__(self, model: str, eos: int, vocab_size: int) -> None:
@@ -34,7 +35,7 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         parts = ByteLevel.read(model)
-        self._cache = PretokenCache(self._backend, parts, Checked(model)) if parts else None
+        self._cache = PretokenCache(self._backend, parts, Checked(model), self.dtype) if parts else None
 
     @staticmethod
     def load(folder: Path) -> Encoder:
@@ -65,5 +66,5 @@ class Encoder:
         rows = [one.ids for one in self._backend.encode_batch_fast(strings, add_special_tokens=False)]
         if last >= 0:
             rows = [[*row, last] for row in rows]
-        tokens = np.array([index for row in rows for index in row], np.uint32)
+        tokens = np.array([index for row in rows for index in row], self.dtype)
         return Ids(tokens, np.cumsum([len(row) for row in rows], dtype=np.int64))

@@ -57,7 +57,7 @@ class Encoding:
     def _batch(self, batch: pa.RecordBatch) -> Batch:
         names, texts = batch.column("id"), texts_of(batch.column("text"))
         ids = self.encoder.encode(texts, self.encoder.eos)
-        tokens, sizes = ids.tokens.astype(self.encoder.dtype), np.diff(ids.ends, prepend=0)
+        tokens, sizes = ids.tokens, np.diff(ids.ends, prepend=0)
         if not self.validation:
             size = int(texts.offsets[-1] - texts.offsets[0])
             none_held = Encoded(names.slice(0, 0), sizes[:0], tokens[:0], 0)

@@ -40,7 +40,7 @@ TEXT, PLACE, COUNT, BEGUN, KNOWN, ARENA, LEARNED, SPELLED, LEARNT = range(9)  # 
 
 @dataclass(frozen=True)
 class Ids:
-    """The ids of texts one after the other (T, uint32), and where those of each end (D, int64)."""
+    """The ids of texts one after the other (T), and where those of each end (D, int64)."""
 
     tokens: Array
     ends: Array
@@ -56,15 +56,18 @@ class PretokenCache:
         tokenizer: takes what looks like a special token for text.
         parts: what it is made of.
         checked: the pretokens that it looked at before, if that is to be known.
+        dtype: of the ids.
 
     Attributes:
         corrected: pretokens for which the tokenizer said something else than its merges.
         whole: texts that it encoded itself.
     """
 
-    def __init__(self, tokenizer: Tokenizer, parts: ByteLevel, checked: Checked | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, parts: ByteLevel, checked: Checked | None = None, dtype: Any = np.uint32
+    ) -> None:
         self._tokenizer: Any = tokenizer
-        self._parts, self._checked = parts, checked
+        self._parts, self._checked, self._dtype = parts, checked, dtype
         self._seen = (checked.table, checked.shift) if checked else (np.zeros(4, np.uint64), 63)
         self._model: Any = Tokenizer(tokenizer.model)  # for what is cut and spelled already
         self._model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -100,7 +103,7 @@ class PretokenCache:
             tokens.append(made.tokens)
             ends.append(made.ends + base)
             first = after
-        return Ids(np.concatenate(tokens) if tokens else np.empty(0, np.uint32), np.concatenate(ends)[1:])
+        return Ids(np.concatenate(tokens) if tokens else np.empty(0, self._dtype), np.concatenate(ends)[1:])
 
     def _encode_batch(self, texts: Texts, own: Texts, first: int, after: int, last: int) -> Ids:
         begin, end = int(texts.offsets[first]), int(texts.offsets[after])
@@ -137,8 +140,10 @@ class PretokenCache:
             if _holding(data, offsets, self._literals, self._literal_bounds, held):
                 alone |= held.astype(bool)
         if not alone.any():
-            return Ids(out[:count].copy(), ends)
-        return self._mended(own, first, out[:count], np.where(ends < 0, -1 - ends, ends), alone, last)
+            return Ids(out[:count].astype(self._dtype), ends)
+        return self._mended(
+            own, first, out[:count].astype(self._dtype), np.where(ends < 0, -1 - ends, ends), alone, last
+        )
 
     def _mended(self, own: Texts, first: int, tokens: Array, ends: Array, alone: Array, last: int) -> Ids:
         """With the ids of some texts as the tokenizer has them."""
@@ -149,7 +154,7 @@ class PretokenCache:
         self.whole += len(encoded)
         mended = np.split(tokens, ends[:-1])
         for i, one in zip(np.flatnonzero(alone).tolist(), encoded, strict=True):
-            mended[i] = np.array([*one.ids, last] if last >= 0 else one.ids, np.uint32)
+            mended[i] = np.array([*one.ids, last] if last >= 0 else one.ids, self._dtype)
         return Ids(np.concatenate(mended), np.cumsum([len(one) for one in mended], dtype=np.int64))
 
     def _check(self, data: Array, tally: Array) -> bool:
