@@ -52,7 +52,8 @@ def tokenizing(
     trees = {"flywheel": ROOT, "before": _before(folder)}
     for family, model in models.items():
         said["ids"][family] = _identical(some, model)
-        one = said["encoders"][family] = {}
+        one: dict[str, Any] = {}
+        said["encoders"][family] = one
         for name, tree in trees.items():
             if tree and (name == "flywheel" or family == "gpt2"):  # the others went to the tokenizer
                 one[name] = _rates("flywheel", source, model, folder, sys.executable, measured, tree)

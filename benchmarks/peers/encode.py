@@ -52,7 +52,7 @@ def tokenizers(texts: pa.Array, model: str) -> Callable[[], Callable[[], Any]]:
 
 
 def gigatoken(texts: pa.Array, model: str) -> Callable[[], Callable[[], Any]]:
-    import gigatoken as library
+    import gigatoken as library  # pyright: ignore[reportMissingImports]
 
     strings = texts.to_pylist()
 

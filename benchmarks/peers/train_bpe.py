@@ -44,7 +44,7 @@ def tokenizers(texts: list[str]) -> Trained:
 
 
 def gigatoken(texts: list[str]) -> Trained:
-    import gigatoken as library
+    import gigatoken as library  # pyright: ignore[reportMissingImports]
 
     data = SPECIAL[0].join(texts).encode()
     train = library.train_bpe

@@ -61,7 +61,7 @@ def _pop(heap: Any, keys: Any, size: int) -> None:
 @numba.njit(cache=True, nogil=True, inline="always")
 def _change(
     left: Any, right: Any, change: Any, place: int, table: Any, shift: int, keys: Any, counts: Any, ends: Any, places: Any, tally: Any
-) -> int:  # fmt: skip
+) -> Any:  # fmt: skip
     """Change a pair's count, and where it is more, note the place; the pair's number."""
     key = ((U64(left) + U64(1)) << U64(32)) | U64(right)
     slot = find(table, shift, key)

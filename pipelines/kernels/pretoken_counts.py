@@ -18,7 +18,7 @@ TEXT, PLACE, KNOWN, BYTES, PLAIN = range(5)
 @numba.njit(cache=True, nogil=True, inline="always")
 def _number(
     data: Any, i: int, stop: int, table: Any, shift: int, counts: Any, words: Any, bounds: Any, known: int
-) -> int:
+) -> Any:
     """The number of a pretoken, which is `known` if it is new; -1 if there is no room for a new one."""
     key = pretoken_key(data, i, stop)
     slot = find(table, shift, key)

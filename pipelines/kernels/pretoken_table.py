@@ -32,7 +32,7 @@ def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def place(table: Any, shift: int, key: Any) -> int:
+def place(table: Any, shift: int, key: Any) -> Any:
     """Where the search for a key begins."""
     return np.int64((key * MULTIPLIER) >> U64(shift)) << 1
 

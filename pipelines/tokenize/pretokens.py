@@ -130,7 +130,7 @@ class PretokenCache:
                     spelling(), *self._room, out, ends, self._news, self._digests, self._spelled, self._learnt, tally,
                 )  # fmt: skip
                 self._known, self._used = int(tally[KNOWN]), int(tally[ARENA])
-                again = self._check(data, tally)
+                again = self._check(tally)
                 if not done:
                     self._grow()
         count = int(tally[COUNT])
@@ -157,7 +157,7 @@ class PretokenCache:
             mended[i] = np.array([*one.ids, last] if last >= 0 else one.ids, self._dtype)
         return Ids(np.concatenate(mended), np.cumsum([len(one) for one in mended], dtype=np.int64))
 
-    def _check(self, data: Array, tally: Array) -> bool:
+    def _check(self, tally: Array) -> bool:
         """Have the tokenizer look at what is new; whether it says something else."""
         count = int(tally[LEARNED])
         if not count:
