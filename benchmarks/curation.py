@@ -1,6 +1,6 @@
 """Curation against its peers: the same files, one run, one JSON object.
 
-    python -m benchmarks.curation --json [--quick] [--megabytes 550] [--peers datasketch,rensa,gaoya] [--keep FOLDER]
+    python -m benchmarks.curation --json [--quick] [--only tokenizing] [--megabytes 550] [--peers datasketch,rensa,gaoya] [--keep FOLDER]
 
 Two corpora are built from the text of the packages that are installed here: `real`, files as they are, and `planted`,
 paragraph-made documents with edited copies whose exact Jaccard similarity (word 5-grams) is known. Each tool runs in a
@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks.parts import tokenizing
 from benchmarks.parts.near_duplicates import THRESHOLD, Judge, installed_texts, planted, write
 from engine.store.parquet import UNLIKE
 from engine.text.normal_form import normal_form
@@ -445,6 +446,7 @@ def equal_to_reference(texts: list[str]) -> dict[str, int]:
 def identical_ids(texts: list[str], megabytes: int) -> dict[str, Any]:
     """Ids by the cache and by the tokenizer itself: real text, and characters drawn at random."""
     from pipelines.tokenize.bpe import train_bpe
+    from pipelines.tokenize.byte_level import ByteLevel
     from pipelines.tokenize.pretokens import PretokenCache
 
     tokenizer = train_bpe(iter([texts[:: max(len(texts) // 500, 1)]]), 32_000)
@@ -467,12 +469,14 @@ def identical_ids(texts: list[str], megabytes: int) -> dict[str, Any]:
     fuzzed = [
         "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randint(0, 300))) for _ in range(5_000)
     ]
-    cache = PretokenCache(encode)
+    parts = ByteLevel.read(tokenizer.to_str())
+    assert parts is not None
+    cache = PretokenCache(tokenizer, parts)
     compared = different = size = 0
     for batch in [fuzzed, *(texts[i : i + 500] for i in range(0, len(texts), 500))]:
         if size > megabytes * 1_000_000:
             break
-        for got, expected in zip(cache.encode(texts_of(pa.array(batch))), encode(batch), strict=True):
+        for got, expected in zip(cache.encode(texts_of(pa.array(batch))).of_each(), encode(batch), strict=True):
             compared += 1
             different += int(got.tolist() != expected)
         size += sum(len(text.encode()) for text in batch)
@@ -521,15 +525,26 @@ def peer_python(home: Path, wanted: list[str]) -> str:
         else [str(python), "-m", "pip", "install"]
     )
     subprocess.run(
-        [*pip, "-q", "pyarrow", *(p for name in wanted for p in PEERS[name][0].split())], check=True, stdout=sys.stderr
+        [*pip, "-q", "pyarrow", *(p for name in wanted for p in PEERS.get(name, (name,))[0].split())],
+        check=True,
+        stdout=sys.stderr,
     )
     return str(python)
+
+
+def tokenized(texts: list[str], folder: Path, megabytes: int, peers: Path) -> dict[str, Any]:
+    """Encoding and the whole stage, beside other encoders; see `benchmarks.parts.tokenizing`."""
+    home = peers.with_name(peers.name + "-encoders")
+    return tokenizing.tokenizing(
+        texts, folder / "tokenizing", megabytes, lambda names: peer_python(home, names), measured
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--quick", action="store_true", help="small corpora: does it run, not how fast")
+    parser.add_argument("--only", choices=["tokenizing"], help="this part alone")
     parser.add_argument("--growth", action="store_true", help="also 0.1, 1 and 5 GB of text (minutes, 15 GB of disk)")
     parser.add_argument("--megabytes", type=int, default=550)
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; empty for none")
@@ -544,6 +559,13 @@ def main() -> None:
     folder = given.keep or Path(tempfile.mkdtemp(prefix="flywheel-curation-"))
     folder.mkdir(parents=True, exist_ok=True)
     quick: bool = given.quick
+    if given.only:
+        size = 5 if quick else min(given.megabytes, 100)
+        alone = tokenized(installed_texts(size * 1_000_000), folder, size, given.peer_env)
+        if not given.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        print(json.dumps({"tokenizing": alone, "claims": tokenizing.claims(alone)}, indent=None if given.json else 1))
+        return
     real = installed_texts((20 if quick else given.megabytes) * 1_000_000)
     made, origin = planted(real, *((2_000, 1_600) if quick else (50_000, 40_000)))
     some, some_origin = planted(real, *((1_000, 800) if quick else (8_000, 6_400)))
@@ -584,6 +606,7 @@ def main() -> None:
         verdict: dict[str, Any] = judges[name](pairs) if name in judges else {"removed": len(rows)}
         said["dedup"]["flywheel"][name] = {**got, **verdict}
     said["checks"] = ours("checks", files["real"], folder, artifacts["real"])
+    said["tokenizing"] = tokenized(real, folder, int(few), given.peer_env)
     wanted = [peer for peer in given.peers.split(",") if peer]
     for peer in wanted:
         said["dedup"][peer] = {}
@@ -661,6 +684,7 @@ def claims(said: dict[str, Any]) -> list[dict[str, Any]]:
     )
     times = round(kernels["tokenize"] / kernels["encode_batch_fast"], 1)
     claim("tokenize_and_pack_over_encode_batch_fast", times, ">= 5", times >= 5)
+    made.extend(tokenizing.claims(said["tokenizing"]))
     claim("tokenize_texts_with_other_ids", said["ids"]["different"], "0", said["ids"]["different"] == 0)
     read = said["shards"]["sequential_mtokens_per_s_core"]
     claim("shards_mtokens_per_s_core", read, ">= 1000", read >= 1000)

@@ -89,7 +89,7 @@ def _processor() -> tuple[str, str]:
 
 
 @functools.cache
-def _origin() -> bytes:
+def origin() -> bytes:
     """A digest of everything that machine code depends on."""
     digest = hashlib.sha256(" ".join([version("numba"), version("llvmlite"), *_processor()]).encode())
     for file in sorted(SOURCES.glob("*.py")):
@@ -105,7 +105,7 @@ def cache_folders() -> list[Path]:
 
 def _code(module: str, name: str, kinds: str, args: tuple[Any, ...]) -> bytes:
     """The object file of a kernel for arguments of these kinds: the one that was kept, else made and kept now."""
-    digest = hashlib.sha256(_origin() + f"{module} {name} {kinds}".encode()).hexdigest()[:24]
+    digest = hashlib.sha256(origin() + f"{module} {name} {kinds}".encode()).hexdigest()[:24]
     files = [folder / f"{name}-{digest}.o" for folder in cache_folders()]
     for file in files:
         with contextlib.suppress(OSError):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipelines.texts.columns import Array, Texts
-from pipelines.tokenize.pretokens import PretokenCache, fits
+from pipelines.texts.columns import Texts
+from pipelines.tokenize.byte_level import ByteLevel
+from pipelines.tokenize.checked import Checked
+from pipelines.tokenize.pretokens import Ids, PretokenCache
 
 
 class Encoder:
@@ -21,6 +24,7 @@ class Encoder:
     Attributes:
         eos: the id that ends a document.
         vocab_size: ids are below this.
+        dtype: of ids.
     """
 
     def __init__(self, model: str, eos: int, vocab_size: int) -> None:
@@ -30,25 +34,37 @@ class Encoder:
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._cache = PretokenCache(self._encode) if fits(model) else None
+        parts = ByteLevel.read(model)
+        self._cache = PretokenCache(self._backend, parts, Checked(model), self.dtype) if parts else None
 
     @staticmethod
     def load(folder: Path) -> Encoder:
-        """The encoder of a tokenizer in the Hugging Face layout."""
-        from pipelines.tokenize.tokenizer_files import load  # a second of imports, which who only encodes does without
+        """The encoder of a tokenizer in the Hugging Face layout, as `save_pretrained` writes it."""
+        model = (folder / "tokenizer.json").read_text()
+        backend = Tokenizer.from_str(model)
+        told = json.loads((folder / "tokenizer_config.json").read_text()).get("eos_token")
+        eos = backend.token_to_id(told["content"] if isinstance(told, dict) else told) if told else None
+        if eos is None:
+            from pipelines.tokenize.tokenizer_files import (
+                load,  # a second of imports, which who only encodes does without
+            )
 
-        tokenizer = load(str(folder))
-        return Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, len(tokenizer))
+            tokenizer = load(str(folder))
+            return Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, len(tokenizer))
+        return Encoder(model, eos, backend.get_vocab_size())
 
     def __reduce__(self) -> Any:
         return Encoder, (self._model, self.eos, self.vocab_size)
 
-    def encode(self, texts: Texts) -> list[Array]:
-        """The ids of each text."""
+    def encode(self, texts: Texts, last: int = -1) -> Ids:
+        """The ids of each text, and after them `last` if it is none below 0."""
         if self._cache is not None:
-            return self._cache.encode(texts)
-        cuts = zip(texts.offsets[:-1].tolist(), texts.offsets[1:].tolist(), strict=True)
-        return [np.array(ids, np.uint32) for ids in self._encode([texts.data[a:b].tobytes().decode() for a, b in cuts])]
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+            return self._cache.encode(texts, last)
+        strings = [
+            texts.data[a:b].tobytes().decode() for a, b in zip(texts.offsets[:-1], texts.offsets[1:], strict=True)
+        ]
+        rows = [one.ids for one in self._backend.encode_batch_fast(strings, add_special_tokens=False)]
+        if last >= 0:
+            rows = [[*row, last] for row in rows]
+        tokens = np.array([index for row in rows for index in row], self.dtype)
+        return Ids(tokens, np.cumsum([len(row) for row in rows], dtype=np.int64))

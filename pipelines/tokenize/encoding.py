@@ -10,7 +10,7 @@ import xxhash
 
 from engine.stage.job import Job
 from engine.stage.slices import Slice
-from pipelines.texts.columns import Array, Texts, column, texts_of
+from pipelines.texts.columns import Array, column, texts_of
 from pipelines.tokenize.encoder import Encoder
 
 
@@ -56,18 +56,20 @@ class Encoding:
 
     def _batch(self, batch: pa.RecordBatch) -> Batch:
         names, texts = batch.column("id"), texts_of(batch.column("text"))
-        ids = self.encoder.encode(texts)
+        ids = self.encoder.encode(texts, self.encoder.eos)
+        tokens, sizes = ids.tokens, np.diff(ids.ends, prepend=0)
+        if not self.validation:
+            size = int(texts.offsets[-1] - texts.offsets[0])
+            none_held = Encoded(names.slice(0, 0), sizes[:0], tokens[:0], 0)
+            return Batch(len(batch), Encoded(names, ids.ends - sizes, tokens, size), none_held)
         held = shares(names.to_pylist(), 0) < self.validation
-        return Batch(len(batch), self._documents(names, texts, ids, ~held), self._documents(names, texts, ids, held))
 
-    def _documents(self, names: pa.Array, texts: Texts, ids: list[Array], chosen: Array) -> Encoded:
-        of_these = [ids[i] for i in np.flatnonzero(chosen).tolist()]
-        ends = np.cumsum([len(one) + 1 for one in of_these], dtype=np.int64)
-        begins = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
-        tokens = np.full(ends[-1] if len(ends) else 0, self.encoder.eos, self.encoder.dtype)
-        for begin, one in zip(begins.tolist(), of_these, strict=True):
-            tokens[begin : begin + len(one)] = one
-        return Encoded(names.filter(column(chosen)), begins, tokens, int(np.diff(texts.offsets)[chosen].sum()))
+        def documents(chosen: Array) -> Encoded:
+            begins = np.cumsum(sizes[chosen]) - sizes[chosen]
+            size = int(np.diff(texts.offsets)[chosen].sum())
+            return Encoded(names.filter(column(chosen)), begins, tokens[np.repeat(chosen, sizes)], size)
+
+        return Batch(len(batch), documents(~held), documents(held))
 
 
 def shares(ids: list[str], use: int) -> Array:

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-import pyarrow as pa
-
 from engine.errors import UserError
 from engine.stage.job import Job
 from engine.stage.slices import Piece, Slice, row_counts
-from pipelines.texts.columns import texts_of
-from pipelines.tokenize.bpe import train_bpe
+from pipelines.tokenize.bpe import train_words
+from pipelines.tokenize.counts import Counting, PretokenCounts, Sizing, Words
 from pipelines.tokenize.encoder import Encoder
-from pipelines.tokenize.encoding import Encoding, shares
+from pipelines.tokenize.encoding import Encoding
 from pipelines.tokenize.packing import Packer, PackingState
 from pipelines.tokenize.stage import Tokenize
 from pipelines.tokenize.tokenizer_files import load, save
@@ -80,23 +77,30 @@ def _make_tokenizer(stage: Tokenize, job: Job, folder: Path) -> None:
             location = local if local.is_dir() else cast(str, stage.tokenizer)
         load(str(location)).save_pretrained(str(folder))
         return
-    total = 0
-    for batch in _documents(job, ["text"]):
-        total += int(np.diff(texts_of(batch.column("text")).offsets).sum())
-    share = stage.train_bytes / max(total, 1)
-    seen, rows = 0, job.rows("documents")
+    save(train_words(_count(stage, job), stage.vocab_size), folder)
 
-    def texts() -> Iterator[list[str]]:
-        nonlocal seen
-        for batch in _documents(job):
-            ids: list[str] = batch.column("id").to_pylist()
-            held_out = shares(ids, 0) < stage.validation
-            chosen = ~held_out & (shares(ids, 1) < share)
-            yield batch.column("text").filter(pa.array(chosen)).to_pylist()
-            seen += len(batch)
+
+def _count(stage: Tokenize, job: Job) -> Words:
+    """The pretokens of the documents to train on, counted wherever there is room."""
+    rows = job.rows("documents")
+
+    def counted(share: float) -> tuple[int, PretokenCounts]:
+        counts, size, seen = PretokenCounts(), 0, 0
+        for documents, its_bytes, words in job.spread(Counting, _slices(job, 0), PART_ROWS, stage.validation, share):
+            counts.add(words)
+            size, seen = size + its_bytes, seen + documents
             job.progress(seen, rows, "rows", doing="training the tokenizer")
+        return size, counts
 
-    save(train_bpe(texts(), stage.vocab_size), folder)
+    # Nearly always all of it is trained on: then nothing is read to find that out.
+    files = [a.manifest["files"][name]["bytes"] for a in job.all("documents") for name in a.parts()]
+    if sum(files) > stage.train_bytes:
+        size = sum(job.spread(Sizing, _slices(job, 0)))
+    else:
+        size, counts = counted(1)
+        if size <= stage.train_bytes:
+            return counts.words()
+    return counted(stage.train_bytes / max(size, 1))[1].words()
 
 
 def _slices(job: Job, packed: int) -> Iterator[Slice]:
@@ -115,8 +119,3 @@ def _slices(job: Job, packed: int) -> Iterator[Slice]:
                 yield Slice("documents", index, at + start, (Piece(number, name, start, count),), int(size * count))
                 index += 1
             at += rows
-
-
-def _documents(job: Job, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    for artifact in job.all("documents"):
-        yield from artifact.batches(columns=columns or ["id", "text"], rows=PART_ROWS)

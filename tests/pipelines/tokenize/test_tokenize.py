@@ -227,3 +227,22 @@ def test_the_ids_of_blocks_are_those_of_rows() -> None:
     low, high = np.array([0, 1, 3]), np.array([2, 4, 3])
     plain = [row_id("TokenBlock", tokens[b].tobytes(), *names[low[b] : high[b]]) for b in range(3)]
     assert packing.block_ids(tokens, pa.array(names), low, high) == plain
+
+
+def test_a_folder_of_ours_is_loaded_without_torch(build: Build, documents: Artifact, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    made = build("tokenize", {"documents": documents}, vocab_size=300, block=64)
+    code = (
+        "import sys; from pipelines.tokenize.tokenizer_files import load\n"
+        "load(sys.argv[1]).save_pretrained(sys.argv[2]); print('torch' in sys.modules)"
+    )
+    source, ours = made.path / "tokenizer", tmp_path / "ours"
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(source), str(ours)], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == "False"
+    loaded: Any = AutoTokenizer.from_pretrained(str(source))
+    loaded.save_pretrained(str(tmp_path / "theirs"))
+    for file in (tmp_path / "theirs").iterdir():
+        assert (ours / file.name).read_bytes() == file.read_bytes()

@@ -1,0 +1,141 @@
+"""What a byte-level BPE is made of, read from a tokenizer.json: its pretokens, the ids of bytes, and merges."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from pipelines.kernels.compiled import kernel
+from pipelines.texts.columns import Array
+
+_enter = kernel("pipelines.kernels.pretoken_table", "enter")
+_keys_of = kernel("pipelines.kernels.pretoken_table", "keys_of")
+
+# As `pipelines.kernels.pretoken_ends` numbers them, which imports numba.
+GPT2, DIGITS, LLAMA3, QWEN2, O200K = range(5)
+_END = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CASES = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+_SUFFIX = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_PREFIX = r"[^\r\n\p{L}\p{N}]?"
+PATTERNS = {
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": GPT2,
+    _SUFFIX + "|" + _PREFIX + r"\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _END: LLAMA3,
+    _SUFFIX + "|" + _PREFIX + r"\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _END: QWEN2,
+    f"{_PREFIX}[{_CASES[0]}]*[{_CASES[1]}]+{_SUFFIX}?|{_PREFIX}[{_CASES[0]}]+[{_CASES[1]}]*{_SUFFIX}?"
+    + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _END: O200K,
+}  # fmt: skip
+IDS = 1 << 20  # ids are below this
+
+
+@dataclass(frozen=True)
+class ByteLevel:
+    """
+    Attributes:
+        family: how a text is cut into pretokens.
+        composed: texts are brought into NFC before.
+        literals: what is a token wherever it stands in a text, although it is not special.
+        byte_ids: (256,) uint32.
+        merges, merge_shift: a table of pairs of ids (`pipelines.kernels.pretoken_table`): rank and id of what each becomes.
+        vocabulary, vocabulary_shift: a table of pretokens that are a token as they are, whatever the merges; empty if merges decide.
+    """
+
+    family: int
+    composed: bool
+    literals: tuple[bytes, ...]
+    byte_ids: Array
+    merges: Array
+    merge_shift: int
+    vocabulary: Array
+    vocabulary_shift: int
+
+    @staticmethod
+    def read(tokenizer_json: str) -> ByteLevel | None:
+        """None if it is another kind of tokenizer, or does something else to a text."""
+        parts: dict[str, Any] = json.loads(tokenizer_json)
+        model = parts.get("model") or {}
+        family, normalizer = _family(parts.get("pre_tokenizer") or {}), parts.get("normalizer")
+        if family is None or model.get("type") != "BPE" or (normalizer or {"type": "NFC"}) != {"type": "NFC"}:
+            return None
+        if model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+            return None
+        vocab: dict[str, int] = model["vocab"]
+        letters = alphabet()
+        if any(letter not in vocab for letter in letters) or max(vocab.values()) >= IDS:
+            return None
+        literals = (token["content"] for token in parts.get("added_tokens") or [] if not token["special"])
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+        left, right, made = (
+            np.array([vocab[token] for token in tokens], np.uint64)
+            for tokens in ((a for a, _ in pairs), (b for _, b in pairs), (a + b for a, b in pairs))
+        )
+        ranks = np.arange(len(pairs), dtype=np.uint64)
+        merges = table((left + np.uint64(1)) << np.uint64(32) | right, ranks << np.uint64(32) | made)
+        whole = _tokens(vocab) if model.get("ignore_merges") else (np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+        return ByteLevel(
+            family, normalizer is not None, tuple(sorted({one.encode() for one in literals if one})),
+            np.array([vocab[letter] for letter in letters], np.uint32), *merges, *table(*whole),
+        )  # fmt: skip
+
+
+@cache
+def alphabet() -> list[str]:
+    """The character that stands for each byte in GPT-2's vocabulary and all that came after: itself where it can be seen."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in seen)
+    return [
+        char for _, char in sorted([*((b, chr(b)) for b in seen), *((b, chr(256 + n)) for n, b in enumerate(others))])
+    ]
+
+
+@cache
+def spelling() -> Array:
+    """(768,) how each byte is spelled: the number of bytes in UTF-8, and they."""
+    rows = [letter.encode() for letter in alphabet()]
+    return np.array([[len(row), row[0], row[-1] if len(row) > 1 else 0] for row in rows], np.uint8).reshape(-1)
+
+
+def table(keys: Array, values: Array) -> tuple[Array, int]:
+    """A table with these keys and values, at most half full, and its shift."""
+    bits = max(int(2 * len(keys)).bit_length(), 1)
+    made = np.zeros(2 << bits, np.uint64)
+    if len(keys):
+        _enter(keys, values, made, 64 - bits)
+    return made, 64 - bits
+
+
+def _tokens(vocab: dict[str, int]) -> tuple[Array, Array]:
+    """The keys of all tokens of bytes, and 1 + their ids."""
+    bytes_of = {letter: bytes([byte]) for byte, letter in enumerate(alphabet())}
+    tokens, ids = list[bytes](), list[int]()
+    for token, index in vocab.items():
+        if token and all(letter in bytes_of for letter in token):
+            tokens.append(b"".join([bytes_of[letter] for letter in token]))
+            ids.append(index + 1)
+    bounds = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+    keys = np.empty(len(tokens), np.uint64)
+    _keys_of(np.frombuffer(b"".join([*tokens, bytes(64)]), np.uint8), bounds, keys)
+    return keys, np.array(ids, np.uint64)
+
+
+def _family(pre: dict[str, Any]) -> int | None:
+    def byte_level(one: dict[str, Any], regex: bool) -> bool:
+        return (
+            one.get("type") == "ByteLevel" and not one.get("add_prefix_space") and one.get("use_regex", True) == regex
+        )
+
+    if byte_level(pre, True):
+        return GPT2
+    steps: list[dict[str, Any]] = pre.get("pretokenizers", []) if pre.get("type") == "Sequence" else []
+    if len(steps) != 2:
+        return None
+    first, second = steps
+    if first.get("type") == "Digits" and first.get("individual_digits") and byte_level(second, True):
+        return DIGITS
+    if first.get("type") != "Split" or first.get("behavior") != "Isolated" or first.get("invert"):
+        return None
+    pattern = (first.get("pattern") or {}).get("Regex")
+    return PATTERNS.get(pattern) if byte_level(second, False) else None
