@@ -111,8 +111,8 @@ def crossed_mean(values: NDArray[np.float64]) -> Interval:
     # Below either part alone no estimate of their sum makes sense: the third term is itself noise.
     variance = max(sum(part for part, _ in terms), *(part for part, _ in terms))
     if variance <= 0:
-        far = Z2 / (n + Z2)
-        return Interval(mean, mean - far, mean + far)
+        far = Z2 / (n + Z2)  # of a share where all agree: Wilson's bound, which a share can't be beyond
+        return Interval(mean, mean if mean == 0 else mean - far, mean if mean == 1 else mean + far)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in terms)
     far = _student(freedom) * math.sqrt(variance)
     return Interval(mean, mean - far, mean + far)

@@ -136,15 +136,29 @@ def _seconds(artifacts: list[Artifact]) -> float:
 
 
 def measurements(artifact: Artifact) -> dict[tuple[str, str], dict[str, float]]:
-    """(model, metric) -> prompt -> mean of its answers, of all Verdicts with a value."""
+    """(model, metric) -> prompt -> mean of its answers, of all Verdicts with a value. Of Verdicts on answers the prompt is the answer's: those
+    to one prompt resemble each other."""
     if artifact.kind != "Verdict":
         return {}
+    asked = _prompts(artifact)
     rows = pl.DataFrame(pl.from_arrow(artifact.to_table(["subject", "model", "metric", "value"])))
     rows = rows.filter(pl.col("value").is_not_null() & pl.col("value").is_finite())
     told: dict[tuple[str, str], dict[str, float]] = {}
     for (model, metric), group in rows.group_by(["model", "metric"], maintain_order=True):
-        told[str(model), str(metric)] = by_prompt(group["subject"].to_list(), group["value"].to_list())
+        prompts = [asked.get(subject, subject) for subject in group["subject"].to_list()]
+        told[str(model or ""), str(metric)] = by_prompt(prompts, group["value"].to_list())
     return told
+
+
+def _prompts(artifact: Artifact) -> dict[str, str]:
+    """Answer -> its prompt, of all answers that this was made from."""
+    told: dict[str, str] = {}
+    for entry in (entry for given in artifact.manifest["inputs"].values() for entry in given):
+        found = Store(artifact.store.url).get(entry["artifact"])
+        if found and found.kind == "Candidate":
+            for batch in found.batches(["id", "prompt_id"]):
+                told.update(zip(batch["id"].to_pylist(), batch["prompt_id"].to_pylist(), strict=True))
+    return {answer: prompt for answer, prompt in told.items() if prompt}
 
 
 def _measured(stage: str, a: Artifact, b: Artifact) -> Iterator[MetricPair]:

@@ -55,7 +55,9 @@ def _verdict(found: RunComparison) -> str:
     if not found.beyond_noise:
         return f"of {len(found.tested)} differences that were measured none is beyond noise."
     told = ", ".join(
-        f"{one.model} {one.metric} {with_interval(one.difference)}" for one in found.beyond_noise[:3] if one.difference
+        f"{f'{one.model} {one.metric}'.strip()} {with_interval(one.difference)}"
+        for one in found.beyond_noise[:3]
+        if one.difference
     )
     return f"{len(found.beyond_noise)} of {len(found.tested)} differences that were measured are beyond noise: {told}."
 

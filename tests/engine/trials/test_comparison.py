@@ -114,3 +114,21 @@ def test_a_curve_in_blocks() -> None:
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 0, 7) == "▁▂▃▄▅▆▇█"
     assert len(sparkline([float(i) for i in range(1000)], 0, 999)) == 24
     assert sparkline([float("nan"), 1.0], 1, 1) == "▄"
+
+
+def test_answers_are_paired_by_their_prompts(store: Store, given: Given, build: Any) -> None:
+    """Verdicts on answers name answers, and two runs have others; the prompts are the same."""
+
+    def judged(tag: str, gain: float) -> Artifact:
+        rows = [
+            {**row, "id": f"{tag}{i}", "completion": [{"role": "assistant", "content": "x" * int(10 * i + gain)}]}
+            for i, row in enumerate(candidates(0))
+        ]
+        return build("judge", {"candidates": given("Candidate", rows)}, rules={"length": "length(completion) * 1.0"})
+
+    for name, one in {"short": judged("s", 0), "long": judged("l", 1)}.items():
+        entry = {"artifact": one.id, "kind": "judge", "inputs": {}}
+        store.update_run(name, lambda record, entry=entry: {**record, "stages": {"judged": entry}})
+    (measured,) = [one for one in compare(store, "short", "long").measured if one.metric == "length"]
+    told = measured.difference
+    assert told and told.paired and told.prompts == 10 and told.value == 1.0 and told.beyond_noise is False
