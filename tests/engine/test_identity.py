@@ -16,7 +16,7 @@ from generators.instructions.stage import SYNTHESIS
 # What says how the work is done, how it is watched or cut short; and places, whose contents are in `sources()`.
 NOT_IDENTITY = {
     "sandbox",  # where programs run that the kernel can not hold back whole
-    "max_failed", "patience", "checkpoint_every", "validation_every", "log_every", "keep", "processes", "sharding", "prompts", "gpu_share",
+    "max_failed", "patience", "checkpoint_every", "validation_every", "log_every", "keep", "processes", "sharding", "prompts", "gpu_share", "recompute",
     "replicas", "memory_gb", "report_to",
     "max_touched", "contamination",  # may fail a run, or add a stage to it
     "license",  # said on cards alone

@@ -173,15 +173,14 @@ def stock_activations(config: Shape, product_bytes: int, r: int | None, length: 
     return norms + product_bytes * elements + 4 * heads
 
 
-def pass_tokens(
-    config: Shape | None, product_bytes: int, r: int | None, length: int, cast: bool, recompute: bool, gpu: bool
-) -> int:
-    """Tokens of a pass that learns, padding included: as many as keep `ACTIVATIONS`, `TOKENS` at most."""
+def pass_tokens(config: Shape | None, product_bytes: int, r: int | None, length: int, cast: bool, gpu: bool) -> int:
+    """Tokens of a pass that learns, padding included: as many as keep `ACTIVATIONS` (on a GPU, where they are recomputed unless
+    a recipe says otherwise, one layer's), `TOKENS` at most. Whether they are recomputed does not change it: it changes no byte."""
     if config is None:
         return 2_048
     layer = stock_activations(config, product_bytes, r, length, cast)
     width = config.hidden_size
-    each = layer + 4 * width * config.num_hidden_layers if recompute else layer * config.num_hidden_layers
+    each = layer + 4 * width * config.num_hidden_layers if gpu else layer * config.num_hidden_layers
     return int(min(TOKENS, max(1, (ACTIVATIONS_GPU if gpu else ACTIVATIONS) // each)))
 
 
@@ -256,7 +255,7 @@ class FineTuning:
             return micro_batch * rows
         r = None if self.method == "full" else self.r
         padded = self.length if self.masked else 0
-        tokens = pass_tokens(self.shape, 2 if self.half else 4, r, padded, self.casts, self.recomputes, self.gpu)
+        tokens = pass_tokens(self.shape, 2 if self.half else 4, r, padded, self.casts, self.gpu)
         most = min(batch, max(1, tokens // (rows * self.length)))
         return rows * (max(n for n in range(1, most + 1) if batch % n == 0) if equal else most)
 

@@ -38,7 +38,7 @@ def bound(stage: Learning, config: Any, length: int = 0) -> int:
     cast = half and not (stage.lora and text.dtype in (torch.bfloat16, torch.float16))
     return memory.pass_tokens(
         memory.shape_of(text.to_dict()), 2 if half else 4, stage.lora.r if stage.lora else None, length, cast,
-        recomputes(stage), torch.cuda.is_available(),
+        torch.cuda.is_available(),
     )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.execution.worker import carry_out
+from engine.stage.stage import load
 from engine.store.store import Store
 from tests.training import tiny_chat
 from tests.training.curves import losses
@@ -58,6 +60,19 @@ def test_a_step_is_the_same_however_it_is_cut(store: Store, tmp_path: Path, give
         assert curve == pytest.approx(curves[0], abs=2e-5)
         for name, tensor in weights[0].items():
             assert torch.allclose(after[name], tensor, atol=2e-4), name
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward"])
+def test_activations_that_are_made_again_change_no_byte(tmp_path: Path, given: Any, kind: str) -> None:
+    port, source, made_of, rows = STAGES[kind]
+    folder, data = tiny_chat.save(tmp_path / "policy"), given(made_of, rows)
+    digests: set[str] = set()
+    for number, recompute in enumerate((False, True)):
+        store = Store(str(tmp_path / f"store{number}"))
+        inputs = {port: {"m": tiny_chat.artifact(store, folder)}, source: {"d": data}}
+        stage = load(kind).model_validate({"batch": 4, "lr": 3e-3, "seed": 0, "lora": {"r": 4}, "recompute": recompute})
+        digests.add(carry_out(store, kind, stage, inputs).digest)
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo", "reward"])
