@@ -172,7 +172,7 @@ class Evaluate(Stage):
         searched = given.get("indexes") and given.get("prompts")
         if not (asked or read or given.get("candidates") or searched):
             raise UserError(
-                "evaluate needs `models` and `prompts` (or `texts`), `candidates` that were sampled before, or `indexes` and `prompts`."
+                "evaluate needs `models` and `prompts` (or `texts`), `indexes` and `prompts`, or `candidates` that were sampled before."
             )
         if given.get("models") and not (asked or read):
             raise UserError("evaluate got `models` and neither `prompts` to answer nor `texts` to read.")
