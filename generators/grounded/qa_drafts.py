@@ -202,7 +202,7 @@ class QaWorld:
         there = [one for one in sentences(passage.text) if FEWEST <= len(words(one)) <= MOST and one[-1] in ".!。"]
         if not there:
             raise Rejected("no_sentence", f"no sentence of {FEWEST} to {MOST} words: {passage.text[:200]}")
-        sentence = there[int(seeds.generator(self.seed, "sentence", number).integers(len(there)))]
+        sentence = " ".join(there[int(seeds.generator(self.seed, "sentence", number).integers(len(there)))].split())
         answer = yield ask("grounded_qa/backward", self.sampling, text=passage.text, sentence=sentence)
         question = re.sub(r"^\W*question\W+", "", whole(answer).partition("\n")[0], flags=re.IGNORECASE).strip(' "“”*')
         if question[-1:] not in ("?", "？"):
