@@ -151,7 +151,7 @@ def pretraining(
     return Memory(4 * count, 4 * count, 8 * count, kept)
 
 
-def stock_activations(config: Shape, product_bytes: int, r: int | None, length: int, cast: bool) -> float:
+def stock_activations(config: Shape, product_bytes: int, r: int | None, length: int) -> float:
     """Bytes a token that one layer of transformers' classes keeps for its backward pass.
 
     In float32 what norms are given and, where their weights learn, what they are multiplied by. In the products' type what
@@ -162,23 +162,22 @@ def stock_activations(config: Shape, product_bytes: int, r: int | None, length: 
     Args:
         r: rank of the adapters; None where all weights learn.
         length: tokens that a mask pads rows to; 0 where there is no mask.
-        cast: whether residuals are wider than products.
     """
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     queries, groups = heads * config.head_dim, config.num_key_value_heads * config.head_dim
     norms = 4 * width * (4 if r is None else 2)
-    handed_on = 5 if cast else 2
+    handed_on = 2 if product_bytes == 4 else 5
     attended = 4 * queries + length if length else 2 * queries + 2 * groups
     elements = handed_on * width + attended + 4 * inner + (7 * r if r else 0)
     return norms + product_bytes * elements + 4 * heads
 
 
-def pass_tokens(config: Shape | None, product_bytes: int, r: int | None, length: int, cast: bool, gpu: bool) -> int:
+def pass_tokens(config: Shape | None, product_bytes: int, r: int | None, length: int, gpu: bool) -> int:
     """Tokens of a pass that learns, padding included: as many as keep `ACTIVATIONS` (on a GPU, where they are recomputed unless
     a recipe says otherwise, one layer's), `TOKENS` at most. Whether they are recomputed does not change it: it changes no byte."""
     if config is None:
         return 2_048
-    layer = stock_activations(config, product_bytes, r, length, cast)
+    layer = stock_activations(config, product_bytes, r, length)
     width = config.hidden_size
     each = layer + 4 * width * config.num_hidden_layers if gpu else layer * config.num_hidden_layers
     return int(min(TOKENS, max(1, (ACTIVATIONS_GPU if gpu else ACTIVATIONS) // each)))
@@ -216,11 +215,6 @@ class FineTuning:
     masked: bool = True
 
     @property
-    def casts(self) -> bool:
-        """Whether residuals are float32 and products are not: they are as wide as the frozen weights, where those are narrow."""
-        return self.half and (self.method == "full" or self.own == 4)
-
-    @property
     def recomputes(self) -> bool:
         return self.gpu if self.recompute is None else self.recompute
 
@@ -237,7 +231,7 @@ class FineTuning:
         }[self.method]  # fmt: skip
         frozen += width_of_frozen * count * self.references
         rank, padded = None if self.method == "full" else self.r, self.length if self.masked else 0
-        layer = stock_activations(shape, product, rank, padded, self.casts)
+        layer = stock_activations(shape, product, rank, padded)
         each = 4 * shape.hidden_size * layers + layer if self.recomputes else layers * layer
         kept = sequences * self.length * each
         if half and width_of_frozen == 4 and self.method != "qlora":  # weights in the products' type, beside their own
@@ -255,7 +249,7 @@ class FineTuning:
             return micro_batch * rows
         r = None if self.method == "full" else self.r
         padded = self.length if self.masked else 0
-        tokens = pass_tokens(self.shape, 2 if self.half else 4, r, padded, self.casts, self.gpu)
+        tokens = pass_tokens(self.shape, 2 if self.half else 4, r, padded, self.gpu)
         most = min(batch, max(1, tokens // (rows * self.length)))
         return rows * (max(n for n in range(1, most + 1) if batch % n == 0) if equal else most)
 

@@ -33,13 +33,9 @@ def bound(stage: Learning, config: Any, length: int = 0) -> int:
     Args:
         length: of the longest rows, where attention is given a mask.
     """
-    text = config.get_text_config()
-    half = products(stage.dtype) == torch.bfloat16
-    cast = half and not (stage.lora and text.dtype in (torch.bfloat16, torch.float16))
-    return memory.pass_tokens(
-        memory.shape_of(text.to_dict()), 2 if half else 4, stage.lora.r if stage.lora else None, length, cast,
-        torch.cuda.is_available(),
-    )  # fmt: skip
+    shape = memory.shape_of(config.get_text_config().to_dict())
+    width = 2 if products(stage.dtype) == torch.bfloat16 else 4
+    return memory.pass_tokens(shape, width, stage.lora.r if stage.lora else None, length, torch.cuda.is_available())
 
 
 def recomputes(stage: Learning) -> bool:

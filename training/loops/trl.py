@@ -97,11 +97,6 @@ def train(trainer: Trainer, job: Job, row_ids: RowIds | None = None, report_to: 
     def last_rows() -> list[str]:
         return row_ids([row for inputs in batch for row in sequences(inputs)]) if row_ids else []
 
-    if hasattr(trainer.model, "peft_config") and trainer.args.bf16:
-        # PEFT takes seconds to import; here it has been.
-        from training.models.lora import as_wide_as_given
-
-        as_wide_as_given(trainer.model)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TrainerProgress(job, last_rows))
     last = resume_from(job)

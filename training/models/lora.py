@@ -65,11 +65,3 @@ def merged_in(model: Any, dtype: torch.dtype) -> Any:
             layer.merge()
             base.to(dtype)
     return model.unload().to(dtype)
-
-
-def as_wide_as_given(model: Any) -> None:
-    """Have adapters take what they are given in its own type, which autocast makes that of products, instead of widening it to
-    theirs before: a copy for each product less."""
-    for layer in model.modules():
-        if isinstance(layer, BaseTunerLayer):
-            setattr(layer, "cast_input_dtype_enabled", False)  # noqa: B010 (a module takes tensors alone, says its type)

@@ -58,8 +58,7 @@ def train_reward(stage: Reward, job: Job) -> None:
     start_heads(model, job.derive("heads"), zero=stage.heads == 1)
     # Only readers that must find the end of a padded row by themselves need it; ours knows the lengths.
     model.config.pad_token_id = tokenizer.pad_token_id
-    half = width != torch.float32
-    adapted = adapt(model, stage.lora, job.derive("lora"), half) if stage.lora else None
+    adapted = adapt(model, stage.lora, job.derive("lora")) if stage.lora else None
     model.to(device).eval()  # dropout off: every score is the score
     if recomputes(stage):
         recompute_layers(model)
@@ -198,24 +197,18 @@ def bootstrap_weights(pairs: int, heads: int, seed: int) -> np.ndarray:
     return generator(seed).poisson(1.0, size=(pairs, heads)).astype(np.float64)
 
 
-def adapt(model: Any, lora: Lora, seed: int, half: bool) -> Any:
-    """Put an adapter into the model, in place, and freeze all but it and the heads; returns PEFT's view of the two.
-
-    Args:
-        half: whether products are bfloat16.
-    """
+def adapt(model: Any, lora: Lora, seed: int) -> Any:
+    """Put an adapter into the model, in place, and freeze all but it and the heads; returns PEFT's view of the two."""
     # PEFT takes seconds to import, and few reward models are adapters.
     from peft import get_peft_model
 
-    from training.models.lora import as_wide_as_given, peft_config
+    from training.models.lora import peft_config
 
     torch.manual_seed(seed % 2**31)
     config = peft_config(lora)
     config.task_type = None  # a sequence classifier's would wrap the heads
     config.exclude_modules = ["score"]
     adapted = get_peft_model(model, config)
-    if half:
-        as_wide_as_given(adapted)
     model.score.weight.requires_grad_(True)
     return adapted
 

@@ -27,7 +27,7 @@ from training.loops.passes import bound, recomputes
 from training.loops.tracking import tracked
 from training.models.load import base_dtype, load_model, quiet, save_trained
 from training.models.logprobs import forward
-from training.models.lora import as_wide_as_given, peft_config
+from training.models.lora import peft_config
 from training.models.padding import pad
 from training.models.precision import autocast, products, recompute_layers
 from training.rl.critic import Critic
@@ -141,8 +141,6 @@ def load_models(stage: Ppo, job: Job) -> Models:
     critic = Critic(int(policy.config.hidden_size), backbone)
     if stage.lora:
         policy = get_peft_model(policy, peft_config(stage.lora))
-        if products(stage.dtype) != torch.float32:
-            as_wide_as_given(policy)
     for module in (policy, reference, critic):
         if module is not None:
             module.to(device).eval()  # dropout off: rho is 1 before the first step
