@@ -49,7 +49,7 @@ def test_the_command_line_runs_it_from_another_folder(installed: Path, tmp_path:
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    assert "gives Document" in command("stages", "excerpt")
+    assert "Gives:\n  Document" in command("stages", "excerpt")
     command("run", str(PLUGIN / "recipe.yaml"))
     assert flywheel.open("excerpts/short").to_table()["text"].to_pylist() == OPENINGS
     assert "too_few_sentences" in command("show", "excerpts/short", "--rejected")

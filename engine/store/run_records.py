@@ -106,8 +106,11 @@ def tag(store: StoreFiles, name: str, tags: list[str], remove: bool = False) -> 
 
 
 def tagged(store: StoreFiles, tag: str) -> str | None:
-    """The record that has this tag."""
-    return next((name for name in names(store) if tag in (read(store, name) or {}).get(TAGS, [])), None)
+    """The record that has this tag; None too where there is no store yet, nor a bucket for it."""
+    try:
+        return next((name for name in names(store) if tag in (read(store, name) or {}).get(TAGS, [])), None)
+    except FileNotFoundError:
+        return None
 
 
 def read(store: StoreFiles, name: str) -> Record | None:

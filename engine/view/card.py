@@ -59,7 +59,7 @@ def card(store: Store, name: str, manifest: dict[str, Any], format: str | None =
     else:
         lines += [f"{card_facts.IS[kind].capitalize()}.", ""]
     if told := _how(line):
-        lines += [f"Made by [Flywheel](#recipe): {told}.", ""]
+        lines += [f"Made by Flywheel: {told}.", ""]
     if lost := sum(manifest["rejected"].values()):
         told = ", ".join(f"{count:,} {code(reason)}" for reason, count in manifest["rejected"].items())
         where = "are in `rejected/`, each with its reason" if manifest["kind"] == "dataset" else "were left out"

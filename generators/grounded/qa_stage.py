@@ -107,8 +107,13 @@ class GroundedQa(Stage):
         False, description="Have the model say, too, whether each statement follows from what it cites."
     )
     tries: float = Field(4, gt=0, description="Most drafts, as a multiple of `count`.")
-    temperature: float = Field(0.7, ge=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(0.7, ge=0, le=10, description="0 is greedy.")
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
+    )
     max_tokens: int = Field(512, ge=1, description="Longest thing the model says in one step, in tokens.")
     partition: int = Field(64, ge=1, description="Drafts in one batch of the engine, and one file.")
     engine: EngineName = Field("vllm", description="vllm, or transformers: slow, but runs anywhere.")

@@ -110,7 +110,8 @@ def test_what_failed_is_asked_again_and_what_was_good_is_not(
     cached = CliRunner().invoke(app, ["run", str(recipe), "--store", url, "--retry-failed", "--json"])
     lines = [json.loads(line) for line in cached.stdout.splitlines()]
     assert [line["event"] for line in lines] == ["plan", "cached", "cached", "total"] and lines[-1]["spent"] == spent
-    assert "asked: 140 tokens in, 70 out, cost 140.00" in CliRunner().invoke(app, ["status", "--store", url]).output
+    told = CliRunner().invoke(app, ["status", "--store", url]).output
+    assert told.startswith("asked: 2 of 2 stages done") and "140 tokens in, 70 out, cost 140.00\n" in told
     assert (
         "140 tokens in, 70 out, cost 140.00 (m)" in CliRunner().invoke(app, ["show", "answers", "--store", url]).output
     )

@@ -178,7 +178,19 @@ def test_a_card_is_what_it_says_and_nothing_more(store: Store, hostile: str, tmp
         assert not kinds & {"html_block", "html_inline", "link_open", "image"}
         headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
         assert headings[1:] == [
-            h for h in ("In numbers", "Evaluation", "Made from", "Recipe", "Versions") if h in headings
+            heading
+            for heading in (
+                "In numbers",
+                "Evaluation",
+                "Columns",
+                "Who judged",
+                "Made from",
+                "What it took",
+                "Limits",
+                "Recipe",
+                "Versions",
+            )
+            if heading in headings
         ]
         page = tmp_path / "card.html"
         page.write_text(
