@@ -110,7 +110,7 @@ def one(kind: str, model: str, changed: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def measure(kind: str, model: Path, checkout: Path = ROOT, **changed: Any) -> dict[str, Any]:
+def measure(kind: str, model: Path, checkout: Path = ROOT, /, **changed: Any) -> dict[str, Any]:
     """`one` in a process of its own, by the code of a checkout. On one thread: others would spin while they wait for a core."""
     command = [sys.executable, "-P", __file__, kind, str(model), json.dumps(changed)]
     done = subprocess.run(

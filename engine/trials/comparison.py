@@ -145,7 +145,8 @@ def measurements(artifact: Artifact) -> dict[tuple[str, str], dict[str, float]]:
     rows = rows.filter(pl.col("value").is_not_null() & pl.col("value").is_finite())
     told: dict[tuple[str, str], dict[str, float]] = {}
     for (model, metric), group in rows.group_by(["model", "metric"], maintain_order=True):
-        prompts = [asked.get(subject, subject) for subject in group["subject"].to_list()]
+        subjects: list[str] = group["subject"].to_list()
+        prompts = [asked.get(subject, subject) for subject in subjects]
         told[str(model or ""), str(metric)] = by_prompt(prompts, group["value"].to_list())
     return told
 

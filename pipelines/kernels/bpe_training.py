@@ -187,7 +187,7 @@ def learn(
             other = np.int64(table[slot + 1])
             if table[slot] != ZERO and seen[other] == -1 - step and counts[other] > 0:
                 seen[other] = step
-                _push(heap, counts, keys, tally[HEAP], other)
+                _push(heap, counts, keys, tally[HEAP], other)  # pyright: ignore[reportArgumentType]
                 tally[HEAP] += 1
     return DONE
 

@@ -138,4 +138,4 @@ def _family(pre: dict[str, Any]) -> int | None:
     if first.get("type") != "Split" or first.get("behavior") != "Isolated" or first.get("invert"):
         return None
     pattern = (first.get("pattern") or {}).get("Regex")
-    return PATTERNS.get(pattern) if byte_level(second, False) else None
+    return PATTERNS.get(str(pattern)) if byte_level(second, False) else None

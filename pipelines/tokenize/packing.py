@@ -176,7 +176,7 @@ class Packer:
 def block_ids(tokens_BT: Array, names: pa.Array, low_B: Array, high_B: Array) -> list[str]:
     """`row_id("TokenBlock", tokens, *names)` of every block and its documents, a digest at once and not a part at a time."""
     told = [len(name).to_bytes(8, "little") + name for name in (one.encode() for one in names.to_pylist())]
-    data, size = memoryview(np.ascontiguousarray(tokens_BT).view(np.uint8).reshape(-1)), tokens_BT[:1].nbytes
+    data, size = np.ascontiguousarray(tokens_BT).view(np.uint8).reshape(-1).data, tokens_BT[:1].nbytes
     head = b"TokenBlock" + size.to_bytes(8, "little")
     places = zip(range(0, len(data), size), low_B.tolist(), high_B.tolist(), strict=True)
     return [xxhash.xxh3_128_hexdigest(b"".join((head, data[i : i + size], *told[a:b]))) for i, a, b in places]

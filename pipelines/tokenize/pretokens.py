@@ -118,8 +118,9 @@ class PretokenCache:
         out = self._out if last < 0 else np.empty(size + PADDING + 4 + len(offsets), np.uint32)
         ends = np.empty(after - first, np.int64)
         parts, again = self._parts, True
+        tally = np.zeros(10, np.int64)
         while again:
-            tally = np.zeros(10, np.int64)
+            tally[:] = 0
             done, again = 0, False
             while not done and not again:
                 tally[[KNOWN, ARENA]] = self._known, self._used
