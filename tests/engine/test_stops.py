@@ -18,7 +18,10 @@ def test_a_stopped_run_ends_its_children_says_how_to_go_on_and_goes_on(tmp_path:
     slow_recipe(tmp_path, pause=0.3)
     ledger, seen = Ledger(tmp_path / "ledger"), 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        run = start(tmp_path, "run", "slow.yaml", start_new_session=True)
+        run = start(
+            tmp_path, "run", "slow.yaml", start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests themselves may run under `nohup`
+        )  # fmt: skip
         until(lambda seen=seen: len(ledger.parts) > seen)
         seen = len(ledger.parts)
         os.killpg(run.pid, number)  # as a terminal does, and systemd

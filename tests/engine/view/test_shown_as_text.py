@@ -266,6 +266,7 @@ PIPES = {
     "generators/backends/process/child.py", "generators/backends/process/host.py", "engine/execution/residents.py", "labeling/argilla/server/embedded/supervise.py",
     "engine/execution/keeper.py", "generators/rules/grading/program_process.py", "generators/rules/grading/judge_process.py",
     "generators/rules/sandbox/zygote.py",
+    "pipelines/tokenize/checked.py",  # digests, to a file
     "engine/execution/stops.py",  # in a signal's handler: words of its own, and nothing else would do
 }  # fmt: skip
 DOORS = {"engine/view/output.py", "engine/view/console.py"}
