@@ -186,7 +186,7 @@ class _Preview:
 
     def _try(self, stage: Planned, given: dict[str, list[_Have]], told: Tried, asks: bool) -> Tried:
         config = stage.step.config
-        smaller = config.preview(self.rows)
+        smaller = config.preview(self.rows) if asks else config
         limits = {port: self.rows if asks and port not in type(config).whole else MOST for port in given}
         here = Store(str(self.folder / stage.name))
         came_in = sum(_place(here, one, limits[port], asks) for port, some in given.items() for one in some)

@@ -120,3 +120,17 @@ def test_people_are_not_asked_and_nothing_is_trained(tmp_path: Path, monkeypatch
     assert command.returncode == 0, command.stderr
     assert "user: How many arches" in command.stdout and "Nothing was kept." in command.stdout
     assert wrong.returncode == 2 and b"Did you mean `answers`?" in wrong.stderr
+
+
+def test_a_stage_that_asks_no_model_makes_all_its_rows(tmp_path: Path) -> None:
+    """What comes after it draws from all of them."""
+    facts = [{**one, "metadata": {"town": one["town"]}} for one in FACTS]
+    (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
+    stages = {
+        "facts": {"kind": "read", "paths": ["facts.jsonl"]},
+        "pages": {"kind": "corpus", "from": "facts", "documents": 30, "templates": ["In {{ town }}: {{ text }}"]},
+    }
+    recipe = tmp_path / "written.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "written", "stages": stages}))
+    tried = {one.stage: one for one in preview(recipe, rows=3, store=str(tmp_path / "s"))}
+    assert (tried["facts"].rows_out, tried["pages"].rows_out, tried["pages"].failed) == (COUNT, 30, "")
