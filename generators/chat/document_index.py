@@ -30,7 +30,7 @@ def index_of(documents: str, store: Store, embedding: str | None, say: Say) -> R
     Raises:
         UserError: there is nothing to be read, or no embedding model of this name.
     """
-    artifact = None if _is_path(documents) else store.find(documents)
+    artifact = None if _is_path(documents) else _found(documents, store)
     if artifact is not None and artifact.kind == "Passage":
         return _opened(artifact, embedding)
     if artifact is None:
@@ -47,6 +47,13 @@ def index_of(documents: str, store: Store, embedding: str | None, say: Say) -> R
         given.append(f"index=store:{old.id}")
     settings = [f"embedding={json.dumps(embedding)}"] if embedding else []
     return RetrievalIndex(run_single(KIND, given, settings, store.url, None, None, Bars()))
+
+
+def _found(name: str, store: Store) -> Artifact:
+    try:
+        return store.find(name)
+    except UserError as error:
+        raise UserError(f"there is no file or folder `{name}` here, and {error}") from None
 
 
 def _is_path(name: str) -> bool:
