@@ -105,7 +105,7 @@ class StaticTable:
         from tokenizers import Tokenizer
 
         (rows,) = load_file(table).values()
-        self._table: Vectors = rows.astype(np.float32)
+        self._table: Vectors = rows.astype(np.float32, copy=False)
         self._tokenizer: Any = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

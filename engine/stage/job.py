@@ -307,7 +307,11 @@ class Job:
 
     def copy_part(self, name: str, artifact: Artifact) -> None:
         """Commit a partition of another artifact of this job's kind under the same name, byte for byte."""
-        self.writer.put_part_bytes(name, artifact.read_file(f"data/{name}.parquet"))
+        self.copy_file(f"data/{name}.parquet", artifact)
+
+    def copy_file(self, name: str, artifact: Artifact) -> None:
+        """Commit a file of another artifact under the same name, byte for byte."""
+        self.writer.put_bytes(name, artifact.read_file(name))
 
     def reject(self, name: str, rejected: pa.Table) -> None:
         """Keep rows that did not make it where nothing is committed beside them: what a model was not trained on."""

@@ -67,9 +67,9 @@ class ArtifactWriter:
         """Commit one partition, cast to the schema of its kind."""
         self._put(encode(schema.conform(table, kind)), "data", f"{name}.parquet")
 
-    def put_part_bytes(self, name: str, data: bytes) -> None:
-        """Commit one partition that was encoded before, for an artifact of the same kind."""
-        self._put(data, "data", f"{name}.parquet")
+    def put_bytes(self, name: str, data: bytes) -> None:
+        """Commit one file, such as a partition that was encoded before for an artifact of the same kind."""
+        self._put(data, *name.split("/"))
 
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
         return self._read("data", name, columns)

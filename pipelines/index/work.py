@@ -74,7 +74,7 @@ def index(stage: Index, job: Job) -> None:
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(data)
     (job.output / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True))
-    added = sum(one not in known for ids in now for one in ids)
+    added = sum(len(ids) - sum(map(known.__contains__, ids)) for ids in now)
     job.summary(documents=sum(len(ids) for ids in now), new_documents=added, embedding=stage.embedding)
 
 
@@ -174,7 +174,7 @@ def _documents_of(earlier: Artifact, facts: dict[str, Any]) -> set[str]:
 
 
 def _keep(job: Job, earlier: Artifact, now: list[list[str]]) -> dict[str, bytes]:
-    """Commit what stays of an earlier index; its segments by name, as they are kept."""
+    """Commit what stays of an earlier index as it is; by name, the segments that something was taken out of or that were put together."""
     stays = {one for ids in now for one in ids}
     few, kept = list[Segment](), dict[str, bytes]()
     names = [name.removeprefix("data/").removesuffix(".parquet") for name in earlier.parts()]
@@ -188,7 +188,7 @@ def _keep(job: Job, earlier: Artifact, now: list[list[str]]) -> dict[str, bytes]
             few.append(_opened(earlier, name).without(gone))
         elif not gone.any():
             job.copy_part(name, earlier)
-            kept[name] = earlier.read_file(_file(name))
+            job.copy_file(_file(name), earlier)
         else:
             _commit(job, name, _opened(earlier, name).without(gone), kept)
     if few:
