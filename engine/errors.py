@@ -17,6 +17,10 @@ class FlywheelError(Exception):
     def __str__(self) -> str:
         return redacted(super().__str__())
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows instead of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class UserError(FlywheelError):
     """The user's input is wrong: say what was found, where, what was expected, what to do. Exit code 2."""

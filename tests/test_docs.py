@@ -9,10 +9,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
+import nbformat
 import pyarrow.parquet as pq
 import pytest
+from nbclient import NotebookClient
 
 from engine.store.store import Store
 from tests.engine.view.ui.served import served
@@ -148,13 +151,13 @@ def test_the_readme_names_every_stage_kind() -> None:
 
 
 PAGES = [
+    "examples/plugin/README.md",
     "README.md",
     "CONTRIBUTING.md",
     "AGENTS.md",
     "CHANGELOG.md",
     *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
 ]
-PAGES += ["examples/plugin/README.md"]
 
 
 def test_what_the_pages_link_to_is_there() -> None:
@@ -206,3 +209,17 @@ def test_runs_are_named_compared_swept_and_previewed(tmp_path: Path, monkeypatch
     assert (
         "user: What is the number 0 good for?" in shown and "the run: about" in shown and "Nothing was kept." in shown
     )
+
+
+def test_the_notebook(tmp_path: Path) -> None:
+    notebook: Any = nbformat.read(ROOT / "examples/notebook.ipynb", 4)
+    last = "made['base'].metrics()['loss'].drop_nulls().to_list(), len(texts.to_table()), made['unique'].rows, lost['reason'].to_list()"
+    notebook.cells += [nbformat.v4.new_code_cell(last), nbformat.v4.new_code_cell("flywheel.open('notes/bese')")]
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}, allow_errors=True).execute()
+    *cells, wrong = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    assert not [one for outputs in cells for one in outputs if one.output_type == "error"]
+    losses, texts, unique, reasons = eval(cells[-1][0].data["text/plain"])  # what this test's own cell says
+    assert losses[-1] < losses[0] - 1 and texts == unique + len(reasons)
+    assert {"duplicate", "long_enough"} <= set(reasons)
+    (told,) = wrong[0].traceback  # words and no traceback
+    assert told.startswith("UserError: ") and "base" in told

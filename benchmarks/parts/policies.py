@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from benchmarks.parts.claims import artifact
 from engine.execution.worker import carry_out
 from engine.stage.stage import load
@@ -62,8 +60,6 @@ def steered(bench: Bench, name: str, bias: dict[int, float], **shape: int) -> Ar
 
 
 def curve(made: Artifact, name: str) -> list[float]:
-    import io
-
-    log = made.log("metrics.parquet")
-    assert log is not None
-    return [v for v in pq.read_table(io.BytesIO(log)).column(name).to_pylist() if v is not None]
+    metrics = made.metrics()
+    assert metrics is not None
+    return metrics[name].drop_nulls().to_list()

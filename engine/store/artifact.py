@@ -292,6 +292,13 @@ class Artifact:
         except FileNotFoundError:
             return None
 
+    def metrics(self) -> pl.DataFrame | None:
+        """What the stage reported while it worked, a row a `step`: loss, learning rate, memory, ...; None if nothing."""
+        import polars as pl
+
+        data = self.log("metrics.parquet")
+        return pl.read_parquet(io.BytesIO(data)) if data else None
+
     # -- whether it is whole -----------------------------------------------------------------------------------------
 
     @property

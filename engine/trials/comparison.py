@@ -5,7 +5,6 @@ Everything here knows rows by their schema and stages by what they left (`table.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -198,14 +197,8 @@ def _mean(values: dict[str, float]) -> float | None:
     return math.fsum(values.values()) / len(values) if values else None
 
 
-def metrics_of(artifact: Artifact) -> pl.DataFrame | None:
-    """What a stage reported over steps; None if nothing."""
-    data = artifact.log("metrics.parquet")
-    return pl.read_parquet(io.BytesIO(data)) if data else None
-
-
 def _learnt(stage: str, a: Artifact, b: Artifact) -> Iterator[CurvePair]:
-    first, second = metrics_of(a), metrics_of(b)
+    first, second = a.metrics(), b.metrics()
     if first is None or second is None:
         return
     for name in first.columns:

@@ -24,7 +24,7 @@ from engine.statistics.bootstrap import Interval
 from engine.statistics.differences import PAIRED, crossed_mean
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from engine.trials.comparison import measurements, metrics_of
+from engine.trials.comparison import measurements
 from engine.trials.trial_settings import Over, Trial, trials
 
 Measure = tuple[str, str, str]  # stage, model, metric
@@ -179,7 +179,7 @@ def _measures(artifacts: dict[str, Artifact]) -> dict[Measure, Prompts]:
                     number = isinstance(value, int | float) and not isinstance(value, bool)
                     if number and not metric.endswith(("_low", "_high")) and (stage, model, metric) not in told:
                         told[stage, model, metric] = {"": float(value)}
-        metrics = metrics_of(artifact)
+        metrics = artifact.metrics()
         for metric in metrics.columns if metrics is not None else []:
             last = metrics[metric].drop_nulls() if metrics is not None and metric != "step" else []
             if len(last):

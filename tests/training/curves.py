@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
-import pyarrow.parquet as pq
-
 from engine.store.artifact import Artifact
 
 
 def curve(made: Artifact, name: str) -> list[float]:
-    log = made.log("metrics.parquet")
-    assert log is not None
-    values = pq.read_table(io.BytesIO(log)).column(name).to_pylist()
-    return [value for value in values if value is not None]
+    metrics = made.metrics()
+    assert metrics is not None
+    return metrics[name].drop_nulls().to_list()
 
 
 def losses(made: Artifact) -> list[float]:

@@ -8,14 +8,12 @@ they declare (`engine.stage.drawing`) and what their artifacts hold: `table.json
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jinja2
-import polars as pl
 
 from engine.errors import UserError
 from engine.redaction import redacted
@@ -56,7 +54,7 @@ def write_report(store: Store, run: str, to: Path) -> Path:
     done = [(s, s.artifact) for s in stops if s.artifact]
     tables = [(s, a.read_json("table.json")) for s, a in done if "table.json" in a.manifest["files"]]
     samples = [(s.name, a.read_json("samples.json")) for s, a in done if "samples.json" in a.manifest["files"]]
-    metrics = [(s, pl.read_parquet(io.BytesIO(data))) for s, a in done if (data := a.log("metrics.parquet"))]
+    metrics = [(s, frame) for s, a in done if (frame := a.metrics()) is not None]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

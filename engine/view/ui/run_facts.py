@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -138,10 +137,10 @@ def by_model(store: Store, artifacts: Iterable[Artifact]) -> dict[str, Spending]
 
 def metrics_of(store: Store, artifact: Artifact | None, folder: str) -> pl.DataFrame | None:
     """The curves of a stage, finished or under way; None where it reported none."""
-    if artifact and (data := artifact.log("metrics.parquet")):
-        return pl.read_parquet(io.BytesIO(data))
+    if artifact:
+        return artifact.metrics()
     file = store.workplace() / folder / "metrics.jsonl"
-    if artifact or not file.exists():
+    if not file.exists():
         return None
     steps: dict[int, dict[str, float]] = {}
     for line in file.read_text(errors="replace").splitlines():
