@@ -20,6 +20,7 @@ from nbclient import NotebookClient
 from engine.store.store import Store
 from tests.engine.view.ui.served import served
 from tests.engine.view.ui.small_run import build as build_small
+from tests.training import tiny_chat
 
 ROOT = Path(__file__).parents[1]
 
@@ -223,3 +224,28 @@ def test_the_notebook(tmp_path: Path) -> None:
     assert {"duplicate", "long_enough"} <= set(reasons)
     (told,) = wrong[0].traceback  # words and no traceback
     assert told.startswith("UserError: ") and "base" in told
+
+
+def test_the_tutorial(tmp_path: Path) -> None:
+    """Step by step as it is written, the recipe growing, with a tiny model in place of the one it names."""
+    page = "docs/tutorial.md"
+    model = tiny_chat.save(tmp_path / "model")
+    steps = (ROOT / page).read_text().split("\n## ")[1:]
+    row, recipe = "", ""
+    for step in steps:
+        for language, text in re.findall(r"```(\w+)\n(.*?)```", step, re.DOTALL):
+            if language == "json":
+                (tmp_path / "questions.jsonl").write_text(text)
+            elif language == "yaml":
+                recipe += text.replace("hub:HuggingFaceTB/SmolLM2-135M-Instruct", str(model))
+                (tmp_path / "desk.yaml").write_text(recipe)
+            for line in text.splitlines() if language == "console" else ():
+                arguments = [row if word == "ID" else word for word in shlex.split(line.removeprefix("$ flywheel "))]
+                done = flywheel(tmp_path, arguments)
+                assert done.returncode == 0, (line, done.stdout, done.stderr)
+                if arguments[1] == "desk/preferences":
+                    row = next(word for word in done.stdout.split() if re.fullmatch("[0-9a-f]{32}", word))
+    assert (tmp_path / "desk-model" / "config.json").exists() and (tmp_path / "desk.html").exists()
+    store = Store(str(tmp_path / "store"))
+    assert store.find("desk/sft").manifest["inputs"]["conversations"]
+    assert store.find("desk/results").manifest["summary"]["table"]["dpo"]["n"] == 48  # four answers to each of twelve
