@@ -502,7 +502,7 @@ def _main() -> None:
 
     keeper.adopt_orphans()
     stops.listen()
-    stops.begin()
+    stops.begin(_stopped)
     sys.argv[0] = "flywheel"  # what others are told who wait for us
     if COMPLETING in os.environ:
         from typer.completion import completion_init  # pyright: ignore[reportPrivateImportUsage]
@@ -528,7 +528,9 @@ def _main() -> None:
             raise
     if (by := stops.received()) and (code or by != signal.SIGINT):  # a chat is ended by Ctrl-C
         code, words = stops.exit_code(by), _stopped(by.name)
-    sys.exit(_last_words(words) or code)
+    unwritten = _last_words(words)
+    stops.spoken()
+    sys.exit(unwritten or code)
 
 
 def _stopped(by: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 20  # a library may swallow what is raised in it
 _received: signal.Signals | None = None
 _busy = False
+_words: Callable[[str], str] | None = None
 
 
 class Stopped(KeyboardInterrupt):
@@ -30,10 +32,20 @@ def listen(*numbers: signal.Signals) -> None:
     sys.unraisablehook = _unraisable
 
 
-def begin() -> None:
-    """From now on there is something to close: a signal is raised, and does not end the process where it stands."""
-    global _busy, _received
-    _busy, _received = True, None
+def begin(words: Callable[[str], str] | None = None) -> None:
+    """From now on there is something to close: a signal is raised, and does not end the process where it stands.
+
+    Args:
+        words: what is to be said of a signal, by its name, where closing takes too long or a second signal comes.
+    """
+    global _busy, _received, _words
+    _busy, _received, _words = True, None, words
+
+
+def spoken() -> None:
+    """What is to be said of a signal has been said."""
+    global _words
+    _words = None
 
 
 def received() -> signal.Signals | None:
@@ -54,11 +66,12 @@ def _take(number: int, _: FrameType | None) -> None:
         signal.signal(signal.SIGALRM, _take)
         signal.alarm(PATIENCE_S)
         raise Stopped
+    words = _words(_received.name) if _words else f"stopped by {_received.name}." if first else ""
     try:
-        if first:
-            os.write(2, f"flywheel: stopped by {_received.name}.\n".encode())
-        elif os.isatty(2):
+        if os.isatty(2) and not first:
             os.write(2, b"\x1b[?25h")  # a progress bar hides the cursor
+        if words:
+            os.write(2, f"flywheel: {words}\n".encode())
     except OSError:
         pass
     os._exit(exit_code(_received))  # children die with their parent

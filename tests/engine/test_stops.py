@@ -64,9 +64,10 @@ def test_nohup_goes_on_when_the_terminal_is_closed(tmp_path: Path) -> None:
 SCRIPT = """
 import sys, time
 from engine.execution import stops
+stops.PATIENCE_S = int(sys.argv[2])
 stops.listen()
 if sys.argv[1] == "busy":
-    stops.begin()
+    stops.begin(lambda name: f"stopped by {name}; it goes on")
 try:
     print("ready", flush=True)
     time.sleep(600)
@@ -76,10 +77,13 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("when", "signals"), [("importing", 1), ("busy", 2)])
-def test_while_it_imports_and_when_told_twice_a_process_ends_at_once(when: str, signals: int) -> None:
+@pytest.mark.parametrize(("when", "signals"), [("importing", 1), ("busy", 2), ("busy", 1)])
+def test_while_it_imports_told_twice_or_out_of_patience_a_process_says_so_and_ends(when: str, signals: int) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, when], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SCRIPT, when, str(60 if signals == 2 else 1)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
@@ -88,7 +92,7 @@ def test_while_it_imports_and_when_told_twice_a_process_ends_at_once(when: str, 
         process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143
-    assert said == ("flywheel: stopped by SIGTERM.\n" if when == "importing" else "")
+    assert said == f"flywheel: stopped by SIGTERM{'.' if when == 'importing' else '; it goes on'}\n"
 
 
 def test_whoever_stops_reading_is_no_error(tmp_path: Path) -> None:
