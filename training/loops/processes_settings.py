@@ -38,14 +38,14 @@ def check_processes(
         raise ValueError(
             "`sharding: shard` splits a model over several `processes`, and there is 1: give more, or leave `sharding` out"
         )
+    if together and ((processes or 1) > 1 or sharding == "shard"):
+        raise ValueError(f"{together}: leave out `processes` and `sharding`, or give a `micro_batch`")
     if processes and processes > rows:
         raise ValueError(
             f"`processes` ({processes}) are more than a step has {what} ({rows}): some would have nothing to do"
         )
     if lora and lora.quantize and sharding == "shard":
         raise ValueError("`quantize` (QLoRA) can't be split: use `sharding: replicate`, or `lora` without `quantize`")
-    if together and ((processes or 1) > 1 or sharding == "shard"):
-        raise ValueError(f"{together}: leave out `processes` and `sharding`, or give a `micro_batch`")
 
 
 def split_over(processes: int | None, sharding: Strategy) -> int:

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 
 def train_on_pairs(stage: Dpo, job: Job) -> None:
-    rows = 1 if stage.together and not stage.micro_batch else stage.batch
-    share_work(stage, job, learn, rows, ("peft", "trl.trainer.dpo_trainer", __name__))
+    share_work(stage, job, learn, stage.shareable, ("peft", "trl.trainer.dpo_trainer", __name__))
 
 
 def learn(stage: Dpo, job: Job) -> None:

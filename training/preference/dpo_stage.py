@@ -106,10 +106,10 @@ class Dpo(Stage):
             raise ValueError(f"`length_decay` has no effect on `{self.loss}`")
         if self.loss == "orpo" and self.sft_weight:
             raise ValueError("`orpo` holds the chosen answer's likelihood already: leave out `sft_weight`")
-        together = f"`{self.loss}`{' with `sft_weight`' if self.sft_weight else ''} puts different pairs together"
+        told = f"`{self.loss}`{' with `sft_weight`' if self.sft_weight else ''} puts different pairs together"
         check_processes(
-            self.processes, self.sharding, self.lora, self.batch, "pairs",
-            together if self.together and not self.micro_batch else "",
+            self.processes, self.sharding, self.lora, self.shareable, "passes" if self.together else "pairs",
+            told if self.together and not self.micro_batch else "",
         )  # fmt: skip
         return self
 
@@ -128,6 +128,11 @@ class Dpo(Stage):
         otherwise."""
         return self.micro_batch or (self.batch if self.together else None)
 
+    @property
+    def shareable(self) -> int:
+        """By how many processes a step can be shared at most."""
+        return self.batch // (self.micro_batch or self.batch) if self.together else self.batch
+
     def output(self, given: dict[str, list[str]]) -> str:
         return output_kind(self.lora)
 
@@ -141,5 +146,5 @@ class Dpo(Stage):
         references = int(not self.lora and not self.reference_free) / split
         return memory.forecast_fine_tuning(
             given["policy"][0], device, self.lora, self.max_length, largest_part(self.batch, self.processes), self.at_once, self.dtype, self.recompute,
-            rows=2, references=references, processes=split,
+            rows=2, references=references, processes=split, shared_by=self.processes or 1,
         )  # fmt: skip

@@ -95,5 +95,5 @@ class Kto(Stage):
         split = split_over(self.processes, self.sharding)
         return memory.forecast_fine_tuning(
             given["policy"][0], device, self.lora, self.max_length, largest_part(self.batch, self.processes), self.micro_batch, self.dtype,
-            self.recompute, references=int(not self.lora) / split, processes=split,
+            self.recompute, references=int(not self.lora) / split, processes=split, shared_by=self.processes or 1,
         )  # fmt: skip

@@ -106,5 +106,5 @@ class Reward(Stage):
         return memory.forecast_fine_tuning(
             given["model"][0], device, self.lora, self.max_length, largest_part(self.batch, self.processes), self.micro_batch, self.dtype,
             self.recompute, rows=2, methods=("full", "lora"), scores_ids=False, masked=False,
-            processes=split_over(self.processes, self.sharding),
+            processes=split_over(self.processes, self.sharding), shared_by=self.processes or 1,
         )  # fmt: skip

@@ -121,9 +121,10 @@ class Grpo(Stage):
         if self.rollouts % (self.minibatches * (self.micro_batch or 1)):
             raise ValueError(f"`minibatches` times `micro_batch` must divide `rollouts` ({self.rollouts})")
         check_weights(self.weights, self.rules)
+        alone = self.together and not self.micro_batch
         check_processes(
-            self.processes, self.sharding, self.lora, self.rollouts // self.minibatches, "answers",
-            "`bnpo` takes the mean over the tokens that are in memory at once" if self.shareable == 1 else "",
+            self.processes, self.sharding, self.lora, self.shareable, "passes" if self.together else "answers",
+            "`bnpo` takes the mean over the tokens that are in memory at once" if alone else "",
         )  # fmt: skip
         return self
 
@@ -167,5 +168,5 @@ class Grpo(Stage):
         return memory.forecast_fine_tuning(
             given["policy"][0], device.less(self.gpu_share), self.lora, self.max_tokens + longest_prompt(given, self.max_tokens),
             largest_part(self.rollouts // self.minibatches, self.processes), self.micro_batch, self.dtype, self.recompute, sampler=True, equal=True,
-            references=int(not self.lora) / split, reward_models=len(given.get("reward", [])), processes=split,
+            references=int(not self.lora) / split, reward_models=len(given.get("reward", [])), processes=split, shared_by=self.processes or 1,
         )  # fmt: skip

@@ -92,5 +92,5 @@ class Sft(Stage):
         return memory.forecast_fine_tuning(
             given["model"][0], device, self.lora, self.max_length, largest_part(self.batch, self.processes),
             self.at_once if self.packing else self.micro_batch, self.dtype, self.recompute,
-            processes=split_over(self.processes, self.sharding),
+            processes=split_over(self.processes, self.sharding), shared_by=self.processes or 1,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from training.hardware.cost import say_cost, trainable_share
-from training.loops.distributed import from_lead, rank, share_work
+from training.loops.distributed import from_lead, rank, share_work, world
 from training.loops.passes import bound, in_dealt_batches, in_passes, recomputes
 from training.loops.trl import arguments, train, trained_model
 from training.models.load import base_dtype, load_model, save_trained
@@ -38,6 +38,7 @@ def learn(stage: Sft, job: Job) -> None:
     examples, conversations, learnt = from_lead(lambda: prepare(job, template, length, stage.reasoning))
     if stage.packing:
         attend_by_document(model)
+    at_once = packed_at_once(stage, world()) if stage.packing else stage.batch
     args = arguments(
         job,
         SFTConfig,
@@ -45,8 +46,8 @@ def learn(stage: Sft, job: Job) -> None:
         recomputes(stage),
         num_train_epochs=stage.epochs,
         max_steps=stage.steps or -1,
-        per_device_train_batch_size=stage.at_once if stage.packing else stage.batch,
-        gradient_accumulation_steps=stage.batch // stage.at_once if stage.packing else 1,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=stage.batch // at_once,
         max_length=length,
         packing=stage.packing,
         learning_rate=stage.lr or (2e-4 if stage.lora else 2e-5),
@@ -82,3 +83,9 @@ def learn(stage: Sft, job: Job) -> None:
         trainable_share=share,
         steps=trainer.state.global_step,
     )
+
+
+def packed_at_once(stage: Sft, processes: int) -> int:
+    """Packed sequences in memory at once: as many as the stage says, or fewer, so that each process has a part of a step."""
+    most = max(1, min(stage.at_once, stage.batch // processes))
+    return max(n for n in range(1, most + 1) if stage.batch % n == 0)

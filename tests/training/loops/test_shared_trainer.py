@@ -22,6 +22,7 @@ from tests.training.processes import alone
 from tests.training.tiny_chat import one_thread
 from training.loops.distributed import dealt
 from training.loops.passes import groups
+from training.sft.work import packed_at_once
 
 __all__ = ["alone", "one_thread"]  # apply to every test here
 
@@ -194,6 +195,7 @@ def test_no_stage_spreads_a_batch_over_gpus_by_itself(store: Store, monkeypatch:
         ("sft", {"sharding": "split"}, "'replicate' or 'shard'"),
         ("sft", {"processes": 2, "sharding": "shard", "lora": {"quantize": True}}, "`quantize` .* can't be split"),
         ("dpo", {"processes": 2, "loss": "aot"}, "`aot` puts different pairs together: .* or give a `micro_batch`"),
+        ("dpo", {"processes": 3, "loss": "aot", "micro_batch": 2}, r"are more than a step has passes \(2\)"),
         ("dpo", {"processes": 2, "sft_weight": 0.1}, "`sigmoid` with `sft_weight` puts different pairs together"),
     ],
 )
@@ -212,6 +214,11 @@ def test_processes_change_no_key() -> None:
     for kind in STAGES:
         plain, shared = load(kind).model_validate({}), load(kind).model_validate({"processes": 2, "sharding": "shard"})
         assert plain.identity() == shared.identity()
+
+
+def test_each_process_has_a_part_of_a_packed_step() -> None:
+    stage = load("sft").model_validate({"batch": 12, "micro_batch": 6})
+    assert [packed_at_once(stage, processes) for processes in (1, 2, 3, 5, 12)] == [6, 6, 4, 2, 1]
 
 
 def test_passes_are_dealt_out_once_and_as_many_to_each(monkeypatch: pytest.MonkeyPatch) -> None:
