@@ -211,7 +211,7 @@ class TrainerProgress(TrainerCallback):
         self.clock.read()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+        if rank() or not logs or "train_runtime" in logs:  # all processes have the same; one tells it
             return
         values = {
             ("lr" if name == "learning_rate" else name): float(value)
@@ -235,7 +235,7 @@ class TrainerProgress(TrainerCallback):
         self.job.metric(state.global_step, **values, memory_gib=peak_memory(self.device) / 2**30)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
+        if rank() == 0:
             self.job.progress(state.global_step, state.max_steps, "steps")
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
