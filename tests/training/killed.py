@@ -23,7 +23,7 @@ from generators.backends.vllm.options import ENVIRONMENT
 from tests.training import tiny_chat
 
 IMPORTED = ["torch", "transformers", "peft", "trl", "trl.trainer.sft_trainer", "training.pretrain.work", "training.sft.work",
-            "training.reward.fit", "training.preference.dpo", "training.rl.ppo.loop", "training.loops.trl"]  # fmt: skip
+            "training.reward.fit", "training.preference.dpo", "training.preference.kto", "training.rl.ppo.loop", "training.loops.trl"]  # fmt: skip
 VLLM = ["vllm.entrypoints.llm"]
 _forked_from: tuple[int | None, set[str]] = (None, set())  # a process, and what it has imported
 
@@ -62,8 +62,7 @@ def start(spec: dict[str, Any], folder: Path, kill_at: int | None) -> Artifact |
         folder: for what the process says.
         kill_at: the step or commit (from 1) after which it is killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    _preload(context, [*IMPORTED, *spec.get("imports", [])])
+    context = ready(spec.get("imports", []))
     told, made = folder / "process.log", folder / "made"
     process = context.Process(target=_child, args=({**spec, "kill_at": kill_at}, str(told), str(made)))
     process.start()
@@ -75,19 +74,21 @@ def start(spec: dict[str, Any], folder: Path, kill_at: int | None) -> Artifact |
     return Store(spec["store"]).get(made.read_text())
 
 
-def _preload(context: ForkServerContext, imports: list[str]) -> None:
+def ready(more: list[str] | None = None) -> ForkServerContext:
     """Start the process to fork from, unless there is one that has imported all of this."""
     global _forked_from
+    context, imports = multiprocessing.get_context("forkserver"), [*IMPORTED, *(more or [])]
     server: Any = forkserver._forkserver  # pyright: ignore
     there, known = _forked_from
     if there == server._forkserver_pid and there is not None and known >= set(imports):
-        return
+        return context
     for name, value in {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}.items():
         os.environ.setdefault(name, value)
     server._stop()
     context.set_forkserver_preload(imports)
     forkserver.ensure_running()
     _forked_from = (server._forkserver_pid, set(imports))
+    return context
 
 
 def _child(spec: dict[str, Any], told: str, made: str) -> None:

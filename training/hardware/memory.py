@@ -223,10 +223,10 @@ class FineTuning:
         shape, half = self.shape, self.half
         count, matrices, layers = parameters(shape), matrix_weights(shape), shape.num_hidden_layers
         product = 2 if half else 4
-        trained = count / self.processes if self.method == "full" else adapter_weights(shape, self.r)
+        trained = (count if self.method == "full" else adapter_weights(shape, self.r)) / self.processes
         width_of_frozen = self.own if half and self.method != "full" else 4.0
         frozen = {
-            "full": 0.0, "lora": width_of_frozen * count,
+            "full": 0.0, "lora": width_of_frozen * count / self.processes,
             "qlora": QUANTIZED * matrices + 2.0 * (count - matrices),
         }[self.method]  # fmt: skip
         frozen += width_of_frozen * count * self.references
@@ -246,7 +246,7 @@ class FineTuning:
     def pass_rows(self, batch: int, rows: int = 1, micro_batch: int | None = None, equal: bool = False) -> int:
         """Sequences of the largest pass over `batch` examples of so many rows, in `equal` passes or not."""
         if micro_batch:
-            return micro_batch * rows
+            return min(micro_batch, batch) * rows
         r = None if self.method == "full" else self.r
         padded = self.length if self.masked else 0
         tokens = pass_tokens(self.shape, 2 if self.half else 4, r, padded, self.gpu)
@@ -326,6 +326,7 @@ def forecast_fine_tuning(
     reward_models: int = 0,
     sampler: bool = False,
     processes: int = 1,
+    shared_by: int = 1,
     methods: Sequence[Method] = ("full", "lora", "qlora"),
     scores_ids: bool = True,
     masked: bool = True,
@@ -340,6 +341,7 @@ def forecast_fine_tuning(
         reward_models: those beside it, in float32.
         sampler: whether vLLM answers in the same memory; on a GPU it has a share of its own.
         processes: those that split the weights (FSDP2).
+        shared_by: processes that share each step. Each has a GPU of its own; without GPUs they share the machine's memory.
         methods: those that the stage has.
         scores_ids, masked: as of `FineTuning`.
         equal: whether all passes of a step have as many rows.
@@ -357,25 +359,30 @@ def forecast_fine_tuning(
     assert training is not None
     sequences = training.pass_rows(batch, rows, micro_batch, equal)
     need = training.memory(sequences, sequences < batch * rows)
+    together = 1 if device.gpu else shared_by  # processes in the memory that is planned with
+    whole = together * (need.total - need.beside) + need.beside
     told = (
-        f"{count:,} weights, {training.method} at {sequences} x {training.length} tokens: {gibibytes(need.total)} "
+        f"{count:,} weights, {training.method} at {sequences} x {training.length} tokens"
+        + (f", in each of {shared_by} processes" if shared_by > 1 else "")
+        + f": {gibibytes(need.total)} "
         f"(weights {gibibytes(need.weights)}, gradients {gibibytes(need.gradients)}, optimizer "
         f"{gibibytes(need.optimizer)}, activations {gibibytes(need.activations)}"
         + (f", sampler and reward {gibibytes(need.beside)}" if need.beside else "")
         + (f", libraries {gibibytes(need.libraries)}" if need.libraries else "")
+        + (f"; all together {gibibytes(whole)}" if whole > need.total else "")
         + f") of {gibibytes(device.memory)}"
     )
-    if need.total > HEADROOM * device.memory:
+    if whole > HEADROOM * device.memory:
         r = training.r
         settings = {"full": [], "lora": [f"lora: {{r: {r}}}"], "qlora": [f"lora: {{r: {r}, quantize: true}}"]}
         ways = [
             f"`{', '.join([*settings[fit.method], f'micro_batch: {fit.batch}', *(['recompute: true'] if fit.recompute else [])])}` "
             f"(x {fit.accumulate}: {gibibytes(fit.memory.total)})"
-            for fit in training.ways(device.memory, batch, rows)
-            if fit.method in methods
+            for fit in training.ways(device.memory / together, batch, rows)
+            if fit.method in methods and not (fit.method == "qlora" and processes > 1)
         ]
         told += ": DOES NOT FIT. " + (f"What does: {'; '.join(ways)}" if ways else "Nor does an adapter with one row")
-    return {"config": config, "needs": told, "memory": int(need.total), "parts": need}
+    return {"config": config, "needs": told, "memory": int(whole), "parts": need}
 
 
 def forecast_pretraining(

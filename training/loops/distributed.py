@@ -19,7 +19,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,14 +29,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from engine.errors import UserError
 from engine.stage.job import Job
 from training.hardware.memory import TOKENS
+from training.loops.processes_settings import Strategy
 from training.models.answers import EncodedAnswer
 from training.models.padding import chunks
 
-Strategy = Literal["replicate", "shard"]
 T = TypeVar("T")
 _patient: Any = None  # a group; for what one process does while the others wait, however long that takes
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def rank() -> int:
@@ -69,6 +72,48 @@ def turns(
     return [(chunk, 1.0) for chunk in ours] + [([order[0]], 0.0)] * (most - len(ours))
 
 
+def dealt(count: int) -> list[tuple[int, float]]:
+    """The numbers of this process's passes, of so many, each with what it counts: a process that has none left goes on with
+    the first one, for 0, so that all have as many."""
+    turns = -(-count // world())
+    own = [(number, 1.0) for number in range(rank(), count, world())]
+    return own + [(0, 0.0)] * (turns - len(own))
+
+
+class SharedStage(Protocol):
+    """What of a stage says how many processes share it."""
+
+    processes: int | None
+    sharding: Strategy
+
+
+SomeStage = TypeVar("SomeStage", bound=SharedStage)
+
+
+def share_work(
+    stage: SomeStage, job: Job, work: Callable[[SomeStage, Job], None], rows: int, imports: Sequence[str]
+) -> None:
+    """Do a stage's work in as many processes as it says, or as there are GPUs.
+
+    Args:
+        work: what each process does: a function of a module.
+        rows: of a step; so many processes at most.
+        imports: as for `processes`.
+
+    Raises:
+        UserError: a model is to be split, and there is one process.
+    """
+    there, launched = torch.cuda.device_count(), int(os.environ.get("WORLD_SIZE", "1"))
+    count = stage.processes or min(max(1, there), rows)
+    if max(count, launched) == 1 and stage.sharding == "shard":
+        raise UserError(
+            "`sharding: shard` splits a model over several processes, one for each GPU where `processes` is left out, and this "
+            f"machine has {there or 'none'}: say how many `processes`, or leave `sharding` out."
+        )
+    with processes(count, job, partial(work, stage), imports) as ours:
+        work(stage, ours)
+
+
 class Silent(Job):
     """A job as the processes other than rank 0 have it: what they would report, rank 0 reports."""
 
@@ -98,7 +143,8 @@ def processes(
             int(os.environ["MASTER_PORT"]), int(os.environ["LOCAL_RANK"]),
         )  # fmt: skip
         try:
-            yield silent if rank() else job
+            with _as_if_alone():
+                yield silent if rank() else job
         finally:
             dist.destroy_process_group()
         return
@@ -118,7 +164,8 @@ def processes(
         others.append(other)
     _join(0, count, place, 0)
     try:
-        yield job
+        with _as_if_alone():
+            yield job
         wait_for_all()
     except BaseException:
         for other in others:  # they wait for what will not come
@@ -129,6 +176,16 @@ def processes(
         for other in others:
             other.join(10)
             other.kill()
+
+
+@contextmanager
+def _as_if_alone() -> Generator[None]:
+    """Within this, torchrun's variables are hidden: libraries that see them would deal out batches and gradients themselves."""
+    kept = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def _join(number: int, count: int, place: int, gpu: int) -> None:
@@ -147,7 +204,8 @@ def _other(number: int, count: int, place: int, work: Callable[[Job], None], job
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
     _join(number, count, place, number)
-    work(job)
+    with _as_if_alone():
+        work(job)
     wait_for_all()
     dist.destroy_process_group()
 
@@ -167,6 +225,15 @@ def from_lead(make: Callable[[], T]) -> T:
     made: list[Any] = [make() if rank() == 0 else None]
     dist.broadcast_object_list(made, src=0, group=_patient)
     return made[0]
+
+
+def everywhere(value: T) -> list[T]:
+    """What each process has of something small, in the order of the processes; all must ask."""
+    if world() == 1:
+        return [value]
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, value, group=_patient)
+    return found
 
 
 def spread(model: nn.Module, strategy: Strategy) -> None:

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
+from training.loops.distributed import rank
 
 if TYPE_CHECKING:
     from engine.stage.job import Job
@@ -29,7 +30,7 @@ def tracked(job: Job, name: Tracker) -> Generator[None]:
     Raises:
         UserError: it is not installed.
     """
-    if name == "none" or int(os.environ.get("RANK", "0")):
+    if name == "none" or rank() or int(os.environ.get("RANK", "0")):  # before and after the processes have met
         yield
         return
     log, close = _open(job, name)

@@ -27,6 +27,7 @@ from transformers import PrinterCallback, TrainerCallback
 from engine.errors import StageFailed
 from training.hardware.flops import peak_memory
 from training.loops.clock import Clock
+from training.loops.distributed import from_lead, put_together, rank
 from training.loops.patches import score_learnt_tokens
 from training.loops.sealed import is_whole, seal
 from training.loops.tracking import tracked
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from engine.stage.job import Job
     from training.loops.tracking_settings import Tracker
+    from training.models.lora_settings import Lora
     from training.models.precision_settings import Precision
 
     Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -79,7 +81,14 @@ def arguments(
         "report_to": "none",
         "disable_tqdm": True,
     }
-    return config_class(**{**settings, **overrides})
+    own = torch.cuda.current_device() if gpu else 0
+    made: Any = config_class(**{**settings, **overrides})
+    if gpu:
+        # transformers would take the first GPU, and spread batches over all others (DataParallel). Each process has its own.
+        torch.cuda.set_device(own)
+        made.__dict__["_setup_devices"] = torch.device("cuda", own)
+        made._n_gpu = 1
+    return made
 
 
 def train(trainer: Trainer, job: Job, row_ids: RowIds | None = None, report_to: Tracker = "none") -> None:
@@ -99,7 +108,7 @@ def train(trainer: Trainer, job: Job, row_ids: RowIds | None = None, report_to: 
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TrainerProgress(job, last_rows))
-    last = resume_from(job)
+    last = from_lead(lambda: resume_from(job))
     if last:
         job.say(f"resumes from step {Path(last).name.removeprefix('checkpoint-')}")
     with tracked(job, report_to):
@@ -113,6 +122,26 @@ def train(trainer: Trainer, job: Job, row_ids: RowIds | None = None, report_to: 
             if "No space left" not in str(error) and "os error 28" not in str(error):
                 raise
             raise _full(job) from error
+
+
+def trained_model(trainer: Any, load: Callable[[], Any], lora: Lora | None) -> Any:
+    """The model that was trained, whole in rank 0; all processes must ask.
+
+    Args:
+        load: the model as it was; used where the processes have split the one that learnt.
+    """
+
+    def another() -> Any:
+        if lora is None:
+            return load()
+        # PEFT takes seconds to import.
+        from peft import get_peft_model
+
+        from training.models.lora import peft_config
+
+        return get_peft_model(load(), peft_config(lora))
+
+    return put_together(trainer.accelerator.unwrap_model(trainer.model), another)
 
 
 def _full(job: Job) -> StageFailed:
@@ -182,9 +211,13 @@ class TrainerProgress(TrainerCallback):
         self.clock.read()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+        if rank() or not logs or "train_runtime" in logs:  # all processes have the same; one tells it
             return
-        values = {("lr" if name == "learning_rate" else name): float(value) for name, value in logs.items()}
+        values = {
+            ("lr" if name == "learning_rate" else name): float(value)
+            for name, value in logs.items()
+            if value is not None
+        }
         loss, norm = values.get("loss", 0.0), values.get("grad_norm", 0.0)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             rows = ", ".join(self.last_rows())
@@ -202,9 +235,9 @@ class TrainerProgress(TrainerCallback):
         self.job.metric(state.global_step, **values, memory_gib=peak_memory(self.device) / 2**30)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
+        if rank() == 0:
             self.job.progress(state.global_step, state.max_steps, "steps")
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
+        if rank() == 0:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -9,14 +9,15 @@ import datasets
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from training.loops.distributed import from_lead, rank, share_work
 from training.loops.passes import bound, in_passes, recomputes
-from training.loops.trl import arguments, train
+from training.loops.trl import arguments, train, trained_model
 from training.models.load import base_dtype, load_model, load_reference, save_trained
 from training.models.lora import peft_config
 from training.models.precision import autocast, products
 from training.preference.dpo_stage import Dpo
 from training.preference.pairs import load
-from training.preference.report import report
+from training.preference.report import report, whole_reference
 from training.preference.token_ids import on_token_ids
 
 if TYPE_CHECKING:
@@ -25,11 +26,19 @@ if TYPE_CHECKING:
 
 
 def train_on_pairs(stage: Dpo, job: Job) -> None:
+    share_work(stage, job, learn, stage.shareable, ("peft", "trl.trainer.dpo_trainer", __name__))
+
+
+def learn(stage: Dpo, job: Job) -> None:
+    """What each process does."""
     source = job.input("policy")
     width = products(stage.dtype)
-    policy, tokenizer = load_model(source.location, job, dtype=base_dtype(source.location, job, stage.lora, width))
+    weights = base_dtype(source.location, job, stage.lora, width)
+    policy, tokenizer = load_model(source.location, job, dtype=weights)
     reference = None if stage.reference_free else load_reference(job, stage.lora, width)
-    training, validation = load(job, "preferences", tokenizer, stage.max_length, stage.held_out, stage.reasoning)
+    training, validation = from_lead(
+        lambda: load(job, "preferences", tokenizer, stage.max_length, stage.held_out, stage.reasoning)
+    )
     settings: dict[str, Any] = {
         "beta": stage.beta,
         "num_train_epochs": stage.epochs,
@@ -51,6 +60,8 @@ def train_on_pairs(stage: Dpo, job: Job) -> None:
         bound(stage, policy.config, stage.max_length),
         stage.at_once,
         pairs=not stage.reference_free,
+        sharding=stage.sharding,
+        together=stage.together,
     )
     trainer = learner(
         model=policy,
@@ -61,8 +72,12 @@ def train_on_pairs(stage: Dpo, job: Job) -> None:
         **({} if stage.reference_free else {"ref_model": reference}),
     )
     train(trainer, job, report_to=stage.report_to)
-    trained = trainer.accelerator.unwrap_model(trainer.model).eval()
+    trained = trained_model(trainer, lambda: load_model(source.location, job, dtype=weights)[0], stage.lora)
+    if rank():
+        return
+    trained.to(trainer.args.device).eval()
     if validation:
+        reference = whole_reference(reference, lambda: load_reference(job, stage.lora, width))
         with autocast(trained.device, width):
             report(job, trained, reference, validation, stage.beta, against_reference=not stage.reference_free)
     save_trained(job, trained, tokenizer, stage.lora, source)

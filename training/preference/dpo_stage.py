@@ -18,6 +18,13 @@ from pydantic import Field, model_validator
 from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
+from training.loops.processes_settings import (
+    Processes,
+    Sharding,
+    check_processes,
+    largest_part,
+    split_over,
+)
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
 from training.models.precision_settings import Dtype, Recompute
@@ -83,6 +90,8 @@ class Dpo(Stage):
     dtype: Dtype = "auto"
     recompute: Recompute = None
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
+    processes: Processes = None
+    sharding: Sharding = "replicate"
     report_to: ReportTo = "none"
 
     @model_validator(mode="after")
@@ -97,6 +106,11 @@ class Dpo(Stage):
             raise ValueError(f"`length_decay` has no effect on `{self.loss}`")
         if self.loss == "orpo" and self.sft_weight:
             raise ValueError("`orpo` holds the chosen answer's likelihood already: leave out `sft_weight`")
+        told = f"`{self.loss}`{' with `sft_weight`' if self.sft_weight else ''} puts different pairs together"
+        check_processes(
+            self.processes, self.sharding, self.lora, self.shareable, "passes" if self.together else "pairs",
+            told if self.together and not self.micro_batch else "",
+        )  # fmt: skip
         return self
 
     @property
@@ -104,11 +118,20 @@ class Dpo(Stage):
         return self.loss in REFERENCE_FREE
 
     @property
+    def together(self) -> bool:
+        """Whether the loss puts the tokens or the margins of different pairs together."""
+        return self.loss in ("aot", "aot_unpaired", "orpo") or self.sft_weight > 0
+
+    @property
     def at_once(self) -> int | None:
-        """Pairs of a pass; None for as many as fit. Losses that put the tokens or the margins of different pairs together have all at
-        once, unless the recipe says otherwise."""
-        together = self.loss in ("aot", "aot_unpaired", "orpo") or self.sft_weight > 0
-        return self.micro_batch or (self.batch if together else None)
+        """Pairs of a pass; None for as many as fit. Losses that put different pairs together have all at once, unless the recipe says
+        otherwise."""
+        return self.micro_batch or (self.batch if self.together else None)
+
+    @property
+    def shareable(self) -> int:
+        """By how many processes a step can be shared at most."""
+        return self.batch // (self.micro_batch or self.batch) if self.together else self.batch
 
     def output(self, given: dict[str, list[str]]) -> str:
         return output_kind(self.lora)
@@ -119,8 +142,9 @@ class Dpo(Stage):
         check(known, "policy", self.reasoning)
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
-        references = int(not self.lora and not self.reference_free)
+        split = split_over(self.processes, self.sharding)
+        references = int(not self.lora and not self.reference_free) / split
         return memory.forecast_fine_tuning(
-            given["policy"][0], device, self.lora, self.max_length, self.batch, self.at_once, self.dtype, self.recompute,
-            rows=2, references=references,
+            given["policy"][0], device, self.lora, self.max_length, largest_part(self.batch, self.processes), self.at_once, self.dtype, self.recompute,
+            rows=2, references=references, processes=split, shared_by=self.processes or 1,
         )  # fmt: skip

@@ -16,8 +16,9 @@ from engine.errors import UserError
 from engine.seeds import shuffled
 from generators.text.chat_template import Unusable
 from generators.text.learning_template import learning
+from training.loops.distributed import dealt, everywhere, from_lead, rank, share_work, total
 from training.loops.passes import bound, in_passes, recomputes
-from training.loops.trl import arguments, train
+from training.loops.trl import arguments, train, trained_model
 from training.models.answers import EncodedAnswer, encode
 from training.models.load import base_dtype, load_model, load_reference, save_trained
 from training.models.lora import peft_config
@@ -25,7 +26,7 @@ from training.models.precision import autocast, products
 from training.models.splits import check_split
 from training.preference.kto_stage import Kto
 from training.preference.pairs import Pair, load, set_aside
-from training.preference.report import report
+from training.preference.report import report, whole_reference
 from training.preference.token_ids import on_token_ids
 
 if TYPE_CHECKING:
@@ -38,19 +39,17 @@ def train_on_marks(stage: Kto, job: Job) -> None:
     Raises:
         UserError: all of them are good, or none is.
     """
+    share_work(stage, job, learn, stage.batch, ("peft", "trl.trainer.kto_trainer", __name__))
+
+
+def learn(stage: Kto, job: Job) -> None:
+    """What each process does."""
     source = job.input("policy")
     width = products(stage.dtype)
-    policy, tokenizer = load_model(source.location, job, dtype=base_dtype(source.location, job, stage.lora, width))
+    weights = base_dtype(source.location, job, stage.lora, width)
+    policy, tokenizer = load_model(source.location, job, dtype=weights)
     reference = load_reference(job, stage.lora, width)
-    marked: list[Marked] = []
-    validation: list[Pair] = []
-    if job.all("preferences"):
-        pairs, validation = load(job, "preferences", tokenizer, stage.max_length, stage.held_out)
-        marked += [
-            m for p in pairs for m in (Marked(p.prompt_id, p.chosen, True), Marked(p.prompt_id, p.rejected, False))
-        ]
-    if job.all("candidates"):
-        marked += judged(job, tokenizer, stage.metric, stage.above, stage.max_length)
+    marked, validation = from_lead(lambda: load_marked(stage, job, tokenizer))
     good = sum(m.good for m in marked)
     if not good or good == len(marked):
         raise UserError(
@@ -78,8 +77,11 @@ def train_on_marks(stage: Kto, job: Job) -> None:
         disable_dropout=True,
     )
     learner = with_one_kl(
-        in_passes(on_token_ids(KTOTrainer), bound(stage, policy.config, stage.max_length), stage.micro_batch)
-    )
+        in_passes(
+            on_token_ids(KTOTrainer), bound(stage, policy.config, stage.max_length), stage.micro_batch,
+            sharding=stage.sharding,
+        )
+    )  # fmt: skip
     trainer = learner(
         model=policy,
         ref_model=reference,
@@ -90,11 +92,29 @@ def train_on_marks(stage: Kto, job: Job) -> None:
     )
     train(trainer, job, report_to=stage.report_to)
     job.summary(good=good, bad=len(marked) - good, good_weight=round(weight, 6))
-    trained = trainer.accelerator.unwrap_model(trainer.model).eval()
+    trained = trained_model(trainer, lambda: load_model(source.location, job, dtype=weights)[0], stage.lora)
+    if rank():
+        return
+    trained.to(trainer.args.device).eval()
     if validation:
+        reference = whole_reference(reference, lambda: load_reference(job, stage.lora, width))
         with autocast(trained.device, width):
             report(job, trained, reference, validation, stage.beta)
     save_trained(job, trained, tokenizer, stage.lora, source)
+
+
+def load_marked(stage: Kto, job: Job, tokenizer: Any) -> tuple[list[Marked], list[Pair]]:
+    """The answers that are trained on, and the pairs that are held out."""
+    marked: list[Marked] = []
+    validation: list[Pair] = []
+    if job.all("preferences"):
+        pairs, validation = load(job, "preferences", tokenizer, stage.max_length, stage.held_out)
+        marked += [
+            m for p in pairs for m in (Marked(p.prompt_id, p.chosen, True), Marked(p.prompt_id, p.rejected, False))
+        ]
+    if job.all("candidates"):
+        marked += judged(job, tokenizer, stage.metric, stage.above, stage.max_length)
+    return marked, validation
 
 
 def with_one_kl(trainer: type[Any]) -> type[Any]:
@@ -108,15 +128,26 @@ def with_one_kl(trainer: type[Any]) -> type[Any]:
             self.z0 = None
             if not self.calculate_KL:
                 return
-            total, rows = torch.zeros((), device=self.accelerator.device), 0
+            summed, rows = torch.zeros((), device=self.accelerator.device), 0.0
             unwrapped = self.accelerator.unwrap_model(self.model)
             with torch.no_grad(), self.compute_loss_context_manager():
-                for part in parts:
+                for number, counts in dealt(len(parts)):
+                    part = parts[number]
                     ours = super()._compute_kl_logps(model, part)
                     with unwrapped.disable_adapter() if self.ref_model is None else nullcontext():
                         theirs = super()._compute_kl_logps(self.ref_model or self.model, part)
-                    total, rows = total + (ours - theirs).sum(), rows + len(ours)
-            self.z0 = total / rows
+                    summed, rows = summed + counts * (ours - theirs).sum(), rows + counts * len(ours)
+            self.z0 = total(summed) / sum(everywhere(rows))
+
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            loss = super().training_step(*args, **kwargs)
+            told = self._metrics["train"]
+            chosen, rejected = told.get("rewards/chosen"), told.get("rewards/rejected")
+            if (
+                chosen and rejected and "rewards/margins" not in told
+            ):  # TRL tells it of passes with answers of both kinds
+                told["rewards/margins"] = [sum(chosen) / len(chosen) - sum(rejected) / len(rejected)]
+            return loss
 
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
             if self.z0 is not None:

@@ -17,6 +17,13 @@ from pydantic import Field, model_validator
 from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
+from training.loops.processes_settings import (
+    Processes,
+    Sharding,
+    check_processes,
+    largest_part,
+    split_over,
+)
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
 from training.models.precision_settings import Dtype, Recompute
@@ -65,12 +72,15 @@ class Kto(Stage):
     dtype: Dtype = "auto"
     recompute: Recompute = None
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
+    processes: Processes = None
+    sharding: Sharding = "replicate"
     report_to: ReportTo = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> Kto:
         if self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"`micro_batch` ({self.micro_batch}) must divide `batch` ({self.batch})")
+        check_processes(self.processes, self.sharding, self.lora, self.batch, "answers")
         return self
 
     def output(self, given: dict[str, list[str]]) -> str:
@@ -82,7 +92,8 @@ class Kto(Stage):
         check(known, "policy")
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
+        split = split_over(self.processes, self.sharding)
         return memory.forecast_fine_tuning(
-            given["policy"][0], device, self.lora, self.max_length, self.batch, self.micro_batch, self.dtype,
-            self.recompute, references=int(not self.lora),
+            given["policy"][0], device, self.lora, self.max_length, largest_part(self.batch, self.processes), self.micro_batch, self.dtype,
+            self.recompute, references=int(not self.lora) / split, processes=split, shared_by=self.processes or 1,
         )  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.statistics import bootstrap
+from training.loops.distributed import is_split
 from training.models.logprobs import token_logprobs
 
 if TYPE_CHECKING:
@@ -49,3 +50,10 @@ def report(
         rejected_logratio=round(float(np.mean(ratios[1::2])), 6),
         reward_margin=round(beta * float(difference.mean()), 6),
     )
+
+
+def whole_reference(reference: Any, load: Callable[[], Any]) -> Any:
+    """The reference; loaded again where it was split over processes, so that one of them can ask it alone."""
+    if reference is None or not any(map(is_split, reference.parameters())):
+        return reference
+    return load().to(next(reference.parameters()).device).eval()

@@ -22,6 +22,17 @@ from training.hardware.flops import peak_memory
 from training.loops import schedule, snapshot
 from training.loops.checkpoint import Checkpoints
 from training.loops.clock import Clock
+from training.loops.distributed import (
+    dealt,
+    from_lead,
+    put_together,
+    rank,
+    share_work,
+    spread,
+    sum_gradients,
+    totals,
+    world,
+)
 from training.loops.passes import bound, groups, recomputes
 from training.loops.tracking import tracked
 from training.models.load import base_dtype, own_dtype, quiet, save
@@ -30,7 +41,7 @@ from training.preference import pairs
 from training.preference.pairs import Pair
 from training.reward import rankings
 from training.reward.losses import pair_loss, ranking_loss, weights
-from training.reward.model import FACTS, RewardModel
+from training.reward.model import FACTS, Heads, RewardModel
 from training.reward.rankings import Ranked
 from training.reward.report import report
 from training.reward.reward_stage import Reward
@@ -41,31 +52,33 @@ if TYPE_CHECKING:
 
 
 def train_reward(stage: Reward, job: Job) -> None:
+    share_work(stage, job, train_together, stage.batch, ("transformers", __name__))
+
+
+def train_together(stage: Reward, job: Job) -> None:
+    """What each process does."""
     quiet()
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone, width = job.input("model").location, products(stage.dtype)
     tokenizer = load_tokenizer(backbone)
-    examples, training, validation = load_examples(stage, job, tokenizer)
-    with loading(backbone):
-        model: Any = AutoModelForSequenceClassification.from_pretrained(
-            backbone,
-            num_labels=stage.heads * max(len(stage.objectives), 1),
-            dtype=base_dtype(backbone, job, stage.lora, width),
-            trust_remote_code=False,
-        )
-    model.score.float()
-    start_heads(model, job.derive("heads"), zero=stage.heads == 1)
-    # Only readers that must find the end of a padded row by themselves need it; ours knows the lengths.
-    model.config.pad_token_id = tokenizer.pad_token_id
-    adapted = adapt(model, stage.lora, job.derive("lora")) if stage.lora else None
-    model.to(device).eval()  # dropout off: every score is the score
+    examples, training, validation = from_lead(lambda: load_examples(stage, job, tokenizer))
+    learner, adapted = untrained(stage, job, tokenizer, device)
     if recomputes(stage):
-        recompute_layers(model)
+        recompute_layers(learner)
     if adapted is not None:
-        job.summary(trained=round(trainable_share(model), 4))
+        job.summary(trained=round(trainable_share(learner), 4))
     with tracked(job, stage.report_to):
-        fit(stage, job, model, examples)
+        fit(stage, job, learner, examples)
+
+    def again() -> Any:
+        nonlocal adapted
+        whole, adapted = untrained(stage, job, tokenizer, device)
+        return whole
+
+    model: Any = put_together(learner, again)
+    if rank():
+        return
     own = own_dtype(backbone, job)
     if adapted is not None:
         from training.models.lora import merged_in
@@ -85,6 +98,25 @@ def train_reward(stage: Reward, job: Job) -> None:
     set_scale(reward, raw_BK, temperature_O, how, stage.heads)
     setattr(model.config, FACTS, reward.facts())
     save(job, model.to(own), tokenizer)
+
+
+def untrained(stage: Reward, job: Job, tokenizer: Any, device: torch.device) -> tuple[Any, Any]:
+    """The model as training begins with it, and PEFT's view of it, where an adapter is trained."""
+    backbone = job.input("model").location
+    with loading(backbone):
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            backbone,
+            num_labels=stage.heads * max(len(stage.objectives), 1),
+            dtype=base_dtype(backbone, job, stage.lora, products(stage.dtype)),
+            trust_remote_code=False,
+        )
+    model.score.float()
+    start_heads(model, job.derive("heads"), zero=stage.heads == 1)
+    # Only readers that must find the end of a padded row by themselves need it; ours knows the lengths.
+    model.config.pad_token_id = tokenizer.pad_token_id
+    adapted = adapt(model, stage.lora, job.derive("lora")) if stage.lora else None
+    model.to(device).eval()  # dropout off: every score is the score
+    return model, adapted
 
 
 def set_scale(reward: RewardModel, raw_BK: Tensor, temperature_O: np.ndarray, how: str, heads: int) -> None:
@@ -136,6 +168,8 @@ def fit(stage: Reward, job: Job, model: Any, training: Sequence[Pair | Ranked]) 
     """Train in place, going on from the last checkpoint in scratch."""
     steps_an_epoch = -(-len(training) // stage.batch)
     steps = stage.epochs * steps_an_epoch
+    heads = Heads(model)
+    spread(heads, stage.sharding)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=stage.lr, weight_decay=stage.weight_decay, betas=(0.9, 0.95))
     checkpoints = Checkpoints(job.scratch / "checkpoints")
@@ -154,40 +188,49 @@ def fit(stage: Reward, job: Job, model: Any, training: Sequence[Pair | Ranked]) 
             group["lr"] = stage.lr * schedule.linear(step, steps, stage.warmup)
         batch = [training[i] for i in chosen]
         optimizer.zero_grad()
-        loss, accuracy = learn(stage, model, batch, weights(batch, bootstrap_PK[chosen]), tokens)
+        loss, accuracy = learn(stage, heads, batch, weights(batch, bootstrap_PK[chosen]), tokens)
+        sum_gradients(model)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         job.metric(step + 1, loss=loss, accuracy=accuracy, **clock.read(), memory_gib=peak_memory(device) / 2**30)
         job.progress(step + 1, steps, "steps")
         if (step + 1) % stage.checkpoint_every == 0 or step + 1 == steps:
-            checkpoints.save(snapshot.take(step + 1, {"reward": model}, optimizer))
+            checkpoint = snapshot.take(step + 1, {"reward": model}, optimizer)
+            if rank() == 0:
+                checkpoints.save(checkpoint)
     checkpoints.wait()
 
 
 def learn(
-    stage: Reward, model: Any, batch: Sequence[Pair | Ranked], weight_BK: Tensor, tokens: int
+    stage: Reward, heads: Heads, batch: Sequence[Pair | Ranked], weight_BK: Tensor, tokens: int
 ) -> tuple[float, float]:
-    """Add the gradient of a batch's loss, pass by pass; gives that loss, and the share of its pairs that is ordered as people did.
+    """Add the gradient of this process's part of a batch's loss, pass by pass; gives the loss of all of it, and the share of its
+    pairs that is ordered as people did.
 
     Args:
         tokens: of a pass at most, unless `micro_batch` says how many examples it has.
     """
     whole = weight_BK.sum().clamp(min=1e-8)
-    device = next(model.parameters()).device
-    total = right = compared = 0.0
+    device = next(heads.parameters()).device
+    found = {"loss": 0.0, "right": 0.0, "compared": 0.0}
     lengths = [max(map(len, one.answers)) for one in batch]
-    for part in groups(lengths, tokens, stage.micro_batch, max(len(one.answers) for one in batch)):
+    parts = list(groups(lengths, tokens, stage.micro_batch, max(len(one.answers) for one in batch), world()))
+    for number, counts in dealt(len(parts)):
+        part = parts[number]
         of = [batch[i] for i in part]
         with autocast(device, products(stage.dtype)):
-            found = (
-                pair_loss(stage, model, cast(list[Pair], of), weight_BK[part])
+            learnt = (
+                pair_loss(stage, heads, cast(list[Pair], of), weight_BK[part])
                 if isinstance(of[0], Pair)
-                else ranking_loss(stage, model, cast(list[Ranked], of), weight_BK[part])
+                else ranking_loss(stage, heads, cast(list[Ranked], of), weight_BK[part])
             )
-        loss = found.loss / whole.to(device)
+        loss = counts * learnt.loss / whole.to(device)
         loss.backward()
-        total, right, compared = total + loss.item(), right + found.right, compared + found.compared
-    return total, right / max(compared, 1.0)
+        found["loss"] += loss.item()
+        found["right"] += counts * learnt.right
+        found["compared"] += counts * learnt.compared
+    found = totals(found)
+    return found["loss"], found["right"] / max(found["compared"], 1.0)
 
 
 def bootstrap_weights(pairs: int, heads: int, seed: int) -> np.ndarray:

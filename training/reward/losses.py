@@ -7,7 +7,7 @@ K = O H.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from training.models.padding import pad
 from training.reward.list_loss import nll
-from training.reward.model import read_heads
+from training.reward.model import Heads
 from training.reward.reward_stage import Reward
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def weights(batch: Sequence[Pair | Ranked], bootstrap_BK: np.ndarray) -> Tensor:
     return torch.tensor(bootstrap_BK, dtype=torch.float32) * torch.tensor([one.weight for one in batch])[:, None]
 
 
-def pair_loss(stage: Reward, model: Any, batch: Sequence[Pair], weight_PK: Tensor) -> Learnt:
+def pair_loss(stage: Reward, heads: Heads, batch: Sequence[Pair], weight_PK: Tensor) -> Learnt:
     """Of pairs."""
-    device = next(model.parameters()).device
+    device = next(heads.parameters()).device
     both = pad([*(pair.chosen for pair in batch), *(pair.rejected for pair in batch)], device)
-    chosen_PK, rejected_PK = read_heads(model, both).chunk(2)
+    chosen_PK, rejected_PK = heads(both).chunk(2)
     margin_P = torch.tensor([pair.margin if stage.margin else 0.0 for pair in batch], device=device)
     label_P = torch.tensor([pair.agreement if stage.soft else 1.0 for pair in batch], device=device)
     weight_PK = weight_PK.to(device)
@@ -58,10 +58,10 @@ def pair_loss(stage: Reward, model: Any, batch: Sequence[Pair], weight_PK: Tenso
     return Learnt((weight_PK * loss_PK).sum(), float(right_P.sum()), len(batch))
 
 
-def ranking_loss(stage: Reward, model: Any, lists: Sequence[Ranked], weight_LK: Tensor) -> Learnt:
+def ranking_loss(stage: Reward, heads: Heads, lists: Sequence[Ranked], weight_LK: Tensor) -> Learnt:
     """Of rankings."""
-    device = next(model.parameters()).device
-    raw_BK = read_heads(model, pad([answer for one in lists for answer in one.answers], device))
+    device = next(heads.parameters()).device
+    raw_BK = heads(pad([answer for one in lists for answer in one.answers], device))
     longest = max(len(one.ranks) for one in lists)
     ranks_LI = torch.tensor([one.ranks + [0] * (longest - len(one.ranks)) for one in lists], device=device)
     present_LI = torch.tensor([[i < len(one.ranks) for i in range(longest)] for one in lists], device=device)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from engine.errors import UserError
@@ -41,6 +41,17 @@ def read_heads(model: Any, batch: PaddedBatch) -> Tensor:
         last_BD.device.type, enabled=False
     ):  # one product a row: in float32, whatever the others are in
         return torch.nn.functional.linear(last_BD.float(), model.score.weight.float())
+
+
+class Heads(nn.Module):
+    """`read_heads` as a module: where several processes split a model, it is put together for a module's own forward pass."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PaddedBatch) -> Tensor:
+        return read_heads(self.model, batch)
 
 
 @dataclass

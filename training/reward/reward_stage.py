@@ -21,6 +21,13 @@ from pydantic import Field, model_validator
 from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
+from training.loops.processes_settings import (
+    Processes,
+    Sharding,
+    check_processes,
+    largest_part,
+    split_over,
+)
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
 from training.models.precision_settings import Dtype, Recompute
@@ -77,12 +84,15 @@ class Reward(Stage):
     dtype: Dtype = "auto"
     recompute: Recompute = None
     checkpoint_every: Annotated[int, NotIdentity] = Field(50, ge=1, description="Steps.")
+    processes: Processes = None
+    sharding: Sharding = "replicate"
     report_to: ReportTo = "none"
 
     @model_validator(mode="after")
     def _whole(self) -> Reward:
         if self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"`micro_batch` ({self.micro_batch}) must divide `batch` ({self.batch})")
+        check_processes(self.processes, self.sharding, self.lora, self.batch, "pairs")
         if self.lora and (not self.lora.merge or self.lora.quantize):
             raise ValueError("a reward model's adapter is merged into float weights: leave out `merge` and `quantize`")
         return self
@@ -94,6 +104,7 @@ class Reward(Stage):
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(
-            given["model"][0], device, self.lora, self.max_length, self.batch, self.micro_batch, self.dtype,
+            given["model"][0], device, self.lora, self.max_length, largest_part(self.batch, self.processes), self.micro_batch, self.dtype,
             self.recompute, rows=2, methods=("full", "lora"), scores_ids=False, masked=False,
+            processes=split_over(self.processes, self.sharding), shared_by=self.processes or 1,
         )  # fmt: skip

@@ -26,6 +26,13 @@ from pydantic import Field, model_validator
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from generators.rules.rule import Rule, sources, version
 from training.hardware import memory
+from training.loops.processes_settings import (
+    Processes,
+    Sharding,
+    check_processes,
+    largest_part,
+    split_over,
+)
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
 from training.models.precision_settings import Dtype, Recompute
@@ -103,6 +110,8 @@ class Grpo(Stage):
     recompute: Recompute = None
     gpu_share: Annotated[float, NotIdentity] = Field(0.3, gt=0, lt=1, description="Of the GPU's memory, for sampling.")
     checkpoint_every: Annotated[int, NotIdentity] = Field(1, ge=1, description="Iterations.")
+    processes: Processes = None
+    sharding: Sharding = "replicate"
     report_to: ReportTo = "none"
 
     @model_validator(mode="after")
@@ -112,7 +121,23 @@ class Grpo(Stage):
         if self.rollouts % (self.minibatches * (self.micro_batch or 1)):
             raise ValueError(f"`minibatches` times `micro_batch` must divide `rollouts` ({self.rollouts})")
         check_weights(self.weights, self.rules)
+        alone = self.together and not self.micro_batch
+        check_processes(
+            self.processes, self.sharding, self.lora, self.shareable, "passes" if self.together else "answers",
+            "`bnpo` takes the mean over the tokens that are in memory at once" if alone else "",
+        )  # fmt: skip
         return self
+
+    @property
+    def together(self) -> bool:
+        """Whether the loss depends on which answers are in memory at once."""
+        return self.chosen("loss") == "bnpo"
+
+    @property
+    def shareable(self) -> int:
+        """By how many processes a step can be shared at most."""
+        answers = self.rollouts // self.minibatches
+        return answers // (self.micro_batch or answers) if self.together else answers
 
     def chosen(self, name: str) -> Any:
         """An option, or what `method` sets it to."""
@@ -139,8 +164,9 @@ class Grpo(Stage):
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         """What `gpu_share` leaves is what there is to train in."""
+        split = split_over(self.processes, self.sharding)
         return memory.forecast_fine_tuning(
             given["policy"][0], device.less(self.gpu_share), self.lora, self.max_tokens + longest_prompt(given, self.max_tokens),
-            self.rollouts // self.minibatches, self.micro_batch, self.dtype, self.recompute, sampler=True, equal=True,
-            references=int(not self.lora), reward_models=len(given.get("reward", [])),
+            largest_part(self.rollouts // self.minibatches, self.processes), self.micro_batch, self.dtype, self.recompute, sampler=True, equal=True,
+            references=int(not self.lora) / split, reward_models=len(given.get("reward", [])), processes=split, shared_by=self.processes or 1,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
+from torch.nn import Parameter
 
 from engine.errors import StageFailed
 from engine.stage.job import Job
@@ -149,12 +150,15 @@ def weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         yield from ((name, whole(tensor)) for name, tensor in model.named_parameters())
         return
     base: Any = model.get_base_model()
-    adapted = [(name, module) for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
+    adapted: list[tuple[str, Any]] = [(n, m) for n, m in base.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, module in adapted:
-        merged: Any = copy.deepcopy(module)
+        parts = list(module.parameters())
+        # What is copied already is not copied again: parts that are split are put together instead.
+        together = {id(p): Parameter(whole(p).detach().clone(), False) for p in parts if is_split(p)}
+        merged: Any = copy.deepcopy(module, together)
         merged.get_base_layer().float()  # narrower weights would round the update
         merged.merge()
         for part, tensor in merged.get_base_layer().named_parameters():
             yield f"{name}.{part}", tensor
     inside = tuple(f"{name}." for name, _ in adapted)
-    yield from ((name, tensor) for name, tensor in base.named_parameters() if not name.startswith(inside))
+    yield from ((name, whole(tensor)) for name, tensor in base.named_parameters() if not name.startswith(inside))

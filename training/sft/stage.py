@@ -9,6 +9,13 @@ from pydantic import Field, model_validator
 from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
+from training.loops.processes_settings import (
+    Processes,
+    Sharding,
+    check_processes,
+    largest_part,
+    split_over,
+)
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora, output_kind
 from training.models.precision_settings import Dtype, Recompute
@@ -57,12 +64,15 @@ class Sft(Stage):
     dtype: Dtype = "auto"
     recompute: Recompute = None
     checkpoint_every: Annotated[int, NotIdentity] = Field(100, ge=1, description="Steps.")
+    processes: Processes = None
+    sharding: Sharding = "replicate"
     report_to: ReportTo = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> Sft:
         if self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"`micro_batch` ({self.micro_batch}) must divide `batch` ({self.batch})")
+        check_processes(self.processes, self.sharding, self.lora, self.batch, "conversations")
         return self
 
     @property
@@ -80,6 +90,7 @@ class Sft(Stage):
 
     def forecast(self, given: dict[str, list[dict[str, Any]]], device: Device) -> dict[str, Any]:
         return memory.forecast_fine_tuning(
-            given["model"][0], device, self.lora, self.max_length, self.batch,
+            given["model"][0], device, self.lora, self.max_length, largest_part(self.batch, self.processes),
             self.at_once if self.packing else self.micro_batch, self.dtype, self.recompute,
+            processes=split_over(self.processes, self.sharding), shared_by=self.processes or 1,
         )  # fmt: skip

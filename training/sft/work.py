@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import datasets
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from training.hardware.cost import say_cost, trainable_share
-from training.loops.passes import bound, in_passes, recomputes
-from training.loops.trl import arguments, train
+from training.loops.distributed import from_lead, rank, share_work, world
+from training.loops.passes import bound, in_dealt_batches, in_passes, recomputes
+from training.loops.trl import arguments, train, trained_model
 from training.models.load import base_dtype, load_model, save_trained
 from training.models.lora import peft_config, quantization
 from training.models.precision import products
@@ -23,15 +24,21 @@ if TYPE_CHECKING:
 
 
 def fine_tune(stage: Sft, job: Job) -> None:
+    share_work(stage, job, learn, stage.batch, ("peft", "trl.trainer.sft_trainer", __name__))
+
+
+def learn(stage: Sft, job: Job) -> None:
+    """What each process does."""
     source = job.input("model")
     quantized = quantization() if stage.lora and stage.lora.quantize else None
     weights = base_dtype(source.location, job, stage.lora, products(stage.dtype))
     model, tokenizer = load_model(source.location, job, quantized, weights)
     template = teach_to_end(model, tokenizer)
     length = min(stage.max_length, getattr(model.config, "max_position_embeddings", stage.max_length))
-    examples, conversations, learnt = prepare(job, template, length, stage.reasoning)
+    examples, conversations, learnt = from_lead(lambda: prepare(job, template, length, stage.reasoning))
     if stage.packing:
         attend_by_document(model)
+    at_once = packed_at_once(stage, world()) if stage.packing else stage.batch
     args = arguments(
         job,
         SFTConfig,
@@ -39,8 +46,8 @@ def fine_tune(stage: Sft, job: Job) -> None:
         recomputes(stage),
         num_train_epochs=stage.epochs,
         max_steps=stage.steps or -1,
-        per_device_train_batch_size=stage.at_once if stage.packing else stage.batch,
-        gradient_accumulation_steps=stage.batch // stage.at_once if stage.packing else 1,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=stage.batch // at_once,
         max_length=length,
         packing=stage.packing,
         learning_rate=stage.lr or (2e-4 if stage.lora else 2e-5),
@@ -52,7 +59,9 @@ def fine_tune(stage: Sft, job: Job) -> None:
         save_steps=stage.checkpoint_every,
     )
     learner = (
-        SFTTrainer if stage.packing else in_passes(SFTTrainer, bound(stage, model.config, length), stage.micro_batch)
+        in_dealt_batches(SFTTrainer, stage.sharding)
+        if stage.packing
+        else in_passes(SFTTrainer, bound(stage, model.config, length), stage.micro_batch, sharding=stage.sharding)
     )
     trainer = learner(
         model=model,
@@ -65,11 +74,18 @@ def fine_tune(stage: Sft, job: Job) -> None:
     train(trainer, job, lambda batch: row_ids(examples, batch), stage.report_to)
     if stage.lora:
         say_cost(stage, job, trainer.model, length)
-    trained = cast(Any, trainer.accelerator.unwrap_model(cast(Any, trainer.model)))
-    save_trained(job, trained, tokenizer, stage.lora, source)
+    trained = trained_model(trainer, lambda: load_model(source.location, job, quantized, weights)[0], stage.lora)
+    if rank() == 0:
+        save_trained(job, trained, tokenizer, stage.lora, source)
     job.summary(
         conversations=conversations,
         learnt_tokens=learnt,
         trainable_share=share,
         steps=trainer.state.global_step,
     )
+
+
+def packed_at_once(stage: Sft, processes: int) -> int:
+    """Packed sequences in memory at once: as many as the stage says, or fewer, so that each process has a part of a step."""
+    most = max(1, min(stage.at_once, stage.batch // processes))
+    return max(n for n in range(1, most + 1) if stage.batch % n == 0)

@@ -16,6 +16,7 @@ from engine.store.store import Store
 from training.hardware import memory
 from training.models.lora import peft_config
 from training.models.lora_settings import Lora
+from training.preference.dpo_stage import Dpo
 from training.pretrain.llama import Llama, decoder_config
 from training.pretrain.optim import build
 from training.pretrain.size import Size
@@ -192,3 +193,29 @@ def test_split_over_processes_only_the_reward_model_stays_whole() -> None:
     # In the only pass of a step gradients come as activations go.
     expected = memory.gibibytes(max(split.activations, 4 * count / 4) + states)
     assert f"full at 8 x 128 tokens: {expected} " in told(processes=4, sharding="shard")
+
+
+def test_each_process_has_its_part_of_a_step_and_of_a_split_model() -> None:
+    known = {"config": {"model_type": "llama", **Size(**BIG).settings(32_000), "max_position_embeddings": 2048}}
+    config = decoder_config(Size(**BIG), "llama", 32_000, 2048, 0, 0)
+    count = memory.parameters(config)
+    gpu, machine = Device("a GPU", 80 * GIB, True), Device("this machine", 200 * GIB, False)
+
+    def told(device: Device, **settings: Any) -> dict[str, Any]:
+        stage = Dpo(batch=8, max_length=128, dtype="float32", **settings)
+        return stage.forecast({"policy": [known]}, device)
+
+    one = told(gpu, micro_batch=8)["parts"]
+    assert told(gpu, processes=4, micro_batch=8)["needs"].startswith(
+        f"{count:,} weights, full at 4 x 128 tokens, in each of 4 processes: "  # two pairs
+    )
+    split = told(gpu, processes=4, sharding="shard", micro_batch=2)["parts"]
+    assert (split.weights, split.gradients, split.optimizer) == (8 * count / 4, 4 * count / 4, 8 * count / 4)
+    assert one.weights == 8 * count  # the policy and its reference
+    adapter = told(gpu, processes=4, sharding="shard", lora={"r": 16})["parts"]
+    learnt = memory.adapter_weights(config, 16)
+    assert adapter.weights == pytest.approx(4 * (count + learnt) / 4) and adapter.optimizer == 8 * learnt / 4
+    # Without GPUs all processes are in the same memory.
+    together = told(machine, processes=4, micro_batch=2)
+    assert together["memory"] == pytest.approx(4 * together["parts"].total)
+    assert f"; all together {memory.gibibytes(together['memory'])}) of 200.0 GiB" in together["needs"]

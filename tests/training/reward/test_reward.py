@@ -22,7 +22,7 @@ from training.models.answers import EncodedAnswer, encode
 from training.models.padding import pad
 from training.reward.fit import start_heads
 from training.reward.losses import pair_loss, ranking_loss, weights
-from training.reward.model import RewardModel, read_heads
+from training.reward.model import Heads, RewardModel, read_heads
 from training.reward.reward_stage import Reward
 
 __all__ = ["one_thread"]  # applies to every test here
@@ -72,7 +72,7 @@ def test_shuffled_labels_teach_nothing(policy: Artifact, given: Given, build: Bu
 
 def mean_loss(stage: Reward, model: Any, pairs: list[Any]) -> float:
     counts = weights(pairs, np.ones((len(pairs), 1)))
-    return float(pair_loss(stage, model, pairs, counts).loss / counts.sum())
+    return float(pair_loss(stage, Heads(model), pairs, counts).loss / counts.sum())
 
 
 def test_the_first_loss_is_ln_2_and_the_losses_are_the_formula() -> None:
@@ -258,8 +258,8 @@ def test_lists_of_two_give_the_loss_of_pairs() -> None:
     lists = [Ranked("p", [p.rejected, p.chosen], [2, 1]) for p in pairs]
     counts = weights(pairs, np.random.default_rng(0).poisson(1.0, size=(8, 2)).astype(float))
     stage = Reward(centre=0, heads=2)
-    assert pair_loss(stage, model, pairs, counts).loss.item() == pytest.approx(
-        ranking_loss(stage, model, lists, counts).loss.item(), rel=1e-5
+    assert pair_loss(stage, Heads(model), pairs, counts).loss.item() == pytest.approx(
+        ranking_loss(stage, Heads(model), lists, counts).loss.item(), rel=1e-5
     )
     assert lists[0].pairs() == [Pair("p", pairs[0].chosen, pairs[0].rejected)]
 

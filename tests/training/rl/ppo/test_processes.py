@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from engine.stage.job import Job
 from engine.store.artifact import Artifact
 from engine.store.parquet import read_parquet
 from engine.store.store import Store
-from generators.backends.protocol import Completion, Sampling
 from tests.training import killed, tiny_chat
 from tests.training.processes import alone
+from tests.training.stock_sampler import StockSampler
 from tests.training.tiny_chat import PROMPTS, one_thread
 from training.loops.distributed import turns
 from training.models.answers import EncodedAnswer
@@ -44,40 +44,12 @@ def fresh() -> None:
     forkserver._forkserver._stop()  # pyright: ignore
 
 
-class Sampler:
-    """What PPO asks of an engine, by transformers: a new vLLM takes longer to start than all else here."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def load_weights(self, named: Iterable[tuple[str, torch.Tensor]]) -> None:
-        given = {name: tensor.detach().clone() for name, tensor in named}
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(given[name])
-
-    def generate(self, prompts: list[list[int]], sampling: Sampling, seeds: list[int]) -> list[Completion]:
-        return [self._complete(prompt, sampling.max_tokens, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-
-    def _complete(self, prompt: list[int], most: int, seed: int) -> Completion:
-        random = torch.Generator().manual_seed(seed)
-        ids, logprobs = list[int](), list[float]()
-        with torch.no_grad():
-            while len(ids) < most and 1 not in ids:
-                logprobs_V = self.model(torch.tensor([[*prompt, *ids]])).logits[0, -1].log_softmax(-1)
-                ids.append(int(torch.multinomial(logprobs_V.exp(), 1, generator=random)))
-                logprobs.append(float(logprobs_V[ids[-1]]))
-        return Completion(ids, logprobs, "stop" if ids[-1] == 1 else "length")
-
-    def close(self) -> None: ...
-
-
 @pytest.fixture
 def sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     """In rank 0; the other processes know nothing of it, and sample nothing."""
 
     def lend(*_: Any) -> Any:
-        return Sampler(tiny_chat.policy())
+        return StockSampler(tiny_chat.policy())
 
     monkeypatch.setattr("training.rl.ppo.loop.start_engine", lend)
 

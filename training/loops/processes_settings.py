@@ -1,0 +1,58 @@
+"""How many processes share a stage that trains, and how, as a recipe says it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from engine.stage.stage import NotIdentity
+from training.models.lora_settings import Lora
+
+Strategy = Literal["replicate", "shard"]
+Processes = Annotated[
+    int | None,
+    NotIdentity,
+    Field(ge=1, description="That share each step; one for each GPU if left out. Changes rounding only."),
+]
+Sharding = Annotated[
+    Strategy,
+    NotIdentity,
+    Field(description="`shard`: FSDP2, for models whose training does not fit one GPU."),
+]
+
+
+def check_processes(
+    processes: int | None, sharding: Strategy, lora: Lora | None, rows: int, what: str, together: str = ""
+) -> None:
+    """See that the rows of a step can be shared so.
+
+    Args:
+        rows: of a step; `what` says what they are.
+        together: why they can't be taken apart, if they can't.
+
+    Raises:
+        ValueError: they can't.
+    """
+    if processes == 1 and sharding == "shard":
+        raise ValueError(
+            "`sharding: shard` splits a model over several `processes`, and there is 1: give more, or leave `sharding` out"
+        )
+    if together and ((processes or 1) > 1 or sharding == "shard"):
+        raise ValueError(f"{together}: leave out `processes` and `sharding`, or give a `micro_batch`")
+    if processes and processes > rows:
+        raise ValueError(
+            f"`processes` ({processes}) are more than a step has {what} ({rows}): some would have nothing to do"
+        )
+    if lora and lora.quantize and sharding == "shard":
+        raise ValueError("`quantize` (QLoRA) can't be split: use `sharding: replicate`, or `lora` without `quantize`")
+
+
+def split_over(processes: int | None, sharding: Strategy) -> int:
+    """Over how many processes a model is split, as far as a recipe says."""
+    return (processes or 1) if sharding == "shard" else 1
+
+
+def largest_part(rows: int, processes: int | None) -> int:
+    """Rows of a step that one process has, at the most."""
+    return -(-rows // (processes or 1))
