@@ -30,11 +30,14 @@ import search  # noqa: F401  registers the engine
 import uvicorn
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from argilla_server import app
+from argilla_server.api.routes import api_v1
 from argilla_server.contexts import accounts, datasets, distribution, webhooks
 from argilla_server.database import ALEMBIC_CONFIG_FILE, AsyncSessionLocal, async_engine, sync_engine
 from argilla_server.enums import RecordStatus, ResponseStatus, UserRole
 from argilla_server.models import Dataset, Record, Response, User
 from argilla_server.settings import settings
+from fastapi.responses import JSONResponse
 from sqlalchemy import event, func, select, text, update
 
 # The first field is the prompt. It stays in view while the answers below it are scrolled and ranked.
@@ -58,14 +61,28 @@ def main(listening_fd: int) -> None:
         for name in ("notify_record_event_v1", "notify_response_event_v1"):
             if hasattr(module, name):
                 setattr(module, name, unless_nobody_listens(getattr(module, name)))
+    refuse_bounds_that_do_not_compare()
     config = uvicorn.Config(
-        "argilla_server:app",
+        app,
         log_level="info",
         access_log=False,
         timeout_graceful_shutdown=5,
         server_header=False,
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening_fd)])
+
+
+def refuse_bounds_that_do_not_compare() -> None:
+    """Argilla compares the bounds of a range before anything else, and fails (500) where one is a number, one a text."""
+
+    async def refused(_: Any, error: Exception) -> JSONResponse:
+        if not str(error).startswith("'>' not supported"):
+            raise error
+        detail = "The bounds of a range are a number and a text; expected two numbers, or two times."
+        return JSONResponse({"detail": detail}, status_code=422)
+
+    for mounted in (app, api_v1):
+        mounted.add_exception_handler(TypeError, refused)
 
 
 def style_web_ui() -> None:
@@ -97,10 +114,10 @@ def migrate() -> None:
         current = MigrationContext.configure(connection).get_current_revision()
     if current != script.get_current_head():
         alembic.config.main(argv=["-c", ALEMBIC_CONFIG_FILE, "upgrade", "head"])
-    with sync_engine.begin() as connection:  # a page of a dataset in order, without sorting all of it
-        connection.execute(
-            text("CREATE INDEX IF NOT EXISTS flywheel_records_order ON records (dataset_id, inserted_at, id)")
-        )
+    with sync_engine.begin() as connection:
+        # A page of a dataset in order, without sorting all of it; and whether a dataset has changed.
+        for name, columns in (("order", "dataset_id, inserted_at, id"), ("changes", "dataset_id, updated_at, id")):
+            connection.execute(text(f"CREATE INDEX IF NOT EXISTS flywheel_records_{name} ON records ({columns})"))
     sync_engine.dispose()
 
 
