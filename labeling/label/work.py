@@ -19,7 +19,7 @@ from engine.store.schema import messages_digest, row_id
 from labeling.argilla import server
 from labeling.argilla.client import Argilla, connect
 from labeling.argilla.oversight import RecordJudgement, agreement_over_time, tables
-from labeling.argilla.task import Dataset, RankingResponse, RankingTask
+from labeling.argilla.task import Dataset, RankingResponse, RankingTask, own_task
 from labeling.label.presentation import Presentation, attention_checks, presentations
 from labeling.label.scripted import ScriptedAnnotator, annotate, annotators_of, username_of
 from labeling.label.stage import Label, ScriptedSettings
@@ -44,6 +44,7 @@ class SubmittedRanking:
     row: dict[str, Any]
     response: RankingResponse
     url: str
+    link: str
 
 
 def collect_rankings(stage: Label, job: Job) -> None:
@@ -90,7 +91,7 @@ def _keep_oversight(job: Job, rankings: Sequence[SubmittedRanking]) -> None:
             r.row["ranks"],
             r.response.updated_at,
             r.row["prompt"][-1]["content"],
-            r.url,
+            r.link,
         )
         for r in rankings
         if r.row["planted"] is None
@@ -163,7 +164,8 @@ def _rank(
                 continue
             row = _row(by_key[response.external_id], response, "person" if stage.scripted is None else "scripted")
             if response.status == "submitted":
-                rankings.append(SubmittedRanking(row, response, dataset.url))
+                link = client.record_url(dataset, response.record_id, row["prompt"][-1]["content"])
+                rankings.append(SubmittedRanking(row, response, dataset.url, link))
             else:
                 detail = "; ".join([f"by {response.user}", *response.flags])
                 aside.append({"id": row["id"], "reason": response.status, "detail": detail})
@@ -197,8 +199,9 @@ def _rounds(stage: Label, job: Job, shown: list[Presentation]) -> Iterator[Annot
                 s.for_annotator(name, job.seed) for s in part if name in annotators_of(names, s.key, stage.per_record)
             ]
             if own:
-                alone = replace(task, workspace=f"{stage.workspace}-{name}", min_submitted=1)
-                yield AnnotationRound(alone, own, () if scripted else (name,), scripted[place : place + 1])
+                yield AnnotationRound(
+                    own_task(task, name), own, () if scripted else (name,), scripted[place : place + 1]
+                )
 
 
 def _stand_ins(stage: Label, job: Job, part: AnnotationRound) -> list[ScriptedAnnotator]:
