@@ -199,6 +199,18 @@ class Argilla(Connection):
             self.call("PATCH", path, json={"distribution": distribution})
         return Dataset(found["id"], workspace_id, task, f"{self.url}/dataset/{found['id']}/annotation-mode")
 
+    def holds_others(self, task: RankingTask, external_ids: Sequence[str]) -> bool:
+        """Whether there is a dataset by the task's name with records, none of which is one of these."""
+        workspace_id = self._workspace(task.workspace)
+        found = None if workspace_id is None else self._dataset(task.name, workspace_id)
+        if found is None or found["status"] != "ready":
+            return False
+        scope = {"entity": "record", "property": "external_id"}
+        ours = {"filters": {"and": [{"type": "terms", "scope": scope, "values": list(external_ids[:_BATCH_RECORDS])}]}}
+        path = f"datasets/{found['id']}/records/search"
+        every, mine = (self.call("POST", path, json=query, params={"limit": 1})["total"] for query in ({}, ours))
+        return every > 0 and mine == 0
+
     def _dataset(self, name: str, workspace_id: str) -> dict[str, Any] | None:
         items = self.call("GET", "me/datasets", params={"workspace_id": workspace_id})["items"]
         return next((item for item in items if item["name"] == name), None)

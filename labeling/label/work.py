@@ -134,6 +134,10 @@ def _rank(
     """What was submitted, and the drafts and discarded records as rejected rows."""
     rounds: list[tuple[AnnotationRound, Dataset]] = []
     for part in _rounds(stage, job, shown):
+        if client.holds_others(part.task, [s.key for s in part.shown]):  # of another run: they stay apart
+            part = replace(
+                part, task=replace(part.task, name=f"{part.task.name}-{job.artifact.rpartition('-')[2][:8]}")
+            )
         dataset = client.ensure_dataset(part.task)
         pushed = client.push(dataset, [s.record() for s in part.shown])
         job.say(
@@ -175,10 +179,11 @@ def _rank(
 def _rounds(stage: Label, job: Job, shown: list[Presentation]) -> Iterator[AnnotationRound]:
     """The datasets to make: one for each number of answers and, where all have orders of their own, annotator."""
     scripted = stage.scripted or ()
-    for size in sorted({len(s.candidates) for s in shown}):
+    sizes = sorted({len(s.candidates) for s in shown})
+    for size in sizes:
         part = [s for s in shown if len(s.candidates) == size]
         task = RankingTask(
-            name=f"{stage.dataset}-{job.artifact.rpartition('-')[2][:8]}-of-{size}",
+            name=stage.dataset if len(sizes) == 1 else f"{stage.dataset}-of-{size}",
             answers=size,
             workspace=stage.workspace,
             asked=stage.asked,
