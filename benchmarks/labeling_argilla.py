@@ -5,29 +5,41 @@ A server of its own is started in a temporary folder and stopped at the end; the
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.parts.claims import claim
 from labeling.argilla import server
 from labeling.argilla.client import Argilla, connect
 from labeling.argilla.task import Dataset, RankingRecord, RankingTask, Submission
 from labeling.label.scripted import ScriptedAnnotator, annotate, rank
 
+STATES = {"failure", "error", "skipped"}
 Claim = tuple[str, Any, str, bool]
 ROOT = Path(__file__).parents[1]
-TESTS = ("server/test_argilla_search", "test_argilla_rankings", "test_argilla_questions", "test_argilla_browser")
+TESTS = (
+    "server/test_argilla_search",
+    "test_record_files",
+    "test_argilla_rankings",
+    "test_argilla_questions",
+    "test_argilla_browser",
+)
 PROMPT = [{"role": "user", "content": "Which of these is the best, and why?"}]
 # Tests of the issue's bad input, by the names of test functions.
 BAD_INPUT = {
@@ -42,16 +54,23 @@ BAD_INPUT = {
 }
 
 
-def served(quick: bool) -> tuple[dict[str, Any], list[Claim]]:
+def served(quick: bool, only: Sequence[str] = ()) -> tuple[dict[str, Any], list[Claim]]:
+    """What was found, and the claims; `only` names parts: speed, kills, search, tests, sdk."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a benchmark that is stopped leaves no server behind
     with tempfile.TemporaryDirectory(prefix="flywheel-bench-argilla-") as folder:
         home = Path(folder) / "home"
         started = time.monotonic()
         running = server.up(home)
         found: dict[str, Any] = {"argilla": running.version, "seconds_to_start": round(time.monotonic() - started, 1)}
+        parts: dict[str, Callable[[], list[Claim]]] = {
+            "speed": lambda: speed(home, found, 2_000 if quick else 20_000),
+            "kills": lambda: killed(home, found, 200 if quick else 2_000),
+            "search": lambda: searched(home, found, 2_400 if quick else 24_000),
+            "tests": lambda: tested(home, found),
+            "sdk": lambda: [] if quick else sdk_tests(home, found),
+        }
         try:
-            claims = [*speed(home, found, 2_000 if quick else 20_000), *killed(home, found, 200 if quick else 2_000)]
-            claims += tested(home, found)
+            claims = [one for name, part in parts.items() if name in (only or parts) for one in part()]
         finally:
             server.down(home)
     return found, claims
@@ -90,6 +109,67 @@ def speed(home: Path, found: dict[str, Any], count: int) -> list[Claim]:
         ("push", round(push, 2), f"seconds for {count:,} records of four answers, < {60 * count / 20_000:g}", push < 60 * count / 20_000),
         ("push_again_adds_nothing", again.new, "0 new", again.new == 0),
     ]  # fmt: skip
+
+
+def searched(home: Path, found: dict[str, Any], count: int) -> list[Claim]:
+    """All hits of a query that every record answers, page by page: the first reading makes the index, the second has it.
+
+    Beside it the same without a query, which is what Argilla itself needs to give out the records.
+    """
+    client = connect(home=home)
+    rng = random.Random(1)
+    words = ["model", "answer", "because", "the", "of", "people", "sea", "light", "every", "number", "Lima", "is"]
+    seconds: dict[str, float] = {}
+    for name, records in (("half", count // 2), ("all", count)):
+        dataset = client.ensure_dataset(RankingTask(f"bench-search-{name}", 4, workspace="bench"))
+        texts = [[" ".join(rng.choices(words, k=50)) for _ in range(4)] for _ in range(records)]
+        client.push(dataset, [RankingRecord(f"s{i}", PROMPT, answers) for i, answers in enumerate(texts)])
+        for reading in ("unasked", "first", "again"):
+            started, ids, total = time.monotonic(), set[str](), records
+            while len(ids) < total:
+                page = {"offset": len(ids), "limit": 1000}
+                query = {} if reading == "unasked" else {"query": {"text": {"q": "which best"}}}
+                hits = client.call("POST", f"datasets/{dataset.id}/records/search", json=query, params=page)
+                total = hits["total"]
+                ids |= {hit["record"]["id"] for hit in hits["items"]}
+            assert len(ids) == records
+            seconds[f"{name}_{reading}"] = round(time.monotonic() - started, 2)
+    found["search"] = {"records": count, **seconds}
+    bar = 8 * count / 24_000
+    growth = round(seconds["all_again"] / seconds["half_again"], 2)
+    return [
+        ("search_reads_all", seconds["all_first"], f"seconds for {count:,} records by a query, < {bar:g}",
+         seconds["all_first"] < bar),
+        ("search_is_linear", growth, "times the seconds for twice the records, < 3", growth < 3),
+    ]  # fmt: skip
+
+
+def sdk_tests(home: Path, found: dict[str, Any]) -> list[Claim]:
+    """Argilla's own integration tests (of its SDK's source release) against this server; those that need a hub skip."""
+    running = server.up(home)
+    with tempfile.TemporaryDirectory(prefix="flywheel-argilla-sdk-") as name:
+        folder, report = Path(name), Path(name) / "report.xml"
+        pin = f"argilla=={version('argilla')}"
+        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "argilla", pin, "-d", name]
+        if subprocess.run(fetch, capture_output=True).returncode:
+            return [("sdk_tests", None, "114 passed: the source release could not be had", False)]
+        with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+            archive.extractall(folder, filter="data")
+        # What newer releases of huggingface_hub call otherwise.
+        (folder / "sitecustomize.py").write_text(
+            "import sys, huggingface_hub.errors as errors\nsys.modules['huggingface_hub.utils._errors'] = errors\n"
+        )
+        tests = next(folder.glob("argilla-*/tests/integration"))
+        environment = {**os.environ, "ARGILLA_API_URL": running.url, "ARGILLA_API_KEY": running.api_key}
+        command = [sys.executable, "-m", "pytest", "-q", str(tests), "-c", os.devnull, "--rootdir", name]
+        subprocess.run(
+            [*command, f"--junitxml={report}"], env={**environment, "PYTHONPATH": name}, cwd=folder, capture_output=True
+        )
+        cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    states = Counter(next((child.tag for child in case if child.tag in STATES), "passed") for case in cases)
+    found["sdk_tests"] = dict(states)
+    whole = states["passed"] >= 114 and not states["failure"] and not states["error"]
+    return [("sdk_tests", dict(states), "114 passed, none failed (those that need a hub skip)", whole)]
 
 
 def killed(home: Path, found: dict[str, Any], records: int, kills: int = 5) -> list[Claim]:
@@ -195,3 +275,22 @@ def tested(home: Path, found: dict[str, Any]) -> list[Claim]:
          contract["passed"] > 0 and set(contract) == {"passed"}),
         ("bad_input", bad, "a clear error for each, nothing lost, nothing executed", all(o == ["passed"] for o in bad.values())),
     ]  # fmt: skip
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--quick", action="store_true", help="fewer records, and not Argilla's own tests")
+    options.add_argument("--only", nargs="*", default=(), help="parts: speed, kills, search, tests, sdk")
+    options.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    given = options.parse_args()
+    found, claims = served(given.quick, given.only)
+    stated = [claim(*one) for one in claims]
+    if given.json:
+        sys.stdout.write(json.dumps({**found, "claims": stated}) + "\n")
+        return
+    for one in stated:
+        sys.stdout.write(f"{'holds' if one['holds'] else 'FAILS'}  {one['id']}: {one['value']} ({one['bar']})\n")
+
+
+if __name__ == "__main__":
+    main()

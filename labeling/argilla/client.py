@@ -25,6 +25,7 @@ from labeling.argilla.questions import (
     read_record,
     read_response,
     refuse_other_questions,
+    search_url,
     write_records,
     write_submission,
 )
@@ -47,6 +48,7 @@ _BATCH_RECORDS = 250  # also the most values that one search filter takes
 _BATCH_BYTES = 4_000_000
 PAGE = 1000
 _SUBMIT_AT_ONCE = 100
+LINK_DIGITS = 12  # of a record's id, in its short link
 
 
 def connect(
@@ -83,6 +85,7 @@ class Argilla(Connection):
     def __init__(self, url: str, api_key: str, annotators_file: Path, patience: float = 60.0) -> None:
         super().__init__(url, api_key, patience)
         self.annotators_file = annotators_file
+        self._ours: bool | None = None  # whether it is our own server; None until asked
 
     def as_user(self, annotator: Annotator) -> Argilla:
         """The same server, as this annotator."""
@@ -195,6 +198,18 @@ class Argilla(Connection):
             distribution = {"strategy": "overlap", "min_submitted": task.min_submitted}
             self.call("PATCH", path, json={"distribution": distribution})
         return Dataset(found["id"], workspace_id, task, f"{self.url}/dataset/{found['id']}/annotation-mode")
+
+    def holds_others(self, task: RankingTask, external_ids: Sequence[str]) -> bool:
+        """Whether there is a dataset by the task's name with records, none of which is one of these."""
+        workspace_id = self._workspace(task.workspace)
+        found = None if workspace_id is None else self._dataset(task.name, workspace_id)
+        if found is None or found["status"] != "ready":
+            return False
+        scope = {"entity": "record", "property": "external_id"}
+        ours = {"filters": {"and": [{"type": "terms", "scope": scope, "values": list(external_ids[:_BATCH_RECORDS])}]}}
+        path = f"datasets/{found['id']}/records/search"
+        every, mine = (self.call("POST", path, json=query, params={"limit": 1})["total"] for query in ({}, ours))
+        return every > 0 and mine == 0
 
     def _dataset(self, name: str, workspace_id: str) -> dict[str, Any] | None:
         items = self.call("GET", "me/datasets", params={"workspace_id": workspace_id})["items"]
@@ -314,6 +329,15 @@ class Argilla(Connection):
             }
             users[user["username"]] = UserProgress(**counts)
         return users
+
+    def record_url(self, dataset: Dataset, record_id: str, prompt: str) -> str:
+        """Where an annotator who judged the record finds it in the UI: on our own server, by the first digits of its id."""
+        if self._ours is None:
+            with unless(404):
+                self._ours = self.call("GET", "status")["search_engine"].get("name") == "flywheel"
+        if self._ours:
+            return f"{self.url}/r/{record_id.replace('-', '')[:LINK_DIGITS]}"
+        return search_url(dataset.url, prompt)
 
     # --- as an annotator --------------------------------------------------------------------------
 

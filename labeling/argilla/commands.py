@@ -6,6 +6,7 @@ Each command imports what it needs by itself, so that `--help` loads neither ser
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,10 +63,11 @@ def status(
     judgements: Annotated[
         bool, typer.Option(help="Read what was judged: time a record, agreement, disputed records.")
     ] = True,
+    watch: Annotated[
+        float | None, typer.Option(help="Look again every so many seconds, until interrupted.", min=1)
+    ] = None,
 ) -> None:
     """Where it runs, how far labeling is, who agrees with whom, and which records are disputed."""
-    from dataclasses import asdict
-
     from labeling.argilla import server
     from labeling.argilla.client import connect
     from labeling.argilla.dataset_status import dataset_statuses
@@ -75,27 +77,38 @@ def status(
     if running is None and not remote:
         put("null" if json_ else "no Argilla server runs; start one with `flywheel argilla up`")
         raise typer.Exit(0 if json_ else 1)
-    datasets = list(dataset_statuses(connect(home=home), dataset, judgements=judgements))
     facts: dict[str, Any] = {"url": remote}
     line = str(remote)
     if running is not None:
         facts = {"url": running.url, "user": running.username, "password_file": str(running.password_file)}
         facts |= {"uptime_s": round(running.uptime), "pids": running.pids}
         line = f"{_login(running)}  (Argilla {running.version})"
-    if json_:
-        facts["datasets"] = [
-            {
-                "name": d.name, "workspace": d.workspace, "total": d.progress.total, "completed": d.progress.completed,
-                "users": {name: asdict(counts) for name, counts in d.progress.users.items()},
-                "tables": [table.as_json() for table in d.tables], "agreement_over_time": d.agreement,
-            }
-            for d in datasets
-        ]  # fmt: skip
-        put_json(facts)
-        return
-    put(line)
-    for found in datasets:
-        _print(found)
+    client = connect(home=home)
+    while True:
+        datasets = list(dataset_statuses(client, dataset, judgements=judgements))
+        if json_:
+            put_json({**facts, "datasets": [_facts(found) for found in datasets]})
+        else:
+            put(line)
+            for found in datasets:
+                _print(found)
+        if watch is None:
+            return
+        time.sleep(watch)
+
+
+def _facts(found: DatasetStatus) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "name": found.name,
+        "workspace": found.workspace,
+        "total": found.progress.total,
+        "completed": found.progress.completed,
+        "users": {name: asdict(counts) for name, counts in found.progress.users.items()},
+        "tables": [table.as_json() for table in found.tables],
+        "agreement_over_time": found.agreement,
+    }
 
 
 def _login(running: LocalServer) -> str:
@@ -134,7 +147,9 @@ def push(
     top: Annotated[int | None, typer.Option(help="Rank the best this many alone.")] = None,
     correction: Annotated[bool, typer.Option(help="Ask for a better answer, too.")] = False,
     per_record: Annotated[int, typer.Option(help="How many annotators each record goes to.")] = 1,
-    annotator: Annotated[list[str] | None, typer.Option(help="A user to make; repeatable.")] = None,
+    annotator: Annotated[
+        list[str] | None, typer.Option(help="Deal the records out among these, who see no others; repeatable.")
+    ] = None,
 ) -> None:
     """Have the answers in a file judged, without a recipe. Pushing again adds what is new."""
     from engine.errors import UserError
@@ -150,11 +165,13 @@ def push(
         correction=correction, flags=tuple(flag or ()), min_submitted=per_record,
     )  # fmt: skip
     client = connect(home=home)
-    done, url = record_files.push(client, task, records)
+    done, urls = record_files.push(client, task, records, tuple(annotator or ()))
     if annotator:
-        client.ensure_users(annotator, workspace)
         put(f"annotators' passwords are in {client.annotators_file}")
-    put(f"{done.new} new records, {done.present} were there: {url}")
+    put(f"{done.new} new records, {done.present} were there: {urls[0] if len(urls) == 1 else ''}".rstrip())
+    if len(urls) > 1:
+        for url in urls:
+            put(f"  {url}")
 
 
 @app.command()

@@ -12,9 +12,6 @@ from datetime import datetime
 from itertools import combinations, pairwise
 from statistics import median
 from typing import Any
-from urllib.parse import quote
-
-from labeling.argilla.questions import as_text
 
 IDLE = 300.0  # seconds between two submissions after which nobody was at work
 MOST_DISPUTED = 20
@@ -23,7 +20,10 @@ WINDOWS = 12
 
 @dataclass(frozen=True)
 class RecordJudgement:
-    """One submitted judgement of one record. `ranks` are of the same answers in the same order for all of a record."""
+    """One submitted judgement of one record. `ranks` are of the same answers in the same order for all of a record.
+
+    `url` is where who judged it finds it.
+    """
 
     record: str
     annotator: str
@@ -105,17 +105,6 @@ def dispute(group: Sequence[RecordJudgement]) -> float:
     return lesser / total if total else 0.0
 
 
-def record_url(dataset_url: str, prompt: str) -> str:
-    """Where an annotator who judged it finds this record in the UI: its first words, searched among the submitted ones.
-
-    The UI decodes what it finds in its address twice.
-    """
-    words = as_text(" ".join(prompt.replace('"', " ").split()[:12]))
-    words = f'"{words}"'
-    search = quote(quote(words, safe=""), safe="")
-    return f"{dataset_url}?status=submitted&search={search}"
-
-
 def tables(
     judgements: Sequence[RecordJudgement], others: Mapping[str, Mapping[str, int]] | None = None
 ) -> list[OversightTable]:
@@ -167,7 +156,7 @@ def tables(
                 (" ".join(g[0].prompt.split())[:100], f"{share:.0%}", ", ".join(j.annotator for j in g))
                 for share, g in disputed
             ],
-            [record_url(g[0].url, g[0].prompt) for _, g in disputed],
+            [g[0].url for _, g in disputed],
         ),
     ]
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from engine.errors import UserError
 from labeling.argilla.task import (
@@ -250,6 +251,16 @@ def read_task(
     return task if ours else None
 
 
+def search_url(dataset_url: str, prompt: str) -> str:
+    """Where an annotator who judged a record finds it in Argilla's UI: its first words, among the submitted ones.
+
+    The UI decodes what it finds in its address twice; what is searched is what is stored, escaped.
+    """
+    words = as_text(" ".join(prompt.replace('"', " ").split()[:12]))
+    search = quote(quote(f'"{words}"', safe=""), safe="")
+    return f"{dataset_url}?status=submitted&search={search}"
+
+
 def as_utc(stamp: str) -> datetime:
     """Argilla's times are UTC and do not say so."""
     return datetime.fromisoformat(stamp.removesuffix("Z").removesuffix("+00:00") + "+00:00")
@@ -283,6 +294,7 @@ def read_record(task: RankingTask, record: dict[str, Any]) -> RecordView:
         prompt=prompt_as_written(fields["prompt"]),
         answers=tuple(as_written(fields[label]) for label in task.labels),
         answered=bool(record.get("responses")),
+        metadata=record.get("metadata") or {},
     )
 
 

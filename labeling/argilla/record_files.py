@@ -1,7 +1,9 @@
 """Labelling without a recipe: records from a JSONL file to Argilla, judgements from Argilla to a JSONL file.
 
 A line in: `{"id": "q1", "prompt": "..." or messages, "answers": ["...", "..."]}`; without an id, the line's content names it.
-A line out: one annotator's judgement, with the answers in the order of the line in, whatever order people saw.
+Other keys are columns of one's own: annotators don't see them.
+A line out: one annotator's judgement, with the answers in the order of the line in, whatever order people saw, and the
+line's own columns.
 """
 
 from __future__ import annotations
@@ -18,8 +20,13 @@ from engine.store.schema import messages_digest, row_id
 from engine.store.whole_file import whole_file
 from labeling.argilla.client import Argilla
 from labeling.argilla.dataset_status import dataset_names, dataset_statuses
-from labeling.argilla.task import PushCount, RankingRecord, RankingTask
+from labeling.argilla.task import PushCount, RankingRecord, RankingTask, own_task
 
+_READ = {"id", "prompt", "answers", "metadata"}
+_WRITTEN = {
+    "annotator", "status", "ranks", "ratings", "shown", "correction", "flags", "inserted_at", "updated_at",
+}  # fmt: skip
+_OWN = "columns"  # of a record's metadata: its line's own columns, as JSON
 MOST_SHOWN = 5  # wrong lines told one by one
 
 
@@ -61,9 +68,14 @@ def _record(line: str) -> RankingRecord:
     if not isinstance(row, dict):
         raise ValueError(f"a JSON object was expected, found {type(row).__name__}")
     fields = cast("dict[str, Any]", row)
-    if unknown := sorted(fields.keys() - {"id", "prompt", "answers", "metadata"}):
-        raise ValueError(f"unknown key {unknown[0]!r}{nearest(unknown[0], ('id', 'prompt', 'answers'))}")
     prompt, answers = fields.get("prompt"), fields.get("answers")
+    own = {key: value for key, value in fields.items() if key not in _READ}
+    if answers is None or prompt is None:
+        missing = "answers" if answers is None else "prompt"
+        unknown = next((key for key in own if nearest(key, (missing,))), None)
+        raise ValueError(f"no `{missing}`" + ("" if unknown is None else f", but {unknown!r}: is that it?"))
+    if taken := sorted(own.keys() & _WRITTEN):
+        raise ValueError(f"{taken[0]!r} is a column of what comes back: call yours something else")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if not isinstance(messages, list) or not messages or not all(_is_message(m) for m in messages):  # pyright: ignore
         raise ValueError("`prompt` must be a text, or a list of messages with `role` and `content`")
@@ -73,7 +85,8 @@ def _record(line: str) -> RankingRecord:
     conversation = cast("list[dict[str, str]]", messages)
     key = str(fields.get("id") or row_id("Shown", messages_digest(conversation), *texts))
     order = _order(key, len(texts))
-    return RankingRecord(key, conversation, [texts[i] for i in order], fields.get("metadata") or {})
+    metadata = {**(fields.get("metadata") or {}), **({_OWN: json.dumps(own, ensure_ascii=False)} if own else {})}
+    return RankingRecord(key, conversation, [texts[i] for i in order], metadata)
 
 
 def _is_message(message: Any) -> bool:
@@ -85,18 +98,55 @@ def _order(key: str, count: int) -> list[int]:
     return seeds.shuffled(range(count), "exchange", key)
 
 
-def push(client: Argilla, task: RankingTask, records: Sequence[RankingRecord]) -> tuple[PushCount, str]:
-    """Add what is new, to a dataset of this task for each number of answers; how many, and where the first is."""
+def push(
+    client: Argilla, task: RankingTask, records: Sequence[RankingRecord], annotators: Sequence[str] = ()
+) -> tuple[PushCount, list[str]]:
+    """Add what is new, to a dataset of this task for each number of answers; how many, and where they are.
+
+    With annotators, every record is dealt to `task.min_submitted` of them, who have a workspace and a dataset each, by the
+    same name, and see no other records. The same records go to the same people whatever else is pushed.
+
+    Raises:
+        UserError: a record can't be pushed, or goes to more annotators than there are.
+    """
+    if annotators and len(set(annotators)) < task.min_submitted:
+        raise UserError(
+            f"every record is to go to {task.min_submitted} annotators (--per-record), and {len(set(annotators))} are named:"
+            " name more with --annotator, or leave --annotator out to let whoever has access judge."
+        )
     sizes = sorted({len(record.answers) for record in records})
     new = present = 0
     urls: list[str] = []
     for size in sizes:
         name = task.name if len(sizes) == 1 else f"{task.name}-of-{size}"
-        dataset = client.ensure_dataset(replace(task, name=name, answers=size))
-        done = client.push(dataset, [record for record in records if len(record.answers) == size])
-        new, present = new + done.new, present + done.present
-        urls.append(dataset.url)
-    return PushCount(new, present), urls[0]
+        whole = replace(task, name=name, answers=size)
+        some = [record for record in records if len(record.answers) == size]
+        parts = [(whole, some, "")]
+        if annotators:
+            parts = [
+                (own_task(whole, one), _dealt(some, annotators, task.min_submitted, one), one) for one in annotators
+            ]
+        for part, dealt, annotator in parts:
+            if not dealt:
+                continue
+            dataset = client.ensure_dataset(part)
+            done = client.push(dataset, dealt)
+            if annotator:
+                client.ensure_users([annotator], part.workspace)
+            new, present = new + done.new, present + done.present
+            urls.append(f"{annotator}: {dataset.url}" if annotator else dataset.url)
+    return PushCount(new, present), urls
+
+
+def _dealt(
+    records: Sequence[RankingRecord], annotators: Sequence[str], per_record: int, annotator: str
+) -> list[RankingRecord]:
+    """The records that this annotator judges: each goes to those whom its id draws, whatever other records there are."""
+    return [
+        record
+        for record in records
+        if annotator in seeds.shuffled(sorted(set(annotators)), "dealt", record.external_id)[:per_record]
+    ]
 
 
 def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> int:
@@ -106,7 +156,7 @@ def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> 
         UserError: there is no dataset of ours by this name.
     """
     known = dataset_statuses(client, name, judgements=False)
-    ours = [f.dataset for f in known if f.dataset is not None and workspace in (None, f.workspace)]
+    ours = [dataset for f in known if workspace in (None, f.workspace) for dataset in f.datasets]
     if not ours:
         names = dataset_names(client)
         raise UserError(
@@ -122,6 +172,7 @@ def pull(client: Argilla, name: str, to: Path, workspace: str | None = None) -> 
             record = shown[response.record_id]
             places = sorted(range(len(record.answers)), key=_order(record.external_id, len(record.answers)).__getitem__)
             row = {
+                **json.loads(record.metadata.get(_OWN, "{}")),
                 "id": record.external_id, "prompt": record.prompt, "annotator": response.user, "status": response.status,
                 "answers": [record.answers[i] for i in places], "ranks": [response.ranks[i] for i in places],
                 "ratings": {aspect: [values[i] for i in places] for aspect, values in response.ratings.items()},

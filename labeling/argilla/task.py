@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from string import ascii_lowercase
 from typing import Any, Literal
@@ -93,6 +93,11 @@ class RankingTask:
         return ascii_lowercase[: self.answers]
 
 
+def own_task(task: RankingTask, annotator: str) -> RankingTask:
+    """The task for records that this annotator alone sees: a dataset by the same name, in a workspace of their own."""
+    return replace(task, workspace=f"{task.workspace}-{annotator}", min_submitted=1)
+
+
 @dataclass(frozen=True)
 class RankingRecord:
     """One prompt with its answers, in the order to show them.
@@ -134,7 +139,7 @@ class RankingResponse:
 class RecordView:
     """A record as an annotator sees it.
 
-    `answered`: this user has a response to it already, in whatever status.
+    `answered`: this user has a response to it already, in whatever status. `metadata` is what this user may see of it.
     """
 
     id: str
@@ -142,6 +147,7 @@ class RecordView:
     prompt: Prompt
     answers: tuple[str, ...]
     answered: bool
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)

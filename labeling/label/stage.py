@@ -41,7 +41,10 @@ class Label(Stage):
     switches = {"people": Switch("People rank in the Argilla UI, not scripted annotators.", {"scripted": "null"})}
     random = True
 
-    dataset: str = Field("rankings", description="Start of the dataset's name in Argilla.")
+    dataset: str = Field(
+        "rankings",
+        description="The dataset's name in Argilla; where another run's records have it, eight digits are added.",
+    )
     workspace: str = Field("flywheel", description="Of Argilla; made if it is not there.")
     answers: int = Field(4, ge=2, le=26, description="How many different answers to a prompt to show at most.")
     per_record: int = Field(1, ge=1, description="How many annotators judge each prompt.")

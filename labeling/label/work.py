@@ -19,7 +19,7 @@ from engine.store.schema import messages_digest, row_id
 from labeling.argilla import server
 from labeling.argilla.client import Argilla, connect
 from labeling.argilla.oversight import RecordJudgement, agreement_over_time, tables
-from labeling.argilla.task import Dataset, RankingResponse, RankingTask
+from labeling.argilla.task import Dataset, RankingResponse, RankingTask, own_task
 from labeling.label.presentation import Presentation, attention_checks, presentations
 from labeling.label.scripted import ScriptedAnnotator, annotate, annotators_of, username_of
 from labeling.label.stage import Label, ScriptedSettings
@@ -44,6 +44,7 @@ class SubmittedRanking:
     row: dict[str, Any]
     response: RankingResponse
     url: str
+    link: str
 
 
 def collect_rankings(stage: Label, job: Job) -> None:
@@ -90,7 +91,7 @@ def _keep_oversight(job: Job, rankings: Sequence[SubmittedRanking]) -> None:
             r.row["ranks"],
             r.response.updated_at,
             r.row["prompt"][-1]["content"],
-            r.url,
+            r.link,
         )
         for r in rankings
         if r.row["planted"] is None
@@ -133,6 +134,10 @@ def _rank(
     """What was submitted, and the drafts and discarded records as rejected rows."""
     rounds: list[tuple[AnnotationRound, Dataset]] = []
     for part in _rounds(stage, job, shown):
+        if client.holds_others(part.task, [s.key for s in part.shown]):  # of another run: they stay apart
+            part = replace(
+                part, task=replace(part.task, name=f"{part.task.name}-{job.artifact.rpartition('-')[2][:8]}")
+            )
         dataset = client.ensure_dataset(part.task)
         pushed = client.push(dataset, [s.record() for s in part.shown])
         job.say(
@@ -163,7 +168,8 @@ def _rank(
                 continue
             row = _row(by_key[response.external_id], response, "person" if stage.scripted is None else "scripted")
             if response.status == "submitted":
-                rankings.append(SubmittedRanking(row, response, dataset.url))
+                link = client.record_url(dataset, response.record_id, row["prompt"][-1]["content"])
+                rankings.append(SubmittedRanking(row, response, dataset.url, link))
             else:
                 detail = "; ".join([f"by {response.user}", *response.flags])
                 aside.append({"id": row["id"], "reason": response.status, "detail": detail})
@@ -173,10 +179,11 @@ def _rank(
 def _rounds(stage: Label, job: Job, shown: list[Presentation]) -> Iterator[AnnotationRound]:
     """The datasets to make: one for each number of answers and, where all have orders of their own, annotator."""
     scripted = stage.scripted or ()
-    for size in sorted({len(s.candidates) for s in shown}):
+    sizes = sorted({len(s.candidates) for s in shown})
+    for size in sizes:
         part = [s for s in shown if len(s.candidates) == size]
         task = RankingTask(
-            name=f"{stage.dataset}-{job.artifact.rpartition('-')[2][:8]}-of-{size}",
+            name=stage.dataset if len(sizes) == 1 else f"{stage.dataset}-of-{size}",
             answers=size,
             workspace=stage.workspace,
             asked=stage.asked,
@@ -197,8 +204,9 @@ def _rounds(stage: Label, job: Job, shown: list[Presentation]) -> Iterator[Annot
                 s.for_annotator(name, job.seed) for s in part if name in annotators_of(names, s.key, stage.per_record)
             ]
             if own:
-                alone = replace(task, workspace=f"{stage.workspace}-{name}", min_submitted=1)
-                yield AnnotationRound(alone, own, () if scripted else (name,), scripted[place : place + 1])
+                yield AnnotationRound(
+                    own_task(task, name), own, () if scripted else (name,), scripted[place : place + 1]
+                )
 
 
 def _stand_ins(stage: Label, job: Job, part: AnnotationRound) -> list[ScriptedAnnotator]:

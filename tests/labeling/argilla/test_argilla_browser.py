@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from labeling.argilla.client import Argilla
-from labeling.argilla.oversight import record_url
 from labeling.argilla.task import RankingRecord, RankingTask, Submission
 
 HOSTILE = "<b>Lima</b><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -33,6 +32,14 @@ SCROLL_TO_END = """
     const before = prompt.getBoundingClientRect().top;
     pane.scrollTop = 1e6;
     return [pane.scrollTop, before - prompt.getBoundingClientRect().top, chain]"""
+
+
+# The prompt's and the answers' left, top, right and bottom, in pixels.
+PLACES = """
+    return [...document.querySelectorAll('.record__content .fields > *')].map(e => {
+        const box = e.getBoundingClientRect();
+        return [box.left, box.top, box.right, box.bottom].map(Math.round);
+    })"""
 
 
 def wait(for_what: Callable[[], Any], seconds: float = 60.0) -> Any:
@@ -81,6 +88,12 @@ def test_a_person_ranks_with_a_tie_and_a_correction(
     browser.get(dataset.url)
     wait(lambda: active().get_attribute("title") == "Answer A")  # ready for a key
     browser.save_screenshot(str(pictures / "argilla-rank.png"))
+    # The answers stand side by side, under the prompt that goes over all of them (our server's doing, too).
+    boxes = browser.execute_script(PLACES)
+    if "ARGILLA_API_URL" not in os.environ:
+        (left, top, right, bottom), *answers = boxes
+        assert len(answers) == 3 and len({box[1] for box in answers}) == 1 and answers[0][1] >= bottom > top, boxes
+        assert left <= answers[0][0] < answers[0][2] <= answers[1][0] < answers[2][0] < answers[2][2] <= right, boxes
     for label, answer in zip("abc", shown, strict=True):
         wait(lambda label=label: active().get_attribute("id") == label)
         active().send_keys(str(QUALITY[answer]))
@@ -124,5 +137,8 @@ def test_a_person_ranks_with_a_tie_and_a_correction(
     ann = client.as_user(user)
     ann.submit(dataset, [Submission(record.id, [1, 2, 3]) for record in ann.pending(dataset)])
     browser.get("about:blank")
-    browser.get(record_url(dataset.url, prompt[0]["content"]))
+    peru = next(record for record in client.records(dataset) if record.external_id == "peru")
+    link = client.record_url(dataset, peru.id, prompt[0]["content"])
+    assert len(link) <= 60 or "ARGILLA_API_URL" in os.environ, link
+    browser.get(link)
     wait(lambda: HOSTILE in find(".chat__bubble").text)

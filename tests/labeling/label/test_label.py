@@ -91,6 +91,19 @@ def test_without_stand_ins_the_stage_waits_for_people(
     assert not [a for a in store.artifacts() if a.id.startswith("label-")]
 
 
+def test_the_dataset_is_called_as_the_recipe_says_and_another_run_s_apart(
+    client: Any, inputs: dict[str, Artifact], build: Callable[..., Artifact]
+) -> None:
+    for answers in (4, 4, 3):  # of three answers other records are made
+        with pytest.raises(Waiting):
+            build(
+                "label", {"candidates": inputs["candidates"]}, dataset="team3", workspace="label-names", answers=answers
+            )
+    found = [o for o in dataset_statuses(client, judgements=False) if o.workspace == "label-names"]
+    first, second = sorted(o.name for o in found)
+    assert first == "team3" and second.startswith("team3-") and [o.progress.total for o in found] == [6, 6]
+
+
 def test_when_people_are_done_the_stage_goes_on_and_loses_no_discard(
     client: Any, inputs: dict[str, Artifact], build: Callable[..., Artifact]
 ) -> None:

@@ -1,8 +1,8 @@
 """The search box's query language: words, "quoted phrases", -negation, prefix*, a | b and (groups).
 
 Follows Elasticsearch's `simple_query_string` with `default_operator: AND`, which the Argilla UI was made for:
-every word must occur as a whole word, in any field, whatever its case; a phrase must occur in one field. No
-query is an error: stray operators are ignored.
+every word must occur as a whole word, in any field, however it is written; a phrase must occur in one field. Stray
+operators are ignored. A query in which no word is left ("???") finds nothing; an empty one, everything.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-# Scripts written without spaces: every character is a word of its own, as in Elasticsearch's standard
-# analyser.
-_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+from word_segments import PART, spaced, words  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+
+MOST_WORDS = 500
+DEEPEST = 30  # groups within groups
 _TOKEN = re.compile(r'(?P<op>-\(|[()|+])|(?P<neg>-)?(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s()|"]+))')
+
+
+class QueryTooLarge(ValueError):
+    """More words, or groups within groups, than are searched for."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One word or phrase, casefolded."""
+    """A word or phrase: what the text holds of it, words between spaces; a prefix without the last space."""
 
-    pattern: re.Pattern[str]
-    words: tuple[str, ...]
+    needle: str
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,27 @@ class AllOf:
 
 @dataclass(frozen=True)
 class AnyOf:
+    """Of none: nothing."""
+
     nodes: tuple[Node, ...]
 
 
 Node = Term | Not | AllOf | AnyOf
+EVERYTHING, NOTHING = AllOf(()), AnyOf(())
 
 
 def parse(text: str) -> Node:
-    """The query as a tree. A query without a single word matches everything."""
+    """The query as a tree.
+
+    Raises:
+        QueryTooLarge: in words, with what is allowed.
+    """
     tokens = list(_tokens(text))
+    if not text.strip():
+        return EVERYTHING
+    if not any(isinstance(token, Term | Not) for token in tokens):
+        return NOTHING
+    _refuse_too_large(tokens)
     position = 0
 
     def either() -> Node:
@@ -56,8 +70,8 @@ def parse(text: str) -> Node:
         while position < len(tokens) and tokens[position] == "|":
             position += 1
             branches.append(every())
-        filled = [branch for branch in branches if branch != AllOf(())]
-        return filled[0] if len(filled) == 1 else AnyOf(tuple(filled)) if filled else AllOf(())
+        stated = [branch for branch in branches if branch != EVERYTHING]
+        return stated[0] if len(stated) == 1 else AnyOf(tuple(stated)) if stated else EVERYTHING
 
     def every() -> Node:
         nonlocal position
@@ -66,10 +80,10 @@ def parse(text: str) -> Node:
             token = tokens[position]
             position += 1
             if isinstance(token, str):
-                if token in ("(", "-("):
-                    group = either()
-                    if position < len(tokens):
-                        position += 1  # the closing bracket
+                group = either()
+                if position < len(tokens):
+                    position += 1  # the closing bracket
+                if group != EVERYTHING:  # no word between the brackets
                     nodes.append(Not(group) if token == "-(" else group)
             else:
                 nodes.append(token)
@@ -82,61 +96,67 @@ def parse(text: str) -> Node:
     return nodes[0] if len(nodes) == 1 else AllOf(tuple(nodes))
 
 
+def _refuse_too_large(tokens: Sequence[Node | str]) -> None:
+    count = sum(isinstance(token, Term | Not) for token in tokens)
+    if count > MOST_WORDS:
+        raise QueryTooLarge(
+            f"The search has {count:,} words; at most {MOST_WORDS} are searched for."
+            ' Shorten it, or put what belongs together between quotation marks: "a phrase".'
+        )
+    depth = deepest = 0
+    for token in tokens:
+        depth += 1 if token in ("(", "-(") else -1 if token == ")" and depth else 0
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST:
+        raise QueryTooLarge(
+            f"The search has {deepest:,} brackets within each other; at most {DEEPEST} are understood."
+            " Leave some out; to search for brackets themselves is not possible."
+        )
+
+
+def joined(texts: Sequence[str]) -> str:
+    """The texts of a record in the form that `matches_joined` searches: words between spaces, texts apart."""
+    return PART.join(map(spaced, texts))
+
+
 def matches(node: Node, texts: Sequence[str]) -> bool:
-    """Whether a record with these field texts answers the query."""
-    return _matches(node, [text.casefold() for text in texts])
+    """Whether a record with these texts answers the query."""
+    return matches_joined(node, joined(texts))
 
 
-def _matches(node: Node, texts: Sequence[str]) -> bool:
+def matches_joined(node: Node, text: str) -> bool:
+    """As `matches`, of what `joined` gave."""
     match node:
-        case Term(pattern, words):
-            # Finding a word as a plain string first spares most regular expressions.
-            return any(words[0] in text and pattern.search(text) is not None for text in texts)
+        case Term(needle):
+            return needle in text
         case Not(inner):
-            return not _matches(inner, texts)
+            return not matches_joined(inner, text)
         case AllOf(nodes):
-            return all(_matches(inner, texts) for inner in nodes)
+            return all(matches_joined(inner, text) for inner in nodes)
         case AnyOf(nodes):
-            return any(_matches(inner, texts) for inner in nodes)
+            return any(matches_joined(inner, text) for inner in nodes)
 
 
-def required_words(node: Node) -> list[str]:
-    """ASCII words that every matching record contains: a database can discard the others before `matches`
-    runs.
-    """
+def sought(node: Node) -> list[str]:
+    """The needles that speak for a record when they occur in it: all but those under a negation, each once."""
     match node:
-        case Term(_, words):
-            return [word for word in words if word.isascii() and word.isalnum()]
-        case AllOf(nodes):
-            return [word for inner in nodes for word in required_words(inner)]
-        case _:
+        case Term(needle):
+            return [needle]
+        case Not():
             return []
+        case AllOf(nodes) | AnyOf(nodes):
+            return list(dict.fromkeys(needle for inner in nodes for needle in sought(inner)))
 
 
 def _tokens(text: str) -> Iterator[Node | str]:
-    for found in _TOKEN.finditer(text):
-        if found["op"]:
-            if found["op"] != "+":
-                yield found["op"]
-        else:
-            raw = found["phrase"] if found["phrase"] is not None else found["word"].lstrip("+")
-            prefix = found["phrase"] is None and raw.endswith("*")
-            term = _term(raw, prefix)
-            if term is not None:
-                yield Not(term) if found["neg"] else term
-
-
-def _term(raw: str, prefix: bool) -> Term | None:
-    words = _WORD.findall(raw.casefold())
-    if not words:
-        return None
-    unspaced = re.compile(f"[{_UNSPACED}]")
-    pattern = re.escape(words[0])
-    if not unspaced.match(words[0]):  # looking back from behind the word lets the search jump from word to word
-        pattern += rf"(?<![^\W{_UNSPACED}]{pattern})"
-    for before, word in pairwise(words):
-        pattern += r"\W*" if unspaced.match(word) or unspaced.match(before) else r"\W+"
-        pattern += re.escape(word)
-    if not prefix and not unspaced.match(words[-1]):
-        pattern += rf"(?![^\W{_UNSPACED}])"
-    return Term(re.compile(pattern), tuple(words))
+    for token in _TOKEN.finditer(text):
+        if token["op"]:
+            if token["op"] != "+":
+                yield token["op"]
+            continue
+        phrase = token["phrase"]
+        raw = phrase if phrase is not None else token["word"].lstrip("+")
+        prefix = phrase is None and raw.endswith("*")
+        if found := words(raw):
+            term = Term(f" {' '.join(found)}" + ("" if prefix else " "))
+            yield Not(term) if token["neg"] else term

@@ -15,10 +15,12 @@ import asyncio
 import functools
 import gc
 import os
+import secrets
 import socket
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 # Importing Argilla makes a million objects and frees none: a fifth of the start went into looking.
 gc.disable()
@@ -30,17 +32,26 @@ import search  # noqa: F401  registers the engine
 import uvicorn
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from argilla_server import app
+from argilla_server.api.routes import api_v1
 from argilla_server.contexts import accounts, datasets, distribution, webhooks
 from argilla_server.database import ALEMBIC_CONFIG_FILE, AsyncSessionLocal, async_engine, sync_engine
 from argilla_server.enums import RecordStatus, ResponseStatus, UserRole
-from argilla_server.models import Dataset, Record, Response, User
+from argilla_server.models import Dataset, Record, Response, User, WorkspaceUser
 from argilla_server.settings import settings
-from sqlalchemy import event, func, select, text, update
+from fastapi.responses import JSONResponse, RedirectResponse
+from sqlalchemy import delete, event, func, select, text, update
+from starlette.requests import Request
+from starlette.routing import Route
 
-# The first field is the prompt. It stays in view while the answers below it are scrolled and ranked.
-KEEP_PROMPT_IN_VIEW = """<style>
-.record__content .fields > :first-child { position: sticky; top: 0; z-index: 2; max-height: 40vh; overflow-y: auto;
-  flex-shrink: 0; border-radius: 10px; background: var(--bg-accent-grey-1); }
+# The first field is the prompt. It stays in view, over all of the width, while the answers below it are scrolled and ranked;
+# those stand side by side, as many as there is room for. Argilla's custom fields could do it in a template, too: but they
+# write the record into a script by a `replace` that takes "$'" in an answer for a command, in a frame that may do anything.
+RECORD_STYLE = """<style>
+.record__content .fields { display: grid !important; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); align-items: start; }
+.record__content .fields > * { min-width: 0; overflow-wrap: anywhere; }
+.record__content .fields > :first-child { grid-column: 1 / -1; position: sticky; top: 0; z-index: 2; max-height: 25vh;
+  overflow-y: auto; border-radius: 10px; background: var(--bg-accent-grey-1); }
 </style>"""
 
 
@@ -58,8 +69,11 @@ def main(listening_fd: int) -> None:
         for name in ("notify_record_event_v1", "notify_response_event_v1"):
             if hasattr(module, name):
                 setattr(module, name, unless_nobody_listens(getattr(module, name)))
+    refuse_bounds_that_do_not_compare()
+    accounts.delete_user = keep_judgements_of(accounts.delete_user)
+    app.router.routes.insert(0, Route("/r/{digits}", short_link))
     config = uvicorn.Config(
-        "argilla_server:app",
+        app,
         log_level="info",
         access_log=False,
         timeout_graceful_shutdown=5,
@@ -68,12 +82,60 @@ def main(listening_fd: int) -> None:
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening_fd)])
 
 
+def refuse_bounds_that_do_not_compare() -> None:
+    """Argilla compares the bounds of a range before anything else, and fails (500) where one is a number, one a text."""
+
+    async def refused(_: Any, error: Exception) -> JSONResponse:
+        if not str(error).startswith("'>' not supported"):
+            raise error
+        detail = "The bounds of a range are a number and a text; expected two numbers, or two times."
+        return JSONResponse({"detail": detail}, status_code=422)
+
+    for mounted in (app, api_v1):
+        mounted.add_exception_handler(TypeError, refused)
+
+
+def keep_judgements_of(delete_user: Any) -> Any:
+    """Argilla deletes what somebody judged together with the user. Who judged something is closed out instead.
+
+    The account keeps its judgements under the name `NAME (deleted)`; it has no workspace, and nobody knows its key or password.
+    """
+
+    async def close_account(db: Any, user: User) -> User:
+        if not await db.scalar(select(func.count(Response.id)).where(Response.user_id == user.id)):
+            return await delete_user(db, user)
+        name = f"{user.username} (deleted)"
+        others = set(await db.scalars(select(User.username).where(User.username.startswith(name, autoescape=True))))
+        numbered = (f"{user.username} (deleted {n})" for n in range(2, len(others) + 3))
+        name = next(free for free in (name, *numbered) if free not in others)
+        await db.execute(delete(WorkspaceUser).where(WorkspaceUser.user_id == user.id))
+        closed = {"username": name, "api_key": secrets.token_urlsafe(48)}
+        closed["password_hash"] = accounts.hash_password(secrets.token_urlsafe(48))
+        await db.execute(update(User).where(User.id == user.id).values(**closed))
+        await db.commit()
+        await db.refresh(user)
+        return user
+
+    return close_account
+
+
+async def short_link(request: Request) -> RedirectResponse:
+    """From the first digits of a record's id to where an annotator who judged it finds it. Tells nothing of the record."""
+    digits = request.path_params["digits"]
+    if len(digits) < 8 or set(digits) - set("0123456789abcdef"):
+        return RedirectResponse("/")
+    low, high = (UUID(digits.ljust(32, end)[:32]) for end in "0f")
+    async with AsyncSessionLocal() as db:
+        dataset = await db.scalar(select(Record.dataset_id).where(Record.id.between(low, high)).limit(1))
+    return RedirectResponse(f"/dataset/{dataset}/annotation-mode?status=submitted&search={digits}" if dataset else "/")
+
+
 def style_web_ui() -> None:
     """In the copy of the web UI that importing Argilla has unpacked."""
     for page in Path(os.environ["TMPDIR"]).glob("*/statics/**/*.html"):
         html = page.read_text()
-        if KEEP_PROMPT_IN_VIEW not in html:  # an earlier server's copy
-            page.write_text(html.replace("</head>", f"{KEEP_PROMPT_IN_VIEW}</head>", 1))
+        if RECORD_STYLE not in html:  # an earlier server's copy
+            page.write_text(html.replace("</head>", f"{RECORD_STYLE}</head>", 1))
 
 
 def durable_sqlite() -> None:
@@ -97,10 +159,10 @@ def migrate() -> None:
         current = MigrationContext.configure(connection).get_current_revision()
     if current != script.get_current_head():
         alembic.config.main(argv=["-c", ALEMBIC_CONFIG_FILE, "upgrade", "head"])
-    with sync_engine.begin() as connection:  # a page of a dataset in order, without sorting all of it
-        connection.execute(
-            text("CREATE INDEX IF NOT EXISTS flywheel_records_order ON records (dataset_id, inserted_at, id)")
-        )
+    with sync_engine.begin() as connection:
+        # A page of a dataset in order, without sorting all of it; and whether a dataset has changed.
+        for name, columns in (("order", "dataset_id, inserted_at, id"), ("changes", "dataset_id, updated_at, id")):
+            connection.execute(text(f"CREATE INDEX IF NOT EXISTS flywheel_records_{name} ON records ({columns})"))
     sync_engine.dispose()
 
 

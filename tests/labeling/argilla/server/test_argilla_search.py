@@ -15,7 +15,8 @@ from uuid import uuid4
 import pytest
 
 from labeling.argilla.client import Argilla
-from labeling.argilla.server.embedded.query_string import matches, parse, required_words
+from labeling.argilla.connection import ServerRefusal
+from labeling.argilla.server.embedded.query_string import matches, parse
 
 CITIES = ["Paris", "Rome", "Oslo", "Quito", "Lima"]
 COUNT = 40
@@ -192,7 +193,10 @@ def test_text_in_one_field(corpus: Corpus) -> None:
     ("query", "texts", "expected"),
     [
         ("", ["x"], True),
-        ("((| ) -", ["x"], True),
+        ("((| ) -", ["x"], False),  # nothing is asked for that could be found
+        ("???", ["x ???"], False),
+        ("paris ???", ["Paris"], True),
+        ("() paris", ["Paris"], True),
         ('"unterminated phrase', ["an unterminated phrase"], True),
         ("(rome|paris) capital", ["Paris, a capital"], True),
         ("-(rome|paris) capital", ["Paris, a capital"], False),
@@ -201,7 +205,7 @@ def test_text_in_one_field(corpus: Corpus) -> None:
         ('"a b"', ["a", "b"], False),  # a phrase does not run from one field into the next
         ("don't", ["I don't"], True),
         ("x-ray", ["ray x"], False),
-        ("%", ["100"], True),
+        ("%", ["100"], False),
         ("STRASSE", ["strasse"], True),
     ],
 )
@@ -209,8 +213,146 @@ def test_query_language(query: str, texts: list[str], expected: bool) -> None:
     assert matches(parse(query), texts) is expected
 
 
-def test_required_words_are_required() -> None:
-    assert required_words(parse('a "b c" -d (e | f) élan')) == ["a", "b", "c"]
+# --- texts as they are written, and how well they answer --------------------------------------------
+
+
+@dataclass
+class Written:
+    """A small dataset of texts of every kind of field."""
+
+    client: Argilla
+    id: str
+
+    def hits(self, query: Any, **more: Any) -> list[tuple[str, float]]:
+        body = {"query": {"text": {"q": query, **more}}}
+        found = self.client.call("POST", f"datasets/{self.id}/records/search", json=body, params={"limit": 100})
+        return [(item["record"]["external_id"], item["query_score"]) for item in found["items"]]
+
+    def ids(self, query: Any, **more: Any) -> set[str]:
+        return {id for id, _ in self.hits(query, **more)}
+
+
+TEXTS = {
+    "street": "Die Straße ist groß, sagt der Fußball-Fan aus İstanbul",
+    "strasse": "Strasse",
+    "hindi": "पानी साफ है",
+    "other": "पिन कोड",
+    "hebrew": "שָׁלוֹם",
+    "escaped": "AT&amp;T and a Q&amp;A: x&lt;y",
+    "lima": "Lima, Lima and Lima again",
+    "long": "Lima " + "and other words " * 30,
+    "once": "Lima",
+    "emoji": "well done 😀",
+    "marks": "well ???",
+}
+
+
+@pytest.fixture(scope="module")
+def written(client: Argilla) -> Written:
+    body = {"name": f"written-{uuid4().hex[:12]}", "workspace_id": client.ensure_workspace("tests")}
+    dataset = client.call("POST", "datasets", json=body)["id"]
+    custom = {"type": "custom", "template": "{{record.fields.facts.city}}", "advanced_mode": False}
+    for name, settings in (("text", {"type": "text"}), ("picture", {"type": "image"}), ("facts", custom)):
+        field = {"name": name, "title": name, "required": name == "text", "settings": settings}
+        client.call("POST", f"datasets/{dataset}/fields", json=field)
+    question = {"name": "q", "title": "q", "required": True, "settings": {"type": "text", "use_markdown": False}}
+    client.call("POST", f"datasets/{dataset}/questions", json=question)
+    for name, kind in (("n", "integer"), ("topic", "terms")):
+        client.call(
+            "POST",
+            f"datasets/{dataset}/metadata-properties",
+            json={"name": name, "title": name, "settings": {"type": kind}},
+        )
+    client.call("POST", f"datasets/{dataset}/vectors-settings", json={"name": "v", "title": "v", "dimensions": 3})
+    client.call("PUT", f"datasets/{dataset}/publish")
+    items: list[dict[str, Any]] = [
+        {"external_id": id, "fields": {"text": text}, "metadata": {"n": n}}
+        for n, (id, text) in enumerate(TEXTS.items())
+    ]
+    facts = {"city": "Quito", "metres": 2850, "capital": True, "inner": ["altitude", 1.5]}
+    picture = "data:image/png;base64,iVBORw0KGgoAAAANS"
+    items.append(
+        {"external_id": "facts", "fields": {"text": "x", "picture": picture, "facts": facts}, "metadata": {"n": 1}}
+    )
+    client.call("POST", f"datasets/{dataset}/records/bulk", json={"items": items})
+    return Written(client, dataset)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("straße", {"street", "strasse"}),
+        ("strasse", {"street", "strasse"}),
+        ("groß fußball istanbul", {"street"}),
+        ("पानी", {"hindi"}),
+        ("पिन", {"other"}),
+        ("שָׁלוֹם", {"hebrew"}),
+        ("AT&T", {"escaped"}),
+        ("Q&A", {"escaped"}),
+        ("x<y", {"escaped"}),
+        ("amp", set()),
+        ("2850", {"facts"}),
+        (2850, {"facts"}),
+        ("true quito 1.5", {"facts"}),
+        ("base64", set()),
+        ("ivborw0kggoaaaans", set()),
+        ("😀", {"emoji"}),
+        ("???", set()),
+        ("", {*TEXTS, "facts"}),
+    ],
+)
+def test_what_is_written_is_found(written: Written, query: Any, expected: set[str]) -> None:
+    assert written.ids(query) == expected
+
+
+def test_every_word_of_a_record_finds_it(written: Written) -> None:
+    for id, text in TEXTS.items():
+        for word in text.replace("&amp;", "&").replace("&lt;", "<").split():
+            if any(letter.isalnum() for letter in word):
+                assert id in written.ids(word.strip(",:")), (id, word)
+
+
+def test_the_best_come_first_with_their_scores(written: Written) -> None:
+    (first, second, third) = written.hits("lima")
+    assert [first[0], second[0], third[0]] == ["lima", "once", "long"]
+    assert first[1] > second[1] > third[1] > 0
+    assert next(id for id, _ in written.hits("lima | straße | strasse")) == "strasse"  # what is rare says more
+    everything = written.client.call("POST", f"datasets/{written.id}/records/search", json={})
+    assert {item["query_score"] for item in everything["items"]} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"query": {"text": {"q": " ".join(f"w{i}" for i in range(1000))}}}, "1,000 words; at most 500"),
+        ({"query": {"text": {"q": "(" * 3000 + "a"}}}, "3,000 brackets within each other"),
+        ({"filters": {"and": [between(metadata("n"), ge="abc")]}}, "bounded by 'abc'; expected a number"),
+        ({"filters": {"and": [between(metadata("n"), le="nan")]}}, "bounded by 'nan'"),
+        ({"filters": {"and": [between(metadata("n"), ge=1, le="abc")]}}, "a number and a text"),
+        ({"filters": {"and": [between(record("inserted_at"), ge="soon")]}}, "expected a time as 2026-01-31"),
+        ({"filters": {"and": [between(record("status"), ge="done")]}}, "expected pending or completed"),
+        ({"filters": {"and": [terms(STATUS, "lost")]}}, "no status 'lost'; expected"),
+        ({"query": {"vector": {"name": "v", "value": [1.0, 2.0]}}}, "has 2 numbers; those of 'v' have 3"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_words(written: Written, body: dict[str, Any], message: str) -> None:
+    with pytest.raises(ServerRefusal) as caught:
+        written.client.call("POST", f"datasets/{written.id}/records/search", json=body)
+    assert caught.value.status == 422 and message in str(caught.value), str(caught.value)
+    assert written.ids("quito") == {"facts"}  # the connection goes on
+
+
+def test_a_query_that_has_only_brackets_finds_nothing(written: Written) -> None:
+    assert written.hits("(" * 3000) == []
+
+
+def test_a_changed_text_is_found_at_once(written: Written) -> None:
+    path = f"datasets/{written.id}/records"
+    written.ids("anything")  # what is kept in memory is older than the change
+    for text, expected in (("zanzibar one", {"once"}), ("Lima", set[str]())):
+        change = {"items": [{"external_id": "once", "fields": {"text": text}}]}
+        written.client.call("PUT", f"{path}/bulk", json=change)
+        assert written.ids("zanzibar") == expected
 
 
 # --- filters --------------------------------------------------------------------------------------
