@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import process as process_pool
 from typing import Any
 
 import pyarrow as pa
@@ -94,6 +95,24 @@ def test_what_a_process_raises_is_told_and_the_rest_goes_on_from_there(loud: Any
 def test_a_process_that_is_killed_is_told_in_words(loud: Any) -> None:
     with pytest.raises(StageFailed, match=r"one of 2 processes was killed \(SIGKILL\)"):
         loud(Processes(2), "die")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_process_that_is_killed_when_all_is_done_holds_up_nobody(loud: Any, monkeypatch: Any, which: int) -> None:
+    """One of two that wait for a task has the lock that the other one waits for."""
+    killed: list[int] = []
+
+    def shutdown_workers(thread: Any) -> None:
+        pid = list(thread.processes.values())[which].pid
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+        asked(thread)
+
+    manager: Any = vars(process_pool)["_ExecutorManagerThread"]
+    asked = manager.shutdown_workers
+    monkeypatch.setattr(manager, "shutdown_workers", shutdown_workers)
+    assert loud(Processes(2)).rows == 24 and killed
 
 
 def test_slices_are_those_of_parts(given: Any, build: Any, store: Any) -> None:

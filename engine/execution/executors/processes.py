@@ -12,7 +12,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver
@@ -63,9 +63,23 @@ class Processes:
             # Which one it was, and how it ended, the pool does not say; the kernel kills where memory runs out.
             raise StageFailed(f"one of {width} processes {killed(signal.SIGKILL)}") from None
         finally:
-            pool.shutdown(cancel_futures=True)
+            _end(pool, under_way)
 
     def close(self) -> None: ...
+
+
+def _end(pool: ProcessPoolExecutor, under_way: Iterable[Future[Done]]) -> None:
+    """Let what runs be finished, and kill the processes. Asked to end, as `shutdown` does, they could wait for ever: one that is killed as it
+    waits for a task has the lock that the next one waits for.
+    """
+    processes: list[Any] = list((pool._processes or {}).values())  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownArgumentType, reportAttributeAccessIssue]
+    running = [future for future in under_way if not future.cancel()]
+    pool.shutdown(wait=False, cancel_futures=True)
+    wait(running)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
 
 
 def _joined(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
