@@ -10,9 +10,13 @@ from contextlib import suppress
 class Gate:
     """A port that leads to another one, as long as it is open. Shutting it breaks what is under way."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, at: int = 0) -> None:
+        """
+        Args:
+            port: it leads to. at: its own; any that is free if 0.
+        """
         self.target = port
-        self.listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.listening = socket.create_server(("127.0.0.1", at), backlog=512)
         self.port = self.listening.getsockname()[1]
         self.is_open = True
         self.joined: set[socket.socket] = set()

@@ -266,7 +266,11 @@ class Ground:
             only: these stages and what they need.
         """
         with self.server, self.opened:
-            self.gate = Gate(int(self.server.url.rpartition(":")[2].split("/")[0]))
+            # `repair` asks where was asked: a store that was filled before knows the port of then.
+            kept = self.folder / "gate"
+            before = int(kept.read_text()) if kept.exists() else 0
+            self.gate = Gate(int(self.server.url.rpartition(":")[2].split("/")[0]), before)
+            kept.write_text(str(self.gate.port))
             url = f"http://127.0.0.1:{self.gate.port}/v1"
             if self.world.exists():
                 shutil.rmtree(self.world)
