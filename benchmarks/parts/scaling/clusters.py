@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -33,10 +32,10 @@ def cluster(nodes: int) -> Generator[str]:
 def _settle() -> None:
     """Until the cluster's processes have started whatever they start: they take less than a tenth of a core."""
     until = time.monotonic() + PATIENCE_S
-    before = spent(os.getpid())
+    before = spent()
     while time.monotonic() < until:
         time.sleep(SETTLED_S)
-        now = spent(os.getpid())
+        now = spent()
         if now - before < 0.1 * SETTLED_S:
             return
         before = now

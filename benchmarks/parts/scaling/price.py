@@ -1,7 +1,7 @@
 """What Ray costs beside local processes, and what grows with the number of documents.
 
-CPU is that of everything: the command, the stage's process, the workers, and what the cluster's own processes take while the job runs. What
-the cluster took to start is told beside it.
+CPU is the machine's, with nothing else on it: the command, the stage's process, the workers, and what the cluster's own processes take while the
+job runs. What the cluster took to start is told beside it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def price(bench: Bench) -> None:
     bench.number(texts=size, busy_before=busy())
     warm(bench, real)
     with bench.attempt("local"):
-        local = {stage: job(recipe, bench.folder / "local", stage, "--workers", "2") for stage in STAGES}
+        local = {stage: _local_job(recipe, bench.folder / "local", stage) for stage in STAGES}
         bench.number(local=local)
         with bench.attempt("ray"):
-            before = spent(os.getpid())
+            before = spent()
             with cluster(2) as address:
-                bench.number(cluster_start_cpu_s=round(spent(os.getpid()) - before, 1))
+                bench.number(cluster_start_cpu_s=round(spent() - before, 1))
                 ray = {stage: _on_ray(recipe, bench.folder / "ray", stage, address) for stage in STAGES}
             bench.number(ray=ray)
             local_s, ray_s = (sum(told["cpu_s"] for told in one.values()) for one in (local, ray))
@@ -45,13 +45,19 @@ def price(bench: Bench) -> None:
             )  # fmt: skip
 
 
+def _local_job(recipe: Path, store: Path, stage: str) -> dict[str, Any]:
+    before = spent()
+    told = job(recipe, store, stage, "--workers", "2")
+    return {**told, "cpu_s": round(spent() - before, 2)}
+
+
 def _on_ray(recipe: Path, store: Path, stage: str, address: str) -> dict[str, Any]:
-    """A job whose `cpu_s` is that of all processes below this one: the cluster's, its workers' and the command's."""
-    before = spent(os.getpid())
+    """A job whose `cpu_s` is the machine's meanwhile: the cluster's, its workers' and the command's."""
+    before = spent()
     with peaks(os.getpid()) as memory:
         told = job(recipe, store, stage, "--executor", "ray", "--address", address)
         time.sleep(1)  # workers that end with the job are waited for by their node
-    return {**told, "cpu_s": round(spent(os.getpid()) - before, 2), "memory_mb": memory}
+    return {**told, "cpu_s": round(spent() - before, 2), "memory_mb": memory}
 
 
 def short(bench: Bench) -> None:
@@ -84,7 +90,7 @@ def _store(bench: Bench, name: str, count: int) -> Path:
 
 
 def _local(recipe: Path, store: Path) -> dict[str, Any]:
-    return _both([job(recipe, store, stage, "--workers", "2") for stage in ("clean", "unique")])
+    return _both([_local_job(recipe, store, stage) for stage in ("clean", "unique")])
 
 
 def _on_two_nodes(recipe: Path, store: Path, address: str) -> dict[str, Any]:
