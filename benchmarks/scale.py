@@ -50,7 +50,7 @@ class Part:
 
 PARTS = {
     "cores": Part("cores:cores", 8),
-    "peers": Part("peers:peers", 10),
+    "peers": Part("peers:peers", 20),
     "nodes": Part("nodes:nodes", 10),
     "kills": Part("nodes:kills", 20),
     "price": Part("price:price", 6),
