@@ -1,6 +1,6 @@
 """Documents that answer: what retrieval finds, what it costs, and what citations are worth.
 
-make weights                                          # MiniLM, which the best way to search needs
+make weights                                          # MiniLM, which the best way to search needs, and the model that answers
 python -m benchmarks.grounding --json
 """
 
@@ -11,7 +11,7 @@ import json
 import tempfile
 from typing import Any
 
-from benchmarks.parts import citations, retrieval
+from benchmarks.parts import asking, citations, retrieval
 from engine.store.store import Store
 
 
@@ -20,7 +20,7 @@ def measure() -> dict[str, Any]:
         store = Store(folder)
         found, ways = retrieval.found_again(store)
         cost, sizes = retrieval.hundred_thousand(store)
-    return {"benchmark": "grounding", **ways, **sizes, "claims": [*found, *cost, *citations.claims()]}
+    return {"benchmark": "grounding", **ways, **sizes, "claims": [*found, *cost, *citations.claims(), *asking.claims()]}
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ ROOMS = ("flywheel", "engine", "generators", "labeling", "pipelines", "training"
 FAMILY = {"stage.py", "work.py", "report.py", "patches.py", "__init__.py"}
 HEAVY = {
     "torch", "vllm", "trl", "transformers", "peft", "numba", "llvmlite", "numpy", "polars", "pyarrow", "datasets", "openai", "httpx",
-    "argilla", "jinja2", "jsonschema", "bm25s", "tokenizers", "sklearn", "fasttext", "phonenumbers",
+    "argilla", "jinja2", "jsonschema", "tokenizers", "sklearn", "fasttext", "phonenumbers",
 }  # fmt: skip
 STAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["flywheel.stages"]
 

@@ -55,6 +55,7 @@ class GroundedQa(Stage):
     }
     gives = "Conversation"
     phase = "generation"
+    version = 2
     work = "generators.grounded.qa:make"
     whole = ("documents",)
     residents = ("model",)

@@ -1,6 +1,7 @@
-"""Finding the passages of documents that a question is about: BM25 (Robertson and Zaragoza, 2009) over a kept index.
+"""Finding the passages that a question is about: in an artifact of `index`, as it is best searched, or in documents, by BM25
+(`engine.retrieval.full_text`) over a kept index of their words.
 
-The index is a folder of its own in the store's working files, under a digest of what went into it, so that another stage
+The kept one is a folder of its own in the store's working files, under a digest of what went into it, so that another stage
 or run over the same documents opens it instead of building it.
 """
 
@@ -8,16 +9,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import bm25s
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from engine.errors import UserError
+from engine.retrieval.full_text import FullText, Postings, postings
+from engine.retrieval.retrieval_index import RetrievalIndex
 from engine.stage.job import Job
+from engine.store.artifact import Artifact
 from engine.store.digest import digest_json
 from engine.text.words import token_spans, words
 
@@ -36,19 +41,48 @@ class Passage:
     text: str
 
 
+class Retriever(Protocol):
+    @property
+    def count(self) -> int:
+        """Passages."""
+        ...
+
+    def search(self, question: str, k: int) -> list[tuple[Passage, float]]:
+        """The k best passages with their scores, best first."""
+        ...
+
+
+class IndexedPassages:
+    """The passages of an artifact of `index`. Several threads may ask."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._index = RetrievalIndex(artifact)
+        self._one_at_a_time = threading.Lock()  # a tokenizer of an embedding model can't be used by two
+
+    @property
+    def count(self) -> int:
+        return self._index.full_text.count
+
+    def search(self, question: str, k: int) -> list[tuple[Passage, float]]:
+        with self._one_at_a_time:
+            hits = self._index.search(question, k)
+        return [(Passage(hit.document, hit.start, hit.text), hit.score) for hit in hits]
+
+
 class PassageIndex:
-    """Passages and their BM25 weights (k1 = 1.2, b = 0.75, Lucene's inverse document frequency)."""
+    """Passages, and which words stand in them."""
 
     def __init__(self, folder: Path) -> None:
         self.passages = [Passage(**json.loads(line)) for line in (folder / "passages.jsonl").open(encoding="utf-8")]
-        self._weights: Any = bm25s.BM25.load(str(folder / "bm25"), mmap=True)
+        self._full_text = FullText([Postings.from_arrays(load_file(folder / "postings.safetensors"))])
+
+    @property
+    def count(self) -> int:
+        return len(self.passages)
 
     def search(self, question: str, k: int) -> list[tuple[Passage, float]]:
         """The k best passages with their scores, best first; only such as share a word with the question."""
-        terms = [term for term in words(question) if term in self._weights.vocab_dict]
-        if not terms:
-            return []
-        scores = np.asarray(self._weights.get_scores(terms))
+        scores = self._full_text.scores(words(question))
         best = np.lexsort((np.arange(len(scores)), -scores))[:k]  # ties by place: the same every time
         return [(self.passages[i], float(scores[i])) for i in best.tolist() if scores[i] > 0]
 
@@ -72,7 +106,7 @@ def open_index(job: Job, port: str, size: int, overlap: int) -> PassageIndex:
     Raises:
         UserError: there is no text.
     """
-    made_of = ["bm25 over words of UAX #29", [artifact.digest for artifact in job.all(port)], size, overlap]
+    made_of = ["postings of words of UAX #29", [artifact.digest for artifact in job.all(port)], size, overlap]
     folder = job.store.scratch(f"index-{digest_json(made_of)[:16]}") / "index"
     if not folder.exists():
         job.say(f"indexing {job.rows(port):,} documents")
@@ -92,10 +126,6 @@ def open_index(job: Job, port: str, size: int, overlap: int) -> PassageIndex:
 
 def build(passages: Sequence[Passage], folder: Path) -> None:
     """Write an index of these passages."""
-    vocabulary: dict[str, int] = {}
-    ids = [[vocabulary.setdefault(word, len(vocabulary)) for word in words(passage.text)] for passage in passages]
-    weights = bm25s.BM25(k1=1.2, b=0.75, method="lucene")
-    weights.index((ids, vocabulary), show_progress=False)
-    weights.save(str(folder / "bm25"))
+    save_file(postings([words(passage.text) for passage in passages]).arrays(), folder / "postings.safetensors")
     with (folder / "passages.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(passage), ensure_ascii=False) + "\n" for passage in passages)

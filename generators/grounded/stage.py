@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
+from engine.errors import UserError
 from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.answerer import check_answerer
 from generators.backends.protocol import EngineName
@@ -32,7 +33,8 @@ class Grounded(Stage):
     """Answer questions from documents: retrieve passages, show them to the model, keep what it cites."""
 
     takes = {
-        "documents": port("Document", many=True),
+        "documents": port("Document", many=True, optional=True),
+        "index": port("Passage", optional=True),
         "prompts": port("Prompt", "Conversation", many=True),
         "model": port("Model", optional=True),
     }
@@ -40,9 +42,9 @@ class Grounded(Stage):
     phase = "generation"
     work = "generators.grounded.work:answer"
     residents = ("model",)
-    whole = ("documents",)
+    whole = ("documents", "index")
     random = True
-    version = 4
+    version = 5
     template_variables = {
         "answer": {
             "question": "what the user last said",
@@ -52,7 +54,9 @@ class Grounded(Stage):
 
     k: int = Field(4, ge=1, description="Passages shown with a question.")
     words: int = Field(
-        150, ge=1, description="Words of a passage, by white space; of a script without spaces, letters."
+        150,
+        ge=1,
+        description="Words of a passage, by white space; of a script without spaces, letters. An `index` has its own.",
     )
     overlap: int = Field(30, ge=0, description="Words that a passage has in common with the one before.")
     n: int = Field(1, ge=1, description="Answers a question.")
@@ -96,6 +100,19 @@ class Grounded(Stage):
         self.templates(known.base)
         check_answerer(len(known.inputs.get("model", [])), int(self.server is not None))
         check_servers(known, self.server)
+        self.require_passages(len(known.inputs.get("documents", [])), len(known.inputs.get("index", [])))
+
+    def require_passages(self, documents: int, indexes: int) -> None:
+        """Documents or an index of them.
+
+        Raises:
+            UserError: there is neither, or both.
+        """
+        if bool(documents) == bool(indexes):
+            raise UserError(
+                "where are the passages to come from? Expected either `documents` or an `index` of them among the inputs "
+                f"(`from: {{documents: ...}}`), found {'both' if documents else 'neither'}."
+            )
 
     def templates(self, base: str | Path) -> dict[str, Template]:
         """The recipe's own template, if it gives one."""

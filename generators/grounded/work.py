@@ -17,7 +17,7 @@ from generators.backends.protocol import Failure, Sampling
 from generators.candidates.dealing import read_prompts, repeated_ids
 from generators.grounded.attribution import attribution
 from generators.grounded.citations import citations, numbers_cited
-from generators.grounded.retrieval import Passage, open_index
+from generators.grounded.retrieval import IndexedPassages, Passage, Retriever, open_index
 from generators.grounded.stage import Grounded
 from generators.text.templates import Unrenderable, template
 
@@ -34,14 +34,14 @@ EXTRA = (
 
 def answer(stage: Grounded, job: Job) -> None:
     """Commit answers to the questions, with what was shown for each and what it cites."""
-    index = open_index(job, "documents", stage.words, stage.overlap)
+    retriever = _retriever(stage, job)
     repeated = repeated_ids(job)
     sampling = Sampling(stage.temperature, stage.top_p, max_tokens=stage.max_tokens, logprobs=False)
     backend, model = open_backend(job, stage.server, stage.engine, replicas=stage.replicas, dtype="auto")
     used = stage.templates(job.base).get("answer") or template("grounded")
     settings = json.dumps({
         "temperature": stage.temperature, "top_p": stage.top_p, "max_tokens": stage.max_tokens, "k": stage.k,
-        "words": stage.words, "overlap": stage.overlap, "template": used.digest,
+        **_cut(stage, job), "template": used.digest,
     })  # fmt: skip
 
     def ask(part: Part) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -50,7 +50,7 @@ def answer(stage: Grounded, job: Job) -> None:
         rows, asked = asked, list[dict[str, Any]]()
         for row in rows:
             *before, last = row["prompt"] or [{"role": "user", "content": ""}]
-            found = [passage for passage, _ in index.search(last["content"], stage.k)]
+            found = [passage for passage, _ in retriever.search(last["content"], stage.k)]
             try:
                 content = used.render({"question": last["content"], "passages": [one.text for one in found]})
             except Unrenderable as error:  # a template of the recipe's own may ask for what a question has not
@@ -100,7 +100,20 @@ def answer(stage: Grounded, job: Job) -> None:
     with contextlib.closing(backend):
         for part, (kept, rejected) in in_flight(job.parts("prompts", rows=stage.partition), backend.width, ask):
             part.commit(table("Candidate", kept, EXTRA), pa.Table.from_pylist(rejected) if rejected else None)
-    job.summary(model=model, asked=stage.n * job.rows("prompts"), passages=len(index.passages), **_totals(job))
+    job.summary(model=model, asked=stage.n * job.rows("prompts"), passages=retriever.count, **_totals(job))
+
+
+def _retriever(stage: Grounded, job: Job) -> Retriever:
+    """Where the passages come from: an index among the inputs, or one of this stage's own over the documents."""
+    stage.require_passages(len(job.all("documents")), len(job.all("index")))
+    indexed = job.maybe("index")
+    return IndexedPassages(indexed) if indexed else open_index(job, "documents", stage.words, stage.overlap)
+
+
+def _cut(stage: Grounded, job: Job) -> dict[str, Any]:
+    """How the documents became passages, for the rows' `sampling`."""
+    indexed = job.maybe("index")
+    return {"index": indexed.digest} if indexed else {"words": stage.words, "overlap": stage.overlap}
 
 
 def _has(found: list[Passage], reference: str | None) -> bool | None:

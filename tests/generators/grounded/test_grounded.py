@@ -12,10 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import UserError
+from engine.retrieval.retrieval_index import RetrievalIndex
 from engine.text.words import words
 from generators.grounded.retrieval import Passage, PassageIndex, build, passages_of
 from generators.grounded.stage import Grounded
 from generators.judge.stage import Judge
+from pipelines.index.stage import Index
 from tests.generators.faulty_server import FaultyServer
 from tests.generators.planned import Planned
 
@@ -180,9 +182,32 @@ def test_the_index_is_kept(given: Any, build: Any, monkeypatch: Any, store: Any)
     assert build(Grounded, inputs, partition=2).to_polars().equals(first.to_polars())
 
 
+@pytest.mark.parametrize("embedding", [None, "static"])
+def test_passages_may_come_from_an_index(given: Any, build: Any, monkeypatch: Any, embedding: str | None) -> None:
+    monkeypatch.setattr("generators.grounded.work.open_backend", lambda *a, **k: (Planned(answers), "m"))
+    index = build(Index, {"documents": given("Document", DOCUMENTS)}, embedding=embedding)
+    made = build(Grounded, {"index": index, "prompts": given("Prompt", QUESTIONS)}, k=2)
+    wanted = RetrievalIndex(index)
+    for row in made.to_table().to_pylist():
+        hits = wanted.search(row["prompt"][0]["content"], 2)
+        assert row["passages"] == [hit.text for hit in hits] and row["reference"] in hits[0].text
+        assert (
+            row["retrieved"] == [f"{hit.document}:{hit.start}" for hit in hits] and row["cited"] == row["retrieved"][:1]
+        )
+        assert row["parents"] == [row["prompt_id"], *(hit.document for hit in hits)]
+    assert (
+        made.manifest["summary"]["passages"] == index.rows == 5 and made.manifest["summary"]["reference_retrieved"] == 1
+    )
+
+
 def test_mistakes(given: Any, build: Any) -> None:
     with pytest.raises(ValidationError, match="should be less than"):
         Grounded.model_validate({"words": 10, "overlap": 10})
+    documents, prompts = given("Document", DOCUMENTS), given("Prompt", QUESTIONS)
+    with pytest.raises(UserError, match=r"where are the passages to come from\?.*found neither"):
+        build(Grounded, {"prompts": prompts})
+    with pytest.raises(UserError, match="found both"):
+        build(Grounded, {"documents": documents, "index": build(Index, {"documents": documents}), "prompts": prompts})
     empty = [{**DOCUMENTS[0], "text": " "}]
     with pytest.raises(UserError, match="nothing to retrieve from"):
         build(Grounded, {"documents": given("Document", empty), "prompts": given("Prompt", QUESTIONS)})
