@@ -82,7 +82,7 @@ class Connecting:
         followers = self._followers(candidate)
         return shuffle.put(
             CONNECTED,
-            {"candidates": len(documents), "groups": batches},
+            {"candidates": len(documents), "batches": batches},
             candidates=Table.sorted_by(documents, self._begins, document=documents, batch=batch_of),
             followers=Table.sorted_by(
                 candidate[followers[:, 0]],

@@ -119,8 +119,8 @@ class Phases:
         trim()
         connecting = (self.folder, self.begins, self.ranges, self.banding.permutations, self.banding.bands, self.most)
         (connected,) = self.job.spread(Connecting, [0], *connecting)
-        facts |= {**connected, "pairs_met": 0, "pairs_verified": 0, "near": 0}
-        batches = connected["groups"]
+        batches = connected["batches"]  # as many as memory asks for, so nothing of it goes into the summary
+        facts |= {"candidates": connected["candidates"], "pairs_met": 0, "pairs_verified": 0, "near": 0}
         if not batches:
             return []
         trim()

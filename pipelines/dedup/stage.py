@@ -33,7 +33,7 @@ class Dedup(Stage):
     phase: ClassVar[str] = "curation"
     work: ClassVar[str] = "pipelines.dedup.work:deduplicate"
     narrows: ClassVar[bool] = True
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     method: Literal["exact", "minhash", "substring", "semantic"] = Field(
         "minhash",
