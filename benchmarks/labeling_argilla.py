@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.parts.claims import claim
+from benchmarks.parts.engine_contract import engine_contract
 from labeling.argilla import server
 from labeling.argilla.client import Argilla, connect
 from labeling.argilla.task import Dataset, RankingRecord, RankingTask, Submission
@@ -55,7 +56,7 @@ BAD_INPUT = {
 
 
 def served(quick: bool, only: Sequence[str] = ()) -> tuple[dict[str, Any], list[Claim]]:
-    """What was found, and the claims; `only` names parts: speed, kills, search, tests, sdk."""
+    """What was found, and the claims; `only` names parts: speed, kills, search, tests, sdk, contract."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a benchmark that is stopped leaves no server behind
     with tempfile.TemporaryDirectory(prefix="flywheel-bench-argilla-") as folder:
         home = Path(folder) / "home"
@@ -68,6 +69,7 @@ def served(quick: bool, only: Sequence[str] = ()) -> tuple[dict[str, Any], list[
             "search": lambda: searched(home, found, 2_400 if quick else 24_000),
             "tests": lambda: tested(home, found),
             "sdk": lambda: [] if quick else sdk_tests(home, found),
+            "contract": lambda: [] if quick else engine_contract(found),
         }
         try:
             claims = [one for name, part in parts.items() if name in (only or parts) for one in part()]
@@ -280,7 +282,7 @@ def tested(home: Path, found: dict[str, Any]) -> list[Claim]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="fewer records, and not Argilla's own tests")
-    options.add_argument("--only", nargs="*", default=(), help="parts: speed, kills, search, tests, sdk")
+    options.add_argument("--only", nargs="*", default=(), help="parts: speed, kills, search, tests, sdk, contract")
     options.add_argument("--json", action="store_true", help="the last line is one JSON object")
     given = options.parse_args()
     found, claims = served(given.quick, given.only)

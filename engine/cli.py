@@ -402,19 +402,20 @@ def stage(
 @app.command()
 def export(
     name: Name,
-    to: Annotated[str, typer.Option("--to", help="A folder or fsspec URL.")],
+    to: Annotated[str, typer.Option("--to", help="A folder or fsspec URL; or hub://OWNER/NAME, with HF_TOKEN.")],
     format_: Annotated[
         str | None, typer.Option("--format", help="Of another program: `gguf`, for llama.cpp and Ollama.")
     ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the weights in that format: f32, f16, bf16, or auto, as they are.")
     ] = "auto",
+    public: Annotated[bool, typer.Option("--public", help="On a hub: for all to read, not private.")] = False,
     store: StoreUrl = None,
 ) -> None:
     """Copy an artifact out of the store, with a card. Rows in files of their split; a model also as GGUF."""
     from engine.execution.export import export_artifact
 
-    put(export_artifact(_open(store).find(name), to, format_, dtype))
+    put(export_artifact(_open(store).find(name), to, format_, dtype, public))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Artifacts out of the store, with a card: as they are, or a model in the format of another program.
+"""Artifacts out of the store, with a card, to a folder or a hub: as they are, or a model in the format of another program.
 
 A room that writes such a format adds an entry point under `flywheel.exporters`. Its name is the format's; it is called as
 `write(folder, file, name, dtype)` on the model's folder, and returns facts.
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.errors import UserError, nearest
+from engine.execution.hub_push import HUB, open_repository
 from engine.redaction import exposed
 from engine.stage.job import SUMMARY
 from engine.store.artifact import Artifact
@@ -31,24 +32,33 @@ ADAPTER = "adapter_config.json"
 TEMPLATES = "additional_chat_templates/"  # the only folder in the Hugging Face layout of a model
 
 
-def export_artifact(artifact: Artifact, to: str, format: str | None = None, dtype: str = "auto") -> str:
-    """Copy an artifact to a folder or URL, with a README.md card. Of a model that is the model alone: rows it was trained on, or
-    not, stay behind. Rows with a `split` go into files of their split, as `datasets.load_dataset` reads them.
+def export_artifact(
+    artifact: Artifact, to: str, format: str | None = None, dtype: str = "auto", public: bool = False
+) -> str:
+    """Copy an artifact to a folder or URL, or into a repository of a hub (`hub://OWNER/NAME`), with a README.md card. Of a model that is the
+    model alone: rows it was trained on, or not, stay behind. Rows with a `split` go into files of their split, as
+    `datasets.load_dataset` reads them.
 
     Args:
         format: of another program (`gguf`), for a model.
         dtype: of the weights in that format.
+        public: all may read the repository; else it is private.
 
     Returns:
         where it went.
 
     Raises:
-        UserError: there is nothing to copy, or the format has no place for it. Damaged: a file is not what was recorded of it.
+        UserError: there is nothing to copy, the format has no place for it, or the hub refuses it. Damaged: a file is not what was
+            recorded of it.
     """
     if told := exposed(to):
         raise UserError(
             f"`--to` holds {told}. Give it by the environment (AWS_ACCESS_KEY_ID, ...), or by fsspec's own files."
         )
+    if public and not to.startswith(HUB):
+        raise UserError("`--public` goes with a repository of a hub: `--to hub://OWNER/NAME`.")
+    if to.startswith(HUB):
+        return _push(artifact, to, format, dtype, public)
     fs, root = fsspec.core.url_to_fs(to)  # pyright: ignore
     root = str(root).rstrip("/")
     store = Store(artifact.store.url)
@@ -68,6 +78,14 @@ def export_artifact(artifact: Artifact, to: str, format: str | None = None, dtyp
     told = card(store, artifact.id, artifact.manifest, format)
     fs.pipe_file(f"{root}/{CARD}", told.encode())
     return to
+
+
+def _push(artifact: Artifact, to: str, format: str | None, dtype: str, public: bool) -> str:
+    repository = open_repository(to, "model" if artifact.kind in MODELS else "dataset", public)
+    with TemporaryDirectory() as folder:
+        export_artifact(artifact, folder, format, dtype)
+        title = Store(artifact.store.url).title(artifact)
+        return repository.push(Path(folder), f"{title}, {artifact.manifest['digest'][:12]}, by Flywheel")
 
 
 def _put(source: Any, fs: Any, target: str) -> None:

@@ -132,6 +132,9 @@ class Stage(BaseModel):
     phase: ClassVar[str] = ""
     narrows: ClassVar[bool] = False
     drawings: ClassVar[tuple[Drawing, ...]] = ()
+    # Of a stage that goes to people: what tells how they do, as `module:function`, called with its artifact, finished or not; a list of
+    # `engine.stage.people.People`.
+    oversight: ClassVar[str] = ""
     # What the `headline` of its summary means, for a reader of the report who does not know the stage.
     meaning: ClassVar[str] = ""
     # Ports whose artifacts the stage would find loaded, where the stage before had the same (`engine.execution.residents`).

@@ -107,6 +107,7 @@ def _facts(found: DatasetStatus) -> dict[str, Any]:
         "completed": found.progress.completed,
         "users": {name: asdict(counts) for name, counts in found.progress.users.items()},
         "tables": [table.as_json() for table in found.tables],
+        "alpha": found.alpha and found.alpha.as_json(),
         "agreement_over_time": found.agreement,
     }
 
@@ -129,6 +130,10 @@ def _print(found: DatasetStatus) -> None:
         for row, link in zip(cells, [None, *table.links], strict=True):
             line = "  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip()
             put(f"      {line}" + (f"  {link}" if link else ""), one_line=True)
+    if found.alpha is not None and found.alpha.value == found.alpha.value:  # defined
+        told = found.alpha
+        sure = f" ({told.low:.2f} to {told.high:.2f})" if told.low == told.low else ""
+        put(f"    Krippendorff's alpha {told.value:.2f}{sure} over {told.prompts} records judged by several")
     if len(found.agreement) > 1:
         put("    agreement over time: " + " ".join(f"{share:.0%}" for _, share in found.agreement))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -13,11 +13,12 @@ from labeling.argilla.client import PAGE, Argilla, UserNames
 from labeling.argilla.connection import unless
 from labeling.argilla.questions import prompt_as_written, read_response, read_task
 from labeling.argilla.task import Dataset, DatasetProgress, UserProgress
+from labeling.utilities.agreement import Agreement
 
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """A dataset as it stands; `tables` say who judged what, and how far they agree (empty if not asked for).
+    """A dataset as it stands; `tables` say who judged what, and how far they agree (empty if not asked for), `alpha` is Krippendorff's.
 
     `datasets` are several where records were dealt out, each to a dataset of an annotator's own.
     """
@@ -29,14 +30,17 @@ class DatasetStatus:
     tables: list[oversight.OversightTable]
     agreement: list[tuple[int, float]]
     datasets: tuple[Dataset, ...] = ()
+    alpha: Agreement | None = None
 
 
 def dataset_names(client: Argilla) -> list[str]:
     return sorted({about["name"] for about in client.call("GET", "me/datasets")["items"]})
 
 
-def dataset_statuses(client: Argilla, name: str | None = None, *, judgements: bool = True) -> Iterator[DatasetStatus]:
-    """Every published dataset (by this name) that this user sees; with `judgements`, what was judged in ours is read.
+def dataset_statuses(
+    client: Argilla, name: str | None = None, *, ids: Collection[str] | None = None, judgements: bool = True
+) -> Iterator[DatasetStatus]:
+    """Every published dataset (by this name, or of these) that this user sees; with `judgements`, what was judged in ours is read.
 
     Where records are dealt out, each annotator has a dataset by that name: those are told as one, with what all make of the
     same records. The first of them stands for all.
@@ -44,7 +48,11 @@ def dataset_statuses(client: Argilla, name: str | None = None, *, judgements: bo
     workspaces = {w["id"]: w["name"] for w in client.call("GET", "me/workspaces")["items"]}
     groups: dict[tuple[str, str], list[_Found]] = {}
     for about in client.call("GET", "me/datasets")["items"]:
-        if about["status"] != "ready" or name not in (None, about["name"]):
+        if (
+            about["status"] != "ready"
+            or name not in (None, about["name"])
+            or (ids is not None and about["id"] not in ids)
+        ):
             continue
         found = _find(client, about, workspaces.get(about["workspace_id"], ""))
         of_all = _workspace_of_all(client, about["workspace_id"], found.workspace)
@@ -64,6 +72,7 @@ def dataset_statuses(client: Argilla, name: str | None = None, *, judgements: bo
             oversight.tables(judged, left) if judged else [],
             oversight.agreement_over_time(judged) if judged else [],
             tuple(found.dataset for found in group if found.dataset),
+            oversight.alpha(judged) if judged else None,
         )
 
 

@@ -13,6 +13,8 @@ from itertools import combinations, pairwise
 from statistics import median
 from typing import Any
 
+from labeling.utilities.agreement import Agreement, krippendorff_alpha, mid_ranks
+
 IDLE = 300.0  # seconds between two submissions after which nobody was at work
 MOST_DISPUTED = 20
 WINDOWS = 12
@@ -93,6 +95,20 @@ def agreement_over_time(judgements: Sequence[RecordJudgement], windows: int = WI
         if words.total():
             points.append((start + len(window), (words["same"] + words["both tied"]) / words.total()))
     return points
+
+
+def alpha(judgements: Sequence[RecordJudgement]) -> Agreement:
+    """Krippendorff's ordinal alpha: the values of an answer are its ranks by all who judged its record. Answers without a rank share
+    the last one."""
+    units: dict[tuple[str, int], int] = {}
+    records: dict[str, int] = {}
+    values = [
+        (units.setdefault((one.record, place), len(units)), rank, records.setdefault(one.record, len(records)))
+        for one in judgements
+        for place, rank in enumerate(mid_ranks(one.ranks))
+    ]
+    unit, value, block = zip(*values, strict=True) if values else ((), (), ())
+    return krippendorff_alpha(unit, value, block)
 
 
 def dispute(group: Sequence[RecordJudgement]) -> float:

@@ -38,6 +38,7 @@ class Label(Stage):
     phase = "people"
     previewed = False
     work = "labeling.label.work:collect_rankings"
+    oversight = "labeling.label.lead_view:people"
     switches = {"people": Switch("People rank in the Argilla UI, not scripted annotators.", {"scripted": "null"})}
     random = True
 

@@ -20,6 +20,7 @@ from labeling.argilla import server
 from labeling.argilla.client import Argilla, connect
 from labeling.argilla.oversight import RecordJudgement, agreement_over_time, tables
 from labeling.argilla.task import Dataset, RankingResponse, RankingTask, own_task
+from labeling.label.lead_view import note_pushed
 from labeling.label.presentation import Presentation, attention_checks, presentations
 from labeling.label.scripted import ScriptedAnnotator, annotate, annotators_of, username_of
 from labeling.label.stage import Label, ScriptedSettings
@@ -147,6 +148,7 @@ def _rank(
         if part.people:
             client.ensure_users(part.people, part.task.workspace)
         rounds.append((part, dataset))
+    note_pushed(job.scratch, [dataset for _, dataset in rounds])
     if stage.scripted is None:
         _await_people(job, client, [dataset for _, dataset in rounds])
     done, total = 0, len(shown) * stage.per_record

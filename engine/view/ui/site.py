@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from engine.errors import FlywheelError, UserError
 from engine.redaction import redacted
+from engine.stage.people import People
 from engine.stage.stage import Stage, load
 from engine.store.artifact import Artifact
 from engine.store.schema import DATASETS
@@ -61,6 +63,7 @@ class Site:
             "/artifact/{artifact}/row/{place:int}/lineage": self.row_pages.row_lineage,
             "/artifact/{artifact}/find/{row}": self.row_pages.find_row,
             "/artifact/{artifact}/annotator/{annotator:path}": self.annotator,
+            "/artifact/{artifact}/people": self.people,
             "/artifact/{artifact}/answers": self.answers,
             "/artifact/{artifact}/compare": self.compare,
         }
@@ -167,7 +170,8 @@ class Site:
             else [],
             "clusters": largest_clusters(artifact) if not unfinished else [],
             "annotators": self._annotators(artifact),
-            "told": json.loads(artifact.log("tables.json") or b"[]") if not unfinished else [],
+            "overseen": bool(stage.oversight),
+            "tables": [] if unfinished or stage.oversight else json.loads(artifact.log("tables.json") or b"[]"),
             "histograms": "",
             "curves": metrics_of(self.store, None if unfinished else artifact, artifact.id) is not None,
             "lineage": graph_svg(boxes_of_artifact(self.store, artifact, link_to), "what it was made from")
@@ -219,6 +223,23 @@ class Site:
             total=len(found),
             ranking=row_view.ranking,
         )
+
+    def people(self, request: Request) -> Response:
+        """How people do at what a stage asks them, while they are at work and after."""
+        artifact = self.rendering.artifact(request)
+        function = _stage(artifact).oversight
+        if not function:
+            raise UserError(f"{artifact.id} was not made by people: there is nobody to look at.")
+        found: list[People] = []
+        fault = ""
+        try:
+            module, _, name = function.partition(":")
+            found = getattr(import_module(module), name)(artifact)
+        except FlywheelError as error:  # the page asks again by itself
+            fault = redacted(str(error))
+        part = "people_live.jinja" if "hx-request" in request.headers else "people.jinja"
+        title, live = self.rendering.title(artifact.id), "unfinished" in artifact.manifest
+        return self.rendering.page(part, artifact=artifact, title=title, live=live, people=found, fault=fault)
 
     def answers(self, request: Request) -> Response:
         """The answers behind a number of an evaluation's table."""

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import krippendorff
+import pytest
+
 from engine.store.writer import ArtifactWriter
 from engine.view.report.page import write_report
 from labeling.argilla import oversight
@@ -37,6 +40,26 @@ def test_agreement_falls_where_it_falls() -> None:
     rows = [judged(i, "ann", [1, 2], 100 * i) for i in range(20)]
     rows += [judged(i, "bob", [1, 2] if i < 10 else [2, 1], 100 * i + 5) for i in range(20)]
     assert oversight.agreement_over_time(rows, windows=4) == [(5, 1.0), (10, 1.0), (15, 0.0), (20, 0.0)]
+
+
+def test_alpha_is_krippendorffs_over_records_of_any_number_of_answers() -> None:
+    """Against the library, on ranks with ties, answers left out, and records that one annotator alone judged."""
+    rows = [
+        *(judged(0, "ann", [1, 2, 3], 0), judged(0, "bob", [1, 3, 2], 0), judged(0, "cat", [2, 1, 3], 0)),
+        *(judged(1, "ann", [1, 2], 0), judged(1, "bob", [1, 1], 0)),
+        *(judged(2, "ann", [1, None, None], 0), judged(2, "cat", [1, 2, 3], 0)),
+        judged(3, "bob", [2, 1], 0),
+    ]
+    nan = float("nan")
+    by_annotator = [  # values are ranks with ties at their mean; without a rank an answer shares the last place
+        [1, 2, 3, 1, 2, 1, 2.5, 2.5, nan, nan],
+        [1, 3, 2, 1.5, 1.5, nan, nan, nan, 2, 1],
+        [2, 1, 3, nan, nan, 1, 2, 3, nan, nan],
+    ]
+    expected = krippendorff.alpha(by_annotator, level_of_measurement="ordinal")
+    found = oversight.alpha(rows)
+    assert found.value == pytest.approx(expected, abs=1e-12) and found.prompts == 3
+    assert oversight.alpha(rows[-1:]).prompts == 0  # nobody to agree with
 
 
 def test_tables() -> None:

@@ -55,11 +55,18 @@ from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 
 @dataclass(frozen=True)
 class JsonValues:
-    """The values at a path of a JSON column, one row each (a list gives its items, a missing path none)."""
+    """The values at a path of a JSON column, one row each (a list gives its items, a missing path none).
+
+    `numeral` is a number that is written as a text, too: a property may have been declared one after its values were there.
+    """
 
     table: Any
     text: Any
     number: Any
+    numeral: Any
+
+
+_NUMERAL = r"^[-+]?[0-9]{1,30}(\.[0-9]{1,30})?$"
 
 
 def _sqlite() -> bool:
@@ -82,13 +89,16 @@ def json_values(column: Any, *path: str) -> JsonValues:
         table = func.json_each(column, f"${steps}").table_valued("value", "type")
         text = cast(table.c.value, String)
         number = case((table.c.type.in_(["integer", "real"]), cast(table.c.value, Float)))
-        return JsonValues(table, text, number)
+        written = case((and_(table.c.type == "text", text.regexp_match(_NUMERAL)), cast(text, Float)))
+        return JsonValues(table, text, number, func.coalesce(number, written))
     steps = "".join(f".{json.dumps(step)}" for step in path)
     items = func.jsonb_path_query(cast(column, JSONB), cast(literal(f"${steps}[*]"), JSONPATH))
     table = items.table_valued("value").render_derived()
     text = table.c.value.op("#>>")(literal_column("'{}'"))
-    number = case((func.jsonb_typeof(table.c.value) == "number", cast(text, Float)))
-    return JsonValues(table, text, number)
+    kind = func.jsonb_typeof(table.c.value)
+    number = case((kind == "number", cast(text, Float)))
+    written = case((and_(kind == "string", text.regexp_match(_NUMERAL)), cast(text, Float)))
+    return JsonValues(table, text, number, func.coalesce(number, written))
 
 
 def _any_value(values: JsonValues, filter: TermsFilter | RangeFilter) -> Any:
@@ -99,7 +109,7 @@ def _value_condition(values: JsonValues, filter: TermsFilter | RangeFilter) -> A
     if isinstance(filter, TermsFilter):
         numbers = [number for number in map(_number, filter.values) if number is not None]
         return or_(values.text.in_(filter.values), values.number.in_(numbers) if numbers else false())
-    return _between(values.number, *(_bound(bound, _number, "a number") for bound in (filter.ge, filter.le)))
+    return _between(values.numeral, *(_bound(bound, _number, "a number") for bound in (filter.ge, filter.le)))
 
 
 def _bound(value: Any, parse: Callable[[Any], Any], expected: str) -> Any:

@@ -49,7 +49,6 @@ from sqlalchemy import func, literal, select, true
 from text_index import Hits, ranked_hits
 
 ENGINE_NAME = "flywheel"
-_MAX_SIMILAR = 1000  # the most that Argilla's search endpoint pages through
 
 
 @SearchEngine.register(ENGINE_NAME)
@@ -177,11 +176,12 @@ class TableSearchEngine(SearchEngine):
         items = []
         for index in np.argsort(-scores_N, kind="stable"):
             id, score = vectors.ids[index], float(scores_N[index])
-            if threshold is not None and score < threshold:
+            if len(items) == max_results or (threshold is not None and score < threshold):
                 break
             if (record is None or id != record.id) and (allowed is None or id in allowed):
                 items.append(SearchResponseItem(record_id=id, score=score))
-        return SearchResponses(items=items[:max_results], total=min(len(items), _MAX_SIMILAR))
+        # One asks for so many that are most like something: there are no more of them, however many records there are.
+        return SearchResponses(items=items, total=len(items))
 
     async def compute_metrics_for(self, metadata_property: MetadataProperty) -> MetadataMetrics:
         values = json_values(Record.metadata_, metadata_property.name)
@@ -196,7 +196,7 @@ class TableSearchEngine(SearchEngine):
                     total=sum(count for _, count in counted),
                     values=[TermsMetrics.TermCount(term=term, count=count) for term, count in counted],
                 )
-            extremes = rows.with_only_columns(func.min(values.number), func.max(values.number))
+            extremes = rows.with_only_columns(func.min(values.numeral), func.max(values.numeral))
             low, high = (await db.execute(extremes)).one()
         if metadata_property.type == MetadataPropertyType.integer:
             return IntegerMetadataMetrics(

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import krippendorff
+import numpy as np
 import polars as pl
 import pytest
 
@@ -217,6 +219,14 @@ def test_five_questions_in_three_clicks(walk: Walk, small: dict[str, Artifact]) 
     told = clicks(walk, ("small", "#runs"), ("unique", "#live svg"), (pages["id"][7][:8], "table.rows"))
     assert "Removed as near-duplicates of this one: 2" in told
     assert set(walk.texts("#removed code")) == {pages["id"][8][:8], pages["id"][9][:8]}
+    # How far do people agree?
+    clicks(walk, ("small", "#runs"), ("rankings", "#live table"))
+    ranks = np.array(
+        [[[3, 1, 2] if who == "cleo" and q == 1 else [1, 2, 3] for q in range(6)] for who in ("ada", "ben", "cleo")]
+    )
+    alpha = krippendorff.alpha(ranks.reshape(3, -1).astype(float), level_of_measurement="ordinal")
+    walk.wait(lambda: f"Krippendorff's alpha {alpha:.2f}" in walk.all("#people")[0].text)
+    assert "18 judgements of 6 prompts by 3 annotators" in walk.all("#people")[0].text
     # What did annotator cleo rank unlike the others?
     told = clicks(walk, ("small", "#runs"), ("rankings", "#live table"), ("cleo", "#annotators"))
     assert "1 of 6 rankings" in told and walk.texts("section.unlike h2")[0].startswith(

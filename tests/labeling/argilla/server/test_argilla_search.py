@@ -531,6 +531,16 @@ def test_similarity_to_a_record_leaves_it_out(corpus: Corpus) -> None:
     assert nearest == sorted(others, key=lambda id: -others[id])[:10]
 
 
+def test_there_are_as_many_most_similar_ones_as_were_asked_for(corpus: Corpus) -> None:
+    """As Argilla's UI and its tests of engines have it: the total of the 7 most similar records is 7."""
+    body = {"query": {"vector": {"name": "meaning", "value": [0.3, -0.8, 0.5]}}}
+    found = corpus.client.call("POST", f"datasets/{corpus.id}/records/search", json=body, params={"limit": 7})
+    assert found["total"] == len(found["items"]) == 7
+    page = {"limit": 7, "offset": COUNT - 3}
+    found = corpus.client.call("POST", f"datasets/{corpus.id}/records/search", json=body, params=page)
+    assert (found["total"], len(found["items"])) == (COUNT, 3)
+
+
 # --- metrics and progress -------------------------------------------------------------------------
 
 
@@ -548,6 +558,32 @@ def test_metadata_metrics(corpus: Corpus) -> None:
     assert found["total"] == cities.total()
     assert (metrics("size")["min"], metrics("size")["max"]) == (0, 380)
     assert (metrics("größe")["min"], metrics("größe")["max"]) == (0.0, 39 / 8)
+
+
+def test_a_property_that_is_declared_later_takes_numbers_written_as_texts(client: Argilla) -> None:
+    """Argilla refuses texts under a property that is declared a number, and keeps them under one that isn't yet."""
+    body = {"name": f"late-{uuid4().hex[:12]}", "workspace_id": client.ensure_workspace("tests")}
+    path = f"datasets/{client.call('POST', 'datasets', json=body)['id']}"
+    client.call(
+        "POST", f"{path}/fields", json={"name": "t", "title": "t", "required": True, "settings": {"type": "text"}}
+    )
+    question = {"name": "q", "title": "q", "required": True, "settings": {"type": "text", "use_markdown": False}}
+    client.call("POST", f"{path}/questions", json=question)
+    client.call("PUT", f"{path}/publish")
+    values = {"a": "00012", "b": 7, "c": "12 km", "d": "-3.5", "e": "1" * 400, "f": None}
+    items = [{"external_id": id, "fields": {"t": id}, "metadata": {"size": value}} for id, value in values.items()]
+    client.call("POST", f"{path}/records/bulk", json={"items": items})
+    late = {"name": "size", "title": "size", "settings": {"type": "float"}}
+    made = client.call("POST", f"{path}/metadata-properties", json=late)
+
+    def ids(ge: float | None, le: float | None) -> set[str]:
+        asked = {"filters": {"and": [between(metadata("size"), ge, le)]}}
+        found = client.call("POST", f"{path}/records/search", json=asked)["items"]
+        return {item["record"]["external_id"] for item in found}
+
+    assert (ids(7, 12), ids(7.5, None), ids(None, 0)) == ({"a", "b"}, {"a"}, {"d"})
+    found = client.call("GET", f"metadata-properties/{made['id']}/metrics")
+    assert (found["min"], found["max"]) == (-3.5, 12.0)
 
 
 def test_progress(corpus: Corpus) -> None:

@@ -1,0 +1,81 @@
+"""What whoever leads annotators wants to know of a `label` stage: from Argilla while people are at work, from its rows after."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+from engine.stage.people import People
+from engine.store.artifact import Artifact
+from labeling.argilla.client import Argilla, connect
+from labeling.argilla.dataset_status import DatasetStatus, dataset_statuses
+from labeling.argilla.oversight import RecordJudgement, alpha
+from labeling.argilla.server.environment import flywheel_home
+from labeling.argilla.task import Dataset
+
+PUSHED = "pushed.json"  # in the stage's scratch folder: which datasets it waits for, and on which server
+PATIENCE = 5.0  # seconds until a page is told that nobody answers
+
+
+def note_pushed(folder: Path, datasets: Sequence[Dataset]) -> None:
+    """Write down where people find the records of a stage."""
+    noted = {"url": os.environ.get("ARGILLA_API_URL"), "datasets": [dataset.id for dataset in datasets]}
+    (folder / PUSHED).write_text(json.dumps(noted))
+
+
+def people(artifact: Artifact) -> list[People]:
+    """How people do at a stage's records: a part for each number of answers while they are at work, one of all rows after.
+
+    Raises:
+        UserError: nothing is pushed yet, or its Argilla does not answer.
+    """
+    if "unfinished" not in artifact.manifest:
+        return [_of_rows(artifact)]
+    file = artifact.store.workplace() / artifact.id / PUSHED
+    if not file.exists():
+        raise UserError("no record was pushed to Argilla yet.")
+    noted: dict[str, Any] = json.loads(file.read_text())
+    client = _connect(noted["url"])
+    try:
+        return [_at_work(one) for one in dataset_statuses(client, ids=noted["datasets"])]
+    finally:
+        client.close()
+
+
+def _connect(url: str | None) -> Argilla:
+    """The server that the stage pushed to: the key goes to no other than the one that this process was told of."""
+    if url is None:
+        return connect(home=flywheel_home() / "argilla", patience=PATIENCE)
+    if os.environ.get("ARGILLA_API_URL") != url:
+        raise UserError(f"the records are at {url}: start this with ARGILLA_API_URL={url} and ARGILLA_API_KEY.")
+    return connect(patience=PATIENCE)
+
+
+def _at_work(status: DatasetStatus) -> People:
+    progress = status.progress
+    told = f"{progress.completed:,} of {progress.total:,} records are judged by as many as were asked for."
+    tables = [table.as_json() for table in status.tables]
+    measures = {} if status.alpha is None else {"alpha": status.alpha.as_json()}
+    return People(status.name, told, measures, status.agreement, tables)
+
+
+def _of_rows(artifact: Artifact) -> People:
+    kept = next((batch.schema.names for batch in artifact.batches(rows=1)), [])
+    columns = [name for name in ("prompt_id", "ranks", "annotator", "planted") if name in kept]
+    rows = [row for row in artifact.to_table(columns or None).to_pylist() if row.get("planted") is None]
+    never = datetime(1970, 1, 1, tzinfo=UTC)  # when, agreement does not ask
+    judged = [RecordJudgement(row["prompt_id"], row["annotator"], row["ranks"], never, "", "") for row in rows]
+    by, of = len({one.annotator for one in judged}), len({one.record for one in judged})
+    told = f"{len(judged):,} judgements of {of:,} prompts by {by:,} {'annotator' if by == 1 else 'annotators'}."
+    metrics = artifact.metrics()
+    over_time: list[tuple[int, float]] = []
+    if metrics is not None and "agreement" in metrics.columns:
+        over_time = list(metrics.select("step", "agreement").drop_nulls().iter_rows())
+    return People(
+        "", told, {"alpha": alpha(judged).as_json()}, over_time, json.loads(artifact.log("tables.json") or b"[]")
+    )
