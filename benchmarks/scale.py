@@ -52,7 +52,7 @@ PARTS = {
     "cores": Part("cores:cores", 8),
     "peers": Part("peers:peers", 20),
     "nodes": Part("nodes:nodes", 10),
-    "kills": Part("nodes:kills", 20),
+    "kills": Part("nodes:kills", 30),
     "price": Part("price:price", 6),
     "short": Part("price:short", 25),
     "components": Part("components:components", 8),

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,11 @@ HARMS = ("node killed", "node killed", "worker killed", "node stands still")
 PATIENCE_S = 600
 
 
-def rounds(count: int, seed: int = 0, documents: int = DOCUMENTS) -> list[dict[str, Any]]:
+def rounds(count: int, seed: int = 0, documents: int = DOCUMENTS) -> Iterator[dict[str, Any]]:
     """For each round what was done and at what the run was then (`phase`), whether it ended in the same digests with every row there
     once (`same`), and what was wrong (`problem`, None if nothing).
     """
     rng = random.Random(seed)
-    told: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         _write(folder / "texts", documents)
@@ -59,9 +59,8 @@ def rounds(count: int, seed: int = 0, documents: int = DOCUMENTS) -> list[dict[s
                 raise RuntimeError(f"without any harm: {said[-2000:]}")
             for _ in range(count):
                 harm, moment = rng.choice(HARMS), rng.uniform(0.1, 0.95) * length
-                told.append(_round(cluster, folder, truth, harm, moment))
+                yield _round(cluster, folder, truth, harm, moment)
                 shutil.rmtree(folder / "store", ignore_errors=True)
-    return told
 
 
 def _round(cluster: Any, folder: Path, truth: dict[str, str], harm: str, moment: float) -> dict[str, Any]:
