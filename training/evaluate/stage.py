@@ -55,7 +55,7 @@ class Evaluate(Stage):
         Intervals("recall_at_5", "what answers is among the first five passages, 95 % interval"),
     )
     random = True
-    version = 2
+    version = 3
 
     reference: str | None = Field(
         None, description="The model that win rates and KL refer to, by its name in the recipe."
