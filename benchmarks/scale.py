@@ -51,7 +51,7 @@ class Part:
 PARTS = {
     "cores": Part("cores:cores", 8),
     "peers": Part("peers:peers", 20),
-    "nodes": Part("nodes:nodes", 10),
+    "nodes": Part("nodes:nodes", 20),
     "kills": Part("nodes:kills", 30),
     "price": Part("price:price", 6),
     "short": Part("price:short", 25),

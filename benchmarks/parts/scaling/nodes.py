@@ -57,8 +57,19 @@ def prepare(folder: Path, documents: int, engine: str = "transformers") -> tuple
 
 def nodes(bench: Bench) -> None:
     recipes, truth_of = prepare(bench.folder, bench.size(DOCUMENTS, 1200))
+    counts = [1, 2] if bench.quick else [1, 2, 4, 7]
     found: dict[str, dict[str, str]] = {}
     rows: dict[str, bool] = {}
+
+    def compare() -> None:
+        """As far as it went: a part that is cut leaves what it had."""
+        truth = next(iter(found.values()), {})
+        other = {name: sorted(id for id in truth if one.get(id) != truth[id]) for name, one in found.items()}
+        bench.number(others_digests=other, artifacts=len(truth), documents=vars(truth_of))
+        wanted = len(HASH_SEEDS) + len(counts)
+        same = len(found) == wanted and bool(truth) and not any(other.values())
+        bench.claim("nodes_same_bytes", same, runs=len(found), wanted=wanted)
+
     for turn, (workers, seed) in enumerate(zip((1, 2, 2), HASH_SEEDS, strict=True)):
         recipe = recipes[turn % len(recipes)]
         with bench.attempt(f"local, {workers}, {seed}"):
@@ -67,18 +78,13 @@ def nodes(bench: Bench) -> None:
             found[f"local, {workers} workers, {recipe.stem}, hash seed {seed}"] = digests(store)
             rows |= {f"{turn}: {name}": once for name, once in accounted(Store(str(store))).items()}
             bench.claim("nodes_rows_accounted_for", all(rows.values()), stages=rows)
-    counts = [1, 2] if bench.quick else [1, 2, 4, 7]
+        compare()
     for turn, count in enumerate(counts):
         recipe = recipes[turn % len(recipes)]
         with bench.attempt(f"ray, {count} nodes"):
             run = borrowed("benchmarks.parts.ray_nodes", "digests")
             found[f"ray, {count} nodes, {recipe.stem}, shuffled {turn}"] = run([count], recipe, shuffle=turn)
-    truth = next(iter(found.values()), {})
-    other = {name: sorted(id for id in truth if one.get(id) != truth[id]) for name, one in found.items()}
-    bench.number(others_digests=other, artifacts=len(truth), documents=vars(truth_of))
-    wanted = len(HASH_SEEDS) + len(counts)
-    same = len(found) == wanted and bool(truth) and not any(other.values())
-    bench.claim("nodes_same_bytes", same, runs=len(found), wanted=wanted)
+        compare()
 
 
 def accounted(store: Store) -> dict[str, bool]:
