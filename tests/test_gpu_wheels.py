@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.parts.gpu_wheels import pack, packed, pins
+from benchmarks.parts import gpu_wheels
+from benchmarks.parts.gpu_wheels import chosen, lacking, pack, packed, pins, there
 
 
 @given(st.lists(st.integers(1, 500), max_size=30), st.integers(50, 200))
@@ -89,3 +90,38 @@ def test_pins_are_read() -> None:
         "Trio[a]==1 ; python_version > '3'",
     ]
     assert pins(lines) == {"torch": "2.11.0", "ruamel-yaml": "0.18", "trio": "1"}
+    assert there([*lines, "h11"]) == {
+        "torch": "2.11.0",
+        "ruamel-yaml": "0.18",
+        "x": "",
+        "trio": "1",
+        "h11": "",
+    }
+
+
+def test_what_is_there_and_fits_is_not_brought(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resolver is uv's; here it says that numpy must be another one, and that trl and msgspec are needed."""
+
+    def resolved(requirements: list[str], held: dict[str, str], preferred: dict[str, str]) -> dict[str, str]:
+        assert held["torch"] == "2.11.0" and held["transformers"] == "5.17.0" and preferred["numpy"] == "2.5.2"
+        stack = {"torch": "2.11.0", "transformers": "5.17.0", "triton": "3.6.0", "nvidia-cublas": "13"}
+        return {**stack, "numpy": "2.3.5", "trl": "1.16.0", "msgspec": "0.22.0", "rich": "15", "pyyaml": "6"}
+
+    monkeypatch.setattr(gpu_wheels, "resolved", resolved)
+    present = {"torch": "2.11.0", "transformers": "5.17.0", "numpy": "2.5.2", "rich": "", "pyyaml": "6"}
+    assert lacking(present) == {"numpy": "2.3.5", "trl": "1.16.0", "msgspec": "0.22.0"}
+    assert lacking(present, ["MsgSpec"]) == {"numpy": "2.3.5", "trl": "1.16.0"}
+
+
+def test_wheels_of_an_earlier_call_stay_behind(tmp_path: Path) -> None:
+    names = [
+        "msgspec-0.22.0-cp312-x.whl",
+        "msgspec-0.21.0-cp312-x.whl",
+        "Jinja_2-3.1-py3.whl",
+        "torch-2.11.0+cu130-x.whl",
+        "z3-4-py3.whl",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+    found = chosen({"msgspec": "0.22.0", "jinja-2": "3.1", "torch": "2.11.0"}, tmp_path)
+    assert sorted(wheel.name for wheel in found) == sorted([names[0], names[2], names[3]])
