@@ -3,7 +3,9 @@ cut or can't be had leaves words."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -172,6 +174,18 @@ def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     assert told["problem"].startswith(
         "skipped: `training` is not installed here; `python -m benchmarks.parts.gpu_wheels`"
     )
+
+
+@pytest.mark.parametrize(("found", "told"), [(None, "0"), (object(), None)])
+def test_vllm_does_not_look_for_what_is_left_behind(
+    found: object, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.parts.gpu import row_process
+
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    row_process.prepare_vllm()
+    assert os.environ.get("VLLM_USE_FLASHINFER_SAMPLER") == told and "VLLM_NO_USAGE_STATS" in os.environ
 
 
 def benchmark(*arguments: str) -> dict[str, Any]:

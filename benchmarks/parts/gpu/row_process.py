@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -67,13 +68,21 @@ def lacking(name: str) -> str:
     return f"`{name.partition('.')[0]}` is not installed here; `python -m benchmarks.parts.gpu_wheels` brings it"
 
 
-def import_ahead(row: Row) -> None:
-    """What can be had; what can't is told when the row needs it."""
+def prepare_vllm() -> None:
+    """Set what vLLM reads as it is imported."""
+    if importlib.util.find_spec("flashinfer") is None:
+        # vLLM 0.24 takes for granted that its sampler of top-k and top-p is there, which nobody asks for here.
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     with contextlib.suppress(ImportError):
         from generators.backends.vllm.options import ENVIRONMENT
 
-        for name, value in ENVIRONMENT.items():  # vLLM reads it as it is imported
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+
+
+def import_ahead(row: Row) -> None:
+    """What can be had; what can't is told when the row needs it."""
+    prepare_vllm()
     for module in row.ahead:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
