@@ -56,6 +56,7 @@ def test_utilisation_is_the_work_of_the_tokens_over_the_peak(size: str, tmp_path
         assert way["mfu"] == pytest.approx(
             by_token * way["tokens_per_s"] / told["peak_tflops"] / 1e12, rel=0.05, abs=2e-4
         )
+        assert way["tokens_per_s"] * way["step_s"] == pytest.approx(4 * length, rel=0.02)  # four blocks a step
         assert way["memory_gib"] > 0 and way["counted_memory_gib"] >= 0
     assert told["mfu"] == max(way["mfu"] for way in told["ways"]) > 0
     assert [way["recompute"] for way in told["ways"]] == [False, True][: len(told["ways"])]

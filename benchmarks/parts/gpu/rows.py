@@ -48,17 +48,17 @@ class Line:
 
 # The most valuable first: what there is no time for is the end.
 ROWS = {
-    "mfu_350M": Row("utilisation:utilisation", {"size": "350M"}, 2),
-    "mfu_1.3B": Row("utilisation:utilisation", {"size": "1.3B"}, 2),
+    "mfu_350M": Row("utilisation:utilisation", {"size": "350M"}, 2.5),
+    "mfu_1.3B": Row("utilisation:utilisation", {"size": "1.3B"}, 2.5),
     "sft_lora": Row("fine_tuning:ours", {"method": "lora"}, 1.5, SFT),
     "sft_lora_trl": Row("fine_tuning:trl", {"method": "lora"}, 1.5, SFT),
+    "sft_qlora": Row("fine_tuning:ours", {"method": "qlora"}, 1.5, (*SFT, "bitsandbytes")),
+    "sft_qlora_trl": Row("fine_tuning:trl", {"method": "qlora"}, 1.5, (*SFT, "bitsandbytes")),
     "candidates": Row("sampling_rate:ours", {}, 2.5, ("transformers", "polars")),
     "candidates_bare": Row("sampling_rate:bare", {}, 2.5, ("transformers", "vllm")),
     "grpo": Row("policy_steps:ours", {}, 2.5, GRPO),
     "grpo_trl": Row("policy_steps:trl", {}, 2.5, GRPO),
-    "mfu_7B": Row("utilisation:utilisation", {"size": "7B"}, 3),
-    "sft_qlora": Row("fine_tuning:ours", {"method": "qlora"}, 1.5, (*SFT, "bitsandbytes")),
-    "sft_qlora_trl": Row("fine_tuning:trl", {"method": "qlora"}, 1.5, (*SFT, "bitsandbytes")),
+    "mfu_7B": Row("utilisation:utilisation", {"size": "7B"}, 3.5),
     "sft_full": Row("fine_tuning:ours", {"method": "full"}, 1.5, SFT),
 }
 

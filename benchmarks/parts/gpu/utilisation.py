@@ -45,7 +45,7 @@ WAYS = {
 
 def utilisation(scene: Scene, size: str) -> None:
     peak = flops.measured_peak(scene.device, torch.bfloat16, scene.whole(20, 2))
-    scene.tell(peak_tflops=round(peak / 1e12, 2), length=scene.length)
+    scene.tell(peak_tflops=round(peak / 1e12, 6), length=scene.length)
     tokens, found = scene.tokens(scene.whole(64, 8)), list[dict[str, Any]]()
     for way in WAYS[size]:
         measure(scene, size, Way(4, 2, way.recompute) if scene.tiny else way, tokens, peak, found)
@@ -86,7 +86,12 @@ def measure(scene: Scene, size: str, way: Way, tokens: Artifact, peak: float, fo
             rate = way.batch * scene.length / seconds
             mfu = flops.by_token(shape, scene.length) * rate / peak
             memory = flops.peak_memory(scene.device) / GIB
-            one |= {"tokens_per_s": round(rate), "mfu": round(mfu, 4), "memory_gib": round(memory, 2)}
+            one |= {
+                "step_s": round(seconds, 4),
+                "tokens_per_s": round(rate),
+                "mfu": round(mfu, 4),
+                "memory_gib": round(memory, 2),
+            }
         found.append(one)
         reached = [way["mfu"] for way in found if "mfu" in way]
         scene.tell(ways=found, parameters=parameters, **({"mfu": max(reached)} if reached else {}))
