@@ -16,7 +16,6 @@ import numpy as np
 from benchmarks.generation import Kept, candidates
 from benchmarks.parts.gpu.scene import Scene
 from generators.backends.open import open_engine
-from generators.backends.protocol import Sampling
 from generators.text.chat_template import ChatTemplate
 from generators.text.prompts import load_tokenizer
 
@@ -39,7 +38,8 @@ def options(scene: Scene) -> dict[str, Any]:
 
 
 def prompts(scene: Scene, turn: int) -> list[dict[str, Any]]:
-    random, count = np.random.default_rng(3 + turn), scene.whole(768, 8)
+    """Those of a round; of the one that warms up, which is 0, a few."""
+    random, count = np.random.default_rng(3 + turn), scene.whole(768, 8) if turn else scene.whole(64, 4)
     return [
         {"id": f"{turn:02x}{i:030x}", "prompt": [{"role": "user", "content": scene.text(random, words)}]}
         for i, words in enumerate(scene.lengths(count, scene.length // 8))
@@ -47,19 +47,21 @@ def prompts(scene: Scene, turn: int) -> list[dict[str, Any]]:
 
 
 def rate(scene: Scene, sample: Callable[[int], tuple[int, float]]) -> None:
-    """Tell tokens a second over all rounds so far, after a short one that warms up.
+    """Tell tokens a second over all rounds so far, after one that warms up.
 
     Args:
         sample: a round; its tokens and seconds.
     """
     tokens, seconds, each = 0, 0.0, list[int]()
-    for turn in range(scene.whole(ROUNDS, 1)):
+    asked = len(prompts(scene, 1)) * N
+    sample(0)
+    for turn in range(1, 1 + scene.whole(ROUNDS, 1)):
         made, took = sample(turn)
         tokens, seconds = tokens + made, seconds + took
         each.append(round(made / took))
         scene.tell(
-            tokens_per_s=round(tokens / seconds, 1), rounds=each, answers=len(each) * len(prompts(scene, 0)) * N,
-            mean_tokens=round(tokens / (len(each) * len(prompts(scene, 0)) * N), 1),
+            tokens_per_s=round(tokens / seconds, 1), rounds=each, answers=len(each) * asked,
+            mean_tokens=round(tokens / (len(each) * asked), 1),
         )  # fmt: skip
 
 
@@ -67,7 +69,6 @@ def ours(scene: Scene) -> None:
     model = scene.model("1.3B")
     tokenizer = load_tokenizer(model.location)
     engine = open_engine("vllm", model.location, **options(scene))
-    warm(engine, scene)
 
     def sample(turn: int) -> tuple[int, float]:
         rows = scene.rows("Prompt", prompts(scene, turn))
@@ -84,7 +85,6 @@ def bare(scene: Scene) -> None:
     model = scene.model("1.3B")
     template = ChatTemplate(load_tokenizer(model.location))
     engine = open_engine("vllm", model.location, apart=False, **options(scene))
-    warm(engine, scene)
     llm: Any = engine._llm  # pyright: ignore[reportPrivateUsage]
 
     def sample(turn: int) -> tuple[int, float]:
@@ -99,8 +99,3 @@ def bare(scene: Scene) -> None:
 
     rate(scene, sample)
     engine.close()
-
-
-def warm(engine: Any, scene: Scene) -> None:
-    asked = [[5 + i] * 8 for i in range(8)]
-    engine.generate(asked, Sampling(max_tokens=8), list(range(8)))
