@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from engine.errors import UserError
 from engine.store import run_records
@@ -15,6 +16,7 @@ from engine.store.store import Store
 from tests.training.tiny import PRETRAIN, blocks
 from tests.training.tiny_chat import one_thread
 from training.pretrain.llama import decoder_config, initial_model
+from training.pretrain.scaling_command import app
 from training.pretrain.scaling_forecast import as_json, forecast, lines
 from training.pretrain.scaling_law import fit
 from training.pretrain.size import Size
@@ -68,6 +70,10 @@ def test_a_size_is_foretold_by_the_law_of_those_that_were_tried(store: Store, sw
     )
     last = found.runs[-1]
     assert told.size.seconds == pytest.approx((last.seconds or 0) * told.size.compute / last.compute)
+    said = CliRunner().invoke(
+        app, ["sizes", "--size", "3", "--size", "{depth: 3, width: 64, heads: 2}", "--store", store.url]
+    )
+    assert said.exit_code == 0 and "depth 3 " in said.output and f"({told.interval.low:.4f} to" in said.output
     text = "\n".join(lines(found))
     assert f"{told.interval.low:.4f} to {told.interval.high:.4f}" in text and "sizes,base.size.width=40" in text
     assert as_json(found)["foretold"][0]["interval"]["value"] == told.interval.value
@@ -76,6 +82,7 @@ def test_a_size_is_foretold_by_the_law_of_those_that_were_tried(store: Store, sw
 def test_sizes_that_were_trained_otherwise_have_no_law(
     store: Store, build: Any, swept: dict[int, Artifact], tmp_path: Path
 ) -> None:
+    assert CliRunner().invoke(app, ["size", "--store", store.url]).exit_code == 2
     with pytest.raises(UserError, match="no run `size` in the store"):
         forecast(store, "size", [])
     with pytest.raises(UserError, match=r"`--size 0`: .*Expected a depth"):
