@@ -10,10 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 
+from benchmarks import gpu
+from benchmarks.gpu import Started
 from benchmarks.parts.gpu import policy_steps, sampling_rate
 from benchmarks.parts.gpu.row_process import Account, carry_out
 from benchmarks.parts.gpu.rows import LINES, ROWS, claims
@@ -213,6 +216,31 @@ def test_a_row_in_a_process_of_its_own(tmp_path: Path) -> None:
     said = benchmark("--tiny", "--only", "mfu_350M", "--keep", str(tmp_path))
     assert said["problems"] == {} and said["rows"]["mfu_350M"]["mfu"] > 0 and said["tiny"]
     assert json.loads((tmp_path / "mfu_350M.json").read_text())["done"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_a_row_says_so(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("out.json", "folder", "data")]
+    command = [sys.executable, "-m", "benchmarks.parts.gpu.row_process", "mfu_350M", *paths]
+    subprocess.run(command, cwd=ROOT, input="begin\n", capture_output=True, text=True, check=True)
+    assert json.loads((tmp_path / "out.json").read_text())["problem"].startswith("skipped: there is no NVIDIA GPU here")
+
+
+def test_without_a_gpu_one_row_answers_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Idle(Started):
+        def end(self) -> None: ...
+
+    def start(name: str, keep: Path, *_: Any) -> Idle:
+        return Idle(name, cast(Any, None), keep / f"{name}.json", keep / f"{name}.log")
+
+    words = f"skipped: {gpu.NO_GPU}"
+    monkeypatch.setattr(gpu, "start", start)
+    monkeypatch.setattr(gpu, "run", lambda row, seconds: words)
+    names = ["mfu_350M", "grpo", "grpo_trl"]
+    problems = gpu.run_all(names, tmp_path, tmp_path, 60, False)
+    assert problems == dict.fromkeys(names, words)
+    said = gpu.summary(names, tmp_path, problems, False)
+    assert said["rows"]["grpo"] == {"skipped": gpu.NO_GPU} and not any(one["holds"] for one in said["claims"])
 
 
 def test_an_unknown_row_is_refused() -> None:

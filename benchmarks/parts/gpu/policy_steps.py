@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.parts.gpu.row_process import Skipped
+from benchmarks.parts.gpu.rows import Skipped
 from benchmarks.parts.gpu.scene import Scene
 from training.hardware import flops
 from training.rl.grpo_stage import Grpo

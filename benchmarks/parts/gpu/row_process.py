@@ -19,11 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parts.gpu.rows import ROWS, Row
-
-
-class Skipped(Exception):
-    """A row can't be had here; the words say what it needs."""
+from benchmarks.parts.gpu.rows import ROWS, Row, Skipped
 
 
 @dataclass

@@ -15,6 +15,10 @@ SFT = ("transformers", "peft", "datasets", "trl.trainer.sft_trainer")
 GRPO = ("transformers", "peft", "datasets", "trl.trainer.grpo_trainer", "vllm")
 
 
+class Skipped(Exception):
+    """A row can't be had here; the words say what it needs."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A process.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.parts.claims import artifact
-from benchmarks.parts.gpu.row_process import Skipped
+from benchmarks.parts.gpu.rows import Skipped
 from engine.stage.job import Job
 from engine.store.artifact import Artifact
 from engine.store.digest import digest_folder, digest_json
