@@ -74,6 +74,7 @@ def test_both_learn_from_the_same_conversations(tmp_path: Path, data: Path) -> N
     every = sum(words) + 2 * len(words)  # a token before each turn, and one that ends it
     assert {one["tokens"] for one in told.values()} == {every}
     assert all(one["tokens_per_s"] > 0 and one["memory_gib"] > 0 and one["steps"] == 2 for one in told.values())
+    assert "counted: " in told["sft_lora"]["cost"] and "LoRA trains" in told["sft_lora"]["cost"]
     speed, memory = claims(told, {}, list(told))
     assert speed["value"] == pytest.approx(
         told["sft_lora"]["tokens_per_s"] / told["sft_lora_trl"]["tokens_per_s"], abs=1e-4

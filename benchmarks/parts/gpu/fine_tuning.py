@@ -74,6 +74,8 @@ def ours(scene: Scene, method: Method) -> None:
     def listen(event: dict[str, Any]) -> None:
         if event["event"] == "metric" and "num_tokens" in event:
             pace.step(event["num_tokens"])
+        elif "counted" in event.get("text", ""):  # what the plan would have said
+            scene.tell(cost=event["text"])
 
     stage = Sft.model_validate({
         "lora": adapter(method), "batch": BATCH, "max_length": scene.length, "steps": steps(scene), "seed": 0,
