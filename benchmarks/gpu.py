@@ -1,195 +1,190 @@
-"""Training on one NVIDIA GPU: model FLOPs utilisation of a 350M and a 1.3B Llama at 2,048 tokens in bfloat16, and what
-training all weights, LoRA and QLoRA of the larger one take.
+"""What only an NVIDIA GPU can show: FLOPs utilisation of pretraining, fine-tuning and GRPO beside TRL, sampling beside vLLM alone.
 
-    python -m benchmarks.gpu --json            (--dry: tiny shapes on whatever is here, to see that it runs)
+    python -m benchmarks.gpu --json [--only mfu_1.3B,grpo] [--minutes 8] [--keep FOLDER] [--tiny]
 
-The peak it is taken against is measured on the same device (the fastest of large bfloat16 products), not a data sheet's.
-Needs torch, transformers and peft, and for QLoRA bitsandbytes; nothing else of the project's dependencies.
+Each row runs in a process of its own, the most valuable first, and writes down what it finds as it goes; the process of the next one
+imports what it needs meanwhile. A row that fails, is cut when its time is over, or needs what is not installed leaves what it had, and its
+words in `problems`. The last line is one JSON object, with a claim for each line that is to be shown.
+
+`--keep` keeps what each row told (ROW.json, ROW.log): whatever ends this command, it is there, and the same command again goes on with the
+rows that have not come to their end. `--tiny` is small, on whatever is here, to see that it runs. This file needs Python alone; what rows
+need: docs/benchmarks.md, and `python -m benchmarks.parts.gpu_wheels` for a machine that reaches no registry.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import contextlib
 import json
+import os
 import platform
+import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, cast
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from benchmarks.parts.gpu.rows import ROWS, claims
 
-from training.hardware import flops
-from training.hardware.memory import FineTuning, Shape, parameters, pretraining
-from training.pretrain.llama import Llama, initial_model
-from training.pretrain.optim import build
-
-GIB = 2**30
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if GPU else "cpu")
+ROOT = Path(__file__).parents[1]
+VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "vllm", "bitsandbytes")
+LEAST_S = 20.0  # a row that would have less is not begun
+NO_GPU = "there is no NVIDIA GPU here"
 
 
-def config(layers: int, width: int, inner: int, heads: int, length: int, vocabulary: int) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, head_dim=width // heads, max_position_embeddings=length,
-        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, rms_norm_eps=1e-6,
-        bos_token_id=None, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
+@dataclass
+class Started:
+    """The process of a row, which waits for the word to begin."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    out: Path
+    log: Path
+
+    def begin(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            assert self.process.stdin
+            self.process.stdin.write(b"begin\n")
+            self.process.stdin.flush()
+
+    def end(self) -> None:
+        """End it, and all that it has started."""
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()  # one that still waits goes by itself
+        for number, patience in ((signal.SIGTERM, 3), (signal.SIGKILL, 60)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(patience)
 
 
-SIZES = {
-    "350M": (config(24, 1024, 2752, 16, 2048, 32_000), 16),
-    "1.3B": (config(24, 2048, 5504, 16, 2048, 32_000), 8),
-}
-DRY = {"350M": (config(2, 64, 192, 2, 64, 500), 2), "1.3B": (config(2, 64, 192, 2, 64, 500), 2)}
-
-
-def wait() -> None:
-    if GPU:
-        torch.cuda.synchronize()
-
-
-def start_anew() -> None:
-    if GPU:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def measured(step: Callable[[], Any], tokens: int, repeats: int) -> dict[str, Any]:
-    """Tokens a second of the middle one of some steps, and the most memory."""
-    for _ in range(3):
-        step()
-    took: list[float] = []
-    for _ in range(repeats):
-        wait()
-        started = time.perf_counter()
-        step()
-        wait()
-        took.append(time.perf_counter() - started)
-    return {
-        "tokens_per_s": round(tokens / sorted(took)[repeats // 2]),
-        "memory_gib": round(flops.peak_memory(DEVICE) / GIB, 2),
-    }
-
-
-def pretrain(shape: LlamaConfig, batch: int, compiled: bool, peak: float, repeats: int) -> dict[str, Any]:
-    """`pretrain`'s own step: forward, loss, backward, clipping, AdamW."""
-    start_anew()
-    length, counted = shape.max_position_embeddings, cast(Shape, shape)
-    model: Llama = initial_model(shape, 0, torch.bfloat16).to(DEVICE)
-    forward: Any = torch.compile(model) if compiled else model
-    (optimizer,) = build(model, "adamw", 1e-4, 0.1, (0.9, 0.95), 0.95)
-    tokens_BT = torch.randint(0, shape.vocab_size, (batch, length), device=DEVICE)
-
-    def step() -> None:
-        (forward(tokens_BT, tokens_BT) / tokens_BT.numel()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    found = measured(step, tokens_BT.numel(), repeats)
-    mfu = flops.by_token(counted, length) * found["tokens_per_s"] / peak
-    need = pretraining(counted, batch, length).total / GIB
-    return {"batch": batch, "compiled": compiled, **found, "mfu": round(mfu, 4), "counted_memory_gib": round(need, 2)}
-
-
-def fine_tune(shape: LlamaConfig, method: str, batch: int, repeats: int) -> dict[str, Any]:
-    """A step as `sft` takes it on a GPU: float32 weights, bfloat16 products, activations recomputed by layer."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-    start_anew()
-    length = shape.max_position_embeddings
-    if method == "qlora":
-        if not GPU or importlib.util.find_spec("bitsandbytes") is None:
-            return {"skipped": "needs a GPU and bitsandbytes"}
-        model = quantized(shape)
-        model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
-    else:
-        model: Any = AutoModelForCausalLM.from_config(shape, trust_remote_code=False).to(DEVICE)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if method != "full":
-        lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
-        model = get_peft_model(model, lora)
-    model.train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    tokens_BT = torch.randint(0, shape.vocab_size, (batch, length), device=DEVICE)
-    half: AbstractContextManager[Any] = torch.autocast(DEVICE.type, torch.bfloat16)
-
-    def step() -> None:
-        with half:
-            loss = model(input_ids=tokens_BT, labels=tokens_BT).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    found = measured(step, tokens_BT.numel(), repeats)
-    share = sum(p.numel() for p in trained) / parameters(cast(Shape, shape))
-    need = FineTuning(cast(Shape, shape), length, method).memory(batch).total / GIB  # pyright: ignore[reportArgumentType]
-    return {"batch": batch, "trainable_share": round(share, 5), **found, "counted_memory_gib": round(need, 2)}
-
-
-def quantized(shape: LlamaConfig) -> Any:
-    """Random weights in 4 bits: they have to be on disk first."""
-    from transformers import BitsAndBytesConfig
-
-    options: dict[str, Any] = {
-        "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
-        "bnb_4bit_compute_dtype": torch.bfloat16,
-    }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16, trust_remote_code=False).save_pretrained(folder)
-        return AutoModelForCausalLM.from_pretrained(
-            folder, quantization_config=BitsAndBytesConfig(**options), device_map={"": 0}, trust_remote_code=False
+def start(name: str, keep: Path, home: Path, tiny: bool) -> Started:
+    command = [
+        sys.executable, "-m", "benchmarks.parts.gpu.row_process", name, str(keep / f"{name}.json"), str(home / name),
+        str(home / "data"), *(["--tiny"] if tiny else []),
+    ]  # fmt: skip
+    log = keep / f"{name}.log"
+    with log.open("w") as printed:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=printed, stderr=printed, start_new_session=True
         )
+    return Started(name, process, keep / f"{name}.json", log)
 
 
-def tried(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What does not fit is a result, too."""
+def told(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.exists() else {"numbers": {}, "problem": "", "done": False}
+
+
+def run(row: Started, seconds: float) -> str:
+    """Let a row do its work, for so long at most. What went wrong, in words; empty if nothing did."""
+    row.begin()
     try:
-        return work()
-    except torch.OutOfMemoryError as error:
-        return {"out_of_memory": str(error).splitlines()[0]}
+        code = row.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return f"cut after {seconds:.0f} s"
+    finally:
+        row.end()
+    found = told(row.out)
+    if not found["done"]:
+        return f"failed: it ended with {code}: {row.log.read_text(errors='replace')[-600:]}"
+    return found["problem"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object (the only form there is)")
-    parser.add_argument(
-        "--dry", action="store_true", help="tiny shapes, on a CPU as well: proves nothing but that it runs"
-    )
-    options = parser.parse_args()
-    if not GPU and not options.dry:
-        reason = "there is no NVIDIA GPU here"
-        claims = [{"id": f"MFU, {name}", "value": None, "bar": 0.55, "holds": False, "why": reason} for name in SIZES]
-        print(json.dumps({"skipped": reason, "claims": claims}))
-        return
-    torch.set_float32_matmul_precision("high")
-    repeats = 3 if options.dry else 20
-    peak = flops.measured_peak(DEVICE, torch.bfloat16, repeats)
-    result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if GPU else platform.processor(),
-        "torch": torch.__version__,
-        "peak_tflops": round(peak / 1e12, 1),
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line (always done)")
+    parser.add_argument("--only", default=",".join(ROWS), help=f"rows, by commas: {', '.join(ROWS)}")
+    parser.add_argument("--minutes", type=float, default=8, help="for all of them together")
+    parser.add_argument("--keep", type=Path, help="a folder for what each row tells")
+    parser.add_argument("--tiny", action="store_true", help="on any machine; proves nothing but that it runs")
+    given = parser.parse_args()
+    wanted = [name for name in given.only.split(",") if name]
+    if unknown := [name for name in wanted if name not in ROWS]:
+        raise SystemExit(f"there is no row {', '.join(unknown)}; there are {', '.join(ROWS)}.")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # what was found so far is told all the same
+        signal.signal(number, _stop)
+    with tempfile.TemporaryDirectory(prefix="flywheel-gpu-", ignore_cleanup_errors=True) as temporary:
+        home = Path(temporary)
+        keep = given.keep or home / "kept"
+        keep.mkdir(parents=True, exist_ok=True)
+        problems = run_all(wanted, keep.resolve(), home, given.minutes * 60, given.tiny)
+        print(json.dumps(summary(wanted, keep, problems, given.tiny)))
+
+
+def run_all(wanted: list[str], keep: Path, home: Path, seconds: float, tiny: bool) -> dict[str, str]:
+    """Run these rows, one after the other. What went wrong, in words, by row."""
+    deadline = time.monotonic() + seconds
+    problems: dict[str, str] = {}
+    left: list[str] = []
+    for name in wanted:
+        found = told(keep / f"{name}.json")
+        if found["done"] and not found["problem"] and found["tiny"] == tiny:
+            print(f"{name}: as {keep / name}.json has it", file=sys.stderr, flush=True)
+        else:
+            (keep / f"{name}.json").unlink(missing_ok=True)
+            left.append(name)
+    following: Started | None = None
+    under_way: Started | None = None
+    try:
+        for place, name in enumerate(left):
+            under_way = following or start(name, keep, home, tiny)
+            following = start(left[place + 1], keep, home, tiny) if place + 1 < len(left) else None
+            remaining = deadline - time.monotonic()
+            if remaining < LEAST_S and place:
+                problems |= dict.fromkeys(left[place:], "no time was left for it")
+                break
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            words = run(under_way, min(remaining, 60 * ROWS[name].minutes))
+            if words:
+                problems[name] = words
+            print(
+                json.dumps({"row": name, **told(under_way.out)["numbers"], "problem": words}),
+                file=sys.stderr,
+                flush=True,
+            )
+            if NO_GPU in words:
+                problems |= dict.fromkeys(left[place:], words)
+                break
+            shutil.rmtree(home / name, ignore_errors=True)
+    except KeyboardInterrupt:
+        problems |= {name: "stopped from outside" for name in left if not told(keep / f"{name}.json")["done"]}
+    finally:
+        for one in (under_way, following):
+            if one:
+                one.end()
+    return problems
+
+
+def summary(wanted: list[str], keep: Path, problems: dict[str, str], tiny: bool) -> dict[str, Any]:
+    numbers = {name: told(keep / f"{name}.json")["numbers"] for name in wanted}
+    skipped = {name: words for name, words in problems.items() if words.startswith("skipped: ")}
+    rows = {
+        name: {**numbers[name], **({"skipped": skipped[name].removeprefix("skipped: ")} if name in skipped else {})}
+        for name in wanted
     }
-    claims: list[dict[str, Any]] = []
-    for name, (shape, batch) in (DRY if options.dry else SIZES).items():
-        ways = [
-            tried(lambda c=compiled, s=shape, b=batch: pretrain(s, b, c, peak, repeats)) for compiled in (False, GPU)
-        ]
-        result[name] = ways
-        mfu = max((way["mfu"] for way in ways if "mfu" in way), default=None)
-        claims.append({"id": f"MFU, {name}", "value": mfu, "bar": 0.55, "holds": mfu is not None and mfu >= 0.55})
-    shape, _ = (DRY if options.dry else SIZES)["1.3B"]
-    result["fine-tuning, 1.3B"] = {
-        method: tried(lambda m=method: fine_tune(shape, m, 4, repeats)) for method in ("full", "lora", "qlora")
-    }
-    print(json.dumps({**result, "claims": claims}))
+    devices = [row["device"] for row in numbers.values() if "device" in row]
+    return {
+        "device": devices[0] if devices else None, "python": platform.python_version(),
+        "versions": {name: found for name in VERSIONS if (found := _version(name))}, "tiny": tiny, "rows": rows,
+        "problems": problems, "claims": claims(numbers, problems, wanted),
+    }  # fmt: skip
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Pretraining against its peers, in one run on this machine.
 
-    python -m benchmarks.training --json [--quick] [--data FOLDER] [--only memory [--before CHECKOUT]]
+    python -m benchmarks.training --json [--quick] [--data FOLDER] [--only scaling_law] [--only memory [--before CHECKOUT]]
 
 1. nanoGPT's Shakespeare-by-characters recipe for a CPU: nanoGPT as it is, our loop with the same numbers, and our best
    recipe. They take turns, a few steps each, so that whatever else the machine does slows them alike; a clock counts each
@@ -10,6 +10,7 @@
 3. What `benchmarks.training_proofs` proves.
 4. Memory and CPU seconds of every trainer with a real vocabulary (`benchmarks.training_memory`), where `make weights` was done;
    `--only memory` measures that alone, `--before CHECKOUT` an older version beside it.
+5. Whether four small models foretell a larger one's loss (`benchmarks.parts.scaling_law`); `--only scaling_law` measures that alone.
 
 Nothing is fetched: `--data` holds `tinyshakespeare/input.txt` (the megabyte that char-rnn made known) and
 `alpaca_eval/outputs.parquet`. What needs a file that isn't there is not measured, and says so.
@@ -35,6 +36,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from benchmarks.parts.scaling_law import about_scaling
 from benchmarks.peers.nanogpt import Recipe, Trainer
 from benchmarks.training_memory import STAGES, about_memory
 from benchmarks.training_proofs import Claims, claim, prove
@@ -321,12 +323,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object (the only form there is)")
     parser.add_argument("--quick", action="store_true", help="few steps, rows and kills, no server: for development")
     parser.add_argument("--data", type=Path, default=DATA, help="holds tinyshakespeare/ and alpaca_eval/")
-    parser.add_argument("--only", choices=["memory"], help="that part alone")
+    parser.add_argument("--only", choices=["memory", "scaling_law"], help="that part alone")
     parser.add_argument("--stages", nargs="*", default=list(STAGES), help="of `memory`")
     parser.add_argument("--before", type=Path, help="a checkout of an older version, for `memory`")
     options = parser.parse_args()
     clock = time.monotonic()
-    if options.only:
+    if options.only == "memory":
         with tempfile.TemporaryDirectory() as folder:
             found, claims = about_memory(Path(folder), options.before and options.before.resolve(), options.stages)
         print(json.dumps({**about_machine(), "memory": found, "claims": claims}, default=str))
@@ -341,6 +343,15 @@ def main() -> None:
         artifact = carry_out(store, "characters", Characters.model_validate({"file": str(source), "block": 64}), {})
         result = about_machine()
         claims: Claims = []
+        if file.exists() or options.quick:
+            result["scaling_law"], more = about_scaling(artifact, store, options.quick)
+        else:
+            result["scaling_law"] = {"skipped": f"there is no {file}"}
+            more = [claim("scaling law of four sizes", None, "<= .02", False)]
+        claims += more
+        if options.only:
+            print(json.dumps({**result, "claims": claims}, default=str))
+            return
         if file.exists():
             found = shakespeare(artifact, data, len(names) + 1, 200 if options.quick else 2000, store)
             result["shakespeare"] = found

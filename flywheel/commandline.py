@@ -18,6 +18,7 @@ add_command("ask", "generators.chat.ask_command:app", "Answer a question from yo
 add_command(
     "serve", "generators.chat.serve_command:app", "Answer from your own documents on an OpenAI-compatible endpoint."
 )
+add_command("scaling", "training.pretrain.scaling_command:app", "Foretell what a larger pretraining will give.")
 add_command("ui", "engine.view.ui.local_server:app", "Look at runs, rows, curves, answers and costs in a browser.")
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import resource
 import time
-
-import torch
+from typing import TYPE_CHECKING
 
 from training.hardware.memory import Shape, matrix_weights
+
+if TYPE_CHECKING:
+    import torch
 
 
 def by_token(config: Shape, length: int) -> float:
@@ -24,6 +26,8 @@ def by_token(config: Shape, length: int) -> float:
 
 def measured_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
     """FLOP/s of the fastest of some products of square matrices."""
+    import torch  # which counting has no need of
+
     gpu = device.type == "cuda"
     size = 8192 if gpu else 1024
     generator = torch.Generator(device).manual_seed(0)  # the training's own random state stays as it is
@@ -43,5 +47,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) ->
 def peak_memory(device: torch.device) -> int:
     """Bytes: most that torch has held on this GPU, or most that this process has held."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
