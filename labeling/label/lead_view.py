@@ -6,12 +6,15 @@ import json
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.redaction import redacted
 from engine.stage.people import People
 from engine.store.artifact import Artifact
+from engine.store.whole_file import whole_file
 from labeling.argilla.client import Argilla, connect
 from labeling.argilla.dataset_status import DatasetStatus, dataset_statuses
 from labeling.argilla.oversight import RecordJudgement, alpha
@@ -24,8 +27,14 @@ PATIENCE = 5.0  # seconds until a page is told that nobody answers
 
 def note_pushed(folder: Path, datasets: Sequence[Dataset]) -> None:
     """Write down where people find the records of a stage."""
-    noted = {"url": os.environ.get("ARGILLA_API_URL"), "datasets": [dataset.id for dataset in datasets]}
-    (folder / PUSHED).write_text(json.dumps(noted))
+    url = os.environ.get("ARGILLA_API_URL")
+    server = None if url is None else {"digest": _digest(url), "shown": redacted(url)}
+    with whole_file(folder / PUSHED) as partial:
+        partial.write_text(json.dumps({"server": server, "datasets": [dataset.id for dataset in datasets]}))
+
+
+def _digest(url: str) -> str:
+    return sha256(url.encode()).hexdigest()
 
 
 def people(artifact: Artifact) -> list[People]:
@@ -40,18 +49,19 @@ def people(artifact: Artifact) -> list[People]:
     if not file.exists():
         raise UserError("no record was pushed to Argilla yet.")
     noted: dict[str, Any] = json.loads(file.read_text())
-    client = _connect(noted["url"])
+    client = _connect(noted["server"])
     try:
         return [_at_work(one) for one in dataset_statuses(client, ids=noted["datasets"])]
     finally:
         client.close()
 
 
-def _connect(url: str | None) -> Argilla:
+def _connect(pushed_to: dict[str, str] | None) -> Argilla:
     """The server that the stage pushed to: the key goes to no other than the one that this process was told of."""
-    if url is None:
+    if pushed_to is None:
         return connect(home=flywheel_home() / "argilla", patience=PATIENCE)
-    if os.environ.get("ARGILLA_API_URL") != url:
+    if _digest(os.environ.get("ARGILLA_API_URL", "")) != pushed_to["digest"]:
+        url = pushed_to["shown"]
         raise UserError(f"the records are at {url}: start this with ARGILLA_API_URL={url} and ARGILLA_API_KEY.")
     return connect(patience=PATIENCE)
 
