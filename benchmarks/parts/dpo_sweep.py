@@ -28,7 +28,7 @@ TRIED = ("dpo", "results")  # what every trial makes for itself: the stage that 
 
 
 def dpo_sweep(folder: Path, told: dict[str, Any]) -> list[Claim]:
-    """Run it all in a store in this folder, which may hold what an earlier call made."""
+    """Run it all in a store in this folder, which may hold the quickstart's own run already, but none of the sweep's."""
     home = folder / "argilla"
     running = server.up(home)
     environment = {**os.environ, "ARGILLA_API_URL": running.url, "ARGILLA_API_KEY": running.api_key}
@@ -70,6 +70,7 @@ def _claims(folder: Path, environment: dict[str, str], told: dict[str, Any]) -> 
     once = [stage for stage, artifacts in made.items() if artifacts == {plain[stage]}]
     everything = Counter(name.rpartition("-")[0] for name in _stamps(store))
     told["artifacts"] = dict(everything)
+    by_answer = set(_artifact(store, plain["results"]).to_polars()["metric"])
     undisturbed = _undisturbed(folder, store, runs[killed_in], environment)
     return [
         claim("sweep.shared_stages_are_made_once", {"once": len(once), "anew": sorted(set(plain) - set(once))},
@@ -79,7 +80,7 @@ def _claims(folder: Path, environment: dict[str, str], told: dict[str, Any]) -> 
         claim("sweep.killed_and_continued", {"killed_in": killed_in, "artifacts_before": len(before), "left_as_they_were": len(kept),
               "as_undisturbed": undisturbed}, "what was made before the kill is not made again; the killed DPO's digest is an undisturbed one's",
               len(kept) == len(before) and undisturbed and not found["failed"]),
-        *_table_claims(found, table, picture),
+        *_table_claims(found, by_answer, table, picture),
         _compared(store, found, flywheel, told),
     ]  # fmt: skip
 
@@ -139,7 +140,7 @@ def _artifact(store: Store, name: str) -> Artifact:
     return found
 
 
-def _table_claims(found: dict[str, Any], table: str, picture: Path) -> list[Claim]:
+def _table_claims(found: dict[str, Any], by_answer: set[str], table: str, picture: Path) -> list[Claim]:
     """Every number that is measured of DPO's answers has a line a rate, an interval, and a difference with one."""
     measured = [one for one in found["metrics"] if one["stage"] == "results" and one["model"] == "dpo"]
     whole = bool(measured)
@@ -151,12 +152,14 @@ def _table_claims(found: dict[str, Any], table: str, picture: Path) -> list[Clai
         whole &= len(first["seeds"]) == len(second["seeds"]) == len(SEEDS)
     told = {one["metric"]: [line["mean"]["value"] for line in one["settings"]] for one in measured}
     said = "beyond noise" in table or "within noise" in table
-    others = [one for one in found["metrics"] if one["model"] in ("base", "sft", "ppo")]
+    # What is fitted to all models together (Bradley-Terry, length-controlled win rates) moves with the one that is tried.
+    others = {f"{one['model']} {one['metric']}" for one in found["metrics"] if one["model"] in ("base", "sft", "ppo")}
+    own = {name for name in others if name.partition(" ")[2] in by_answer}
     return [
         claim("sweep.table_with_intervals", told, "two rates, three seeds each: means and difference with 95 % intervals, and a picture",
               whole and said and picture.read_text().startswith("<svg")),
-        claim("sweep.models_that_are_not_tried_stay_out", [f"{one['model']} {one['metric']}" for one in others],
-              "no line for models that are the same in all trials", not others),
+        claim("sweep.models_that_are_not_tried_stay_out", {"by_answer": sorted(own), "fitted_to_all_models": sorted(others - own)},
+              "no line for what is measured of the answers of models that are the same in all trials", not own),
     ]  # fmt: skip
 
 
@@ -168,12 +171,9 @@ def _compared(store: Store, found: dict[str, Any], flywheel: Any, told: dict[str
     tested = {
         one["metric"]: one["difference"] for one in compared["measured"] if one["model"] == "dpo" and one["difference"]
     }
-    rows = [
-        _artifact(store, (store.run(run) or {})["stages"]["results"]["artifact"])
-        .to_polars()
-        .filter(pl.col("model") == "dpo")
-        for run in (first, second)
-    ]
+    results = [_artifact(store, (store.run(run) or {})["stages"]["results"]["artifact"]) for run in (first, second)]
+    rows = [result.to_polars().filter(pl.col("model") == "dpo") for result in results]
+    tables = [result.read_json("table.json")["dpo"] for result in results]
     right = bool(tested)
     for metric, difference in tested.items():
         means = [
@@ -181,12 +181,15 @@ def _compared(store: Store, found: dict[str, Any], flywheel: Any, told: dict[str
             for frame in rows
         ]
         each = np.array([means[1][prompt] - means[0][prompt] for prompt in means[0]])
-        right &= bool(np.isclose(difference["value"], each.mean(), atol=1e-9))
-        if (
-            each.std() > 0
-        ):  # the bootstrap's bounds lie where the normal approximation has them, within a third of its width
+        wanted = float(each.mean()) if len(each) else tables[1][metric] - tables[0][metric]
+        right &= bool(np.isclose(difference["value"], wanted, atol=1e-9)) and difference["paired"] == bool(len(each))
+        if len(each) and each.std() > 0:  # the bootstrap's bounds lie where the normal approximation has them
             half = 1.96 * each.std(ddof=1) / np.sqrt(len(each))
-            right &= abs(difference["low"] - (each.mean() - half)) < half / 3
+            right &= all(
+                abs(difference[side] - bound) < half / 3
+                for side, bound in (("low", each.mean() - half), ("high", each.mean() + half))
+            )
+        right &= difference["low"] < difference["value"] < difference["high"]
         right &= difference["beyond_noise"] == (difference["low"] > 0 or difference["high"] < 0)
     configured = compared["configured"]
     named = list(configured) == ["dpo"] and any("lr" in line for line in configured["dpo"])
@@ -196,4 +199,4 @@ def _compared(store: Store, found: dict[str, Any], flywheel: Any, told: dict[str
         "beyond_noise": sorted(m for m, d in tested.items() if d["beyond_noise"]),
     }
     return claim("sweep.compare_says_what_differs", value,
-                 "dpo's lr alone is configured otherwise; differences equal numpy's, each with its interval", named and right)  # fmt: skip
+                 "dpo's lr alone is configured otherwise; differences equal numpy's, prompt by prompt where there are prompts, each with its interval", named and right)  # fmt: skip
