@@ -179,6 +179,13 @@ def split_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def own_part(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a tensor that all have whole and the same, split as another one is."""
+    if not is_split(like):
+        return value
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors to be written by rank 0; all must ask, the others get none. Those that were split are put together one by
     one, on the CPU."""

@@ -101,8 +101,6 @@ class Pretrain(Stage):
         if self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"`micro_batch` ({self.micro_batch}) must divide `batch` ({self.batch})")
         check_launch(self.processes)
-        if self.optimizer == "muon" and self.sharding == "shard":
-            raise ValueError("`muon` needs whole matrices: use `sharding: replicate`, or `adamw`")
         return self
 
     def check_shape(self) -> None:

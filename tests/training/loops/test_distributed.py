@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from engine.errors import UserError
@@ -30,9 +29,11 @@ def train(store: Store, **config: Any) -> tuple[dict[str, torch.Tensor], list[di
 
 
 @pytest.mark.parametrize("sharding", ["replicate", "shard"])
-def test_two_processes_train_the_model_of_one(store: Store, tmp_path: Path, sharding: str) -> None:
-    alone, truth = train(store, log_every=1)
-    together, metrics = train(Store(str(tmp_path / "two")), processes=2, sharding=sharding, log_every=1)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_train_the_model_of_one(store: Store, tmp_path: Path, sharding: str, optimizer: str) -> None:
+    alone, truth = train(store, log_every=1, optimizer=optimizer)
+    way: dict[str, Any] = {"processes": 2, "sharding": sharding, "optimizer": optimizer}
+    together, metrics = train(Store(str(tmp_path / "two")), **way, log_every=1)
     for ours, expected in zip(metrics, truth, strict=True):
         assert ours["step"] == expected["step"]
         for name in {"loss", "grad_norm", "bits_per_byte"} & expected.keys():
@@ -61,5 +62,3 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(store: Store, tmp_path: 
 def test_what_cannot_be_shared_is_refused(store: Store) -> None:
     with pytest.raises(UserError, match="can't be shared by 3"):
         train(store, processes=3)
-    with pytest.raises(ValidationError, match="needs whole matrices"):
-        Pretrain(optimizer="muon", sharding="shard")
