@@ -3,7 +3,8 @@
 - torch 2.11 to 2.13, `torch.optim.Muon`: it orthogonalises in bfloat16, which a processor without units for it multiplies
   element by element; with AVX2 alone that takes seventeen times as long, and the optimizer has no setting for it. It can go
   once torch has one (`tests/training/pretrain/test_optim.py` names what is replaced).
-- The same: of a matrix that FSDP2 has split it is given the part as if that were all. Whole ones are put together for it.
+- The same: of a matrix that FSDP2 has split each of its fifteen products is a joint one, and rounded in parts. A whole one is put
+  together for it, once.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def muon_in_float32() -> None:
 
 
 def muon_of_whole_matrices() -> None:
-    """Have torch's Muon orthogonalise matrices that are split as the whole ones they are, in this process from now on.
+    """Have torch's Muon orthogonalise whole matrices where they are split, in this process from now on.
 
-    Each process puts a matrix together, one at a time, does as much as it would with a copy of the model, and keeps its part: momentum and
+    What comes out is what one process finds, to the bit, for the same gradient. Each process puts a matrix together, one at a time, does as much as it would with a copy of the model, and keeps its part: momentum and
     weights stay split.
     """
     muon: Any = import_module("torch.optim._muon")
