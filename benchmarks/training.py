@@ -1,6 +1,7 @@
 """Pretraining against its peers, in one run on this machine.
 
     python -m benchmarks.training --json [--quick] [--data FOLDER] [--only scaling_law] [--only memory [--before CHECKOUT]]
+    python -m benchmarks.training --json --only ranks [--quick] [--keep FOLDER]
 
 1. nanoGPT's Shakespeare-by-characters recipe for a CPU: nanoGPT as it is, our loop with the same numbers, and our best
    recipe. They take turns, a few steps each, so that whatever else the machine does slows them alike; a clock counts each
@@ -11,6 +12,7 @@
 4. Memory and CPU seconds of every trainer with a real vocabulary (`benchmarks.training_memory`), where `make weights` was done;
    `--only memory` measures that alone, `--before CHECKOUT` an older version beside it.
 5. Whether four small models foretell a larger one's loss (`benchmarks.parts.scaling_law`); `--only scaling_law` measures that alone.
+6. `--only ranks`: training that ranks share, in every combination (`benchmarks.parts.ranks`), half an hour.
 
 Nothing is fetched: `--data` holds `tinyshakespeare/input.txt` (the megabyte that char-rnn made known) and
 `alpaca_eval/outputs.parquet`. What needs a file that isn't there is not measured, and says so.
@@ -36,6 +38,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from benchmarks.parts.ranks import KINDS, about_ranks
 from benchmarks.parts.scaling_law import about_scaling
 from benchmarks.peers.nanogpt import Recipe, Trainer
 from benchmarks.training_memory import STAGES, about_memory
@@ -323,11 +326,19 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object (the only form there is)")
     parser.add_argument("--quick", action="store_true", help="few steps, rows and kills, no server: for development")
     parser.add_argument("--data", type=Path, default=DATA, help="holds tinyshakespeare/ and alpaca_eval/")
-    parser.add_argument("--only", choices=["memory", "scaling_law"], help="that part alone")
+    parser.add_argument("--only", choices=["memory", "scaling_law", "ranks"], help="that part alone")
     parser.add_argument("--stages", nargs="*", default=list(STAGES), help="of `memory`")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), help="of `ranks`")
+    parser.add_argument("--keep", type=Path, help="where `ranks` keeps what it has found, and goes on from")
     parser.add_argument("--before", type=Path, help="a checkout of an older version, for `memory`")
     options = parser.parse_args()
     clock = time.monotonic()
+    if options.only == "ranks":
+        with tempfile.TemporaryDirectory() as folder:
+            claims = about_ranks((options.keep or Path(folder)).resolve(), options.quick, options.kinds)
+        minutes = round((time.monotonic() - clock) / 60, 1)
+        print(json.dumps({**about_machine(), "minutes": minutes, "claims": claims}, default=str))
+        return
     if options.only == "memory":
         with tempfile.TemporaryDirectory() as folder:
             found, claims = about_memory(Path(folder), options.before and options.before.resolve(), options.stages)

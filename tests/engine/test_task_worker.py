@@ -79,11 +79,17 @@ def test_a_process_that_others_started_shares_what_the_run_knows(tmp_path: Path)
 def test_the_files_that_start_a_cluster_name_what_is_there() -> None:
     recipe = load_recipe(EXAMPLES / "curate_on_ray.yaml")
     assert recipe.executor == "ray" and list(recipe.steps) == ["texts", "clean", "unique", "shards"]
+    assert list(load_recipe(EXAMPLES / "train.yaml").steps) == ["sft", "dpo"]
     job: dict[str, Any] = yaml.safe_load((EXAMPLES / "kuberay.yaml").read_text())
     sky: dict[str, Any] = yaml.safe_load((EXAMPLES / "skypilot.yaml").read_text())
-    commands = [job["spec"]["entrypoint"], *[line for line in sky["run"].splitlines() if "flywheel run" in line]]
+    shared: dict[str, Any] = yaml.safe_load((EXAMPLES / "skypilot_train.yaml").read_text())
+    torchrun, _, training = shared["run"].replace("\\\n", "").partition("-m flywheel")
+    started = {word.partition("=")[0] for word in torchrun.split() if word.startswith("--")}
+    assert started == {"--nnodes", "--node-rank", "--nproc-per-node", "--master-addr", "--master-port"}
+    lines = [*sky["run"].splitlines(), f"flywheel {training}"]
+    commands = [job["spec"]["entrypoint"], *[line for line in lines if "flywheel run" in " ".join(line.split())]]
     (command,) = [one for one in app.registered_commands if one.callback and one.callback.__name__ == "run"]
     known = {"--" + name.replace("_", "-").rstrip("-") for name in cast(Any, command.callback).__annotations__}
     for words in [one.split() for one in commands]:
-        assert Path(words[words.index("run") + 1]).name == "curate_on_ray.yaml"
+        assert Path(words[words.index("run") + 1]).name in ("curate_on_ray.yaml", "train.yaml")
         assert {word for word in words if word.startswith("--")} <= known

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from importlib import import_module
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,24 @@ def ready(more: list[str] | None = None) -> ForkServerContext:
     for name, value in {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}.items():
         os.environ.setdefault(name, value)
     server._stop()
-    context.set_forkserver_preload(imports)
+    context.set_forkserver_preload([*imports, "tests.training.warmed"])
     forkserver.ensure_running()
     _forked_from = (server._forkserver_pid, set(imports))
     return context
+
+
+def share_forkserver() -> None:
+    """In a process that was forked so: fork others from the same one, which has imported everything, too. multiprocessing would start another,
+    though it is said to do nothing (`ForkServer.ensure_running`)."""
+    server: Any = forkserver._forkserver  # pyright: ignore
+    server.ensure_running = resource_tracker.ensure_running
 
 
 def _child(spec: dict[str, Any], told: str, made: str) -> None:
     with Path(told).open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    share_forkserver()
     import torch
 
     torch.set_num_threads(1)

@@ -27,6 +27,7 @@ from torch import Tensor
 from engine.errors import StageFailed
 from engine.store.whole_file import sync
 from training.loops.distributed import split_like
+from training.loops.lead_files import from_lead_file
 from training.loops.sealed import is_whole, seal
 
 STATE, RECORD = "state.safetensors", "checkpoint.json"
@@ -94,11 +95,17 @@ class Checkpoints:
             ) from error
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole. Newer ones that are not are removed."""
+        """The newest checkpoint that is whole, of rank 0; all processes must ask. Newer ones that are not are removed."""
+        folder = from_lead_file(self._newest, self.folder)
+        if folder is None:
+            return None
+        record = json.loads((folder / RECORD).read_text())
+        return Checkpoint(record["step"], load_file(folder / STATE), record["facts"], record["score"])
+
+    def _newest(self) -> Path | None:
         for folder in reversed(self._folders()):
             if is_whole(folder):
-                record = json.loads((folder / RECORD).read_text())
-                return Checkpoint(record["step"], load_file(folder / STATE), record["facts"], record["score"])
+                return folder
             shutil.rmtree(folder)
         return None
 

@@ -1,8 +1,7 @@
-"""Several processes training one model: each takes its share of every batch.
+"""Several processes training one model (`training.loops.process_group` brings them together): each takes its share of every batch.
 
-The process that runs the stage is rank 0 and starts the others on this machine; under torchrun the processes are there
-already. Which blocks are in a step does not depend on how many share it, and losses are divided by the targets of the
-whole batch, so gradients are summed: the result is that of one process up to the order of additions.
+Which blocks are in a step does not depend on how many share it, and losses are divided by the targets of the whole batch, so
+gradients are summed: the result is that of one process up to the order of additions.
 
 - `replicate`: every process holds the whole model; gradients are summed (any optimizer).
 - `shard`: FSDP2 (Zhao et al. 2023, arXiv:2304.11277): weights, gradients and optimizer state are split over the processes.
@@ -10,27 +9,19 @@ whole batch, so gradients are summed: the result is that of one process up to th
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
-import threading
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from engine.errors import UserError
-from engine.stage.job import Job
 from training.hardware.memory import TOKENS
 from training.loops.processes_settings import Strategy
 from training.models.answers import EncodedAnswer
@@ -38,7 +29,6 @@ from training.models.padding import chunks
 
 T = TypeVar("T")
 _patient: Any = None  # a group; for what one process does while the others wait, however long that takes
-LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def rank() -> int:
@@ -80,142 +70,25 @@ def dealt(count: int) -> list[tuple[int, float]]:
     return own + [(0, 0.0)] * (turns - len(own))
 
 
-class SharedStage(Protocol):
-    """What of a stage says how many processes share it."""
-
-    processes: int | None
-    sharding: Strategy
-
-
-SomeStage = TypeVar("SomeStage", bound=SharedStage)
-
-
-def share_work(
-    stage: SomeStage, job: Job, work: Callable[[SomeStage, Job], None], rows: int, imports: Sequence[str]
-) -> None:
-    """Do a stage's work in as many processes as it says, or as there are GPUs.
+def join(number: int, count: int, gpu: int, place: str | Store) -> None:
+    """Make this process one of `count`.
 
     Args:
-        work: what each process does: a function of a module.
-        rows: of a step; so many processes at most.
-        imports: as for `processes`.
-
-    Raises:
-        UserError: a model is to be split, and there is one process.
+        gpu: which of its node is this process's.
+        place: where they find each other: an address, or a store.
     """
-    there, launched = torch.cuda.device_count(), int(os.environ.get("WORLD_SIZE", "1"))
-    count = stage.processes or min(max(1, there), rows)
-    if max(count, launched) == 1 and stage.sharding == "shard":
-        raise UserError(
-            "`sharding: shard` splits a model over several processes, one for each GPU where `processes` is left out, and this "
-            f"machine has {there or 'none'}: say how many `processes`, or leave `sharding` out."
-        )
-    with processes(count, job, partial(work, stage), imports) as ours:
-        work(stage, ours)
-
-
-class Silent(Job):
-    """A job as the processes other than rank 0 have it: what they would report, rank 0 reports."""
-
-    def metric(self, step: int, **values: float) -> None: ...
-
-    def summary(self, **values: Any) -> None: ...
-
-
-def _silent(event: dict[str, Any]) -> None: ...
-
-
-@contextmanager
-def processes(
-    count: int, job: Job, work: Callable[[Job], None], imports: Sequence[str] = ("transformers",)
-) -> Generator[Job]:
-    """Within this, the calling process is rank 0 of `count`; each other one does `work(job)`. Gives the job to work on.
-
-    Args:
-        work: what can be pickled: a module's function, with or without arguments (`functools.partial`).
-        imports: modules that take long to import, that of `work` among them; done once for all the others.
-    """
-    silent = Silent(**{field.name: getattr(job, field.name) for field in fields(job)})
-    silent.emit = _silent
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun; accelerate leaves a 1 behind
-        _join(
-            int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]),
-            int(os.environ["MASTER_PORT"]), int(os.environ["LOCAL_RANK"]),
-        )  # fmt: skip
-        try:
-            with _as_if_alone():
-                yield silent if rank() else job
-        finally:
-            dist.destroy_process_group()
-        return
-    if count <= 1:
-        yield job
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place: int = free.getsockname()[1]
-    # Forked from a process that has imported what is needed and done nothing else: one import for all of them.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", *imports])
-    others: list[Any] = []
-    for number in range(1, count):
-        other = context.Process(target=_other, args=(number, count, place, work, silent), daemon=True)
-        other.start()
-        others.append(other)
-    _join(0, count, place, 0)
-    try:
-        with _as_if_alone():
-            yield job
-        wait_for_all()
-    except BaseException:
-        for other in others:  # they wait for what will not come
-            other.kill()
-        raise
-    finally:
-        dist.destroy_process_group()
-        for other in others:
-            other.join(10)
-            other.kill()
-
-
-@contextmanager
-def _as_if_alone() -> Generator[None]:
-    """Within this, torchrun's variables are hidden: libraries that see them would deal out batches and gradients themselves."""
-    kept = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
-
-
-def _join(number: int, count: int, place: int, gpu: int) -> None:
     global _patient
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(gpu)
-    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    dist.init_process_group(
-        "nccl" if cuda else "gloo", init_method=f"tcp://{address}:{place}", rank=number, world_size=count
-    )
+    where: Any = {"init_method": place} if isinstance(place, str) else {"store": place}
+    dist.init_process_group("nccl" if cuda else "gloo", rank=number, world_size=count, **where)
     _patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
 
 
-def _other(number: int, count: int, place: int, work: Callable[[Job], None], job: Job) -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    torch.set_num_threads(max(1, torch.get_num_threads() // count))
-    _join(number, count, place, number)
-    with _as_if_alone():
-        work(job)
-    wait_for_all()
+def leave() -> None:
+    """Be alone again."""
     dist.destroy_process_group()
-
-
-def _die_with_parent() -> None:
-    """A killed rank 0 can't tell the others: each waits for its end."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
 
 
 def from_lead(make: Callable[[], T]) -> T:
@@ -304,6 +177,13 @@ def split_like(value: Tensor, like: Tensor) -> Tensor:
     if not is_split(like) or value.shape != like.shape:
         return value.to(like.device) if value.shape == like.shape else value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def own_part(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a tensor that all have whole and the same, split as another one is."""
+    if not is_split(like):
+        return value
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,13 +7,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from engine.stage.stage import NotIdentity
+from training.loops.launch import launch
 from training.models.lora_settings import Lora
 
 Strategy = Literal["replicate", "shard"]
 Processes = Annotated[
     int | None,
     NotIdentity,
-    Field(ge=1, description="That share each step; one for each GPU if left out. Changes rounding only."),
+    Field(
+        ge=1,
+        description="That share each step; one for each GPU, or as torchrun says, if left out. Changes rounding only.",
+    ),
 ]
 Sharding = Annotated[
     Strategy,
@@ -38,6 +42,7 @@ def check_processes(
         raise ValueError(
             "`sharding: shard` splits a model over several `processes`, and there is 1: give more, or leave `sharding` out"
         )
+    check_launch(processes)
     if together and ((processes or 1) > 1 or sharding == "shard"):
         raise ValueError(f"{together}: leave out `processes` and `sharding`, or give a `micro_batch`")
     if processes and processes > rows:
@@ -46,6 +51,20 @@ def check_processes(
         )
     if lora and lora.quantize and sharding == "shard":
         raise ValueError("`quantize` (QLoRA) can't be split: use `sharding: replicate`, or `lora` without `quantize`")
+
+
+def check_launch(processes: int | None) -> None:
+    """See that torchrun, where it was used, has started as many as a stage asks for; a stage may also be left to one.
+
+    Raises:
+        ValueError: it has not.
+    """
+    launched = launch()
+    if launched and processes and 1 < processes != launched.world:
+        raise ValueError(
+            f"`processes` is {processes}, and torchrun has started {launched.world} (`--nnodes` times `--nproc-per-node`): have it start as "
+            "many, or leave `processes` out, which takes all there are"
+        )
 
 
 def split_over(processes: int | None, sharding: Strategy) -> int:

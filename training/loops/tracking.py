@@ -30,7 +30,7 @@ def tracked(job: Job, name: Tracker) -> Generator[None]:
     Raises:
         UserError: it is not installed.
     """
-    if name == "none" or rank() or int(os.environ.get("RANK", "0")):  # before and after the processes have met
+    if name == "none" or rank():
         yield
         return
     log, close = _open(job, name)

@@ -27,7 +27,8 @@ from transformers import PrinterCallback, TrainerCallback
 from engine.errors import StageFailed
 from training.hardware.flops import peak_memory
 from training.loops.clock import Clock
-from training.loops.distributed import from_lead, put_together, rank
+from training.loops.distributed import put_together, rank
+from training.loops.lead_files import from_lead_file
 from training.loops.patches import score_learnt_tokens
 from training.loops.sealed import is_whole, seal
 from training.loops.tracking import tracked
@@ -108,12 +109,12 @@ def train(trainer: Trainer, job: Job, row_ids: RowIds | None = None, report_to: 
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TrainerProgress(job, last_rows))
-    last = from_lead(lambda: resume_from(job))
+    last = from_lead_file(lambda: resume_from(job), job.scratch)
     if last:
-        job.say(f"resumes from step {Path(last).name.removeprefix('checkpoint-')}")
+        job.say(f"resumes from step {last.name.removeprefix('checkpoint-')}")
     with tracked(job, report_to):
         try:
-            trainer.train(resume_from_checkpoint=last)
+            trainer.train(resume_from_checkpoint=last and str(last))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -184,13 +185,13 @@ def sequences(inputs: dict[str, Any]) -> list[list[int]]:
     return rows
 
 
-def resume_from(job: Job) -> str | None:
+def resume_from(job: Job) -> Path | None:
     """The newest whole checkpoint of this job, or None. Broken and unfinished ones are removed."""
     folder = job.scratch / "checkpoints"
     by_step = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
     for newest in reversed(by_step):
         if is_whole(newest):
-            return str(newest)
+            return newest
         shutil.rmtree(newest)
     return None
 

@@ -9,8 +9,9 @@ import datasets
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from training.loops.distributed import from_lead, rank, share_work
+from training.loops.distributed import from_lead, rank
 from training.loops.passes import bound, in_passes, recomputes
+from training.loops.process_group import share_work
 from training.loops.trl import arguments, train, trained_model
 from training.models.load import base_dtype, load_model, load_reference, save_trained
 from training.models.lora import peft_config

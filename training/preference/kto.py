@@ -16,8 +16,9 @@ from engine.errors import UserError
 from engine.seeds import shuffled
 from generators.text.chat_template import Unusable
 from generators.text.learning_template import learning
-from training.loops.distributed import dealt, everywhere, from_lead, rank, share_work, total
+from training.loops.distributed import dealt, everywhere, from_lead, rank, total
 from training.loops.passes import bound, in_passes, recomputes
+from training.loops.process_group import share_work
 from training.loops.trl import arguments, train, trained_model
 from training.models.answers import EncodedAnswer, encode
 from training.models.load import base_dtype, load_model, load_reference, save_trained

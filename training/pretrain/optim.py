@@ -12,7 +12,8 @@ from torch import nn
 
 from engine.errors import UserError
 from training.hardware.bfloat16 import has_bfloat16_units
-from training.pretrain.patches import muon_in_float32
+from training.loops.distributed import is_split
+from training.pretrain.patches import muon_in_float32, muon_of_whole_matrices
 from training.pretrain.stage import OptimizerName
 
 
@@ -43,6 +44,8 @@ def build(
     if use_muon:
         if not has_bfloat16_units():
             muon_in_float32()
+        if any(map(is_split, matrices)):
+            muon_of_whole_matrices()
         optimizers.append(
             torch.optim.Muon(
                 matrices, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"

@@ -11,6 +11,7 @@ from engine.stage.drawing import Curves
 from engine.stage.preflight import Preflight
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from training.hardware import memory
+from training.loops.processes_settings import check_launch
 from training.loops.schedule import ScheduleName
 from training.loops.tracking_settings import ReportTo
 from training.models.precision_settings import Dtype
@@ -99,8 +100,7 @@ class Pretrain(Stage):
             raise ValueError("give `steps` or `epochs`, not both")
         if self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"`micro_batch` ({self.micro_batch}) must divide `batch` ({self.batch})")
-        if self.optimizer == "muon" and self.sharding == "shard":
-            raise ValueError("`muon` needs whole matrices: use `sharding: replicate`, or `adamw`")
+        check_launch(self.processes)
         return self
 
     def check_shape(self) -> None:

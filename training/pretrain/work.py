@@ -30,7 +30,6 @@ from training.loops.checkpoint import (
 )
 from training.loops.distributed import (
     gathered,
-    processes,
     rank,
     share,
     split_like,
@@ -40,6 +39,7 @@ from training.loops.distributed import (
     whole,
     world,
 )
+from training.loops.process_group import processes, there
 from training.loops.schedule import factor
 from training.loops.tracking import tracked
 from training.models.load import save
@@ -62,7 +62,7 @@ def pretrain(stage: Pretrain, job: Job) -> None:
     Raises:
         UserError: they can't share a batch.
     """
-    count = stage.processes or max(1, torch.cuda.device_count())
+    count = stage.processes or there()
     if stage.batch % count:
         raise UserError(f"a `batch` of {stage.batch} blocks can't be shared by {count} processes.")
     train = partial(_train, stage)

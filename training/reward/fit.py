@@ -27,13 +27,13 @@ from training.loops.distributed import (
     from_lead,
     put_together,
     rank,
-    share_work,
     spread,
     sum_gradients,
     totals,
     world,
 )
 from training.loops.passes import bound, groups, recomputes
+from training.loops.process_group import share_work
 from training.loops.tracking import tracked
 from training.models.load import base_dtype, own_dtype, quiet, save
 from training.models.precision import autocast, products, recompute_layers

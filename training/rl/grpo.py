@@ -19,8 +19,10 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from engine.errors import UserError
 from engine.stage.job import Job
 from training.loops.clock import Clock
-from training.loops.distributed import everywhere, from_lead, rank, share_work, spread, turns, world
+from training.loops.distributed import everywhere, from_lead, rank, spread, turns, world
+from training.loops.lead_files import from_lead_file
 from training.loops.passes import bound, in_dealt_batches, recomputes
+from training.loops.process_group import share_work
 from training.loops.trl import arguments, train, trained_model
 from training.models.answers import EncodedAnswer
 from training.models.load import base_dtype, is_adapter, load_model, save_trained
@@ -96,7 +98,7 @@ def learn(stage: Grpo, job: Job) -> None:
         disable_dropout=True,
     )
     drawn = [i for number in range(stage.iterations) for i in draw(len(questions), per_prompt, number, job.seed)]
-    reference = from_lead(lambda: reference_folder(job)) if in_loss else reference_model(stage, job)
+    reference = reference_folder(job) if in_loss else reference_model(stage, job)
     hooks = Hooks(stage, job, tokenizer, questions, scorer, None if in_loss else reference)
     origin = policy.config._name_or_path
     if in_loss and not stage.lora:
@@ -128,13 +130,17 @@ def fitting(answers: int, most: int) -> int:
 
 
 def reference_folder(job: Job) -> Path:
-    """For a KL in the loss: what TRL loads."""
+    """For a KL in the loss: what TRL loads. All processes must ask."""
     given = job.maybe("reference") or job.input("policy")
     if not is_adapter(given.location):
         return Path(given.location)
-    folder = job.scratch / "reference"
-    load_model(given.location, job)[0].save_pretrained(folder)
-    return folder
+
+    def merged() -> Path:
+        folder = job.scratch / "reference"
+        load_model(given.location, job)[0].save_pretrained(folder)
+        return folder
+
+    return cast(Path, from_lead_file(merged, job.scratch))
 
 
 def reference_model(stage: Grpo, job: Job) -> Any:

@@ -9,8 +9,10 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from training.hardware.cost import say_cost, trainable_share
-from training.loops.distributed import from_lead, rank, share_work, world
+from training.loops.distributed import from_lead, rank, world
+from training.loops.lead_files import from_lead_file
 from training.loops.passes import bound, in_dealt_batches, in_passes, recomputes
+from training.loops.process_group import share_work
 from training.loops.trl import arguments, train, trained_model
 from training.models.load import base_dtype, load_model, save_trained
 from training.models.lora import peft_config, quantization
@@ -35,7 +37,9 @@ def learn(stage: Sft, job: Job) -> None:
     model, tokenizer = load_model(source.location, job, quantized, weights)
     template = teach_to_end(model, tokenizer)
     length = min(stage.max_length, getattr(model.config, "max_position_embeddings", stage.max_length))
-    examples, conversations, learnt = from_lead(lambda: prepare(job, template, length, stage.reasoning))
+    made, conversations, learnt = from_lead(lambda: prepare(job, template, length, stage.reasoning))
+    examples = from_lead_file(lambda: made, job.scratch)
+    assert examples is not None
     if stage.packing:
         attend_by_document(model)
     at_once = packed_at_once(stage, world()) if stage.packing else stage.batch

@@ -24,6 +24,7 @@ from training.hardware.flops import peak_memory
 from training.loops import distributed, schedule
 from training.loops.clock import Clock
 from training.loops.passes import bound, recomputes
+from training.loops.process_group import processes, there
 from training.loops.tracking import tracked
 from training.models.load import base_dtype, load_model, quiet, save_trained
 from training.models.logprobs import forward
@@ -42,9 +43,8 @@ from training.rl.scoring import Scorer, make_scorer
 
 
 def train(stage: Ppo, job: Job) -> None:
-    count = stage.processes or max(1, torch.cuda.device_count())
     work = partial(optimise, stage)
-    with tracked(job, stage.report_to), distributed.processes(count, job, work, ("peft", __name__)) as job:
+    with tracked(job, stage.report_to), processes(stage.processes or there(), job, work, ("peft", __name__)) as job:
         work(job)
 
 

@@ -33,6 +33,7 @@ from engine.errors import UserError
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from generators.rules.rule import Rule, sources, version
 from training.hardware import memory
+from training.loops.processes_settings import check_launch
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
 from training.models.precision_settings import Dtype, Recompute
@@ -129,6 +130,7 @@ class Ppo(Stage):
             raise ValueError(f"`samples` ({self.samples}) must divide `rollouts` ({self.rollouts})")
         if self.minibatches > self.rollouts:
             raise ValueError(f"{self.rollouts} `rollouts` can't be cut into {self.minibatches} `minibatches`")
+        check_launch(self.processes)
         if self.lora and self.sharding == "shard":
             raise ValueError("`lora` needs whole matrices: use `sharding: replicate`, or train all weights")
         check_weights(self.weights, self.rules)
