@@ -12,8 +12,8 @@
 #SBATCH --signal=TERM@120
 set -euo pipefail
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
-export head port=${MASTER_PORT:-29500}
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export head=${nodes[0]} port=${MASTER_PORT:-29500}
 # Where a node's own name leads to 127.0.0.1, say which network joins them: export GLOO_SOCKET_IFNAME=eth0 NCCL_SOCKET_IFNAME=eth0
 
 # Two minutes before its time is up Slurm sends SIGTERM: what is done is kept, and submitting this again goes on from there.
