@@ -52,7 +52,6 @@ def take_part(command: Callable[[], None]) -> None:
         return
     print(f"flywheel: {words}", file=sys.stderr)
     sys.exit(code)
-    _lead(roster, command)
 
 
 def _lead(roster: Roster, command: Callable[[], None]) -> None:
