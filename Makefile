@@ -12,7 +12,7 @@ demo: setup                      ## from random weights to an aligned assistant,
 	.venv/bin/flywheel report quickstart
 
 test: setup                      ## all tests: real vLLM, real Argilla, killed and resumed runs
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 3 --dist loadfile    # on two cores: a third one works while others wait for servers
 
 test-fast: setup                 ## what takes seconds
 	.venv/bin/python -m pytest -m "not slow"

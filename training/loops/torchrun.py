@@ -22,6 +22,7 @@ import torch.distributed as dist
 from engine.errors import FlywheelError, StageFailed
 from engine.execution import threads
 from engine.redaction import redacted
+from engine.view.output import put
 from training.loops.launch import Launch, launch, take_launch
 from training.loops.roster import GO_ON, LOOK_S, SILENCE_S, Roster
 
@@ -50,7 +51,7 @@ def take_part(command: Callable[[], None]) -> None:
     else:
         _lead(roster, command)
         return
-    print(f"flywheel: {words}", file=sys.stderr)
+    put(f"flywheel: {words}", error=True)
     sys.exit(code)
 
 
@@ -128,12 +129,12 @@ def main() -> int:
     try:
         follow(launched, number)
     except FlywheelError as error:
-        print(f"flywheel: process {launched.rank}: {error}", file=sys.stderr)
+        put(f"flywheel: process {launched.rank}: {error}", error=True)
         return error.exit_code
     except Exception as error:
         if cut_off(error):
             return CUT_OFF
-        print(redacted(traceback.format_exc()), file=sys.stderr)
+        put(redacted(traceback.format_exc()), error=True)
         return 1
     return 0
 

@@ -122,7 +122,7 @@ def test_names_that_servers_take_beside_those_they_list() -> None:
 )
 def test_every_stage_with_a_server_looks_whether_it_is_there(stage: Any, nowhere: str, tmp_path: Path) -> None:
     made: Stage = stage({"model": "m", "url": nowhere})
-    inputs = {name: [Glimpse("x", "Prompt")] for name, port in made.takes.items() if name != "model"}
+    inputs = {name: [Glimpse("x", "Prompt")] for name in made.takes if name not in ("model", "index")}
     with pytest.raises(UserError, match="nothing answers at"):
         made.check(Preflight(inputs))
     made.check(Preflight(inputs, offline=True))
