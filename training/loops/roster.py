@@ -23,6 +23,7 @@ from training.loops.launch import Launch
 BEAT_S, SILENCE_S = 1, 60
 LOOK_S = 0.3
 PATIENCE_S = 10  # with one that ends by itself
+TRY_S = 5  # to reach the store
 GO_ON = "What is done is kept: start the same command again on all nodes, and it goes on from there."
 
 
@@ -31,13 +32,7 @@ class Roster:
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
-        try:
-            tcp = TCPStore(launch.address, launch.port, is_master=False, timeout=timedelta(minutes=30))
-        except dist.DistError as error:
-            raise StageFailed(
-                f"torchrun's store at {launch.address}:{launch.port} can't be reached from {socket.gethostname()}: the first node "
-                "is gone, or that address is none of its own (`--master-addr`, `--local-addr`)."
-            ) from error
+        tcp = _reached(launch)
         self._store = PrefixStore(f"flywheel/{launch.attempt}", tcp)
         self._beats = 0
         self._heard: dict[int, tuple[bytes, float]] = {}  # by rank: what it said last, and when that was new
@@ -148,6 +143,23 @@ class Roster:
 
     def _get(self, key: str) -> bytes | None:
         return self._store.get(key) if self._store.check([key]) else None
+
+
+def _reached(launch: Launch) -> Store:
+    """The store of torchrun's agents, which is there before the processes that they start. A try is short, since no signal is heard in it."""
+    until = time.monotonic() + SILENCE_S
+    while True:
+        try:
+            store = TCPStore(launch.address, launch.port, is_master=False, timeout=timedelta(seconds=TRY_S))
+        except dist.DistError as error:
+            if time.monotonic() < until:
+                continue
+            raise StageFailed(
+                f"torchrun's store at {launch.address}:{launch.port} can't be reached from {socket.gethostname()}: the first node "
+                "is gone, or that address is none of its own (`--master-addr`, `--local-addr`)."
+            ) from error
+        store.set_timeout(timedelta(minutes=30))
+        return store
 
 
 def cut_off(error: BaseException) -> bool:
