@@ -14,11 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field
 
 from generators.text.prompts import Message
 
 EngineName = Literal["vllm", "serve", "transformers"]
+# The field `top_p` of every stage that samples.
+NucleusShare = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=1,
+        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
+    ),
+]
 
 
 @dataclass(frozen=True)

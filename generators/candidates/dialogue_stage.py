@@ -15,7 +15,7 @@ from pydantic import Field
 
 from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.answerer import check_answerer
-from generators.backends.protocol import EngineName
+from generators.backends.protocol import EngineName, NucleusShare
 from generators.backends.replica_bounds import ReplicaCount
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
@@ -48,12 +48,7 @@ class Dialogue(Stage):
     n: int = Field(1, ge=1, description="Conversations a prompt.")
     play: str = Field(PLAY, min_length=1, description="What the simulated user is told.")
     temperature: float = Field(1.0, ge=0, le=10, description="0 is greedy.")
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
-    )
+    top_p: NucleusShare = 1.0
     max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
     user_temperature: float = Field(1.0, ge=0, le=10, description="Of the one who plays the user; 0 is greedy.")
     user_max_tokens: int = Field(128, ge=1, description="Longest message of the user, in tokens.")

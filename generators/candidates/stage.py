@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.answerer import check_answerers
-from generators.backends.protocol import EngineName
+from generators.backends.protocol import EngineName, NucleusShare
 from generators.backends.replica_bounds import ReplicaCount, bounds
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
@@ -54,12 +54,7 @@ class Candidates(Stage):
     temperature: Annotated[list[Annotated[float, Field(ge=0, le=10)]], BeforeValidator(listed)] = Field(
         [1.0], min_length=1, description="0 is greedy. Several are taken in turn."
     )
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
-    )
+    top_p: NucleusShare = 1.0
     top_k: int = Field(0, ge=0, description="0 keeps every token.")
     max_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
     min_tokens: int = Field(0, ge=0, description="Shortest answer, in tokens.")

@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.answerer import check_answerer
-from generators.backends.protocol import EngineName
+from generators.backends.protocol import EngineName, NucleusShare
 from generators.backends.replica_bounds import ReplicaCount
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
@@ -61,12 +61,7 @@ class Corpus(Stage):
     audiences: list[str] = Field([], description="Whom to write for, e.g. `college students`; each with every style.")
     personas: list[str] = Field([], description="Who writes, e.g. `a nurse in a village`; each for every audience.")
     temperature: float = Field(1.0, ge=0, le=10, description="0 is greedy.")
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
-    )
+    top_p: NucleusShare = 1.0
     max_tokens: int = Field(512, ge=1, description="Longest document a model writes, in tokens.")
     engine: EngineName = Field(
         "vllm", description="What runs the model: vllm, or transformers: slow, but runs anywhere."

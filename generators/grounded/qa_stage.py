@@ -30,7 +30,7 @@ from pydantic import Field, model_validator
 from engine.errors import UserError
 from engine.stage.stage import Stage, port
 from generators.backends.answerer import check_answerer
-from generators.backends.protocol import EngineName
+from generators.backends.protocol import EngineName, NucleusShare
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 from generators.text import own_templates
@@ -109,12 +109,7 @@ class GroundedQa(Stage):
     )
     tries: float = Field(4, gt=0, description="Most drafts, as a multiple of `count`.")
     temperature: float = Field(0.7, ge=0, le=10, description="0 is greedy.")
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
-    )
+    top_p: NucleusShare = 1.0
     max_tokens: int = Field(512, ge=1, description="Longest thing the model says in one step, in tokens.")
     partition: int = Field(64, ge=1, description="Drafts in one batch of the engine, and one file.")
     engine: EngineName = Field("vllm", description="vllm, or transformers: slow, but runs anywhere.")

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from engine.errors import UserError
 from engine.stage.stage import NotIdentity, Stage, port
 from generators.backends.answerer import check_answerer
-from generators.backends.protocol import EngineName
+from generators.backends.protocol import EngineName, NucleusShare
 from generators.backends.replica_bounds import ReplicaCount
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
@@ -61,12 +61,7 @@ class Grounded(Stage):
     overlap: int = Field(30, ge=0, description="Words that a passage has in common with the one before.")
     n: int = Field(1, ge=1, description="Answers a question.")
     temperature: float = Field(0.0, ge=0, le=10, description="0 is greedy.")
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
-    )
+    top_p: NucleusShare = 1.0
     max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
     partition: int = Field(64, ge=1, description="Questions a partition.")
     replicas: Annotated[ReplicaCount, NotIdentity] = Field(

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from engine.errors import UserError
 from engine.stage.stage import Stage, port
 from generators.backends.answerer import check_answerer
-from generators.backends.protocol import EngineName
+from generators.backends.protocol import EngineName, NucleusShare
 from generators.backends.server.server_check import check_servers
 from generators.backends.server.settings import ServerSettings
 from generators.drafts.content import CONTENT
@@ -97,12 +97,7 @@ class Instructions(Stage):
     temperature: float = Field(
         0.7, ge=0, le=10, description="Of the model, where a method does not say otherwise; 0 is greedy."
     )
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
-    )
+    top_p: NucleusShare = 1.0
     max_tokens: int = Field(1024, ge=1, description="Longest thing the model says in one step, in tokens.")
     partition: int = Field(128, ge=1, description="Most drafts in one round: one batch of the engine, one file.")
     engine: EngineName = Field(

@@ -29,6 +29,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from engine.errors import UserError, nearest
 from engine.stage.drawing import Intervals
 from engine.stage.stage import Audit, NotIdentity, Stage, port
+from generators.backends.protocol import NucleusShare
 from generators.rules.rule import Rule, sources, version
 from training.evaluate import gate, metrics
 
@@ -62,12 +63,7 @@ class Evaluate(Stage):
     )
     n: int = Field(4, ge=1, description="Answers of each model to a prompt.")
     temperature: float = Field(1.0, ge=0, description="KL is only measured at 1, where answers are the model's own.")
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Nucleus sampling: the likeliest tokens with this much probability together; 1 keeps all.",
-    )
+    top_p: NucleusShare = 1.0
     max_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
     checks: dict[str, Rule] = Field(
         {},
