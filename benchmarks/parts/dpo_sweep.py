@@ -70,7 +70,6 @@ def _claims(folder: Path, environment: dict[str, str], told: dict[str, Any]) -> 
     once = [stage for stage, artifacts in made.items() if artifacts == {plain[stage]}]
     everything = Counter(name.rpartition("-")[0] for name in _stamps(store))
     told["artifacts"] = dict(everything)
-    by_answer = set(_artifact(store, plain["results"]).to_polars()["metric"])
     undisturbed = _undisturbed(folder, store, runs[killed_in], environment)
     return [
         claim("sweep.shared_stages_are_made_once", {"once": len(once), "anew": sorted(set(plain) - set(once))},
@@ -80,7 +79,7 @@ def _claims(folder: Path, environment: dict[str, str], told: dict[str, Any]) -> 
         claim("sweep.killed_and_continued", {"killed_in": killed_in, "artifacts_before": len(before), "left_as_they_were": len(kept),
               "as_undisturbed": undisturbed}, "what was made before the kill is not made again; the killed DPO's digest is an undisturbed one's",
               len(kept) == len(before) and undisturbed and not found["failed"]),
-        *_table_claims(found, by_answer, table, picture),
+        *_table_claims(found, table, picture),
         _compared(store, found, flywheel, told),
     ]  # fmt: skip
 
@@ -140,7 +139,7 @@ def _artifact(store: Store, name: str) -> Artifact:
     return found
 
 
-def _table_claims(found: dict[str, Any], by_answer: set[str], table: str, picture: Path) -> list[Claim]:
+def _table_claims(found: dict[str, Any], table: str, picture: Path) -> list[Claim]:
     """Every number that is measured of DPO's answers has a line a rate, an interval, and a difference with one."""
     measured = [one for one in found["metrics"] if one["stage"] == "results" and one["model"] == "dpo"]
     whole = bool(measured)
@@ -152,14 +151,12 @@ def _table_claims(found: dict[str, Any], by_answer: set[str], table: str, pictur
         whole &= len(first["seeds"]) == len(second["seeds"]) == len(SEEDS)
     told = {one["metric"]: [line["mean"]["value"] for line in one["settings"]] for one in measured}
     said = "beyond noise" in table or "within noise" in table
-    # What is fitted to all models together (Bradley-Terry, length-controlled win rates) moves with the one that is tried.
     others = {f"{one['model']} {one['metric']}" for one in found["metrics"] if one["model"] in ("base", "sft", "ppo")}
-    own = {name for name in others if name.partition(" ")[2] in by_answer}
     return [
         claim("sweep.table_with_intervals", told, "two rates, three seeds each: means and difference with 95 % intervals, and a picture",
               whole and said and picture.read_text().startswith("<svg")),
-        claim("sweep.models_that_are_not_tried_stay_out", {"by_answer": sorted(own), "fitted_to_all_models": sorted(others - own)},
-              "no line for what is measured of the answers of models that are the same in all trials", not own),
+        claim("sweep.models_that_are_not_tried_stay_out", sorted(others),
+              "no line for models that are the same in all trials", not others),
     ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Everything here knows rows by their schema and stages by what they left (`table.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,9 @@ class MetricPair:
     """One metric of one model in both runs: means over prompts, and how far apart they are.
 
     Attributes:
-        difference: None where one of them has no value, or only the tables have and give no interval.
+        difference: None where one of them has no value, only the tables have and give no interval, or with `same_answers`.
+        same_answers: all that was measured of this model's own answers is the same in both; the number moved with those that it is fitted
+            beside (Bradley-Terry, length-controlled rates).
     """
 
     stage: str
@@ -40,6 +42,7 @@ class MetricPair:
     first: float | None
     second: float | None
     difference: Difference | None
+    same_answers: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,12 +174,27 @@ def _measured(stage: str, a: Artifact, b: Artifact) -> Iterator[MetricPair]:
     if not all("table.json" in artifact.manifest["files"] for artifact in (a, b)):
         return
     tables = a.read_json("table.json"), b.read_json("table.json")
+    unmoved = same_answers(first, second)
     for model in tables[0]:
         for metric, value in tables[0][model].items():
             other = tables[1].get(model, {}).get(metric)
             if metric.endswith(("_low", "_high")) or (model, metric) in first or not _numbers(value, other):
                 continue
+            if model in unmoved:
+                if value != other:
+                    yield MetricPair(stage, model, metric, value, other, None, same_answers=True)
+                continue
             yield MetricPair(stage, model, metric, value, other, _of_tables(tables[0][model], tables[1][model], metric))
+
+
+def same_answers(*measured: Mapping[tuple[str, str], Any]) -> set[str]:
+    """The models of which the same was measured, answer by answer: what tables tell of them otherwise is about others.
+
+    Args:
+        measured: as `measurements` has it, of two stages or more.
+    """
+    told = [{model: {k: v for k, v in one.items() if k[0] == model} for model, _ in one} for one in measured]
+    return {model for model, values in told[0].items() if all(other.get(model) == values for other in told[1:])}
 
 
 def _of_tables(first: dict[str, Any], second: dict[str, Any], metric: str) -> Difference | None:

@@ -76,6 +76,16 @@ def _measured(found: RunComparison) -> Iterator[str]:
 
 
 def _row(one: MetricPair) -> tuple[str, ...]:
+    if one.same_answers:
+        return (
+            one.stage,
+            one.model,
+            one.metric,
+            number(one.first),
+            number(one.second),
+            "same answers",
+            "moved with others",
+        )
     told = with_interval(one.difference) if one.difference else "no interval"
     beyond = ("beyond noise" if one.difference.beyond_noise else "within noise") if one.difference else ""
     paired = "" if one.difference is None or one.difference.paired else ", not paired"

@@ -24,7 +24,7 @@ from engine.statistics.bootstrap import Interval
 from engine.statistics.differences import PAIRED, crossed_mean
 from engine.store.artifact import Artifact
 from engine.store.store import Store
-from engine.trials.comparison import measurements
+from engine.trials.comparison import measurements, same_answers
 from engine.trials.trial_settings import Over, Trial, trials
 
 Measure = tuple[str, str, str]  # stage, model, metric
@@ -129,6 +129,7 @@ def _plan(recipe: Recipe, where: Store, only: list[str] | None) -> list[Planned]
 
 def _lines(tried: list[Trial], done: dict[str, dict[str, Artifact]]) -> dict[Measure, list[SettingLine]]:
     found = {run: _measures(artifacts) for run, artifacts in done.items()}
+    beside = _fitted_beside(done)
     by_setting: dict[str, list[str]] = {}
     for trial in tried:
         if trial.name in found:
@@ -142,8 +143,23 @@ def _lines(tried: list[Trial], done: dict[str, dict[str, Artifact]]) -> dict[Mea
         values = {setting: each for setting, each in values.items() if each}
         if len(found) > 1 and all(each == found[tried[0].name].get(measure) for v in values.values() for each in v):
             continue  # no setting and no seed changes it
+        if measure in beside:
+            continue
         first = next(iter(values.values()))
         told[measure] = [_line(setting, each, None if each is first else first) for setting, each in values.items()]
+    return told
+
+
+def _fitted_beside(done: dict[str, dict[str, Artifact]]) -> set[Measure]:
+    """What tables alone tell of models whose answers are the same in all trials: it moves with the models that they are fitted beside."""
+    told: set[Measure] = set()
+    for stage in dict.fromkeys(stage for artifacts in done.values() for stage in artifacts):
+        each = [artifacts[stage] for artifacts in done.values() if stage in artifacts]
+        answers = [measurements(artifact) for artifact in each]
+        unmoved = same_answers(*answers)
+        told |= {
+            (stage, model, metric) for artifact in each for model, metric in _table(artifact) if model in unmoved
+        } - {(stage, *measure) for one in answers for measure in one}
     return told
 
 
@@ -172,16 +188,24 @@ def _measures(artifacts: dict[str, Artifact]) -> dict[Measure, Prompts]:
     ends: dict[Measure, Prompts] = {}
     for stage, artifact in artifacts.items():
         told |= {(stage, model, metric): values for (model, metric), values in measurements(artifact).items()}
-        if "table.json" in artifact.manifest["files"]:
-            table: dict[str, dict[str, Any]] = artifact.read_json("table.json")
-            for model, row in table.items():
-                for metric, value in row.items():
-                    number = isinstance(value, int | float) and not isinstance(value, bool)
-                    if number and not metric.endswith(("_low", "_high")) and (stage, model, metric) not in told:
-                        told[stage, model, metric] = {"": float(value)}
+        for (model, metric), value in _table(artifact).items():
+            told.setdefault((stage, model, metric), {"": value})
         metrics = artifact.metrics()
         for metric in metrics.columns if metrics is not None else []:
             last = metrics[metric].drop_nulls() if metrics is not None and metric != "step" else []
             if len(last):
                 ends[stage, "", metric] = {"": float(last[-1])}
     return told | ends
+
+
+def _table(artifact: Artifact) -> dict[tuple[str, str], float]:
+    """The numbers of a `table.json`, without the ends of intervals."""
+    if "table.json" not in artifact.manifest["files"]:
+        return {}
+    table: dict[str, dict[str, Any]] = artifact.read_json("table.json")
+    return {
+        (model, metric): float(value)
+        for model, row in table.items()
+        for metric, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and not metric.endswith(("_low", "_high"))
+    }

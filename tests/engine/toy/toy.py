@@ -185,7 +185,8 @@ def write_down_ahead() -> None:
 
 
 class ToyMeasure(Stage):
-    """Verdicts on a 'model': a tenth of its steps, some of each document's own, some of each seed's own."""
+    """Verdicts on a 'model': a tenth of its steps, some of each document's own, some of each seed's own. Beside it one that nobody trains,
+    and a table with the share that each has of both."""
 
     takes = {"documents": port("Document"), "model": port("Model")}
     gives = "Verdict"
@@ -195,7 +196,14 @@ class ToyMeasure(Stage):
         own = int(hashlib.sha256(str(state["weight"]).encode()).hexdigest()[:6], 16) / 0xFFFFFF - 0.5
         rows: list[dict[str, Any]] = []
         for row in job.input("documents").to_table(["id", "offset"]).to_pylist():
-            value = state["step"] / 10 + (row["offset"] % 5 - 2) / 5 + 0.02 * own
-            told = {"subject": row["id"], "model": "toy", "metric": "quality", "value": value, "text": None}
-            rows.append({"id": row_id("Verdict", row["id"], state["weight"]), "parents": [row["id"]], **told})
+            plain = 1 + (row["offset"] % 5 - 2) / 5
+            for model, value in (("toy", state["step"] / 10 + plain - 1 + 0.02 * own), ("plain", plain)):
+                told = {"subject": row["id"], "model": model, "metric": "quality", "value": value, "text": None}
+                rows.append(
+                    {"id": row_id("Verdict", row["id"], model, state["weight"]), "parents": [row["id"]], **told}
+                )
         job.commit("00000-verdicts", pa.Table.from_pylist(rows))
+        trained = state["step"] / 10
+        shares = {"toy": trained / (trained + 1), "plain": 1 / (trained + 1)}
+        table = {model: {"share": v, "share_low": v - 0.01, "share_high": v + 0.01} for model, v in shares.items()}
+        (job.output / "table.json").write_text(json.dumps(table))

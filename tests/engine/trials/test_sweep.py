@@ -11,6 +11,8 @@ import pytest
 from engine.errors import UserError
 from engine.plan.recipe import load_recipe
 from engine.store.store import Store
+from engine.trials import comparison_text
+from engine.trials.comparison import compare
 from engine.trials.sweep import sweep
 from engine.trials.sweep_text import draw, lines
 from engine.trials.trial_settings import parse_over, trials
@@ -52,6 +54,15 @@ def test_two_values_with_three_seeds_share_what_comes_before(measured: Path, tmp
     assert len(set(first.seeds)) == 3
     told = "\n".join(lines(found))
     assert "measured: 2 settings, 3 seeds each; 13 artifacts, 1 of them shared." in told and "beyond noise" in told
+    # What is told of a model that is the same in all trials moves with the one beside it, and says nothing of it.
+    assert ("judged", "toy", "share") in found.lines
+    assert not [measure for measure in found.lines if measure[1] == "plain"]
+    held = compare(Store(store), found.trials[0].name, found.trials[3].name)
+    by_model = {one.model: one for one in held.measured if one.metric == "share"}
+    assert by_model["toy"].difference and by_model["toy"].difference.beyond_noise
+    plain = by_model["plain"]
+    assert plain.same_answers and plain.difference is None and plain.first != plain.second
+    assert "moved with others" in "\n".join(comparison_text.lines(held))
     draw(found, tmp_path / "picture.svg")
     assert (tmp_path / "picture.svg").read_text().startswith("<svg")
     # A plain run is one of the trials: its artifacts are there.
