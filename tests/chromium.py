@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 
 def missing() -> str:
     """What is not on this machine; empty if a browser can be had."""
-    try:
-        import selenium.webdriver  # noqa: F401
-    except ImportError:
+    if find_spec("selenium") is None:
         return "no selenium on this machine"
     return "" if shutil.which("chromium") and shutil.which("chromedriver") else "no chromium and chromedriver here"
 

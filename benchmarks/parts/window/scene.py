@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -89,11 +89,11 @@ class Check:
         return claim(f"window.{self.name}", seen, self.bar, holds)
 
 
-def checks(module: dict[str, Any]) -> Iterator[Check]:
-    """A module's functions that take a scene and give what was found, in their order: name, first line of the docstring, function."""
-    for name, function in module.items():
-        if callable(function) and getattr(function, "__annotations__", {}).get("return") == "Found":
-            yield Check(name, (function.__doc__ or "").strip().splitlines()[0].rstrip("."), function)
+def checks(module: Mapping[str, Any]) -> Iterator[Check]:
+    """A module's functions that give what was found, in their order; the first line of the docstring is the bar."""
+    for name, look in module.items():
+        if getattr(look, "__annotations__", {}).get("return") == "Found" and not name.startswith("_") and name != "of":
+            yield Check(name, (look.__doc__ or "").strip().splitlines()[0].rstrip("."), look)
 
 
 def short(ids: pl.Series | list[str]) -> list[str]:
