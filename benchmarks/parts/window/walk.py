@@ -32,7 +32,7 @@ def walked(folder: Path, told: dict[str, Any], pictures: Path | None = None) -> 
     if lacking := missing():
         raise SystemExit(lacking)
     store = folder / "store"
-    _quickstart(folder, store, told)
+    quickstart(folder, store, told)
     began = time.monotonic()
     with served(store) as (link, home), chromium() as chrome:
         scene = Scene(Walk(chrome, link, home), store, RECIPE, pictures)
@@ -47,7 +47,7 @@ def walked(folder: Path, told: dict[str, Any], pictures: Path | None = None) -> 
     return claims
 
 
-def _quickstart(folder: Path, store: Path, told: dict[str, Any]) -> None:
+def quickstart(folder: Path, store: Path, told: dict[str, Any]) -> None:
     """Run the recipe with an Argilla of its own, unless its results are there."""
     record = Store(str(store)).run(RUN) or {}
     if "results" in record.get("stages", {}):

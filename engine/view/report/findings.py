@@ -175,12 +175,17 @@ def _judged(scores: Sequence[JudgeScore]) -> Finding | None:
     last = [one for one in scores if one.stage == scores[-1].stage]
     if not last:
         return None
-    told = [
-        f"`{one.metric}` is {one.mean.value:.2f} on average ({'95 % interval ' if one is last[0] else ''}{one.mean.low:.2f} to {one.mean.high:.2f})"
-        for one in last
-    ]
-    whose = f" of {_listed(last[0].judged)}" if last[0].judged else ""
-    return Finding(f"how good the {last[0].answers:,} answers{whose} to {last[0].prompts:,} prompts are", _listed(told))
+    told: list[str] = []
+    for one in last:
+        form = ".0%" if one.share else ".2f"
+        low, high = format(one.mean.low, form), format(one.mean.high, form)
+        between = f"({'' if told else '95 % interval '}{low} to {high})"
+        mean = f"{one.mean.value:.0%} of them are `{one.metric}`" if one.share else f"`{one.metric}` is {one.mean.value:.2f} on average"  # fmt: skip
+        told.append(f"{mean} {between}")
+    whose = f" in {_listed([f'`{name}`' for name in last[0].judged])}" if last[0].judged else ""
+    by = f" by {_listed(last[0].models)}" if last[0].models else ""
+    asked = f"how good the {last[0].answers:,} answers{whose}{by} to {last[0].prompts:,} prompts are"
+    return Finding(asked, _listed(told))
 
 
 def _rows(stops: Sequence[Stop]) -> Finding | None:
@@ -232,8 +237,10 @@ def last_rows(stops: Sequence[Stop], each: int = 4) -> list[tuple[Stop, list[dic
     found: list[tuple[Stop, list[dict[str, Any]]]] = []
     for stop in _ends(stops):
         if stop.artifact and stop.artifact.kind in DATASETS:
-            first = next(stop.artifact.batches(rows=each), None)
-            found.append((stop, first.to_pylist() if first is not None else []))
+            first = next(stop.artifact.batches(rows=1000), None)
+            # Spread over the rows: those that stand beside each other are often about the same.
+            places = sorted({i * len(first) // each for i in range(each)} - {len(first)}) if first is not None else []
+            found.append((stop, first.take(places).to_pylist() if first is not None else []))
     return found
 
 

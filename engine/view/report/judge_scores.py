@@ -24,7 +24,8 @@ class JudgeScore:
 
     Attributes:
         rule: how it is worked out, as the recipe has it; empty where a model was asked.
-        judged: the stages whose answers these are.
+        judged: the stages whose answers these are; `models` who gave them.
+        share: whether it is 0 or 1 of each answer, so that the mean is a share.
     """
 
     stage: str
@@ -35,12 +36,15 @@ class JudgeScore:
     quarters: tuple[float, float]
     rule: str = ""
     judged: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    share: bool = False
 
 
 def judge_scores(stops: Sequence[Stop]) -> list[JudgeScore]:
     """Means of what was judged, prompt by prompt: answers to one prompt resemble each other."""
     found: list[JudgeScore] = []
     made = {stop.name for stop in stops if stop.artifact and stop.artifact.kind == "Candidate"}
+    titles = {stop.folder: stop.name for stop in stops}
     for stop in stops:
         artifact = stop.artifact
         if (
@@ -50,7 +54,8 @@ def judge_scores(stops: Sequence[Stop]) -> list[JudgeScore]:
             or not isinstance(artifact.manifest["summary"].get("scores"), dict)
         ):
             continue
-        rows = artifact.to_polars().select("subject", "metric", "value").filter(pl.col("value").is_finite())
+        rows = artifact.to_polars().filter(pl.col("value").is_finite())
+        models = tuple(titles.get(str(name), str(name)) for name in rows["model"].drop_nulls().unique(maintain_order=True))
         prompts = _prompts(artifact)
         judged = tuple(name for name in stop.inputs if name in made)
         for (metric,), own in rows.group_by("metric", maintain_order=True):
@@ -59,9 +64,10 @@ def judge_scores(stops: Sequence[Stop]) -> list[JudgeScore]:
             quarters = own["value"].quantile(0.25, "linear"), own["value"].quantile(0.75, "linear")
             mean = bootstrap.mean(values, clusters, artifact.manifest["seed"] or 0, name)
             bounds = (quarters[0] or 0.0, quarters[1] or 0.0)
-            found.append(
-                JudgeScore(stop.name, name, len(own), len(set(clusters)), mean, bounds, rule_of(artifact, name), judged)
-            )
+            found.append(JudgeScore(
+                stop.name, name, len(own), len(set(clusters)), mean, bounds, rule_of(artifact, name), judged, models,
+                share=set(values.tolist()) <= {0.0, 1.0},
+            ))  # fmt: skip
     return found
 
 

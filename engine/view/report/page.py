@@ -63,6 +63,7 @@ def write_report(store: Store, run: str, to: Path) -> Path:
     page = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text()).render(
         run=run,
         stops=stops,
+        about=redacted(str((store.run(run) or {}).get("about", ""))),
         finished=len(done) == len(stops),
         flow=flow_svg(stops),
         phases=colours(stops),

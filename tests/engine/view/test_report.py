@@ -75,7 +75,7 @@ def entry(artifact: Artifact, kind: str, **inputs: Artifact) -> dict[str, Any]:
 def test_scores_are_means_over_prompts(given: Any, build: Any, store: Store, tmp_path: Path) -> None:
     answers = given("Candidate", [
         {"id": f"a{i}", "prompt_id": f"p{i % 3}", "prompt": [{"role": "user", "content": f"{i % 3}?"}],
-         "completion": [{"role": "assistant", "content": "x" * i}]}
+         "completion": [{"role": "assistant", "content": "x" * i}], "model": "small"}
         for i in range(9)
     ])  # fmt: skip
     judged = build("judge", {"candidates": answers}, rules={"long": "LENGTH(completion)"})
@@ -85,7 +85,7 @@ def test_scores_are_means_over_prompts(given: Any, build: Any, store: Store, tmp
         "judged": entry(judged, "judge", candidates=answers),
         "best": entry(best, "select", candidates=answers, verdicts=judged),
     }
-    store.update_run("r", lambda record: {"stages": stages})
+    store.update_run("r", lambda record: {"stages": stages, "about": "What an <answer> is worth."})
     (score,) = judge_scores(stops_of(store, "r"))
     assert (score.metric, score.answers, score.prompts, score.quarters) == ("long", 9, 3, (2.0, 6.0))
     assert (score.rule, score.judged) == ("LENGTH(completion)", ("answers",))
@@ -93,9 +93,10 @@ def test_scores_are_means_over_prompts(given: Any, build: Any, store: Store, tmp
     assert score.mean.value == 4.0 and score.mean.low == 3.0 and score.mean.high == 5.0
     # A run that generates says how good the answers are, then what was kept of them: five of nine are as long as that.
     page = text_of(write_report(store, "r", tmp_path / "r.html").read_text())
-    assert "Asked: how good the 9 answers of answers to 3 prompts are. `long` is 4.00 on average (95 % interval 3.00 to 5.00)." in page  # fmt: skip
+    assert "Asked: how good the 9 answers in `answers` by small to 3 prompts are. `long` is 4.00 on average (95 % interval 3.00 to 5.00)." in page  # fmt: skip
     low, high = binomtest(5, 9).proportion_ci(method="wilson")
     assert f"5 conversations to fine-tune on in `best`; `best` kept 5 of 9 rows (55.6%, 95 % interval {low:.1%} to {high:.1%})." in page  # fmt: skip
+    assert "r What an <answer> is worth. Asked:" in page
     assert "LENGTH(completion)" in page and "Keep the best answers to each prompt by their verdicts" in page
 
 
