@@ -180,7 +180,7 @@ def _judged(scores: Sequence[JudgeScore]) -> Finding | None:
         form = ".0%" if one.share else ".2f"
         low, high = format(one.mean.low, form), format(one.mean.high, form)
         between = f"({'' if told else '95 % interval '}{low} to {high})"
-        mean = f"{one.mean.value:.0%} of them are `{one.metric}`" if one.share else f"`{one.metric}` is {one.mean.value:.2f} on average"  # fmt: skip
+        mean = f"{one.mean.value:.0%} {'are' if told else 'of the answers are'} `{one.metric}`" if one.share else f"`{one.metric}` is {one.mean.value:.2f} on average"  # fmt: skip
         told.append(f"{mean} {between}")
     whose = f" in {_listed([f'`{name}`' for name in last[0].judged])}" if last[0].judged else ""
     by = f" by {_listed(last[0].models)}" if last[0].models else ""
@@ -196,13 +196,13 @@ def _rows(stops: Sequence[Stop]) -> Finding | None:
         return None
     told = ", ".join(f"{a.rows:,} {IS.get(a.kind, f'rows of {a.kind}')} in `{s.name}`" for s, a in ends)
     kept = [
-        f"`{s.name}` kept {a.rows:,} of {a.rows + lost:,} rows ({a.rows / (a.rows + lost):.1%}, 95 % interval {low:.1%} to {high:.1%})"
+        f"`{s.name}` let {a.rows:,} of {a.rows + lost:,} rows through ({a.rows / (a.rows + lost):.1%}, 95 % interval {low:.1%} to {high:.1%})"
         for s in _way_to([s for s, _ in ends], stops)
         if (a := s.artifact) and a.kind in DATASETS and (lost := sum(a.manifest["rejected"].values()))
         for low, high in [wilson(a.rows, a.rows + lost)]
     ]
     kinds = sorted({IS.get(a.kind, f"rows of {a.kind}") for _, a in ends})
-    return Finding(f"for {_listed(kinds)}", "; ".join([told, *kept]))
+    return Finding(f"how many {_listed(kinds)} come out", "; ".join([told, *kept]))
 
 
 def _ends(stops: Sequence[Stop]) -> list[Stop]:

@@ -55,7 +55,9 @@ def judge_scores(stops: Sequence[Stop]) -> list[JudgeScore]:
         ):
             continue
         rows = artifact.to_polars().filter(pl.col("value").is_finite())
-        models = tuple(titles.get(str(name), str(name)) for name in rows["model"].drop_nulls().unique(maintain_order=True))
+        models = tuple(
+            titles.get(str(name), str(name)) for name in rows["model"].drop_nulls().unique(maintain_order=True)
+        )
         prompts = _prompts(artifact)
         judged = tuple(name for name in stop.inputs if name in made)
         for (metric,), own in rows.group_by("metric", maintain_order=True):
