@@ -17,7 +17,7 @@ from tests.chromium import chromium, missing
 
 HERE = Path(__file__).parent
 OWN = ("generation", "labelling")  # recipes beside this file
-SIZE = (1200, 1500)  # pixels of a picture: what one sees before one scrolls, and a little more
+SIZE = (1200, 1780)  # pixels of a picture
 INTERVAL = re.compile(r"\d.* (?:95 % )?interval [-.\d%]+ to [-.\d%]+")
 
 

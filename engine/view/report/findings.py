@@ -68,7 +68,9 @@ def _evaluation(stop: Stop, artifact: Artifact, several: bool) -> Finding | None
         }
         if known:
             others = [model for model in table if model != reference]
-            return Finding(f"whether {_listed(others)} answer better than {reference}{on}", _wins(known, reference))
+            return Finding(
+                f"whether {_listed(others)} answer better than {reference}{on}", shares_in_words(known, reference)
+            )
     for metric in _measured(table):
         known = {model: bounds for model, line in table.items() if (bounds := _bounds(line, metric))}
         if known:
@@ -86,16 +88,15 @@ def _evaluation(stop: Stop, artifact: Artifact, several: bool) -> Finding | None
     return None
 
 
-def _wins(known: dict[str, tuple[float, float, float]], against: str) -> str:
-    """Shares of comparisons, what is beyond chance first: the words around a number are told once."""
+def shares_in_words(known: dict[str, tuple[float, float, float]], against: str) -> str:
+    """Shares of comparisons, the greatest first: the words around a number are told once."""
     told: dict[str, list[str]] = {}
     for model, (value, low, high) in sorted(known.items(), key=lambda item: -item[1][0]):
-        first = not told
-        said = (
-            f"{model}'s answers win {value:.0%} of comparisons with {against}'s" if first else f"{model}'s {value:.0%}"
-        )
-        between = f"({'95 % interval ' if first else ''}{low:.0%} to {high:.0%})"
-        told.setdefault(_against_half(low, high), []).append(f"{said} {between}")
+        if told:
+            said = f"those of {model} {value:.0%} ({low:.0%} to {high:.0%})"
+        else:
+            said = f"the answers of {model} win {value:.0%} (95 % interval {low:.0%} to {high:.0%}) of comparisons with those of {against}"  # fmt: skip
+        told.setdefault(_against_half(low, high), []).append(said)
     return "; ".join(f"{' and '.join(each)}, {verdict}" for verdict, each in told.items())
 
 
@@ -134,8 +135,8 @@ def _preferred(stop: Stop, stops: Sequence[Stop]) -> Finding | None:
         return None
     kinds = annotators_of([stop.artifact])
     told = [
-        f"{one.better}'s answers win {one.share.value:.0%} of {one.comparisons:,} comparisons with {one.worse}'s "
-        f"(95 % interval {one.share.low:.0%} to {one.share.high:.0%}), {_against_half(one.share.low, one.share.high)}"
+        f"the answers of {one.better} win {one.share.value:.0%} (95 % interval {one.share.low:.0%} to {one.share.high:.0%}) of "
+        f"{one.comparisons:,} comparisons with those of {one.worse}, {_against_half(one.share.low, one.share.high)}"
         for one in found
     ]
     names = list(dict.fromkeys(name for one in found for name in (one.better, one.worse)))
