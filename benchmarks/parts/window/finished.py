@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 
 import httpx
@@ -31,7 +30,8 @@ def the_token_leaves_the_address(scene: Scene) -> Found:
     """The link opens the first page, and its token is not in the address nor in the page."""
     chrome = scene.walk.chrome
     return chrome.current_url.removeprefix(scene.walk.home), (
-        "token" not in chrome.current_url + chrome.page_source and scene.walk.texts("h1") == ["Runs"]
+        scene.link.partition("token=")[2] not in chrome.current_url + chrome.page_source
+        and scene.walk.texts("h1") == ["Runs"]
     )
 
 
@@ -252,36 +252,34 @@ def an_evaluations_numbers(scene: Scene) -> Found:
 
 
 def answers_behind_a_number(scene: Scene) -> Found:
-    """DPO against SFT by their first answers: won, tied and lost, as the rows' utilities say."""
-    first = scene.frame("results").filter((pl.col("metric") == "utility") & (pl.col("sample") == 0))
-    sides = [dict(first.filter(pl.col("model") == m).select("subject", "value").iter_rows()) for m in ("dpo", "sft")]
-    signs = Counter(np.sign(value - sides[1][subject]) for subject, value in sides[0].items())
+    """DPO against SFT, sample by sample: won, tied and lost as the rows' utilities say, and the first 200 in full."""
+    values = scene.sides("utility", "value", ("dpo", "sft"))
+    signs = [int(np.sign(ours - theirs)) for ours, theirs in values]
     walk = scene.open("results", "/answers?model=dpo&metric=gold_win_rate")
     scene.picture("window-answers")
-    wanted = [f"won {signs[1]}", f"tied {signs[0]}", f"lost {signs[-1]}", "all"]
-    shown = Counter(walk.texts(".sides .state"))
-    counted = {"won": signs[1], "tied": signs[0], "lost": signs[-1]}
-    return walk.texts(".chip"), walk.texts(".chip") == wanted and shown == {k: v for k, v in counted.items() if v}
+    wanted = [f"won {signs.count(1)}", f"tied {signs.count(0)}", f"lost {signs.count(-1)}", "all"]
+    words = {1: "won", 0: "tied", -1: "lost"}
+    shown = walk.texts(".sides .state")
+    texts = [text.strip() for pair in scene.sides("sample", "text", ("dpo", "sft"))[:200] for text in pair]
+    same = walk.texts(".chip") == wanted and shown == [words[sign] for sign in signs[:200]]
+    return walk.texts(".chip"), same and walk.texts(".sides pre") == texts
 
 
 def two_models_answers_side_by_side(scene: Scene) -> Found:
-    """SFT's and PPO's answers to all prompts as in the rows; blind, no name stands above them, and each says who wrote which."""
-    rows = scene.frame("results").filter((pl.col("metric") == "sample") & (pl.col("sample") == 0))
-    texts = {m: dict(rows.filter(pl.col("model") == m).select("subject", "text").iter_rows()) for m in ("sft", "ppo")}
+    """SFT's and PPO's first 200 answers as in the rows; blind, no name stands above them, and each says who wrote which."""
+    texts = [[one.strip() for one in pair] for pair in scene.sides("sample", "text", ("sft", "ppo"))[:200]]
     walk = scene.open("results", "/compare?a=sft&b=ppo")
-    shown = walk.texts(".sides pre")
-    wanted = [texts[m][subject].strip() for subject in sorted(texts["sft"]) for m in ("sft", "ppo")]
-    named = set(walk.texts(".sides b"))
-    blind = scene.open("results", "/compare?a=sft&b=ppo&blind=on")
-    secrets = [one.get_attribute("textContent") for one in blind.all("section.answers details")]
-    pairs = list[tuple[object, object]]()
-    for number_, subject in enumerate(sorted(texts["sft"])):
-        left = "sft" if "left: sft" in secrets[number_] else "ppo"
-        right = "ppo" if left == "sft" else "sft"
-        pairs += [(blind.texts(".sides pre")[2 * number_ + i], texts[m][subject].strip()) for i, m in enumerate((left, right))] if number_ < 5 else []  # fmt: skip
-    told, same = of([*pairs, (shown, wanted), (named, {"sft", "ppo"}), (blind.all(".sides b"), [])])
-    sides = Counter("sft" if "left: sft" in one else "ppo" for one in secrets)
-    return f"{told}; blind, left: {json.dumps(sides)}", same and min(sides["sft"], sides["ppo"]) > len(secrets) / 4
+    pairs: list[tuple[object, object]] = [
+        (walk.texts(".sides pre"), [one for pair in texts for one in pair]),
+        (set(walk.texts(".sides b")), {"sft", "ppo"}),
+    ]
+    scene.open("results", "/compare?a=sft&b=ppo&blind=on")
+    secrets = [one.get_attribute("textContent") for one in walk.all("section.answers details")]
+    swapped = ["left: ppo, right: sft" in one for one in secrets]
+    told = [one for pair, turned in zip(texts, swapped, strict=True) for one in (pair[::-1] if turned else pair)]
+    pairs += [(walk.texts(".sides pre"), told), (walk.all(".sides b"), []), (all("left: " in one for one in secrets), True)]  # fmt: skip
+    seen, same = of(pairs)
+    return f"{seen}; blind, PPO stands left in {sum(swapped)} of {len(swapped)}", same and 60 < sum(swapped) < 140
 
 
 def curves_of_two_stages_over_each_other(scene: Scene) -> Found:

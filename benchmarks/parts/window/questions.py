@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import combinations
 
 import numpy as np
@@ -46,7 +45,7 @@ def what_did_an_annotator_rank_unlike_the_others(scene: Scene) -> Found:
 
 
 def which_answers_made_dpo_win(scene: Scene) -> Found:
-    """Three clicks, the last on DPO's win rate: as many comparisons won as its rows say."""
+    """Three clicks, the last on DPO's win rate: as many won as its rows say; one more click, and they stand alone."""
     walk = scene.walk
     heads = [head.text for head in scene.open("results").all("#evaluation th")]
     names = [line.find_elements("css selector", "td")[0].text for line in walk.all("#evaluation tr")[1:]]
@@ -54,12 +53,10 @@ def which_answers_made_dpo_win(scene: Scene) -> Found:
     cell = f"#evaluation tr:nth-child({line}) td:nth-child({column})"
     rate = walk.all(f"{cell} a")[0].text
     walk.clicks((RUN, "#runs"), ("results", "#live svg"), (rate, cell))
-    first = scene.frame("results").filter((pl.col("metric") == "utility") & (pl.col("sample") == 0))
-    ours, theirs = (
-        dict(first.filter(pl.col("model") == m).select("subject", "value").iter_rows()) for m in ("dpo", "sft")
-    )
-    won = sum(value > theirs[subject] for subject, value in ours.items())
-    return walk.texts(".chip"), walk.texts(".chip")[0] == f"won {won}" and Counter(walk.texts(".sides .state"))["won"] == won  # fmt: skip
+    won = sum(ours > theirs for ours, theirs in scene.sides("utility", "value", ("dpo", "sft")))
+    chips = walk.texts(".chip")
+    walk.click(f"won {won}", ".lead")  # a fourth click shows those alone
+    return chips, chips[0] == f"won {won}" and set(walk.texts(".sides .state")) == {"won"}
 
 
 def what_did_it_cost_by_model(scene: Scene) -> Found:
@@ -71,7 +68,7 @@ def what_did_it_cost_by_model(scene: Scene) -> Found:
             mine = spent.setdefault(f"{RUN}/{names[who]}" if who in names else who, [0, 0])
             mine[0] += one["tokens_in"]
             mine[1] += one["tokens_out"]
-    scene.walk.clicks(("tokens in", "#runs"))
+    scene.walk.clicks((f"{sum(one[0] for one in spent.values()):,} tokens in", "#runs"))
     lines = [
         [cell.text for cell in line.find_elements("css selector", "td")]
         for line in scene.walk.all("#by-model tr")[1:-1]

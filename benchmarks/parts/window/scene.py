@@ -23,9 +23,15 @@ RUN = "quickstart"
 
 @dataclass
 class Scene:
-    """What checks look at."""
+    """What checks look at.
+
+    Attributes:
+        link: with the token, as the command prints it.
+        pictures: a folder for screenshots.
+    """
 
     walk: Walk
+    link: str
     store: Path
     recipe: Path
     pictures: Path | None = None
@@ -39,8 +45,9 @@ class Scene:
 
     @cached_property
     def stages(self) -> list[str]:
-        """As the recipe's file has them."""
-        return list(yaml.safe_load(self.recipe.read_text())["stages"])
+        """As the recipe's file has them, and the one that looks for what the evaluation asks in what models were trained on."""
+        stated = list(yaml.safe_load(self.recipe.read_text())["stages"])
+        return [*stated, *(name for name in self.artifacts if name == "results_contamination")]
 
     def folder(self, stage: str) -> Path:
         return self.store / "artifacts" / self.artifacts[stage]
@@ -55,6 +62,13 @@ class Scene:
             frames = [pl.read_parquet(file) for file in files]
             self._frames[stage, part] = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
         return self._frames[stage, part]
+
+    def sides(self, metric: str, column: str, models: tuple[str, str]) -> list[tuple[Any, Any]]:
+        """What was measured of two models' answers to the same prompts, by prompt and sample, in the order of the prompts' ids."""
+        rows = self.frame("results").filter(pl.col("metric") == metric).select("model", "subject", "sample", column)
+        one, other = (rows.filter(pl.col("model") == model).drop("model") for model in models)
+        both = one.join(other, on=["subject", "sample"], suffix="_other").sort("subject", "sample")
+        return both.select(column, f"{column}_other").rows()
 
     def open(self, stage: str, rest: str = "") -> Walk:
         """The page of a stage's artifact, or what is below it."""

@@ -1,4 +1,4 @@
-"""A real browser walks `flywheel ui` over the finished quickstart and a live run beside it: twenty-five checks and five people's questions."""
+"""A real browser walks `flywheel ui` over the finished quickstart and a live run beside it: checks, and five people's questions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def walked(folder: Path, told: dict[str, Any], pictures: Path | None = None) -> 
     quickstart(folder, store, told)
     began = time.monotonic()
     with served(store) as (link, home), chromium() as chrome:
-        scene = Scene(Walk(chrome, link, home), store, RECIPE, pictures)
+        scene = Scene(Walk(chrome, link, home), link, store, RECIPE, pictures)
         claims = [check.claim(scene) for check in checks(vars(finished))]
         claims += [check.claim(scene) for check in checks(vars(questions))]
         with live.run(scene, folder / "live"):

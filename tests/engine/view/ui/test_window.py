@@ -160,6 +160,7 @@ def test_five_questions_in_three_clicks(walk: Walk, small: dict[str, Artifact]) 
     assert "Against most others on 2 of 3 pairs." in told
     # Which answers made DPO win?
     told = walk.clicks(("small", "#runs"), ("results", "#live svg"), ("0.52", "#evaluation"))
+    assert "Of 6 answers, each beside the other's" in told
     assert walk.texts(".chip") == ["won 2", "tied 2", "lost 2", "all"] and "95 % interval 0.22 to 0.82" in told
     assert sorted(walk.texts(".sides .state")) == ["lost", "lost", "tied", "tied", "won", "won"]
     # What did this run cost by model?
