@@ -45,7 +45,7 @@ def the_first_page_tells_a_run_and_its_tokens(scene: Scene) -> Found:
 
 
 def the_flow_has_a_box_a_stage(scene: Scene) -> Found:
-    """The boxes are the stages of the recipe's file, each with a way to its artifact."""
+    """The boxes are the stages of the recipe's file, each with a way to its artifact; the page is as wide as its window."""
     scene.walk.click(RUN, "#runs")
     titles = [
         one.get_attribute("textContent").splitlines()[0] for one in scene.walk.all("#live svg g.box title")
@@ -53,7 +53,9 @@ def the_flow_has_a_box_a_stage(scene: Scene) -> Found:
     links = [one.get_attribute("href").rpartition("/")[2] for one in scene.walk.all("#live svg a")]
     scene.walk.wait(lambda: scene.walk.all("#curves svg"))
     scene.picture("window-run")
-    return len(titles), sorted(titles) == sorted(scene.stages) and sorted(links) == sorted(scene.artifacts.values())
+    wide, window = scene.walk.chrome.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    same = sorted(titles) == sorted(scene.stages) and sorted(links) == sorted(scene.artifacts.values())
+    return f"{len(titles)} boxes, {wide} of {window} pixels", same and wide <= window
 
 
 def rows_kept_and_removed_of_each_stage(scene: Scene) -> Found:
@@ -61,9 +63,10 @@ def rows_kept_and_removed_of_each_stage(scene: Scene) -> Found:
     pairs: list[tuple[object, object]] = []
     for line in scene.walk.all("#live table tr")[1:]:
         cells = [cell.text for cell in line.find_elements("css selector", "td")]
-        kept, removed = scene.frame(cells[0]), scene.frame(cells[0], "rejected")
+        stage = line.find_elements("css selector", "a")[0].text
+        kept, removed = scene.frame(stage), scene.frame(stage, "rejected")
         if len(kept):
-            pairs.append(((number(cells[3]), number(cells[4])), (len(kept), len(removed))))
+            pairs.append(((number(cells[2]), number(cells[3])), (len(kept), len(removed))))
     return of(pairs)
 
 

@@ -82,7 +82,10 @@ def what_is_done_under_way_and_to_come(scene: Scene) -> Found:
 def _states(scene: Scene) -> dict[str, str]:
     def look() -> dict[str, str]:
         lines = [line.find_elements("css selector", "td") for line in scene.walk.all("#live table tr")[1:]]
-        return {cells[0].text: cells[2].find_element("css selector", ".state").text for cells in lines}
+        return {
+            cells[0].find_element("css selector", "a").text: cells[1].find_element("css selector", ".state").text
+            for cells in lines
+        }
 
     return scene.walk.wait(look)
 
