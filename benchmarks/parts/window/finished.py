@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.parts.window.scene import RUN, Found, Scene, number, of, short
+from engine.text.visible import visible
 
 
 def a_page_without_the_token_is_refused(scene: Scene) -> Found:
@@ -50,7 +51,7 @@ def the_flow_has_a_box_a_stage(scene: Scene) -> Found:
     titles = [
         one.get_attribute("textContent").splitlines()[0] for one in scene.walk.all("#live svg g.box title")
     ]  # all of a box, as one sees it who points at it
-    links = [one.get_attribute("href").rpartition("/")[2] for one in scene.walk.all("#live svg a")]
+    links = [one.get_dom_attribute("href").rpartition("/")[2] for one in scene.walk.all("#live svg a")]
     scene.walk.wait(lambda: scene.walk.all("#curves svg"))
     scene.picture("window-run")
     wide, window = scene.walk.chrome.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
@@ -263,14 +264,14 @@ def answers_behind_a_number(scene: Scene) -> Found:
     wanted = [f"won {signs.count(1)}", f"tied {signs.count(0)}", f"lost {signs.count(-1)}", "all"]
     words = {1: "won", 0: "tied", -1: "lost"}
     shown = walk.texts(".sides .state")
-    texts = [text.strip() for pair in scene.sides("sample", "text", ("dpo", "sft"))[:200] for text in pair]
+    texts = [visible(text).strip() for pair in scene.sides("sample", "text", ("dpo", "sft"))[:200] for text in pair]
     same = walk.texts(".chip") == wanted and shown == [words[sign] for sign in signs[:200]]
     return walk.texts(".chip"), same and walk.texts(".sides pre") == texts
 
 
 def two_models_answers_side_by_side(scene: Scene) -> Found:
     """SFT's and PPO's first 200 answers as in the rows; blind, no name stands above them, and each says who wrote which."""
-    texts = [[one.strip() for one in pair] for pair in scene.sides("sample", "text", ("sft", "ppo"))[:200]]
+    texts = [[visible(one).strip() for one in pair] for pair in scene.sides("sample", "text", ("sft", "ppo"))[:200]]
     walk = scene.open("results", "/compare?a=sft&b=ppo")
     pairs: list[tuple[object, object]] = [
         (walk.texts(".sides pre"), [one for pair in texts for one in pair]),
