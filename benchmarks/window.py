@@ -1,7 +1,9 @@
 """`flywheel ui` over ten million rows: how long a page, a filter and an order take, and how much memory the server has.
 
-    python -m benchmarks.window --json [--rows 10000000] [--data FOLDER]
-    python -m benchmarks.window --only sweep --json [--data FOLDER]     a sweep over the quickstart's DPO (`parts/dpo_sweep.py`)
+    python -m benchmarks.window --json [--rows 10000000] [--keep FOLDER]
+    python -m benchmarks.window --only sweep --json [--keep FOLDER]     a sweep over the quickstart's DPO (`parts/dpo_sweep.py`)
+    python -m benchmarks.window --only walk --json [--keep FOLDER] [--pictures FOLDER]    a browser over the quickstart (`parts/window/`)
+    python -m benchmarks.window --only reports --json [--keep FOLDER] [--pictures FOLDER] three runs' reports (`parts/window/reports.py`)
 
 The real command serves a store with one artifact in parts of 10,000 rows (as stages commit them), and is asked over HTTP, one request after the
 other, each query for the first time. What is found is compared with what was planted. Memory is the peak of the server's process (VmHWM).
@@ -26,6 +28,8 @@ import pyarrow as pa
 
 from benchmarks.parts.claims import Claim, claim
 from benchmarks.parts.dpo_sweep import dpo_sweep
+from benchmarks.parts.window.reports import reports
+from benchmarks.parts.window.walk import walked
 from engine.execution.worker import carry_out
 from engine.stage.job import Job
 from engine.stage.stage import Stage
@@ -147,15 +151,20 @@ def rows_asked_for(folder: Path, rows: int) -> tuple[dict[str, Any], list[Claim]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", choices=("rows", "sweep"), default="rows")
+    parser.add_argument("--only", choices=("rows", "sweep", "walk", "reports"), default="rows")
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--data", type=Path, help="A folder in which the store stays for another time.")
+    parser.add_argument("--keep", type=Path, help="a folder in which the store stays for another time")
+    parser.add_argument("--pictures", type=Path, help="of the walk and the reports: a folder for screenshots")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder: Path = options.data or Path(temporary)
+        folder: Path = (options.keep or Path(temporary)).resolve()
         told: dict[str, Any] = {}
         if options.only == "sweep":
             claims = dpo_sweep(folder, told)
+        elif options.only == "walk":
+            claims = walked(folder, told, options.pictures)
+        elif options.only == "reports":
+            claims = reports(folder, told, options.pictures)
         else:
             told, claims = rows_asked_for(folder, options.rows)
     print(json.dumps({"benchmark": "window", "machine": platform.machine(), **told, "claims": claims}))

@@ -319,16 +319,25 @@ def show(
 
 @app.command()
 def trace(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="A row's id (or its start), or an artifact.")],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A row's id (or its start), an artifact, or a run.")],
     store: StoreUrl = None,
     forward: Annotated[bool, typer.Option("--forward", help="From this row to everything it touched.")] = False,
     json_: Json = False,
+    openlineage: Annotated[
+        bool, typer.Option("--openlineage", help="Of a run: its stages as OpenLineage events, a line of JSON each.")
+    ] = False,
 ) -> None:
     """Trace a row or model back to where it came from. To people, models, prompts and files; or forwards."""
     from engine.view.lineage import trace_back, trace_forward
     from engine.view.trace import print_trace
 
     opened = _open(store)
+    if openlineage:
+        from engine.view.openlineage import events
+
+        for event in events(opened, id_):
+            put_json(event, indent=None)
+        return
     traced = trace_forward(opened, id_) if forward else trace_back(opened, id_)
     if json_:
         put_json(traced)

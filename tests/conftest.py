@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from engine.stage.stage import Stage, load
 from engine.store.artifact import Artifact
 from engine.store.schema import Messages, ToolMessages, conform, wide
 from engine.store.store import Store
+from tests.chromium import chromium, missing
 
 # Some fifty processes that these tests start import torch or vLLM. Compiled once, that takes half as long.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -115,15 +115,7 @@ def build(store: Store) -> Callable[..., Artifact]:
 @pytest.fixture
 def browser() -> Iterator[Any]:
     """A real browser, where there is one."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,1100"):
-        options.add_argument(option)
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
+    if lacking := missing():
+        pytest.skip(lacking)
+    with chromium() as chrome:
+        yield chrome

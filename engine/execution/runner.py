@@ -237,7 +237,7 @@ class Run:
         self.done[stage.name] = made
         if self.maker.run:
             with shortage_told(stage):
-                _record(self.where, self.maker.run, self.recipe.file, stage, list(self.recipe.steps))
+                _record(self.where, self.maker.run, self.recipe, stage)
 
 
 def _as_one(errors: list[BaseException]) -> BaseException:
@@ -302,23 +302,24 @@ def _entry(stage: Planned) -> dict[str, Any]:
     }
 
 
-def _record(store: Store, run: str, file: str, stage: Planned, order: list[str]) -> None:
-    """Note what the stage of this name was, for names and for `plan --why`."""
+def _record(store: Store, run: str, recipe: Recipe, stage: Planned) -> None:
+    """Note what the stage of this name was, for names and for `plan --why`; what is noted already is not written again."""
     entry = _entry(stage)
 
     def change(record: dict[str, Any]) -> dict[str, Any]:
         failed = {name: folder for name, folder in record.get("failed", {}).items() if name != stage.name}
         ahead = {name: entry for name, entry in record.get(PLANNED, {}).items() if name != stage.name}
         stages = {**record["stages"], stage.name: entry}
-        ordered = {name: stages[name] for name in [*order, *stages] if name in stages}
+        ordered = {name: stages[name] for name in [*recipe.steps, *stages] if name in stages}
         kept = {name: value for name, value in record.items() if name not in ("stages", "failed", PLANNED)}
         left = {"failed": failed, PLANNED: ahead}
-        return {
-            "recipe": Path(file).name,
+        told = {
+            "recipe": Path(recipe.file).name,
             **kept,
             "stages": ordered,
             **{name: value for name, value in left.items() if value},
         }
+        return {**told, "about": recipe.about} if recipe.about and told != record else told
 
     store.update_run(run, change)
 

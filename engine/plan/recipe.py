@@ -43,6 +43,7 @@ LARGEST = 16 << 20  # bytes of a recipe
 # Of a recipe, which has some hundred values and no number of so many digits.
 MOST_VALUES, DEEPEST, DIGITS = 100_000, 100, 100
 SHOWN = 1500  # characters of a message
+ABOUT = 600  # characters of what a recipe is for
 # What a value may be; the rest of YAML's types (`!!set`, `!!binary`) has no order, or is no text.
 TAGS = {
     f"tag:yaml.org,2002:{kind}"
@@ -69,7 +70,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A parsed recipe. `base` is the folder that relative paths in it are relative to."""
+    """A parsed recipe.
+
+    Attributes:
+        base: the folder that relative paths in it are relative to.
+        about: its `description`, or the comment that its file begins with; empty where there is neither.
+    """
 
     name: str
     seed: int
@@ -79,6 +85,7 @@ class Recipe:
     store: str | None = None
     lines: Lines = field(default_factory=lambda: {})
     executor: str | None = None
+    about: str = ""
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -95,7 +102,19 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     data, lines = parse_yaml(text, str(file))
     for override in overrides or []:
         _override(data, override)
-    return build_recipe(data, lines, str(file), file.parent)
+    return replace(build_recipe(data, lines, str(file), file.parent), about=_about(text, data.get("description") or ""))
+
+
+def _about(text: str, description: str) -> str:
+    """What a recipe is for, on one line: what it says itself, or the first paragraph of the comment that its file begins with."""
+    told = description.split()
+    for line in text.splitlines() if not told else ():
+        words = line.lstrip("#").strip()
+        if not line.startswith("#") or (told and not words):
+            break
+        if words and not words.startswith("yaml-language-server"):
+            told.append(words)
+    return visible(" ".join(told), one_line=True)[:ABOUT]
 
 
 def _text(file: Path) -> str:

@@ -85,6 +85,22 @@ def test_mistakes_are_explained(recipe: Path, old: str, new: str, line: int, say
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("begins", "about"),
+    [
+        ("", ""),
+        ("# yaml-language-server: $schema=x\n#\n# What it is\n# for.\n#\n#   flywheel run\n", "What it is for."),
+        ("# A comment.\ndescription: |\n  In words\n  of its own.\n", "In words of its own."),
+        ("\n# Not at the beginning.\n", ""),
+        ("# turned \u202e\n", "turned \\u202e"),
+        (f"# {'x' * 1000}\n", "x" * 600),
+    ],
+)
+def test_what_a_recipe_is_for(recipe: Path, begins: str, about: str) -> None:
+    recipe.write_text(begins + RECIPE)
+    assert load_recipe(recipe).about == about
+
+
 def test_fields_that_do_not_go_together_are_named_by_what_the_stage_says(tmp_path: Path) -> None:
     file = tmp_path / "two.yaml"
     file.write_text("name: two\nstages:\n  base:\n    kind: pretrain\n    from: ./here\n    steps: 3\n    epochs: 1\n")

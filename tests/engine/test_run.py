@@ -41,7 +41,8 @@ def test_second_run_is_cached_and_a_change_reruns_what_depends_on_it(
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [e["event"] for e in events] == ["plan", *["cached"] * 5]
 
-    recipe.write_text(RECIPE.replace("times: 2", "times: 3"))
+    changed = RECIPE.replace("times: 2", "times: 3")
+    recipe.write_text(f"# Lines, louder\n# than they were.\n#\n#   flywheel run toy.yaml\n{changed}")
     told = json.loads(flywheel("plan", recipe, "--why", "--json").stdout)
     assert {stage["name"]: stage["why"] for stage in told if not stage["cached"]} == {
         "louder": ["times: 2 -> 3"],
@@ -49,6 +50,12 @@ def test_second_run_is_cached_and_a_change_reruns_what_depends_on_it(
     }
     assert flywheel("run", recipe).returncode == 0
     assert len(digests(tmp_path / "store")) == 7
+    # What a recipe says of itself is noted with what was made, and a comment alone writes nothing: a finished store may be read-only.
+    record = tmp_path / "store" / "runs" / "toy.json"
+    noted = record.read_bytes()
+    assert json.loads(noted)["about"] == "Lines, louder than they were."
+    recipe.write_text(f"# Other words.\n{changed}")
+    assert flywheel("run", recipe).returncode == 0 and record.read_bytes() == noted
 
 
 @pytest.mark.parametrize(

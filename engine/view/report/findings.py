@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import polars as pl
-
 from engine.stage.drawing import Intervals
-from engine.statistics import bootstrap
-from engine.statistics.bootstrap import Interval
 from engine.store.artifact import Artifact, read_artifact
 from engine.store.schema import DATASETS
-from engine.view.lineage import inputs_of
+from engine.view.card_facts import IS
 from engine.view.report.flow import Stop
-from engine.view.spending import in_words, spending
+from engine.view.report.judge_scores import JudgeScore
+from engine.view.report.preferred import annotators_of, preferred
 
-MOST = 200_000  # rows that means are taken over here
 Z = 1.959963984540054
+# Kinds of annotator: one, several.
+ANNOTATORS = {
+    "person": ("person", "people"),
+    "scripted": ("scripted annotator, a stand-in and no person,", "scripted annotators, stand-ins and no people,"),
+    "judge": ("model as judge", "models as judges"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,60 +33,75 @@ class Finding:
     came_out: str
 
 
-@dataclass(frozen=True)
-class JudgeScore:
-    """What a judge or a rule gave: over how many answers, the mean over prompts with its 95 % interval, and the middle half."""
+def findings(stops: Sequence[Stop], scores: Sequence[JudgeScore] = ()) -> list[Finding]:
+    """What is known, the answer to the run's main question first: evaluations, then what annotators prefer and how far they agree, then
+    what rules and judges gave, then rows made.
 
-    stage: str
-    metric: str
-    answers: int
-    mean: Interval
-    quarters: tuple[float, float]
-
-
-def findings(stops: Sequence[Stop]) -> list[Finding]:
-    """What is known, the answer to the run's main question first: evaluations, then people's judgement, then rows made, then rows kept."""
+    Args:
+        scores: what rules and judges gave; told where nothing was evaluated nor ranked, since it is a means to that end otherwise.
+    """
     done = [(stop, stop.artifact) for stop in stops if stop.artifact]
     # What compares models with a reference comes before what measures one thing alone; the last word before earlier ones.
     tables = sorted(reversed(done), key=lambda one: not any(isinstance(d, Intervals) for d in one[0].stage.drawings))
-    found = [f for stop, a in tables if (f := _evaluation(stop, a))]
+    tables = [(stop, a) for stop, a in tables if "table.json" in a.manifest["files"]]
+    found = [f for stop, a in tables if (f := _evaluation(stop, a, several=len(tables) > 1))]
+    found += [f for stop, _ in done if (f := _preferred(stop, stops))]
     found += [f for _, a in done if (f := _labelling(a))]
+    if not found and (judged := _judged(scores)):
+        found.append(judged)
     if rows := _rows(stops):
         found.append(rows)
     return found or [Finding("to carry out its stages", f"{len(done)} of {len(stops)} are done")]
 
 
-def _evaluation(stop: Stop, artifact: Artifact) -> Finding | None:
-    if "table.json" not in artifact.manifest["files"]:
-        return None
+def _evaluation(stop: Stop, artifact: Artifact, several: bool) -> Finding | None:
     table: dict[str, dict[str, Any]] = artifact.read_json("table.json")
     reference, prompts = artifact.manifest["summary"].get("reference"), artifact.manifest["summary"].get("prompts")
-    on = f" on {prompts:,} prompts" if prompts else ""
+    on = (f" on {prompts:,} prompts" if prompts else "") + (f" (`{stop.name}`)" if several else "")
     for drawing in stop.stage.drawings:
         if not (isinstance(drawing, Intervals) and drawing.made_of and reference):
             continue
-        told = [
-            f"{model}'s answers win {value:.0%} of comparisons with {reference}'s (95 % interval {low:.0%} to {high:.0%}), {_against_half(low, high)}"
+        known = {
+            model: bounds
             for model, line in table.items()
             if model != reference and (bounds := _bounds(line, drawing.metric))
-            for value, low, high in [bounds]
-        ]
-        if told:
-            others = ", ".join(model for model in table if model != reference)
-            return Finding(f"whether {others} answer better than {reference}{on}", "; ".join(told))
-    for metric in _measured(table):
-        told = [
-            f"{m} {v:.2f} ({low:.2f} to {high:.2f})"
-            for m, line in table.items()
-            if (b := _bounds(line, metric))
-            for v, low, high in [b]
-        ]
-        if told:
+        }
+        if known:
+            others = [model for model in table if model != reference]
             return Finding(
-                f"how good {', '.join(table)} are{on}",
-                f"{metric.replace('_', ' ')}, with its 95 % interval: {', '.join(told)}",
+                f"whether {_listed(others)} answer better than {reference}{on}", shares_in_words(known, reference)
+            )
+    for metric in _measured(table):
+        known = {model: bounds for model, line in table.items() if (bounds := _bounds(line, metric))}
+        if known:
+            best, *others = sorted(known, key=lambda model: -known[model][0])
+            value, low, high = known[best]
+            told = f"`{metric}` is{' highest for' if others else ''} {best}{':' if others else ''} {value:.2f} (95 % interval {low:.2f} to {high:.2f})"
+            rest = [
+                f"{model} {value:.2f} ({low:.2f} to {high:.2f})"
+                for model in others
+                for value, low, high in [known[model]]
+            ]
+            return Finding(
+                f"how good {_listed(list(table))} are{on}", told + (f"; then {', '.join(rest)}" if rest else "")
             )
     return None
+
+
+def shares_in_words(known: dict[str, tuple[float, float, float]], against: str) -> str:
+    """Shares of comparisons, the greatest first: the words around a number are told once."""
+    told: dict[str, list[str]] = {}
+    for model, (value, low, high) in sorted(known.items(), key=lambda item: -item[1][0]):
+        if told:
+            said = f"those of {model} {value:.0%} ({low:.0%} to {high:.0%})"
+        else:
+            said = f"the answers of {model} win {value:.0%} (95 % interval {low:.0%} to {high:.0%}) of comparisons with those of {against}"  # fmt: skip
+        told.setdefault(_against_half(low, high), []).append(said)
+    return "; ".join(f"{' and '.join(each)}, {verdict}" for verdict, each in told.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def _against_half(low: float, high: float) -> str:
@@ -110,11 +128,34 @@ def _measured(table: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
+def _preferred(stop: Stop, stops: Sequence[Stop]) -> Finding | None:
+    """Whose answers annotators put first, where they saw those of several stages."""
+    found = preferred(stop, stops)
+    if not found or stop.artifact is None:
+        return None
+    kinds = annotators_of([stop.artifact])
+    told = [
+        f"the answers of {one.better} win {one.share.value:.0%} (95 % interval {one.share.low:.0%} to {one.share.high:.0%}) of "
+        f"{one.comparisons:,} comparisons with those of {one.worse}, {_against_half(one.share.low, one.share.high)}"
+        for one in found
+    ]
+    names = list(dict.fromkeys(name for one in found for name in (one.better, one.worse)))
+    by = _listed([_counted(kind, len(by_name)) for kind, by_name in kinds.items()])
+    return Finding(f"whose answers {by} prefer: {_listed(names)}", "; ".join(told))
+
+
+def _counted(kind: str, count: int) -> str:
+    return f"{count} {ANNOTATORS.get(kind, (kind, kind))[count != 1]}"
+
+
 def _labelling(artifact: Artifact) -> Finding | None:
     summary = artifact.manifest["summary"]
     agreement, people = summary.get("agreement"), summary.get("annotators")
     if artifact.kind != "Preference" or not isinstance(agreement, dict) or not isinstance(people, dict):
         return None
+    given = [read_artifact(artifact.store, one["artifact"]) for one in artifact.manifest["inputs"].get("rankings", [])]
+    known = annotators_of([one for one in given if one])
+    kinds = Counter(next((kind for kind, names in known.items() if name in names), "person") for name in people)
     rankings = sum(one.get("rankings", 0) for one in people.values())
     alpha: dict[str, Any] = agreement.get("alpha") or {}
     bounds = _bounds({"a": alpha.get("value"), "a_low": alpha.get("low"), "a_high": alpha.get("high")}, "a")
@@ -123,89 +164,84 @@ def _labelling(artifact: Artifact) -> Finding | None:
         if bounds
         else "no prompt was ranked by two of them, so that their agreement is not known"
     )
+    who = _listed([_counted(kind, count) for kind, count in kinds.items()])
     return Finding(
-        "what people prefer",
-        f"{len(people)} annotators gave {rankings:,} rankings, from which {artifact.rows:,} pairs were made; {agree}",
+        "how far those who judged agree",
+        f"{who} gave {rankings:,} rankings, from which {artifact.rows:,} pairs were made; {agree}",
     )
+
+
+def _judged(scores: Sequence[JudgeScore]) -> Finding | None:
+    """The means that rules and judges gave, of the last stage that judged."""
+    last = [one for one in scores if one.stage == scores[-1].stage]
+    if not last:
+        return None
+    told: list[str] = []
+    for one in last:
+        form = ".0%" if one.share else ".2f"
+        low, high = format(one.mean.low, form), format(one.mean.high, form)
+        between = f"({'' if told else '95 % interval '}{low} to {high})"
+        mean = f"{one.mean.value:.0%} {'are' if told else 'of the answers are'} `{one.metric}`" if one.share else f"`{one.metric}` is {one.mean.value:.2f} on average"  # fmt: skip
+        told.append(f"{mean} {between}")
+    whose = f" in {_listed([f'`{name}`' for name in last[0].judged])}" if last[0].judged else ""
+    by = f" by {_listed(last[0].models)}" if last[0].models else ""
+    asked = f"how good the {last[0].answers:,} answers{whose}{by} to {last[0].prompts:,} prompts are"
+    return Finding(asked, _listed(told))
 
 
 def _rows(stops: Sequence[Stop]) -> Finding | None:
-    """What came out of stages that no other stage of the run took from, as rows."""
-    ends = [
-        (s.name, a)
-        for s in stops
-        if (a := s.artifact) and a.kind in DATASETS and a.kind not in ("Verdict", "TokenBlock") and _ends(s, stops)
-    ]
+    """What came out of stages that no other stage of the run took from, as rows, and how much each stage on the way to them kept."""
+    ends = [(s, a) for s in stops if (a := s.artifact) and a.kind in DATASETS and s in _ends(stops)]
+    ends = [(s, a) for s, a in ends if not (a.kind == "Preference" and _labelling(a))]  # told already
     if not ends:
         return None
-    lost = sum(
-        sum(s.artifact.manifest["rejected"].values()) for s in stops if s.artifact and s.artifact.kind in DATASETS
-    )
-    told = ", ".join(f"{a.rows:,} rows of {a.kind} in `{name}`" for name, a in ends)
-    share = ""
-    if lost:
-        low, high = wilson(lost, lost + sum(a.rows for _, a in ends))
-        share = f"; {lost:,} rows did not make it, {lost / (lost + sum(a.rows for _, a in ends)):.1%} (95 % interval {low:.1%} to {high:.1%})"
-    spent = spending(s.artifact for s in stops if s.artifact)
-    return Finding(
-        f"rows of {' and '.join(sorted({a.kind for _, a in ends}))}",
-        told + share + (f"; {in_words(spent)}" if spent else ""),
-    )
+    told = ", ".join(f"{a.rows:,} {IS.get(a.kind, f'rows of {a.kind}')} in `{s.name}`" for s, a in ends)
+    kept = [
+        f"`{s.name}` let {a.rows:,} of {a.rows + lost:,} rows through ({a.rows / (a.rows + lost):.1%}, 95 % interval {low:.1%} to {high:.1%})"
+        for s in _way_to([s for s, _ in ends], stops)
+        if (a := s.artifact) and a.kind in DATASETS and (lost := sum(a.manifest["rejected"].values()))
+        for low, high in [wilson(a.rows, a.rows + lost)]
+    ]
+    kinds = sorted({IS.get(a.kind, f"rows of {a.kind}") for _, a in ends})
+    return Finding(f"how many {_listed(kinds)} come out", "; ".join([told, *kept]))
 
 
-def _ends(stop: Stop, stops: Sequence[Stop]) -> bool:
-    return not any(
-        stop.name in other.inputs for other in stops if not (other.artifact and other.artifact.kind == "Verdict")
-    )
+def _ends(stops: Sequence[Stop]) -> list[Stop]:
+    """Stages that nothing else was made of: judging rows does not use them up, but those of an exam are no result."""
+    used = {
+        name
+        for stop in stops
+        for name in stop.inputs
+        if not (
+            stop.artifact and stop.artifact.kind == "Verdict" and "table.json" not in stop.artifact.manifest["files"]
+        )
+    }
+    return [
+        s for s in stops if s.name not in used and not (s.artifact and s.artifact.kind in ("Verdict", "TokenBlock"))
+    ]
+
+
+def _way_to(ends: Sequence[Stop], stops: Sequence[Stop]) -> list[Stop]:
+    """These stages and all that they were made from, in the order of the run."""
+    by_name = {stop.name: stop for stop in stops}
+    names, todo = set[str](), [stop.name for stop in ends]
+    while todo:
+        name = todo.pop()
+        if name in by_name and name not in names:
+            names.add(name)
+            todo += by_name[name].inputs
+    return [stop for stop in stops if stop.name in names]
 
 
 def last_rows(stops: Sequence[Stop], each: int = 4) -> list[tuple[Stop, list[dict[str, Any]]]]:
     """Some rows of the stages whose rows nothing else was made of, for runs that end in rows."""
     found: list[tuple[Stop, list[dict[str, Any]]]] = []
-    for stop in stops:
-        artifact = stop.artifact
-        if (
-            artifact
-            and artifact.kind in DATASETS
-            and artifact.kind not in ("Verdict", "TokenBlock")
-            and _ends(stop, stops)
-        ):
-            first = next(artifact.batches(rows=each), None)
-            found.append((stop, first.to_pylist() if first is not None else []))
-    return found
-
-
-def judge_scores(stops: Sequence[Stop]) -> list[JudgeScore]:
-    """Means of what was judged, prompt by prompt: answers to one prompt resemble each other."""
-    found: list[JudgeScore] = []
-    for stop in stops:
-        artifact = stop.artifact
-        if (
-            artifact is None
-            or artifact.kind != "Verdict"
-            or artifact.rows > MOST
-            or not isinstance(artifact.manifest["summary"].get("scores"), dict)
-        ):
-            continue
-        rows = artifact.to_polars().select("subject", "metric", "value").filter(pl.col("value").is_finite())
-        prompts = _prompts(artifact)
-        for (metric,), own in rows.group_by("metric", maintain_order=True):
-            values = own["value"].to_numpy()
-            clusters = [prompts.get(str(subject), str(subject)) for subject in own["subject"]]
-            quarters = own["value"].quantile(0.25, "linear"), own["value"].quantile(0.75, "linear")
-            mean = bootstrap.mean(values, clusters, artifact.manifest["seed"] or 0, str(metric))
-            found.append(JudgeScore(stop.name, str(metric), len(own), mean, (quarters[0] or 0.0, quarters[1] or 0.0)))
-    return found
-
-
-def _prompts(verdicts: Artifact) -> dict[str, str]:
-    """The answer's id -> its prompt's, for answers of what was judged."""
-    found: dict[str, str] = {}
-    for name in inputs_of(verdicts):
-        source = read_artifact(verdicts.store, name)
-        if source and source.kind == "Candidate" and source.rows <= MOST:
-            table = source.to_table(["id", "prompt_id"])
-            found |= dict(zip(table["id"].to_pylist(), table["prompt_id"].to_pylist(), strict=True))
+    for stop in _ends(stops):
+        if stop.artifact and stop.artifact.kind in DATASETS:
+            first = next(stop.artifact.batches(rows=1000), None)
+            # Spread over the rows: those that stand beside each other are often about the same.
+            places = sorted({i * len(first) // each for i in range(each)} - {len(first)}) if first is not None else []
+            found.append((stop, first.take(places).to_pylist() if first is not None else []))
     return found
 
 

@@ -28,8 +28,11 @@ class Stop:
     folder: str = ""
 
 
-def stops_of(store: Store, run: str) -> list[Stop]:
+def stops_of(store: Store, run: str, ahead: bool = False) -> list[Stop]:
     """The stages of a run's record, in order, and after them those that are still to come.
+
+    Args:
+        ahead: where a stage is to be made anew, as what will be made; otherwise as what it was.
 
     Raises:
         UserError: no run of this name.
@@ -39,7 +42,8 @@ def stops_of(store: Store, run: str) -> list[Stop]:
         raise UserError(
             f"no run `{run}` in the store {store.url}.{nearest(run, store.runs())} `flywheel status` lists them."
         )
-    entries = {**record["stages"], **{n: e for n, e in record.get(PLANNED, {}).items() if n not in record["stages"]}}
+    planned = record.get(PLANNED, {})
+    entries = {**record["stages"], **{n: e for n, e in planned.items() if ahead or n not in record["stages"]}}
     names = {entry["artifact"]: name for name, entry in entries.items()}
     return [
         Stop(

@@ -25,8 +25,9 @@ from engine.text.visible import visible
 from engine.view.efforts import efforts
 from engine.view.removed import examples, largest_clusters
 from engine.view.report import charts, distributions
-from engine.view.report.findings import findings, judge_scores, last_rows
+from engine.view.report.findings import findings, last_rows
 from engine.view.report.flow import Stop, colours, flow_svg, stops_of
+from engine.view.report.judge_scores import judge_scores, rule_of
 from engine.view.row_view import facts, sections
 from engine.view.rows import quote, turns
 from engine.view.spending import in_words, spending
@@ -52,7 +53,8 @@ def write_report(store: Store, run: str, to: Path) -> Path:
     """Write the page to a file, whole or not at all; returns where."""
     stops = stops_of(store, run)
     done = [(s, s.artifact) for s in stops if s.artifact]
-    tables = [(s, a.read_json("table.json")) for s, a in done if "table.json" in a.manifest["files"]]
+    tables = [(s, a, a.read_json("table.json")) for s, a in done if "table.json" in a.manifest["files"]]
+    scores = judge_scores(stops)
     samples = [(s.name, a.read_json("samples.json")) for s, a in done if "samples.json" in a.manifest["files"]]
     metrics = [(s, frame) for s, a in done if (frame := a.metrics()) is not None]
     environment = jinja2.Environment(
@@ -61,12 +63,19 @@ def write_report(store: Store, run: str, to: Path) -> Path:
     page = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text()).render(
         run=run,
         stops=stops,
+        about=redacted(str((store.run(run) or {}).get("about", ""))),
         finished=len(done) == len(stops),
         flow=flow_svg(stops),
         phases=colours(stops),
         tables=[
-            (s.name, bounded_columns(table), table, [charts.intervals(table, d) for d in _drawings(s, Intervals)])
-            for s, table in tables
+            (
+                s.name,
+                bounded_columns(table),
+                table,
+                [charts.intervals(table, d) for d in _drawings(s, Intervals)],
+                _rules(s, a, table),
+            )
+            for s, a, table in tables
         ],
         samples=[(name, [{**s, "prompt": turns(s["prompt"])} for s in shown]) for name, shown in samples],
         told=[(s, json.loads(found)) for s, a in done if (found := a.log("tables.json"))],
@@ -76,9 +85,10 @@ def write_report(store: Store, run: str, to: Path) -> Path:
         funnel=[(s, a, _rows_in(store, a)) for s, a in done if a.manifest["kind"] == "dataset"],
         narrowing=_funnel(done),
         headlines=[(s, a.manifest["summary"]["headline"]) for s, a in done if "headline" in a.manifest["summary"]],
-        findings=findings(stops),
+        findings=findings(stops, scores),
+        kinds=_kinds(stops),
         facts=_facts(store, run, done),
-        scores=judge_scores(stops),
+        scores=scores,
         rows=[(s, [(sections(row), facts(row)) for row in found]) for s, found in last_rows(stops)],
         agreements=[
             (s, a.manifest["summary"]) for s, a in done if isinstance(a.manifest["summary"].get("agreement"), dict)
@@ -124,6 +134,19 @@ def _facts(store: Store, run: str, done: list[tuple[Stop, Artifact]]) -> list[tu
         ]
         if told
     ]
+
+
+def _kinds(stops: list[Stop]) -> list[tuple[str, str, list[str]]]:
+    """What each kind of stage does, by the first line of what it says of itself, and which stages are of it."""
+    kinds = {stop.kind: (stop.stage.__doc__ or "").strip().partition("\n")[0] for stop in stops}
+    return [(kind, does, [stop.name for stop in stops if stop.kind == kind]) for kind, does in kinds.items()]
+
+
+def _rules(stop: Stop, artifact: Artifact, table: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """Column of a table -> the rule of the recipe that it is worked out by, where there is one."""
+    made_of = {drawing.metric: drawing.made_of for drawing in _drawings(stop, Intervals) if drawing.made_of}
+    columns = [name for name in bounded_columns(table) if any(row.get(name) is not None for row in table.values())]
+    return [(name, rule) for name in columns if (rule := rule_of(artifact, made_of.get(name, name)))]
 
 
 D = TypeVar("D", Intervals, Gains)

@@ -84,7 +84,7 @@ def _sides(ranks: list[int | None]) -> list[int]:
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """Two answers to one prompt. `value` and `other_value` are what was measured of them; `outcome` is the first one's."""
+    """Two answers to one prompt. `value` and `other_value` are what was measured of them; `outcome` is the first one's, `subject` the prompt's id."""
 
     prompt: str
     reference: str | None
@@ -94,6 +94,7 @@ class AnswerPair:
     other_value: float | None
     outcome: str
     swapped: bool = False
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def answers_to(verdicts: Artifact, model: str, metric: str) -> dict[str, list[tu
 
 
 def compared(verdicts: Artifact, model: str, other: str, metric: str, blind: bool = False) -> list[AnswerPair]:
-    """First answers of two models to the same prompts, side by side.
+    """Answers of two models to the same prompts side by side, sample by sample: each sample of a prompt has one seed for all models.
 
     Args:
         blind: which of them stands first is drawn by the prompt; `swapped` tells it.
@@ -148,9 +149,15 @@ def compared(verdicts: Artifact, model: str, other: str, metric: str, blind: boo
             told = None if value is None or other_value is None else value - other_value
             outcome = "" if told is None else "won" if told > 0 else "lost" if told < 0 else "tied"
             if blind and hashlib.sha256(f"{subject}{text}".encode()).digest()[0] % 2:
-                pairs.append(AnswerPair(prompt, reference, other_text, text, other_value, value, outcome, swapped=True))
+                pairs.append(
+                    AnswerPair(
+                        prompt, reference, other_text, text, other_value, value, outcome, swapped=True, subject=subject
+                    )
+                )
             else:
-                pairs.append(AnswerPair(prompt, reference, text, other_text, value, other_value, outcome))
+                pairs.append(
+                    AnswerPair(prompt, reference, text, other_text, value, other_value, outcome, subject=subject)
+                )
     return pairs
 
 

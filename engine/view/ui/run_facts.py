@@ -79,7 +79,7 @@ def run_state(store: Store, run: str) -> RunState:
     Raises:
         UserError: there is no such run.
     """
-    stops = stops_of(store, run)
+    stops = stops_of(store, run, ahead=True)
     record = store.run(run) or {}
     working = {
         spec.get("stage", ""): folder

@@ -265,7 +265,13 @@ class Site:
             only = asked.get("outcome", "")
             pairs = [pair for pair in pairs if not only or pair.outcome == only]
             return self.rendering.page(
-                "outcomes.jinja", **values, reference=reference, pairs=pairs[:MOST_ANSWERS], counts=counts, only=only
+                "outcomes.jinja",
+                **values,
+                reference=reference,
+                pairs=pairs[:MOST_ANSWERS],
+                total=len(pairs),
+                counts=counts,
+                only=only,
             )
         measured = judgements.measured(artifact, model, metric)
         return self.rendering.page("measured.jinja", **values, measured=measured[:MOST_ANSWERS], total=len(measured))
@@ -283,7 +289,7 @@ class Site:
         pairs = judgements.compared(artifact, first, second, metric, blind="blind" in asked)
         return self.rendering.page(
             "compare.jinja", artifact=artifact, title=self.rendering.title(artifact.id), models=models, a=first, b=second, blind="blind" in asked,
-            pairs=pairs[:MOST_ANSWERS], total=len(pairs),
+            pairs=pairs[:MOST_ANSWERS], total=len(pairs), prompts=len({pair.subject for pair in pairs}),
         )  # fmt: skip
 
 

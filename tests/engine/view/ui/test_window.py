@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,69 +17,7 @@ from engine.store.store import Store
 from tests.engine.running import start, until
 from tests.engine.view.ui.served import served
 from tests.engine.view.ui.small_run import HOSTILE, build
-
-PICTURES = os.environ.get("FLYWHEEL_PICTURES")  # a folder: screenshots for docs/ are kept there
-
-
-class Walk:
-    """What a person does in the browser."""
-
-    def __init__(self, chrome: Any, link: str, home: str) -> None:
-        self.chrome, self.home = chrome, home
-        chrome.get(link)
-
-    def all(self, css: str) -> list[Any]:
-        return self.chrome.find_elements("css selector", css)
-
-    def texts(self, css: str) -> list[str]:
-        return [one.text for one in self.all(css)]
-
-    def wait(self, happens: Callable[[], Any], within_s: float = 30) -> Any:
-        end = time.monotonic() + within_s
-        while True:
-            try:
-                if found := happens():
-                    return found
-            except Exception as error:  # the page was replaced while one looked
-                if "stale" not in str(error):
-                    raise
-            assert time.monotonic() < end, self.chrome.page_source[-3000:]
-            time.sleep(0.1)
-
-    def click(self, words: str, within: str = "main") -> None:
-        """One click on a link, a box of a picture or a button that says this."""
-        before = self.all("main")[0]
-        self.wait(lambda: self._links(words, within))[0].click()
-        self.wait(lambda: self._gone(before))
-
-    def _links(self, words: str, within: str) -> list[Any]:
-        found = self.all(f"{within} a, {within} button")
-        return [one for one in found if words in (one.text or one.get_attribute("textContent"))]
-
-    def _gone(self, element: Any) -> bool:
-        try:
-            return element.tag_name == ""
-        except Exception:
-            return True
-
-    def ask(self, **fields: str) -> None:
-        """Fill the form above the rows and send it."""
-        for name, value in fields.items():
-            box = self.all(f"#rows [name='{name}']")[0]
-            box.clear()
-            box.send_keys(value)
-        old = self.all("#rows")[0]
-        next(b for b in self.all("#rows button") if b.text == "Show").click()
-        self.wait(lambda: self._gone(old))
-
-    def rows(self) -> list[str]:
-        """Starts of the ids of the rows that are shown."""
-        return self.texts("table.rows td:first-child a")
-
-    def picture(self, name: str) -> None:
-        if PICTURES:
-            time.sleep(1.0)
-            self.chrome.save_screenshot(str(Path(PICTURES) / f"{name}.png"))
+from tests.engine.view.ui.walk import Walk
 
 
 @pytest.fixture
@@ -107,7 +43,6 @@ def test_a_finished_run(walk: Walk, small: dict[str, Artifact]) -> None:
     walk.click("small")
     assert len(walk.all("#live svg g.box")) == 9 and walk.all("#live .state")[0].text == "done"
     walk.wait(lambda: "3.0" in walk.all("#curves")[0].text or walk.all("#curves svg"))
-    walk.picture("window-run")
     # 5: one clicks through it.
     walk.click("pages", "#live svg")
     assert small["pages"].id in walk.all("main")[0].text
@@ -122,7 +57,7 @@ def test_a_finished_run(walk: Walk, small: dict[str, Artifact]) -> None:
     walk.click("next")
     assert walk.rows() == ids(frame[50:])
     walk.click("next")
-    assert walk.rows() == ids(frame[100:]) and not walk._links("next", ".pages")
+    assert walk.rows() == ids(frame[100:]) and not walk.links("next", ".pages")
     walk.click("all", "#rows form")
     # 8, 9: search, and how many there are in all.
     walk.ask(q="TWICE")
@@ -153,7 +88,6 @@ def test_a_finished_run(walk: Walk, small: dict[str, Artifact]) -> None:
     walk.wait(lambda: walk.all("#lineage svg"))
     told = walk.all("#lineage svg")[0].get_attribute("textContent")
     assert "pages.txt" in told and "learnt from it" in told and "dpo" in told
-    walk.picture("window-row")
     # 15: a script in a row runs nothing, and is shown.
     chrome.get(f"{walk.home}/artifact/{small['pages'].id}/row/3")
     assert walk.texts("pre")[0] == HOSTILE
@@ -204,23 +138,14 @@ def test_a_finished_run(walk: Walk, small: dict[str, Artifact]) -> None:
     assert [line for line in chrome.get_log("browser") if "favicon" not in line["message"]] == []
 
 
-def clicks(walk: Walk, *steps: tuple[str, str]) -> str:
-    """What the page tells after clicking through from the first one."""
-    walk.chrome.get(walk.home + "/")
-    assert len(steps) <= 3
-    for words, within in steps:
-        walk.click(words, within)
-    return walk.wait(lambda: walk.all("main"))[0].text
-
-
 def test_five_questions_in_three_clicks(walk: Walk, small: dict[str, Artifact]) -> None:
     pages = small["pages"].to_polars()
     # Which rows were removed as near-duplicates of this one?
-    told = clicks(walk, ("small", "#runs"), ("unique", "#live svg"), (pages["id"][7][:8], "table.rows"))
+    told = walk.clicks(("small", "#runs"), ("unique", "#live svg"), (pages["id"][7][:8], "table.rows"))
     assert "Removed as near-duplicates of this one: 2" in told
     assert set(walk.texts("#removed code")) == {pages["id"][8][:8], pages["id"][9][:8]}
     # How far do people agree?
-    clicks(walk, ("small", "#runs"), ("rankings", "#live table"))
+    walk.clicks(("small", "#runs"), ("rankings", "#live table"))
     ranks = np.array(
         [[[3, 1, 2] if who == "cleo" and q == 1 else [1, 2, 3] for q in range(6)] for who in ("ada", "ben", "cleo")]
     )
@@ -228,24 +153,24 @@ def test_five_questions_in_three_clicks(walk: Walk, small: dict[str, Artifact]) 
     walk.wait(lambda: f"Krippendorff's alpha {alpha:.2f}" in walk.all("#people")[0].text)
     assert "18 judgements of 6 prompts by 3 annotators" in walk.all("#people")[0].text
     # What did annotator cleo rank unlike the others?
-    told = clicks(walk, ("small", "#runs"), ("rankings", "#live table"), ("cleo", "#annotators"))
+    told = walk.clicks(("small", "#runs"), ("rankings", "#live table"), ("cleo", "#annotators"))
     assert "1 of 6 rankings" in told and walk.texts("section.unlike h2")[0].startswith(
         "What is the capital of country 1?"
     )
     assert "Against most others on 2 of 3 pairs." in told
     # Which answers made DPO win?
-    told = clicks(walk, ("small", "#runs"), ("results", "#live svg"), ("0.52", "#evaluation"))
+    told = walk.clicks(("small", "#runs"), ("results", "#live svg"), ("0.52", "#evaluation"))
+    assert "Of 6 answers, each beside the other's" in told
     assert walk.texts(".chip") == ["won 2", "tied 2", "lost 2", "all"] and "95 % interval 0.22 to 0.82" in told
-    walk.picture("window-answers")
     assert sorted(walk.texts(".sides .state")) == ["lost", "lost", "tied", "tied", "won", "won"]
     # What did this run cost by model?
-    told = clicks(walk, ("cost 1.75", "#runs"))
+    told = walk.clicks(("cost 1.75", "#runs"))
     assert [line.split() for line in walk.texts("#by-model tr")[1:3]] == [
         ["writer-2", "80", "20", "1.25"],
         ["judge-9", "1,200", "340", "0.50"],
     ]
     # Where does this weight's data come from?
-    clicks(walk, ("small", "#runs"), ("dpo", "#live svg"))
+    walk.clicks(("small", "#runs"), ("dpo", "#live svg"))
     lineage = walk.all("#lineage svg")[0].get_attribute("textContent")
     assert all(name in lineage for name in ("pages", "unique", "chats", "sft", "questions", "rankings", "preferences"))
 
@@ -288,7 +213,6 @@ def test_a_run_under_way(tmp_path: Path, browser: Any) -> None:
             assert {"model", "after"} <= set(walk.texts("#live table a")) and "waiting" in walk.all("#live")[0].text
             walk.wait(lambda: walk.all("#curves svg"))
             before = walk.all("#curves svg")[0].get_attribute("outerHTML")
-            walk.picture("window-live")
             walk.wait(
                 lambda: walk.all("#curves svg") and walk.all("#curves svg")[0].get_attribute("outerHTML") != before
             )

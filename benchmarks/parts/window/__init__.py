@@ -1,0 +1,1 @@
+"""A browser walks `flywheel ui` over the quickstart: what it sees is held against the files."""
