@@ -55,6 +55,12 @@ def _points(scene: Scene) -> int:
     return found[0].count("L") if found else 0
 
 
+def _moved(scene: Scene, points: int, share: float) -> tuple[int, float] | None:
+    """How long the curve is and how much is done, once both are more than this."""
+    now = _points(scene), next(iter(_shares(scene)), 0.0)
+    return now if now[0] > points and now[1] > share else None
+
+
 def curves_move_while_it_trains(scene: Scene) -> Found:
     """Without a click, the loss gets longer three times, and the share that is done grows with it."""
     walk = scene.walk
@@ -63,10 +69,9 @@ def curves_move_while_it_trains(scene: Scene) -> Found:
     walk.click(NAME, "#runs")
     walk.wait(lambda: walk.texts("#live .state")[0] == "under way", 300)  # one of an earlier walk may stand there first
     walk.wait(lambda: _points(scene) > 1, 600)
-    seen = [(_points(scene), (_shares(scene) or [0.0])[0])]
+    seen = [walk.wait(lambda: _moved(scene, 0, -1.0), 120)]
     while len(seen) < 4:
-        walk.wait(lambda: _points(scene) > seen[-1][0] and _shares(scene) and _shares(scene)[0] > seen[-1][1], 120)
-        seen.append((_points(scene), _shares(scene)[0]))
+        seen.append(walk.wait(lambda: _moved(scene, *seen[-1]), 120))
         if len(seen) == 2:
             scene.picture("window-live")
     points, shares = zip(*seen, strict=True)

@@ -73,6 +73,7 @@ class Scene:
     def open(self, stage: str, rest: str = "") -> Walk:
         """The page of a stage's artifact, or what is below it."""
         self.walk.chrome.get(f"{self.walk.home}/artifact/{self.artifacts[stage]}{rest}")
+        self.walk.there()
         return self.walk
 
     def lineage(self) -> str:

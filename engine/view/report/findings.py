@@ -92,12 +92,13 @@ def shares_in_words(known: dict[str, tuple[float, float, float]], against: str) 
     """Shares of comparisons, the greatest first: the words around a number are told once."""
     told: dict[str, list[str]] = {}
     for model, (value, low, high) in sorted(known.items(), key=lambda item: -item[1][0]):
-        if told:
-            said = f"those of {model} {value:.0%} ({low:.0%} to {high:.0%})"
-        else:
-            said = f"the answers of {model} win {value:.0%} (95 % interval {low:.0%} to {high:.0%}) of comparisons with those of {against}"  # fmt: skip
-        told.setdefault(_against_half(low, high), []).append(said)
-    return "; ".join(f"{' and '.join(each)}, {verdict}" for verdict, each in told.items())
+        said = f"{value:.0%} ({'' if told else '95 % interval '}{low:.0%} to {high:.0%}){'' if told else ' of comparisons'}"
+        verdict = _against_half(low, high)
+        verb = "" if verdict in told else " win"
+        told.setdefault(verdict, []).append(f"those of {model}{verb} {said}")
+    return f"against the answers of {against}, " + "; ".join(
+        f"{' and '.join(each)}, {verdict}" for verdict, each in told.items()
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -135,8 +136,8 @@ def _preferred(stop: Stop, stops: Sequence[Stop]) -> Finding | None:
         return None
     kinds = annotators_of([stop.artifact])
     told = [
-        f"the answers of {one.better} win {one.share.value:.0%} (95 % interval {one.share.low:.0%} to {one.share.high:.0%}) of "
-        f"{one.comparisons:,} comparisons with those of {one.worse}, {_against_half(one.share.low, one.share.high)}"
+        f"against the answers of {one.worse}, those of {one.better} win {one.share.value:.0%} (95 % interval {one.share.low:.0%} to "
+        f"{one.share.high:.0%}) of {one.comparisons:,} comparisons, {_against_half(one.share.low, one.share.high)}"
         for one in found
     ]
     names = list(dict.fromkeys(name for one in found for name in (one.better, one.worse)))

@@ -35,13 +35,13 @@ def test_the_sentence_on_top(small: Store, tmp_path: Path) -> None:
     first, second = findings(stops_of(small, "small"))
     assert first.asked == "whether dpo answer better than sft on 6 prompts"
     assert first.came_out == (
-        "the answers of dpo win 52% (95 % interval 22% to 82%) of comparisons with those of sft, which chance may explain"
+        "against the answers of sft, those of dpo win 52% (95 % interval 22% to 82%) of comparisons, which chance may explain"
     )
     assert second.came_out.startswith(
         "3 people gave 18 rankings, from which 6 pairs were made; they agree with Krippendorff's alpha 0.62"
     )
     page = text_of(write_report(small, "small", tmp_path / "small.html").read_text())
-    sentence = page.index("The answers of dpo win 52%")
+    sentence = page.index("Against the answers of sft, those of dpo win 52%")
     assert sentence < page.index("The flow") and page.index("recipe small.yaml") < page.index("The flow")
     for told in (
         "seed 5",
@@ -104,8 +104,8 @@ def test_several_models_in_one_sentence() -> None:
     """What is told of each, the greatest share first, the words around it once."""
     known = {"base": (0.0, 0.0, 0.01), "dpo": (0.8, 0.77, 0.82), "ppo": (0.78, 0.76, 0.8), "kto": (0.52, 0.48, 0.56)}
     assert shares_in_words(known, "sft") == (
-        "the answers of dpo win 80% (95 % interval 77% to 82%) of comparisons with those of sft and those of ppo 78% (76% to 80%), "
-        "more than chance explains; those of kto 52% (48% to 56%), which chance may explain; those of base 0% (0% to 1%), less than an even share"
+        "against the answers of sft, those of dpo win 80% (95 % interval 77% to 82%) of comparisons and those of ppo 78% (76% to 80%), "
+        "more than chance explains; those of kto win 52% (48% to 56%), which chance may explain; those of base win 0% (0% to 1%), less than an even share"
     )
 
 
@@ -135,8 +135,8 @@ def test_whose_answers_are_preferred(given: Any, store: Store) -> None:
     assert found.share.value == 6.5 / 8 and 0 < found.share.low < found.share.value < found.share.high <= 1
     first = findings(stops_of(store, "r"))[0]
     assert first.asked == "whose answers 2 scripted annotators, stand-ins and no people, prefer: shown and plain"
-    assert first.came_out.startswith("the answers of shown win 81% (95 % interval ")
-    assert " of 16 comparisons with those of plain, " in first.came_out
+    assert first.came_out.startswith("against the answers of plain, those of shown win 81% (95 % interval ")
+    assert " of 16 comparisons, " in first.came_out
 
 
 def test_what_an_exam_asks_is_no_result(small: Store, given: Any) -> None:

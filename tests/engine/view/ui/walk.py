@@ -37,6 +37,11 @@ class Walk:
         before = self.all("main")[0]
         self.wait(lambda: self.links(words, within))[0].click()
         self.wait(lambda: self.gone(before))
+        self.there()
+
+    def there(self) -> None:
+        """The page that was asked for has come, as a whole."""
+        self.wait(lambda: self.all("main") and self.chrome.execute_script("return document.readyState") == "complete")
 
     def links(self, words: str, within: str) -> list[Any]:
         found = self.all(f"{within} a, {within} button")
