@@ -13,7 +13,7 @@ from engine.store.artifact import Artifact, read_artifact
 from engine.store.schema import DATASETS
 from engine.view.card_facts import IS
 from engine.view.report.flow import Stop
-from engine.view.report.judge_scores import JudgeScore
+from engine.view.report.judge_scores import JudgeScore, rule_of
 from engine.view.report.preferred import annotators_of, preferred
 
 Z = 1.959963984540054
@@ -68,8 +68,9 @@ def _evaluation(stop: Stop, artifact: Artifact, several: bool) -> Finding | None
         }
         if known:
             others = [model for model in table if model != reference]
+            by = f", by the rule `{drawing.made_of}`" if rule_of(artifact, drawing.made_of) else ""
             return Finding(
-                f"whether {_listed(others)} answer better than {reference}{on}", shares_in_words(known, reference)
+                f"whether {_listed(others)} answer better than {reference}{on}{by}", shares_in_words(known, reference)
             )
     for metric in _measured(table):
         known = {model: bounds for model, line in table.items() if (bounds := _bounds(line, metric))}
@@ -198,13 +199,19 @@ def _rows(stops: Sequence[Stop]) -> Finding | None:
         return None
     told = ", ".join(f"{a.rows:,} {IS.get(a.kind, f'rows of {a.kind}')} in `{s.name}`" for s, a in ends)
     kept = [
-        f"`{s.name}` let {a.rows:,} of {a.rows + lost:,} rows through ({a.rows / (a.rows + lost):.1%}, 95 % interval {low:.1%} to {high:.1%})"
+        f"`{s.name}` let {a.rows:,} of {a.rows + lost:,} rows through ({_share_kept(a, lost)})"
         for s in _way_to([s for s, _ in ends], stops)
         if (a := s.artifact) and a.kind in DATASETS and (lost := sum(a.manifest["rejected"].values()))
-        for low, high in [wilson(a.rows, a.rows + lost)]
     ]
     kinds = sorted({IS.get(a.kind, f"rows of {a.kind}") for _, a in ends})
     return Finding(f"how many {_listed(kinds)} come out", "; ".join([told, *kept]))
+
+
+def _share_kept(artifact: Artifact, lost: int) -> str:
+    """With an interval where each row stands for itself; answers to one prompt resemble each other."""
+    low, high = wilson(artifact.rows, artifact.rows + lost)
+    between = f", 95 % interval {low:.1%} to {high:.1%}" if artifact.kind in ("Document", "Prompt") else ""
+    return f"{artifact.rows / (artifact.rows + lost):.1%}{between}"
 
 
 def _ends(stops: Sequence[Stop]) -> list[Stop]:
