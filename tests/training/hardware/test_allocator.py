@@ -44,4 +44,4 @@ def test_a_pass_leaves_few_holes_between_what_it_keeps() -> None:
     done = subprocess.run([sys.executable, "-c", PASS], env=known, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["kept"] > 50 * 2**20
-    assert found["unused"] < 0.35 * found["kept"]  # as glibc comes: 0.6
+    assert found["unused"] < 0.4 * found["kept"]  # .31; as glibc comes .47, and .6 in later passes
