@@ -112,10 +112,13 @@ def one(kind: str, model: str, changed: dict[str, Any]) -> dict[str, Any]:
 
 def measure(kind: str, model: Path, checkout: Path = ROOT, /, **changed: Any) -> dict[str, Any]:
     """`one` in a process of its own, by the code of a checkout. On one thread: others would spin while they wait for a core."""
+    from engine.stage.stage import load
+
+    own = load(kind).environment if checkout == ROOT else {}  # older versions have none
     command = [sys.executable, "-P", __file__, kind, str(model), json.dumps(changed)]
     done = subprocess.run(
         command,
-        env={**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
+        env={**own, **os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
         cwd=checkout,
         capture_output=True,
         text=True,

@@ -107,7 +107,8 @@ class Maker:
 
     def start_ahead(self, stage: Planned) -> StageProcess:
         """Its process, which imports what it needs and waits."""
-        return self.crew.start(self._spec(Store(self.url), stage), stage.step.config.warm_up())
+        config = stage.step.config
+        return self.crew.start(self._spec(Store(self.url), stage), config.warm_up(), environment=config.environment)
 
     def _spec(self, store: Store, stage: Planned) -> Path:
         return store.workplace() / stage.folder / SPEC
@@ -163,7 +164,7 @@ class Maker:
             with whole_file(scratch / SPEC) as partial:
                 partial.write_text(json.dumps(spec))
             with open_log(log) as output, ProgressNote(scratch) as note:
-                process = process or self.crew.start(scratch / SPEC, (), output)
+                process = process or self.crew.start(scratch / SPEC, (), output, stage.step.config.environment)
                 process.begin(output, held.descriptors)
                 for event in process.events():
                     if event.get("event") == HELD:

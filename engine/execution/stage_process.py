@@ -100,20 +100,28 @@ class Crew:
         self._changing = threading.RLock()
         self._stopped = threading.Event()
 
-    def start(self, spec: Path, ahead: Iterable[str], log: IO[bytes] | None = None) -> StageProcess:
+    def start(
+        self,
+        spec: Path,
+        ahead: Iterable[str],
+        log: IO[bytes] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> StageProcess:
         """Start the processes of a stage, which then wait for `begin`.
 
         Args:
             spec: the file that will say what to do.
             ahead: what to do before that (`Stage.warm_up`).
             log: where they print to before they begin, if anywhere.
+            environment: variables that they get where our own environment has none of that name (`Stage.environment`).
 
         Raises:
             Stopped: the run was told to stop.
         """
         with self._changing:
             self.pause(0)
-            one = StageProcess(spec, ahead, self._environment, log)
+            own = {name: value for name, value in (environment or {}).items() if name not in os.environ}
+            one = StageProcess(spec, ahead, {**own, **self._environment}, log)
             self._there.add(one)
             return one
 

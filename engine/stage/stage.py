@@ -127,6 +127,8 @@ class Stage(BaseModel):
     # Where the work is done, as `module:function`, called with the stage and the job. It is imported when the stage runs, so that
     # a configuration costs nothing; and the work can import its configuration, which a circle would not allow.
     work: ClassVar[str] = ""
+    # What its process has in its environment, where that has no variable of the name: settings that libraries read as they are loaded.
+    environment: ClassVar[dict[str, str]] = {}
     # For the report: which part of the work this is (stages of a phase have one colour), whether it takes rows away (the
     # funnel), and what to draw of the result.
     phase: ClassVar[str] = ""

@@ -151,7 +151,7 @@ def pretraining(
     return Memory(4 * count, 4 * count, 8 * count, kept)
 
 
-def stock_activations(config: Shape, product_bytes: int, r: int | None, length: int) -> float:
+def stock_activations(config: Shape, product_bytes: int, r: int | None, length: int, cast: bool = True) -> float:
     """Bytes a token that one layer of transformers' classes keeps for its backward pass.
 
     In float32 what norms are given and, where their weights learn, what they are multiplied by. In the products' type what
@@ -162,11 +162,12 @@ def stock_activations(config: Shape, product_bytes: int, r: int | None, length: 
     Args:
         r: rank of the adapters; None where all weights learn.
         length: tokens that a mask pads rows to; 0 where there is no mask.
+        cast: whether hidden states are wider than products, as those of float32 weights are.
     """
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     queries, groups = heads * config.head_dim, config.num_key_value_heads * config.head_dim
     norms = 4 * width * (4 if r is None else 2)
-    handed_on = 2 if product_bytes == 4 else 5
+    handed_on = 5 if product_bytes == 2 and cast else 2
     attended = 4 * queries + length if length else 2 * queries + 2 * groups
     elements = handed_on * width + attended + 4 * inner + (7 * r if r else 0)
     return norms + product_bytes * elements + 4 * heads
@@ -174,7 +175,8 @@ def stock_activations(config: Shape, product_bytes: int, r: int | None, length: 
 
 def pass_tokens(config: Shape | None, product_bytes: int, r: int | None, length: int, gpu: bool) -> int:
     """Tokens of a pass that learns, padding included: as many as keep `ACTIVATIONS` (on a GPU, where they are recomputed unless
-    a recipe says otherwise, one layer's), `TOKENS` at most. Whether they are recomputed does not change it: it changes no byte."""
+    a recipe says otherwise, one layer's), `TOKENS` at most. Counted as if hidden states were cast; neither that nor whether they are
+    recomputed changes it: it changes no byte."""
     if config is None:
         return 2_048
     layer = stock_activations(config, product_bytes, r, length)
@@ -231,7 +233,7 @@ class FineTuning:
         }[self.method]  # fmt: skip
         frozen += width_of_frozen * count * self.references
         rank, padded = None if self.method == "full" else self.r, self.length if self.masked else 0
-        layer = stock_activations(shape, product, rank, padded)
+        layer = stock_activations(shape, product, rank, padded, cast=width_of_frozen == 4)
         each = 4 * shape.hidden_size * layers + layer if self.recomputes else layers * layer
         kept = sequences * self.length * each
         if half and width_of_frozen == 4 and self.method != "qlora":  # weights in the products' type, beside their own
@@ -243,14 +245,20 @@ class FineTuning:
         libraries = 0.0 if self.gpu else LIBRARIES
         return Memory(frozen + 4 * trained, 4 * trained, 8 * trained, kept, libraries, self.beside, accumulates)
 
-    def pass_rows(self, batch: int, rows: int = 1, micro_batch: int | None = None, equal: bool = False) -> int:
-        """Sequences of the largest pass over `batch` examples of so many rows, in `equal` passes or not."""
+    def pass_rows(
+        self, batch: int, rows: int = 1, micro_batch: int | None = None, equal: bool = False, unlearnt: int = 0
+    ) -> int:
+        """Sequences of the largest pass over `batch` examples of so many rows, in `equal` passes or not.
+
+        Args:
+            unlearnt: rows that an example has beside those, of which nothing is kept.
+        """
         if micro_batch:
             return min(micro_batch, batch) * rows
         r = None if self.method == "full" else self.r
         padded = self.length if self.masked else 0
         tokens = pass_tokens(self.shape, 2 if self.half else 4, r, padded, self.gpu)
-        most = min(batch, max(1, tokens // (rows * self.length)))
+        most = min(batch, max(1, tokens // ((rows + unlearnt) * self.length)))
         return rows * (max(n for n in range(1, most + 1) if batch % n == 0) if equal else most)
 
     def ways(self, device: float, batch: int, rows: int = 1) -> list[Fit]:
@@ -331,6 +339,7 @@ def forecast_fine_tuning(
     scores_ids: bool = True,
     masked: bool = True,
     equal: bool = False,
+    unlearnt: int = 0,
 ) -> dict[str, Any]:
     """A stage's forecast: the model's config, what training it as configured needs, and where that does not fit, what does.
 
@@ -345,6 +354,7 @@ def forecast_fine_tuning(
         methods: those that the stage has.
         scores_ids, masked: as of `FineTuning`.
         equal: whether all passes of a step have as many rows.
+        unlearnt: as of `FineTuning.pass_rows`.
     """  # fmt: skip
     config = known.get("config")
     shape = shape_of(config) if config else None
@@ -357,7 +367,7 @@ def forecast_fine_tuning(
         scores_ids=scores_ids, masked=masked,
     )  # fmt: skip
     assert training is not None
-    sequences = training.pass_rows(batch, rows, micro_batch, equal)
+    sequences = training.pass_rows(batch, rows, micro_batch, equal, unlearnt)
     need = training.memory(sequences, sequences < batch * rows)
     together = 1 if device.gpu else shared_by  # processes in the memory that is planned with
     whole = together * (need.total - need.beside) + need.beside

@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import BitsAndBytesConfig
 
 from engine.errors import UserError
+from training.models.patches import leave_casts_to_autocast
 
 if TYPE_CHECKING:
     from training.models.lora_settings import Lora
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 def peft_config(lora: Lora) -> LoraConfig:
     """The adapter of these settings, as PEFT wants it described."""
+    leave_casts_to_autocast()
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,

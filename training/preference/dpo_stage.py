@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
-from training.hardware import memory
+from training.hardware import allocator, memory
 from training.loops.processes_settings import (
     Processes,
     Sharding,
@@ -50,6 +50,7 @@ class Dpo(Stage):
     }
     gives = "Model"
     phase = "training"
+    environment = allocator.ENVIRONMENT
     work = "training.preference.dpo:train_on_pairs"
     drawings = (
         Curves(

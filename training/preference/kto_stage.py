@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
-from training.hardware import memory
+from training.hardware import allocator, memory
 from training.loops.processes_settings import (
     Processes,
     Sharding,
@@ -44,6 +44,7 @@ class Kto(Stage):
     }
     gives = "Model"
     phase = "training"
+    environment = allocator.ENVIRONMENT
     work = "training.preference.kto:train_on_marks"
     drawings = (Curves(("loss", "kl", "rewards/margins"), {"kl": "nats", "rewards/margins": "nats"}, "optimizer step"),)
     random = True
@@ -96,4 +97,5 @@ class Kto(Stage):
         return memory.forecast_fine_tuning(
             given["policy"][0], device, self.lora, self.max_length, largest_part(self.batch, self.processes), self.micro_batch, self.dtype,
             self.recompute, references=int(not self.lora) / split, processes=split, shared_by=self.processes or 1,
+            unlearnt=int(self.loss == "kto"),  # the answer that z0 is estimated from
         )  # fmt: skip

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
-from training.hardware import memory
+from training.hardware import allocator, memory
 from training.loops.processes_settings import (
     Processes,
     Sharding,
@@ -46,6 +46,7 @@ class Reward(Stage):
     }
     gives = "RewardModel"
     phase = "training"
+    environment = allocator.ENVIRONMENT
     work = "training.reward.fit:train_reward"
     drawings = (Curves(("loss", "accuracy"), {"loss": "nats a pair", "accuracy": "share of pairs"}),)
     random = True

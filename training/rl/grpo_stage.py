@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from generators.rules.rule import Rule, sources, version
-from training.hardware import memory
+from training.hardware import allocator, memory
 from training.loops.processes_settings import (
     Processes,
     Sharding,
@@ -63,6 +63,7 @@ class Grpo(Stage):
     }
     gives = "Model"
     phase = "training"
+    environment = allocator.ENVIRONMENT
     work = "training.rl.grpo:optimise"
     drawings = DRAWINGS
     random = True

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from engine.stage.drawing import Curves
 from engine.stage.stage import Device, NotIdentity, Stage, port
-from training.hardware import memory
+from training.hardware import allocator, memory
 from training.loops.processes_settings import (
     Processes,
     Sharding,
@@ -30,6 +30,7 @@ class Sft(Stage):
     takes = {"model": port("Model", "Adapter"), "conversations": port("Conversation", many=True)}
     gives = "Model"
     phase = "training"
+    environment = allocator.ENVIRONMENT
     work = "training.sft.work:fine_tune"
     drawings = (Curves(("loss", "entropy"), {"loss": "nats a token", "entropy": "nats a token"}, "optimizer step"),)
     random = True

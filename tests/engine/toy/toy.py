@@ -120,6 +120,7 @@ class ToyEnvironment(Stage):
     """Its process's environment variables of these names, each as a document."""
 
     gives = "Document"
+    environment = {"TOY_SETTING": "own", "KMP_BLOCKTIME": "own"}
     names: list[str]
 
     def run(self, job: Any) -> None:

@@ -32,7 +32,7 @@ from pydantic import Field, model_validator
 from engine.errors import UserError
 from engine.stage.stage import Device, NotIdentity, Stage, port
 from generators.rules.rule import Rule, sources, version
-from training.hardware import memory
+from training.hardware import allocator, memory
 from training.loops.processes_settings import check_launch
 from training.loops.tracking_settings import ReportTo
 from training.models.lora_settings import Lora
@@ -58,6 +58,7 @@ class Ppo(Stage):
     }
     gives = "Model"
     phase = "training"
+    environment = allocator.ENVIRONMENT
     work = "training.rl.ppo.loop:train"
     drawings = DRAWINGS
     random = True
