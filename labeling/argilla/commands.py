@@ -160,7 +160,7 @@ def push(
     from engine.errors import UserError
     from labeling.argilla import record_files
     from labeling.argilla.client import connect
-    from labeling.argilla.task import RankingTask
+    from labeling.tool.task import RankingTask
 
     if asked not in ("ranking", "pairwise", "rating"):
         raise UserError(f"--asked is {asked!r}; expected ranking, pairwise or rating.")

@@ -10,9 +10,9 @@ from typing import Any
 
 from labeling.argilla import oversight
 from labeling.argilla.client import PAGE, Argilla, UserNames
-from labeling.argilla.connection import unless
 from labeling.argilla.questions import prompt_as_written, read_response, read_task
-from labeling.argilla.task import Dataset, DatasetProgress, UserProgress
+from labeling.tool.connection import unless
+from labeling.tool.task import Dataset, DatasetProgress, UserProgress
 from labeling.utilities.agreement import Agreement
 
 

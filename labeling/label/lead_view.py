@@ -18,8 +18,8 @@ from engine.store.whole_file import whole_file
 from labeling.argilla.client import Argilla, connect
 from labeling.argilla.dataset_status import DatasetStatus, dataset_statuses
 from labeling.argilla.oversight import RecordJudgement, alpha
-from labeling.argilla.server.environment import flywheel_home
-from labeling.argilla.task import Dataset
+from labeling.tool.passwords import flywheel_home
+from labeling.tool.task import Dataset
 
 PUSHED = "pushed.json"  # in the stage's scratch folder: which datasets it waits for, and on which server
 PATIENCE = 5.0  # seconds until a page is told that nobody answers

@@ -17,7 +17,7 @@ from itertools import islice
 
 from engine.errors import UserError
 from labeling.argilla.client import Argilla
-from labeling.argilla.task import RATINGS, Annotator, Dataset, Prompt, RankingTask, RecordView, Submission
+from labeling.tool.task import RATINGS, Annotator, Dataset, Prompt, RankingTask, RecordView, Submission
 
 PREFIX = "scripted-"
 _SUBMIT_EVERY = 20

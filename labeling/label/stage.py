@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.stage.stage import Device, Footprint, NotIdentity, Stage, Switch, port
-from labeling.argilla.task import Asked
+from labeling.tool.task import Asked
 
 
 class ScriptedSettings(BaseModel):

@@ -19,11 +19,11 @@ from engine.store.schema import messages_digest, row_id
 from labeling.argilla import server
 from labeling.argilla.client import Argilla, connect
 from labeling.argilla.oversight import RecordJudgement, agreement_over_time, tables
-from labeling.argilla.task import Dataset, RankingResponse, RankingTask, own_task
 from labeling.label.lead_view import note_pushed
 from labeling.label.presentation import Presentation, attention_checks, presentations
 from labeling.label.scripted import ScriptedAnnotator, annotate, annotators_of, username_of
 from labeling.label.stage import Label, ScriptedSettings
+from labeling.tool.task import Dataset, RankingResponse, RankingTask, own_task
 
 LOOK_AGAIN = 5.0  # seconds between looks at how far people are
 
