@@ -27,7 +27,7 @@ from labeling.argilla.questions import (
 )
 from labeling.tool.connection import Connection, ServerRefusal, ToolWords, unless
 from labeling.tool.passwords import flywheel_home, passwords
-from labeling.tool.records import batches
+from labeling.tool.pushed_records import batches
 from labeling.tool.task import (
     Annotator,
     Dataset,

@@ -15,8 +15,8 @@ import typer
 from engine.view.output import put, put_json
 
 if TYPE_CHECKING:
-    from labeling.argilla.dataset_status import DatasetStatus
     from labeling.argilla.server import LocalServer
+    from labeling.tool.oversight import DatasetStatus
 
 app = typer.Typer(
     help="The Argilla server of this machine: real server, real UI, loopback only.",

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from engine.errors import UserError
+from labeling.tool.pushed_records import as_json, fitting
 from labeling.tool.ranks import TIE, better_of_pair, ranks_of_pair, ranks_of_ratings, ranks_of_top, ranks_to_top
-from labeling.tool.records import as_json, fitting
 from labeling.tool.task import (
     RATINGS,
     Prompt,
