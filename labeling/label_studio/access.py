@@ -39,7 +39,9 @@ class PersonalAccessToken(httpx.Auth):
         access = self._access
         for _ in range(2):
             if access is None:
-                traded = yield httpx.Request("POST", self._refresh, json={"refresh": self._key})
+                traded = yield httpx.Request(
+                    "POST", self._refresh, json={"refresh": self._key}, extensions=request.extensions
+                )
                 if not traded.is_success:
                     return
                 access = str(traded.json()["access"])

@@ -95,7 +95,7 @@ def read_task(
             deleted += 1
             user = DELETED if deleted == 1 else f"{DELETED} {deleted}"
         else:
-            user = annotator_of(annotation)
+            user = _annotator(annotation)
         found[user] = _response(
             task, shown, annotation, user, "discarded" if annotation["was_cancelled"] else "submitted"
         )
@@ -106,7 +106,7 @@ def read_task(
     return list(found.values())
 
 
-def annotator_of(annotation: Mapping[str, Any]) -> str:
+def _annotator(annotation: Mapping[str, Any]) -> str:
     """Who made it, also where the server no longer lists them: `created_username` is "First Last address, id"."""
     return name_of(annotation["created_username"].rpartition(",")[0].split(" ")[-1])
 

@@ -12,13 +12,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
 from labeling.label_studio.access import auth_of, email_of, name_of
 from labeling.label_studio.accounts import sign_up
-from labeling.label_studio.annotations import DELETED, annotator_of, read_task, write_result
+from labeling.label_studio.annotations import DELETED, read_task, write_result
 from labeling.label_studio.config import PROMPT, instruction, labeling_config, refuse_other_config
 from labeling.tool.connection import Connection, ServerRefusal, ServerUnreachable, ToolWords
 from labeling.tool.passwords import flywheel_home, passwords
@@ -258,22 +259,24 @@ class LabelStudio(Connection):
 
         Raises UserError if the project is gone, or its questions were changed on the server.
         """
-        found: dict[tuple[str, ...], RankingResponse] = {}
         for _, responses in self.judged(dataset):
-            for response in responses:  # a record may be there twice, of two pushes at once
-                of_nobody = [response.record_id] if response.user.startswith(DELETED) else []
-                key = (response.external_id, response.user, *of_nobody)
-                if key not in found or found[key].updated_at <= response.updated_at:
-                    found[key] = response
-        yield from found.values()
+            yield from responses
 
-    def judged(self, dataset: Dataset) -> Iterator[tuple[dict[str, Any], list[RankingResponse]]]:
-        """What is shown of every task (prompt, answers by label), and what annotators made of it."""
+    def judged(self, dataset: Dataset) -> list[tuple[dict[str, Any], list[RankingResponse]]]:
+        """What is shown of every record (prompt, answers by label), and what annotators made of it."""
         self._same_questions(dataset)
+        found: dict[str, tuple[dict[str, Any], dict[str, RankingResponse]]] = {}
         fields = "result,created_username,completed_by,was_cancelled,created_at,updated_at"
         for one in self._tasks(dataset.id, f"id,data,annotations,draft_exists,{fields}"):
             drafts = self.call("GET", f"tasks/{one['id']}/drafts") if one["draft_exists"] else []
-            yield one["data"], read_task(dataset.task, one, drafts)
+            _, said = found.setdefault(
+                _external_id(one), (one["data"], {})
+            )  # may be there twice, of two pushes at once
+            for response in read_task(dataset.task, one, drafts):
+                by = f"{response.user} {response.record_id}" if response.user.startswith(DELETED) else response.user
+                if by not in said or said[by].updated_at <= response.updated_at:
+                    said[by] = response
+        return [(shown, list(said.values())) for shown, said in found.values()]
 
     def _same_questions(self, dataset: Dataset) -> None:
         try:
@@ -289,21 +292,13 @@ class LabelStudio(Connection):
 
     def progress(self, dataset: Dataset) -> DatasetProgress:
         """Whom a record was judged by counts once, though Label Studio lets them annotate it several times."""
-        total = completed = 0
+        judged = [responses for _, responses in self.judged(dataset)]
+        of = dataset.task.min_submitted
+        completed = sum(sum(one.status == "submitted" for one in responses) >= of for responses in judged)
         users: dict[str, dict[str, int]] = {}
-        for one in self._tasks(
-            dataset.id, "id,annotations,draft_exists,created_username,completed_by,was_cancelled,updated_at"
-        ):
-            total += 1
-            status: dict[str, str] = {}
-            for place, annotation in enumerate(sorted(one["annotations"], key=lambda a: (a["updated_at"], a["id"]))):
-                user = annotator_of(annotation) if annotation["completed_by"] is not None else f"{DELETED} {place}"
-                status[user] = "discarded" if annotation["was_cancelled"] else "submitted"
-            completed += sum(said == "submitted" for said in status.values()) >= dataset.task.min_submitted
-            for user, said in status.items():
-                counts = users.setdefault(user, {"submitted": 0, "draft": 0, "discarded": 0})
-                counts[said] += 1
-        return DatasetProgress(total, completed, {user: UserProgress(**counts) for user, counts in users.items()})
+        for one in chain.from_iterable(judged):
+            users.setdefault(one.user, {"submitted": 0, "draft": 0, "discarded": 0})[one.status] += 1
+        return DatasetProgress(len(judged), completed, {user: UserProgress(**counts) for user, counts in users.items()})
 
     def record_url(self, dataset: Dataset, record_id: str, prompt: str) -> str:
         """Where anybody with an account finds the task, with what everybody made of it."""

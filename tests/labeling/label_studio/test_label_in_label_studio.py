@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -32,7 +33,14 @@ def test_scripted_annotators_give_the_rows_that_they_give_in_argilla(
     )
     gold = "  gold:\n    kind: judge\n    from: ./rank/answers.jsonl\n    rules: {utility: LENGTH(completion)}\n"
     recipe.write_text(recipe.read_text().replace(plain, judged) + gold)
-    sets = ["rankings.flags=[unsafe, wrong]", "rankings.per_record=2", "rankings.top=1", "rankings.aspects=[accuracy]"]
+    sets = [
+        "rankings.flags=[unsafe, wrong]",
+        "rankings.orders=annotator",
+        f"rankings.dataset=rank-{uuid4().hex[:8]}",
+        "rankings.per_record=2",
+        "rankings.top=1",
+        "rankings.aspects=[accuracy]",
+    ]
     made = {
         tool: flywheel.run(recipe, store=str(tmp_path / tool), overrides=[*sets, f"rankings.tool={tool}"])
         for tool in ("argilla", "label_studio")
@@ -55,23 +63,22 @@ def test_people_are_waited_for_and_led(
         for a, text in enumerate(TEXTS)
     ]
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    stage = "{kind: label, tool: label_studio, from: ./answers.jsonl, dataset: waited, per_record: 2, answers: 3, people: [gina, hugo]}"
+    stage = "{kind: label, tool: label_studio, from: ./answers.jsonl, dataset: NAME, per_record: 2, answers: 3, people: [gina, hugo]}"
     recipe = tmp_path / "waited.yaml"
-    recipe.write_text(f"name: waited\nstages:\n  rankings: {stage}\n")
+    name = f"waited-{uuid4().hex[:8]}"
+    recipe.write_text(f"name: waited\nstages:\n  rankings: {stage.replace('NAME', name)}\n")
     store = Store(str(tmp_path / "store"))
     with pytest.raises(
         Waiting, match=r"0 of 2 prompts are ranked. Rank the others at http.*/projects/\d+/data\?labeling=1"
     ):
         flywheel.run(recipe, store=str(tmp_path / "store"))
-    found = label_studio.call("GET", "projects", params={"title": "waited"})["results"]
-    assert [(one["title"], one["maximum_annotations"], one["show_instruction"]) for one in found] == [
-        ("waited", 2, True)
-    ]
+    found = label_studio.call("GET", "projects", params={"title": name})["results"]
+    assert [(one["title"], one["maximum_annotations"], one["show_instruction"]) for one in found] == [(name, 2, True)]
     task = next(iter(json.loads(next(store.workplace().glob("label-*/pushed.json")).read_text())["tasks"]))
     assert task["answers"] == 3
     dataset = label_studio.ensure_dataset(RankingTask(**{**task, "aspects": (), "flags": ()}))
-    for name in ("gina", "hugo"):
-        person = label_studio.as_user(label_studio.ensure_users([name], "flywheel")[0])
+    for who in ("gina", "hugo"):
+        person = label_studio.as_user(label_studio.ensure_users([who], "flywheel")[0])
         for view in person.records(dataset):
             person.submit(dataset, [Submission(view.id, [TEXTS.index(text) + 1 for text in view.answers])])
     (folder,) = [file.parent.name for file in store.workplace().glob("label-*/spec.json")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from labeling.label_studio.access import email_of
 from labeling.label_studio.studio_client import LabelStudio
@@ -22,7 +23,11 @@ def test_a_person_ranks_with_a_tie_and_a_correction(label_studio: LabelStudio, b
     from selenium.webdriver.common.keys import Keys
 
     task = RankingTask(
-        "a person", 3, correction=True, flags=(f"unsafe {HOSTILE}", "wrong"), guidelines=f"# Read\n\n{HOSTILE}"
+        f"a person {uuid4().hex[:8]}",
+        3,
+        correction=True,
+        flags=(f"unsafe {HOSTILE}", "wrong"),
+        guidelines=f"# Read\n\n{HOSTILE}",
     )
     dataset = label_studio.ensure_dataset(task)
     prompt = [
@@ -30,7 +35,7 @@ def test_a_person_ranks_with_a_tie_and_a_correction(label_studio: LabelStudio, b
         {"role": "user", "content": f"What is the capital of Peru? {HOSTILE} ${{a}}"},
     ]
     label_studio.push(dataset, [RankingRecord("peru", prompt, ANSWERS)])
-    (user,) = label_studio.ensure_users(["ann of the page"], task.workspace)
+    (user,) = label_studio.ensure_users([f"ann-{uuid4().hex[:8]}"], task.workspace)
 
     def find(selector: str) -> Any:
         return browser.find_element("css selector", selector)
@@ -59,17 +64,24 @@ def test_a_person_ranks_with_a_tie_and_a_correction(label_studio: LabelStudio, b
     )
     assert len(places) == 3 and len({top for _, top in places}) == 1 and places[0][0] < places[1][0] < places[2][0]
 
-    # Cusco is third, the others share the first rank: the third key of the first row, the first of the next two.
-    for count, key in enumerate("3qa", 1):
-        ActionChains(browser).send_keys(key).perform()
-        wait(lambda count=count: len(browser.find_elements("css selector", "input[type=radio]:checked")) == count)
+    # Cusco is third, the others share the first rank: by the third key of the first row, the first of the second, a click.
+    def ranked() -> list[str]:
+        marked = browser.find_elements("css selector", ".flywheel-answer .ant-radio-wrapper-checked input")
+        return [radio.get_attribute("name") for radio in marked]
+
+    ActionChains(browser).send_keys("3").perform()
+    wait(lambda: ranked() == ["3"])
+    ActionChains(browser).send_keys("q").perform()
+    wait(lambda: ranked() == ["3", "1"])
+    browser.find_elements("css selector", ".flywheel-answer")[2].find_element("css selector", "label").click()
+    wait(lambda: ranked() == ["3", "1", "1"])
     correction = find("textarea")
     correction.click()
     correction.send_keys("Lima, on the Pacific coast.")  # not added by its button: it counts all the same
     browser.save_screenshot(str(Path(os.environ.get("FLYWHEEL_SCREENSHOTS", tmp_path)) / "label-studio.png"))
     next(b for b in browser.find_elements("css selector", "button") if b.text.strip() == "Submit").click()
     (response,) = wait(lambda: list(label_studio.pull(dataset)))
-    assert (response.user, response.external_id, response.status) == ("ann of the page", "peru", "submitted")
+    assert (response.user, response.external_id, response.status) == (user.name, "peru", "submitted")
     assert response.ranks == (3, 1, 1)
     assert (response.correction, response.flags) == ("Lima, on the Pacific coast.", ())
     assert label_studio.progress(dataset).completed == 1

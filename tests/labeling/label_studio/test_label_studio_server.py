@@ -16,7 +16,7 @@ from labeling.label_studio.access import email_of
 from labeling.label_studio.annotations import write_result
 from labeling.label_studio.project_status import project_statuses
 from labeling.label_studio.studio_client import LabelStudio, connect
-from labeling.tool.connection import ServerRefusal
+from labeling.tool.connection import ServerRefusal, ServerUnreachable
 from labeling.tool.task import RankingRecord, RankingTask, Submission
 from tests.labeling.label_studio.conftest import Studio
 
@@ -109,9 +109,31 @@ def test_a_task_that_is_there_twice_is_one_record(label_studio: LabelStudio) -> 
     label_studio.push(dataset, once)
     (there,) = label_studio.call("GET", "tasks", params={"project": dataset.id, "fields": "all"})["tasks"]
     label_studio.call("POST", f"projects/{dataset.id}/import", json=[{"data": there["data"]}])
-    assert label_studio.progress(dataset).total == 2
-    assert astuple(label_studio.push(dataset, once)) == (0, 1)
+    both = {"project": dataset.id, "include": "id"}
+    assert label_studio.call("GET", "tasks", params=both)["total"] == 2
     assert label_studio.progress(dataset).total == 1
+    assert astuple(label_studio.push(dataset, once)) == (0, 1)
+    assert label_studio.call("GET", "tasks", params=both)["total"] == 1
+
+
+def test_what_got_no_answer_is_not_made_twice(label_studio: LabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server does what it is asked, and each first POST's answer is lost."""
+    call, lost = label_studio.call, list[str]()
+
+    def cut_off(method: str, path: str, **request: Any) -> Any:
+        done = call(method, path, **request)
+        if method == "POST" and path not in lost:
+            lost.append(path)
+            raise ServerUnreachable("cut off")
+        return done
+
+    monkeypatch.setattr(label_studio, "call", cut_off)
+    wanted = task()
+    dataset = label_studio.ensure_dataset(wanted)
+    assert astuple(label_studio.push(dataset, records("p0", "p1"))) == (2, 0)
+    assert lost == ["projects/", f"projects/{dataset.id}/import"]
+    assert len(label_studio.call("GET", "projects", params={"title": wanted.name})["results"]) == 1
+    assert label_studio.progress(dataset).total == 2
 
 
 def test_suggested_ranks_fill_the_form(label_studio: LabelStudio) -> None:
