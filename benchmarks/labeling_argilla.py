@@ -28,8 +28,8 @@ from benchmarks.parts.claims import claim
 from benchmarks.parts.engine_contract import engine_contract
 from labeling.argilla import server
 from labeling.argilla.client import Argilla, connect
-from labeling.argilla.task import Dataset, RankingRecord, RankingTask, Submission
 from labeling.label.scripted import ScriptedAnnotator, annotate, rank
+from labeling.tool.task import Dataset, RankingRecord, RankingTask, Submission
 
 STATES = {"failure", "error", "skipped"}
 Claim = tuple[str, Any, str, bool]

@@ -5,10 +5,8 @@ The Python SDK is not used: it drops the `rank` of every ranked option, and with
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
@@ -16,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.store.whole_file import whole_file
 from labeling.argilla import server as local_server
-from labeling.argilla.connection import Connection, ServerRefusal, unless
 from labeling.argilla.questions import (
     as_utc,
     dataset_settings,
@@ -29,8 +25,10 @@ from labeling.argilla.questions import (
     write_records,
     write_submission,
 )
-from labeling.argilla.server.environment import flywheel_home
-from labeling.argilla.task import (
+from labeling.tool.connection import Connection, ServerRefusal, ToolWords, unless
+from labeling.tool.passwords import flywheel_home, passwords
+from labeling.tool.pushed_records import batches
+from labeling.tool.task import (
     Annotator,
     Dataset,
     DatasetProgress,
@@ -49,6 +47,11 @@ _BATCH_BYTES = 4_000_000
 PAGE = 1000
 _SUBMIT_AT_ONCE = 100
 LINK_DIGITS = 12  # of a record's id, in its short link
+_WORDS = ToolWords(
+    "Argilla",
+    silent="Is it running (`flywheel argilla status`), and is ARGILLA_API_URL right?",
+    unknown_key="Check ARGILLA_API_KEY; a user's key is under 'My settings' in the web UI.",
+)
 
 
 def connect(
@@ -83,13 +86,17 @@ class Argilla(Connection):
     """One user's view of a server. Safe to share between threads."""
 
     def __init__(self, url: str, api_key: str, annotators_file: Path, patience: float = 60.0) -> None:
-        super().__init__(url, api_key, patience)
+        super().__init__(url, api_key, patience, words=_WORDS, path="api/v1", headers={"X-Argilla-Api-Key": api_key})
         self.annotators_file = annotators_file
         self._ours: bool | None = None  # whether it is our own server; None until asked
 
     def as_user(self, annotator: Annotator) -> Argilla:
         """The same server, as this annotator."""
         return Argilla(self.url, annotator.api_key, self.annotators_file, self.patience)
+
+    def me(self) -> str:
+        """The name of the user that the key belongs to."""
+        return self.call("GET", "me", patience=0.0)["username"]
 
     # --- workspaces and users ---------------------------------------------------------------------
 
@@ -125,11 +132,11 @@ class Argilla(Connection):
             check_name(name, "user")
         workspace_id = self.ensure_workspace(workspace)
         existing = {user["username"]: user for user in self.call("GET", "users")["items"]}
-        passwords = self._passwords([name for name in names if name not in existing])
+        known = passwords(self.annotators_file, [name for name in names if name not in existing])
         for name in names:
             if name in existing:
                 continue
-            created = {"username": name, "first_name": name, "role": "annotator", "password": passwords[name]}
+            created = {"username": name, "first_name": name, "role": "annotator", "password": known[name]}
             try:
                 existing[name] = self.call("POST", "users", json=created)
             except ServerRefusal as refused:
@@ -143,21 +150,7 @@ class Argilla(Connection):
                 with unless(409):
                     body = {"user_id": existing[name]["id"]}
                     self.call("POST", f"workspaces/{workspace_id}/users", json=body)
-        return [Annotator(name, existing[name]["api_key"], passwords.get(name)) for name in names]
-
-    def _passwords(self, missing: Sequence[str]) -> dict[str, str]:
-        """All known passwords, with new ones for `missing`, kept before they are used."""
-        path = self.annotators_file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock_path = path.with_name(f".{path.name}.lock")
-        with lock_path.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-            fresh = {name: secrets.token_urlsafe(12) for name in missing if name not in known}
-            if fresh:
-                with whole_file(path, private=True) as partial:
-                    partial.write_text(json.dumps(known | fresh, indent=1))
-        return known | fresh
+        return [Annotator(name, existing[name]["api_key"], known.get(name)) for name in names]
 
     # --- datasets ---------------------------------------------------------------------------------
 
@@ -230,7 +223,7 @@ class Argilla(Connection):
         question_id = self._ranking_question(dataset) if any(record.suggested for record in records) else None
         items = write_records(dataset.task, records, question_id)
         present = 0
-        for batch in _batches(items):
+        for batch in batches(items, _BATCH_RECORDS, _BATCH_BYTES):
             try:
                 self._create(dataset, batch)
             except ServerRefusal as refused:
@@ -394,16 +387,3 @@ class UserNames:
             except ServerRefusal:
                 self._names[user_id] = user_id
         return self._names[user_id]
-
-
-def _batches(items: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    batch: list[tuple[str, bytes]] = []
-    size = 0
-    for item in items:
-        if batch and (len(batch) == _BATCH_RECORDS or size + len(item[1]) > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += len(item[1])
-    if batch:
-        yield batch

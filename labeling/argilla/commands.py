@@ -15,8 +15,8 @@ import typer
 from engine.view.output import put, put_json
 
 if TYPE_CHECKING:
-    from labeling.argilla.dataset_status import DatasetStatus
     from labeling.argilla.server import LocalServer
+    from labeling.tool.oversight import DatasetStatus
 
 app = typer.Typer(
     help="The Argilla server of this machine: real server, real UI, loopback only.",
@@ -160,7 +160,7 @@ def push(
     from engine.errors import UserError
     from labeling.argilla import record_files
     from labeling.argilla.client import connect
-    from labeling.argilla.task import RankingTask
+    from labeling.tool.task import RankingTask
 
     if asked not in ("ranking", "pairwise", "rating"):
         raise UserError(f"--asked is {asked!r}; expected ranking, pairwise or rating.")

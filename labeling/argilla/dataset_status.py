@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
-from labeling.argilla import oversight
 from labeling.argilla.client import PAGE, Argilla, UserNames
-from labeling.argilla.connection import unless
 from labeling.argilla.questions import prompt_as_written, read_response, read_task
-from labeling.argilla.task import Dataset, DatasetProgress, UserProgress
-from labeling.utilities.agreement import Agreement
-
-
-@dataclass(frozen=True)
-class DatasetStatus:
-    """A dataset as it stands; `tables` say who judged what, and how far they agree (empty if not asked for), `alpha` is Krippendorff's.
-
-    `datasets` are several where records were dealt out, each to a dataset of an annotator's own.
-    """
-
-    dataset: Dataset | None
-    name: str
-    workspace: str
-    progress: DatasetProgress
-    tables: list[oversight.OversightTable]
-    agreement: list[tuple[int, float]]
-    datasets: tuple[Dataset, ...] = ()
-    alpha: Agreement | None = None
+from labeling.tool import oversight
+from labeling.tool.connection import unless
+from labeling.tool.oversight import DatasetStatus, RecordJudgement, dataset_status
+from labeling.tool.task import Dataset, DatasetProgress
 
 
 def dataset_names(client: Argilla) -> list[str]:
@@ -59,21 +40,8 @@ def dataset_statuses(
         groups.setdefault((about["name"], of_all), []).append(found)
     for (of_name, workspace), group in groups.items():
         judged = [one for found in group if found.dataset and judgements for one in _judged(client, found.dataset)]
-        users: dict[str, UserProgress] = {}
-        for found in group:
-            users |= found.progress.users
-        total, done = (sum(getattr(found.progress, part) for found in group) for part in ("total", "completed"))
-        left = {user: {"draft": counts.draft, "discarded": counts.discarded} for user, counts in users.items()}
-        yield DatasetStatus(
-            group[0].dataset,
-            of_name,
-            workspace,
-            DatasetProgress(total, done, users),
-            oversight.tables(judged, left) if judged else [],
-            oversight.agreement_over_time(judged) if judged else [],
-            tuple(found.dataset for found in group if found.dataset),
-            oversight.alpha(judged) if judged else None,
-        )
+        datasets = tuple(found.dataset for found in group if found.dataset)
+        yield dataset_status(of_name, workspace, datasets, [found.progress for found in group], judged)
 
 
 def _workspace_of_all(client: Argilla, workspace_id: str, name: str) -> str:
@@ -103,7 +71,7 @@ def _find(client: Argilla, about: dict[str, Any], workspace: str) -> _Found:
     )
 
 
-def _judged(client: Argilla, dataset: Dataset) -> Iterator[oversight.RecordJudgement]:
+def _judged(client: Argilla, dataset: Dataset) -> Iterator[RecordJudgement]:
     users = UserNames(client, dataset.workspace_id)
     offset, total = 0, 1
     while offset < total:
@@ -116,13 +84,6 @@ def _judged(client: Argilla, dataset: Dataset) -> Iterator[oversight.RecordJudge
             for response in record["responses"]:
                 if response["status"] == "submitted":
                     one = read_response(dataset.task, record, response, users.name)
-                    key, ranks = _same_for_all(record["fields"], one.ranks, dataset.task.labels)
+                    key, ranks = oversight.same_for_all(record["fields"], one.ranks, dataset.task.labels)
                     link = client.record_url(dataset, record["id"], said)
-                    yield oversight.RecordJudgement(key, one.user, ranks, one.updated_at, said, link)
-
-
-def _same_for_all(fields: Mapping[str, Any], ranks: Sequence[int | None], labels: str) -> tuple[str, list[int | None]]:
-    """What names a prompt with its answers in whatever order and dataset they are shown, and the ranks in one order."""
-    order = sorted(range(len(labels)), key=lambda place: fields[labels[place]])
-    shown = [fields["prompt"], *(fields[labels[place]] for place in order)]
-    return sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest(), [ranks[place] for place in order]
+                    yield RecordJudgement(key, one.user, ranks, one.updated_at, said, link)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from engine.errors import UserError
-from labeling.argilla.task import (
+from labeling.tool.pushed_records import as_json, fitting
+from labeling.tool.ranks import TIE, better_of_pair, ranks_of_pair, ranks_of_ratings, ranks_of_top, ranks_to_top
+from labeling.tool.task import (
     RATINGS,
     Prompt,
     RankingRecord,
@@ -18,9 +19,6 @@ from labeling.argilla.task import (
     RecordView,
     Submission,
 )
-
-MAX_RECORD_BYTES = 1_000_000
-TIE = "tie"
 
 
 def dataset_settings(task: RankingTask) -> dict[str, list[dict[str, Any]]]:
@@ -144,15 +142,7 @@ def write_records(
     `question_id` is of the ranking, for records with suggested ranks.
     """
     items: dict[str, bytes] = {}
-    for record in records:
-        if record.external_id in items:
-            raise UserError(f"Record {record.external_id!r} is given twice: ids must be unique in a push.")
-        if len(record.answers) != task.answers:
-            raise UserError(
-                f"Record {record.external_id!r} has {len(record.answers)} answers, and dataset"
-                f" {task.name!r} ranks {task.answers}. Push records with another number of answers"
-                f" to a dataset of their own."
-            )
+    for record in fitting(task, records):
         prompt: Any = [{"role": as_text(m["role"]), "content": as_text(m["content"])} for m in record.prompt]
         if not task.chat:
             prompt = "\n\n".join(m["content"] for m in prompt)
@@ -165,17 +155,7 @@ def write_records(
         if record.suggested is not None:
             suggested = write_submission(task, Submission(record.external_id, record.suggested))["values"]["ranking"]
             item["suggestions"] = [{"question_id": question_id, "type": "model", **suggested}]
-        try:
-            encoded = json.dumps(item, ensure_ascii=False, allow_nan=False).encode()
-        except ValueError as error:  # a lone surrogate, or NaN
-            raise UserError(f"Record {record.external_id!r} can't be written as JSON: {error}.") from error
-        if len(encoded) > MAX_RECORD_BYTES:
-            raise UserError(
-                f"Record {record.external_id!r} is {len(encoded):,} bytes long; at most"
-                f" {MAX_RECORD_BYTES:,} can be shown to people. Nothing was pushed. Filter such"
-                f" records out before labelling."
-            )
-        items[record.external_id] = encoded
+        items[record.external_id] = as_json(record, item)
     return list(items.items())
 
 
@@ -201,18 +181,11 @@ def read_response(
 
 def _ranks(task: RankingTask, value: Any, ratings: Mapping[str, Sequence[int | None]]) -> tuple[int | None, ...]:
     if task.asked == "pairwise":
-        return {None: (None, None), "a": (1, 2), "b": (2, 1), TIE: (1, 1)}[value]
-    if task.asked == "rating":  # by the sum over aspects; open where one of them is
-        sums = [None if None in own else sum(own) for own in zip(*ratings.values(), strict=True)]  # pyright: ignore
-        return tuple(None if s is None else 1 + sum(t is not None and t > s for t in sums) for s in sums)
+        return ranks_of_pair(value)
+    if task.asked == "rating":
+        return ranks_of_ratings(ratings)
     ranked: dict[str, int | None] = {item["value"]: item.get("rank") for item in value or []}
-    ranks = tuple(ranked.get(label) for label in task.labels)
-    if task.top is not None:
-        # One rank below the top for all the rest says nothing of them; who told them apart is heard.
-        rest = {rank for rank in ranks if rank is not None and rank > task.top}
-        if len(rest) == 1 and any(rank is not None and rank <= task.top for rank in ranks):
-            return tuple(None if rank in rest else rank for rank in ranks)
-    return ranks
+    return ranks_of_top(task, tuple(ranked.get(label) for label in task.labels))
 
 
 def read_task(
@@ -311,15 +284,12 @@ def write_submission(task: RankingTask, submission: Submission) -> dict[str, Any
         for label, rating in zip(task.labels, submission.ratings.get(aspect, [None] * task.answers), strict=True)
         if rating is not None
     }
-    if task.asked == "pairwise" and None not in submission.ranks:
-        first, second = submission.ranks
-        values["ranking"] = {"value": TIE if first == second else task.labels[first > second]}  # pyright: ignore
+    if task.asked == "pairwise" and (better := better_of_pair(task, submission.ranks)) is not None:
+        values["ranking"] = {"value": better}
     if task.asked == "ranking":
-        rest = task.top + 1 if task.top is not None and submission.status == "submitted" else None
+        ranks = ranks_to_top(task, submission.ranks) if submission.status == "submitted" else submission.ranks
         ranking = [
-            {"value": label, "rank": rank if rank is not None else rest}
-            for label, rank in zip(task.labels, submission.ranks, strict=True)
-            if rank is not None or rest is not None
+            {"value": label, "rank": rank} for label, rank in zip(task.labels, ranks, strict=True) if rank is not None
         ]
         values |= {"ranking": {"value": ranking}} if ranking else {}
     if submission.correction:

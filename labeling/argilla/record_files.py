@@ -20,7 +20,7 @@ from engine.store.schema import messages_digest, row_id
 from engine.store.whole_file import whole_file
 from labeling.argilla.client import Argilla
 from labeling.argilla.dataset_status import dataset_names, dataset_statuses
-from labeling.argilla.task import PushCount, RankingRecord, RankingTask, own_task
+from labeling.tool.task import PushCount, RankingRecord, RankingTask, own_task
 
 _READ = {"id", "prompt", "answers", "metadata"}
 _WRITTEN = {

@@ -1,10 +1,11 @@
-"""What whoever leads annotators wants to know of a `label` stage: from Argilla while people are at work, from its rows after."""
+"""What whoever leads annotators wants to know of a `label` stage: from the tool while people are at work, from its rows after."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -15,22 +16,32 @@ from engine.redaction import redacted
 from engine.stage.people import People
 from engine.store.artifact import Artifact
 from engine.store.whole_file import whole_file
-from labeling.argilla.client import Argilla, connect
-from labeling.argilla.dataset_status import DatasetStatus, dataset_statuses
-from labeling.argilla.oversight import RecordJudgement, alpha
-from labeling.argilla.server.environment import flywheel_home
-from labeling.argilla.task import Dataset
+from labeling.argilla import client as argilla
+from labeling.argilla.dataset_status import dataset_statuses
+from labeling.label_studio import studio_client as label_studio
+from labeling.label_studio.project_status import project_statuses
+from labeling.tool.oversight import DatasetStatus, RecordJudgement, alpha
+from labeling.tool.passwords import flywheel_home
+from labeling.tool.task import Dataset, RankingTask
 
 PUSHED = "pushed.json"  # in the stage's scratch folder: which datasets it waits for, and on which server
+URL_OF = {"argilla": "ARGILLA_API_URL", "label_studio": "LABEL_STUDIO_URL"}
+KEY_OF = {"argilla": "ARGILLA_API_KEY", "label_studio": "LABEL_STUDIO_API_KEY"}
 PATIENCE = 5.0  # seconds until a page is told that nobody answers
 
 
-def note_pushed(folder: Path, datasets: Sequence[Dataset]) -> None:
+def note_pushed(folder: Path, tool: str, datasets: Sequence[Dataset]) -> None:
     """Write down where people find the records of a stage."""
-    url = os.environ.get("ARGILLA_API_URL")
+    url = os.environ.get(URL_OF[tool])
     server = None if url is None else {"digest": _digest(url), "shown": redacted(url)}
+    noted = {
+        "tool": tool,
+        "server": server,
+        "datasets": [dataset.id for dataset in datasets],
+        "tasks": [asdict(dataset.task) for dataset in datasets],
+    }
     with whole_file(folder / PUSHED) as partial:
-        partial.write_text(json.dumps({"server": server, "datasets": [dataset.id for dataset in datasets]}))
+        partial.write_text(json.dumps(noted))
 
 
 def _digest(url: str) -> str:
@@ -41,29 +52,50 @@ def people(artifact: Artifact) -> list[People]:
     """How people do at a stage's records: a part for each number of answers while they are at work, one of all rows after.
 
     Raises:
-        UserError: nothing is pushed yet, or its Argilla does not answer.
+        UserError: nothing is pushed yet, or the server does not answer.
     """
     if "unfinished" not in artifact.manifest:
         return [_of_rows(artifact)]
     file = artifact.store.workplace() / artifact.id / PUSHED
     if not file.exists():
-        raise UserError("no record was pushed to Argilla yet.")
+        raise UserError("no record was pushed yet.")
     noted: dict[str, Any] = json.loads(file.read_text())
-    client = _connect(noted["server"])
+    if noted.get("tool") == "label_studio":
+        return _in_label_studio(noted)
+    return _in_argilla(noted)
+
+
+def _in_argilla(noted: dict[str, Any]) -> list[People]:
+    if noted["server"] is None:
+        client = argilla.connect(home=flywheel_home() / "argilla", patience=PATIENCE)
+    else:
+        _same_server("argilla", noted["server"])
+        client = argilla.connect(patience=PATIENCE)
     try:
         return [_at_work(one) for one in dataset_statuses(client, ids=noted["datasets"])]
     finally:
         client.close()
 
 
-def _connect(pushed_to: dict[str, str] | None) -> Argilla:
-    """The server that the stage pushed to: the key goes to no other than the one that this process was told of."""
-    if pushed_to is None:
-        return connect(home=flywheel_home() / "argilla", patience=PATIENCE)
-    if _digest(os.environ.get("ARGILLA_API_URL", "")) != pushed_to["digest"]:
+def _in_label_studio(noted: dict[str, Any]) -> list[People]:
+    _same_server("label_studio", noted["server"])
+    client = label_studio.connect(patience=PATIENCE)
+    tasks: list[dict[str, Any]] = [
+        {**task, "aspects": tuple(task["aspects"]), "flags": tuple(task["flags"])} for task in noted["tasks"]
+    ]
+    datasets = [Dataset(id, "", RankingTask(**task), "") for id, task in zip(noted["datasets"], tasks, strict=True)]
+    try:
+        return [_at_work(one) for one in project_statuses(client, datasets)]
+    finally:
+        client.close()
+
+
+def _same_server(tool: str, pushed_to: dict[str, str]) -> None:
+    """The key goes to no other server than the one that the stage pushed to."""
+    named = URL_OF[tool]
+    if _digest(os.environ.get(named, "")) != pushed_to["digest"]:
         url = pushed_to["shown"]
-        raise UserError(f"the records are at {url}: start this with ARGILLA_API_URL={url} and ARGILLA_API_KEY.")
-    return connect(patience=PATIENCE)
+        raise UserError(f"the records are at {url}: start this with {named}={url} and {KEY_OF[tool]}.")
 
 
 def _at_work(status: DatasetStatus) -> People:

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import seeds
 from engine.store.schema import messages_digest, row_id
-from labeling.argilla.task import RankingRecord
+from labeling.tool.task import RankingRecord
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Scripted annotators: stand-ins for people in tests and the quickstart, never to be taken for people.
 
 Each has known utilities and stated faults (noise, position bias, length bias), and works through the same
-REST API as a person, as a user of its own whose name starts with `scripted-`. What it answers is a pure
+server as a person, as a user of its own whose name starts with `scripted-`. What it answers is a pure
 function of its seed and the record, so a run that was killed and continued gives the same rankings as one
 that was not.
 """
@@ -16,8 +16,8 @@ from hashlib import blake2b
 from itertools import islice
 
 from engine.errors import UserError
-from labeling.argilla.client import Argilla
-from labeling.argilla.task import RATINGS, Annotator, Dataset, Prompt, RankingTask, RecordView, Submission
+from labeling.tool.annotation_tool import AnnotationTool
+from labeling.tool.task import RATINGS, Annotator, Dataset, Prompt, RankingTask, RecordView, Submission
 
 PREFIX = "scripted-"
 _SUBMIT_EVERY = 20
@@ -82,7 +82,7 @@ def annotators_of(usernames: Sequence[str], external_id: str, per_record: int) -
 
 
 def annotate(
-    client: Argilla,
+    client: AnnotationTool,
     dataset: Dataset,
     annotators: Sequence[ScriptedAnnotator],
     *,
@@ -117,7 +117,7 @@ def annotate(
 
 
 def _judge(
-    client: Argilla,
+    client: AnnotationTool,
     dataset: Dataset,
     annotator: ScriptedAnnotator,
     usernames: Sequence[str],

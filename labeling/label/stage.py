@@ -1,4 +1,4 @@
-"""`label`: candidates to rankings, by people or scripted stand-ins in Argilla."""
+"""`label`: candidates to rankings, by people or scripted stand-ins in Argilla or Label Studio."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.stage.stage import Device, Footprint, NotIdentity, Stage, Switch, port
-from labeling.argilla.task import Asked
+from labeling.tool.task import Asked
 
 
 class ScriptedSettings(BaseModel):
@@ -23,9 +23,9 @@ class ScriptedSettings(BaseModel):
 
 
 class Label(Stage):
-    """Have answers judged in Argilla, by people or by scripted annotators.
+    """Have answers judged in Argilla or Label Studio, by people or by scripted annotators.
 
-    The local Argilla is started if no `ARGILLA_API_URL` names a remote one. Each prompt's answers are shown in an order of
+    The local Argilla is started if no `ARGILLA_API_URL` names a remote one; Label Studio is where LABEL_STUDIO_URL says. Each prompt's answers are shown in an order of
     their own; ranks are mapped back. With people, the stage waits until every record has been judged `per_record` times.
 
     Rows carry two more columns where they are asked for: `ratings` (by aspect, in the order of the candidates), and
@@ -39,14 +39,22 @@ class Label(Stage):
     previewed = False
     work = "labeling.label.work:collect_rankings"
     oversight = "labeling.label.lead_view:people"
-    switches = {"people": Switch("People rank in the Argilla UI, not scripted annotators.", {"scripted": "null"})}
+    switches = {"people": Switch("People rank in the tool's UI, not scripted annotators.", {"scripted": "null"})}
     random = True
 
+    tool: Annotated[Literal["argilla", "label_studio"], NotIdentity] = Field(
+        "argilla",
+        description="Where annotators work. `label_studio`: a server that LABEL_STUDIO_URL names, with a key of it in "
+        "LABEL_STUDIO_API_KEY. Rows are the same, so rankings that are made stay when this is changed.",
+    )
     dataset: str = Field(
         "rankings",
-        description="The dataset's name in Argilla; where another run's records have it, eight digits are added.",
+        description="The dataset's name in the tool; where another run's records have it, eight digits are added.",
     )
-    workspace: str = Field("flywheel", description="Of Argilla; made if it is not there.")
+    workspace: str = Field(
+        "flywheel",
+        description="Of Argilla; made if it is not there. In Label Studio a part of the project's title, unless it is `flywheel`.",
+    )
     answers: int = Field(4, ge=2, le=26, description="How many different answers to a prompt to show at most.")
     per_record: int = Field(1, ge=1, description="How many annotators judge each prompt.")
     people: tuple[str, ...] = Field((), description="User names of annotators, made if they don't exist.")
@@ -76,12 +84,13 @@ class Label(Stage):
     )
 
     def footprint(self, given: dict[str, list[dict[str, Any]]], device: Device) -> Footprint:
-        """It waits for people, or for Argilla."""
+        """It waits for people, or for the server."""
         return Footprint(cores=0)
 
     def warm_up(self) -> tuple[str, ...]:
         """Argilla takes its time to start."""
-        return (*super().warm_up(), "labeling.label.work:start_server")
+        own = ("labeling.label.work:start_server",) if self.tool == "argilla" else ()
+        return (*super().warm_up(), *own)
 
     @model_validator(mode="after")
     def _check(self) -> Label:
@@ -100,7 +109,7 @@ class Label(Stage):
                 f"`orders: annotator` deals records out, each to {self.per_record}: name that many `people` or more"
             )
         if len(self.flags) == 1:
-            raise ValueError("Argilla asks for two `flags` or more, or none")
+            raise ValueError("annotators are asked for two `flags` or more, or none")
         if self.suggest and self.asked == "rating":
             raise ValueError("`suggest` goes with rankings and pairs; ratings can't be suggested")
         return self

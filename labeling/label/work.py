@@ -1,4 +1,4 @@
-"""The work of `label`: push answers to Argilla, let people (or scripted stand-ins) rank them, pull what they said."""
+"""The work of `label`: push answers to the tool, let people (or scripted stand-ins) rank them, pull what they said."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from engine.errors import UserError, Waiting
 from engine.stage.job import Job
 from engine.store.parquet import encode
 from engine.store.schema import messages_digest, row_id
+from labeling.argilla import client as argilla
 from labeling.argilla import server
-from labeling.argilla.client import Argilla, connect
-from labeling.argilla.oversight import RecordJudgement, agreement_over_time, tables
-from labeling.argilla.task import Dataset, RankingResponse, RankingTask, own_task
 from labeling.label.lead_view import note_pushed
 from labeling.label.presentation import Presentation, attention_checks, presentations
 from labeling.label.scripted import ScriptedAnnotator, annotate, annotators_of, username_of
 from labeling.label.stage import Label, ScriptedSettings
+from labeling.label_studio import studio_client as label_studio
+from labeling.tool.annotation_tool import AnnotationTool
+from labeling.tool.oversight import RecordJudgement, agreement_over_time, tables
+from labeling.tool.task import Dataset, RankingResponse, RankingTask, own_task
 
 LOOK_AGAIN = 5.0  # seconds between looks at how far people are
 
@@ -40,7 +42,7 @@ class AnnotationRound:
 
 @dataclass(frozen=True)
 class SubmittedRanking:
-    """A row of the result, and what Argilla says of it that no row holds."""
+    """A row of the result, and what the tool says of it that no row holds."""
 
     row: dict[str, Any]
     response: RankingResponse
@@ -122,15 +124,17 @@ def start_server() -> None:
         server.up()
 
 
-def _connect(stage: Label, job: Job) -> Argilla:
+def _connect(stage: Label, job: Job) -> AnnotationTool:
+    if stage.tool == "label_studio":
+        return label_studio.connect(patience=stage.patience)
     if not os.environ.get("ARGILLA_API_URL"):
         running = server.up(on_step=job.say)
         job.say(f"Argilla: {running.url}  user {running.username}, password in {running.password_file}")
-    return connect(patience=stage.patience)
+    return argilla.connect(patience=stage.patience)
 
 
 def _rank(
-    stage: Label, job: Job, client: Argilla, shown: list[Presentation]
+    stage: Label, job: Job, client: AnnotationTool, shown: list[Presentation]
 ) -> tuple[list[SubmittedRanking], list[dict[str, Any]]]:
     """What was submitted, and the drafts and discarded records as rejected rows."""
     rounds: list[tuple[AnnotationRound, Dataset]] = []
@@ -148,7 +152,7 @@ def _rank(
         if part.people:
             client.ensure_users(part.people, part.task.workspace)
         rounds.append((part, dataset))
-    note_pushed(job.scratch, [dataset for _, dataset in rounds])
+    note_pushed(job.scratch, stage.tool, [dataset for _, dataset in rounds])
     if stage.scripted is None:
         _await_people(job, client, [dataset for _, dataset in rounds])
     done, total = 0, len(shown) * stage.per_record
@@ -227,7 +231,7 @@ def _stand_ins(stage: Label, job: Job, part: AnnotationRound) -> list[ScriptedAn
     ]
 
 
-def _await_people(job: Job, client: Argilla, datasets: Sequence[Dataset]) -> None:
+def _await_people(job: Job, client: AnnotationTool, datasets: Sequence[Dataset]) -> None:
     """
     Raises:
         Waiting: people are not done, and the job does not wait for them.

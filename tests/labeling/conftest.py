@@ -11,7 +11,7 @@ import pytest
 
 from labeling.argilla import server
 from labeling.argilla.client import Argilla, connect
-from labeling.argilla.task import RankingTask
+from labeling.tool.task import RankingTask
 
 
 @pytest.fixture(scope="session")

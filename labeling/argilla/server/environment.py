@@ -18,15 +18,10 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.redaction import redacted
+from labeling.tool.passwords import flywheel_home
 
 _SHIPPED = Path(__file__).with_name("requirements.txt")  # in a wheel
 _IN_REPOSITORY = Path(__file__).parents[3] / "requirements" / "argilla-server.txt"
-
-
-def flywheel_home() -> Path:
-    """Where Flywheel keeps what it installs and serves: `FLYWHEEL_HOME`, or the user's data folder."""
-    named = os.environ.get("FLYWHEEL_HOME")
-    return Path(named).expanduser().absolute() if named else Path.home() / ".local" / "share" / "flywheel"
 
 
 def requirements() -> Path:

@@ -24,6 +24,7 @@ import httpx
 from engine.errors import UserError
 from engine.store.whole_file import whole_file
 from labeling.argilla.server import environment
+from labeling.tool.passwords import flywheel_home
 
 OWNER = "owner"
 _READY_WITHIN = 300.0  # seconds; 6-13 are usual, a cold disk and a busy machine take longer
@@ -52,7 +53,7 @@ class LocalServer:
 
 
 def default_home() -> Path:
-    return environment.flywheel_home() / "argilla"
+    return flywheel_home() / "argilla"
 
 
 def up(

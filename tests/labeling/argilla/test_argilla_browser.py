@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labeling.argilla.client import Argilla
-from labeling.argilla.task import RankingRecord, RankingTask, Submission
+from labeling.tool.task import RankingRecord, RankingTask, Submission
 
 HOSTILE = "<b>Lima</b><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
 QUALITY = {"Lima.": 1, HOSTILE: 1, "Cusco, high up in the Andes.": 3}

@@ -9,8 +9,8 @@ import pytest
 from engine.errors import UserError
 from labeling.argilla.client import Argilla
 from labeling.argilla.dataset_status import dataset_statuses
-from labeling.argilla.task import RankingRecord, RankingTask, Submission
 from labeling.label.scripted import ScriptedAnnotator, annotate
+from labeling.tool.task import RankingRecord, RankingTask, Submission
 
 PROMPT = [{"role": "user", "content": "?"}]
 

@@ -13,7 +13,7 @@ import pytest
 
 from engine.errors import UserError
 from labeling.argilla.client import Argilla, connect
-from labeling.argilla.task import Annotator, RankingRecord, RankingTask, Submission
+from labeling.tool.task import Annotator, RankingRecord, RankingTask, Submission
 
 HOSTILE = '<script>document.title = "owned"</script><img src=x onerror="alert(1)"> **bold** \u202e "\\ é 京'
 

@@ -17,8 +17,8 @@ from labeling.argilla import record_files
 from labeling.argilla.client import Argilla
 from labeling.argilla.commands import app
 from labeling.argilla.dataset_status import dataset_statuses
-from labeling.argilla.task import Dataset, RankingRecord, RankingTask, Submission, own_task
 from labeling.label.scripted import ScriptedAnnotator, annotate
+from labeling.tool.task import Dataset, RankingRecord, RankingTask, Submission, own_task
 
 
 def test_a_file_goes_to_annotators_and_comes_back_in_its_own_order(

@@ -14,8 +14,8 @@ from engine.errors import UserError, Waiting
 from engine.plan.inputs import resolve
 from engine.store.artifact import Artifact
 from labeling.argilla.dataset_status import dataset_statuses
-from labeling.argilla.task import Submission
 from labeling.label.stage import Label
+from labeling.tool.task import Submission
 
 ANSWERS = ["the best", "good", "poor", "the worst"]
 

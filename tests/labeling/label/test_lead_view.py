@@ -17,7 +17,7 @@ from engine.store.store import Store
 from engine.view.ui.admission import Admission
 from engine.view.ui.site import Site
 from labeling.argilla.dataset_status import dataset_statuses
-from labeling.argilla.task import Submission
+from labeling.tool.task import Submission
 
 RECIPE = """\
 name: led

@@ -16,8 +16,8 @@ import pytest
 from engine.errors import UserError
 from labeling.argilla import server
 from labeling.argilla.client import Argilla, connect
-from labeling.argilla.task import Dataset, RankingRecord, RankingTask, Submission
 from labeling.label.scripted import ScriptedAnnotator, annotate, annotators_of, rank
+from labeling.tool.task import Dataset, RankingRecord, RankingTask, Submission
 
 UTILITY = {"a": 2.0, "b": 1.0, "c": 0.0}
 

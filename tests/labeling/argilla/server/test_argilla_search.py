@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 
 from labeling.argilla.client import Argilla
-from labeling.argilla.connection import ServerRefusal
 from labeling.argilla.server.embedded.query_string import matches, parse
+from labeling.tool.connection import ServerRefusal
 
 CITIES = ["Paris", "Rome", "Oslo", "Quito", "Lima"]
 COUNT = 40

@@ -23,7 +23,7 @@ import pytest
 from engine.errors import UserError
 from labeling.argilla import server
 from labeling.argilla.client import Argilla, connect
-from labeling.argilla.task import RankingRecord, RankingTask, Submission
+from labeling.tool.task import RankingRecord, RankingTask, Submission
 
 pytestmark = pytest.mark.skipif("ARGILLA_API_URL" in os.environ, reason="tests of a server on this machine")
 

@@ -11,9 +11,9 @@ import pytest
 
 from engine.store.writer import ArtifactWriter
 from engine.view.report.page import write_report
-from labeling.argilla import oversight
-from labeling.argilla.oversight import RecordJudgement
 from labeling.argilla.questions import search_url
+from labeling.tool import oversight
+from labeling.tool.oversight import RecordJudgement
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -1,10 +1,11 @@
-"""Requests to an Argilla server, tried again while it doesn't answer; what it refuses, in words."""
+"""Requests to an annotation tool's server, tried again while it doesn't answer; what it refuses, in words."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -13,6 +14,15 @@ from engine.errors import UserError
 from engine.redaction import declare_value, redacted
 
 _FAILURES = 4  # a server that is overloaded may fail once; one that fails every time has a fault
+
+
+@dataclass(frozen=True)
+class ToolWords:
+    """What a user is told of a tool's server: its name, what to look at if it is silent, and where a key is found."""
+
+    name: str
+    silent: str
+    unknown_key: str
 
 
 class ServerUnreachable(UserError):
@@ -30,17 +40,29 @@ class ServerRefusal(UserError):
 class Connection:
     """Requests to one server as one user. Safe to share between threads."""
 
-    def __init__(self, url: str, api_key: str, patience: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        patience: float,
+        *,
+        words: ToolWords,
+        path: str,
+        auth: httpx.Auth | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
         self.api_key = api_key
         declare_value(api_key)
         self.patience = patience
+        self.words = words
         loopback = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
         self._http = httpx.Client(
-            base_url=f"{self.url}/api/v1/",
+            base_url=f"{self.url}/{path}/",
+            auth=auth,
             headers={
-                "X-Argilla-Api-Key": api_key,
-                # The server spends more on compressing what it echoes of a bulk push than on storing it.
+                **(headers or {}),
+                # A server spends more on compressing what it echoes of a bulk push than on storing it.
                 **({"Accept-Encoding": "identity"} if loopback else {}),
             },
             timeout=httpx.Timeout(120.0, connect=10.0),
@@ -49,10 +71,6 @@ class Connection:
 
     def close(self) -> None:
         self._http.close()
-
-    def me(self) -> str:
-        """The name of the user that the key belongs to."""
-        return self.call("GET", "me", patience=0.0)["username"]
 
     def call(self, method: str, path: str, *, patience: float | None = None, **request: Any) -> Any:
         """One request, repeated while the server doesn't answer; its JSON. Every caller can bear a repetition.
@@ -69,19 +87,36 @@ class Connection:
             except httpx.HTTPError as error:  # refused, reset, timed out, cut off in the middle
                 trouble = str(error) or type(error).__name__
             except httpx.InvalidURL as error:
-                raise UserError(f"{self.url!r} is not the address of an Argilla server: {error}.") from error
+                raise UserError(f"{self.url!r} is not the address of a {self.words.name} server: {error}.") from error
             else:
                 failures += response.status_code >= 500
                 if response.status_code < 500 or failures == _FAILURES:
-                    return _body(response, self.url)
+                    return self._body(response)
                 trouble = f"HTTP {response.status_code}: {redacted(response.text)[:300]}"
             if time.monotonic() + pause > deadline:
                 raise ServerUnreachable(
-                    f"The Argilla server at {self.url} does not answer ({trouble})."
-                    " Is it running (`flywheel argilla status`), and is ARGILLA_API_URL right?"
+                    f"The {self.words.name} server at {self.url} does not answer ({trouble}). {self.words.silent}"
                 )
             time.sleep(pause)
             pause = min(pause * 2, 2.0)
+
+    def _body(self, response: httpx.Response) -> Any:
+        if response.is_success:
+            if not response.content:
+                return None
+            try:
+                return response.json()
+            except ValueError as error:
+                raise UserError(
+                    f"{self.url} answers, but not as a {self.words.name} server does: is the address right?"
+                ) from error
+        server, status, detail = f"The {self.words.name} server at {self.url}", response.status_code, _detail(response)
+        if status == 401:
+            said = f" It says: {detail}." if isinstance(detail, str) else ""
+            raise ServerRefusal(f"{server} does not know this key.{said} {self.words.unknown_key}", 401)
+        if status == 403:
+            raise ServerRefusal(f"{server} does not allow this user to do that: {detail}.", 403)
+        raise ServerRefusal(f"{server} refused (HTTP {status}): {detail}", status)
 
 
 @contextlib.contextmanager
@@ -94,27 +129,10 @@ def unless(status: int) -> Generator[None]:
             raise
 
 
-def _body(response: httpx.Response, url: str) -> Any:
-    if response.is_success:
-        if not response.content:
-            return None
-        try:
-            return response.json()
-        except ValueError as error:
-            raise UserError(f"{url} answers, but not as an Argilla server does: is the address right?") from error
+def _detail(response: httpx.Response) -> Any:
+    """The server's own words."""
     try:
         detail = response.json()
-        detail = detail.get("detail", detail.get("message", detail))
+        return detail.get("validation_errors") or detail.get("detail", detail.get("message", detail))
     except (ValueError, AttributeError):
-        detail = redacted(response.text)[:300]
-    if response.status_code == 401:
-        raise ServerRefusal(
-            f"The Argilla server at {url} does not know this key. Check ARGILLA_API_KEY; a user's key is"
-            " under 'My settings' in the web UI.",
-            401,
-        )
-    if response.status_code == 403:
-        raise ServerRefusal(f"The Argilla server at {url} does not allow this user to do that: {detail}.", 403)
-    raise ServerRefusal(
-        f"The Argilla server at {url} refused (HTTP {response.status_code}): {detail}", response.status_code
-    )
+        return redacted(response.text)[:300]

@@ -1,18 +1,21 @@
 """How labelling goes: who judged how much and how fast, how far annotators agree as time goes by, and where they don't.
 
-Tables for `flywheel argilla status` and the report. What depends on the clock stays out of an artifact's digest.
+Tables for `flywheel argilla status`, `flywheel ui` and the report. What depends on the clock stays out of an artifact's digest.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from itertools import combinations, pairwise
 from statistics import median
 from typing import Any
 
+from labeling.tool.task import Dataset, DatasetProgress, UserProgress
 from labeling.utilities.agreement import Agreement, krippendorff_alpha, mid_ranks
 
 IDLE = 300.0  # seconds between two submissions after which nobody was at work
@@ -175,6 +178,55 @@ def tables(
             [g[0].url for _, g in disputed],
         ),
     ]
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """A dataset as it stands; `tables` say who judged what, and how far they agree (empty if not asked for), `alpha` is Krippendorff's.
+
+    `datasets` are several where records were dealt out, each to a dataset of an annotator's own.
+    """
+
+    dataset: Dataset | None
+    name: str
+    workspace: str
+    progress: DatasetProgress
+    tables: list[OversightTable]
+    agreement: list[tuple[int, float]]
+    datasets: tuple[Dataset, ...] = ()
+    alpha: Agreement | None = None
+
+
+def dataset_status(
+    name: str,
+    workspace: str,
+    datasets: Sequence[Dataset],
+    progress: Sequence[DatasetProgress],
+    judged: Sequence[RecordJudgement],
+) -> DatasetStatus:
+    """What is known of datasets by one name, as of one: each has records of its own."""
+    users: dict[str, UserProgress] = {}
+    for one in progress:
+        users |= one.users
+    total, done = (sum(getattr(one, part) for one in progress) for part in ("total", "completed"))
+    left = {user: {"draft": counts.draft, "discarded": counts.discarded} for user, counts in users.items()}
+    return DatasetStatus(
+        datasets[0] if datasets else None,
+        name,
+        workspace,
+        DatasetProgress(total, done, users),
+        tables(judged, left) if judged else [],
+        agreement_over_time(judged) if judged else [],
+        tuple(datasets),
+        alpha(judged) if judged else None,
+    )
+
+
+def same_for_all(fields: Mapping[str, Any], ranks: Sequence[int | None], labels: str) -> tuple[str, list[int | None]]:
+    """What names a prompt with its answers in whatever order and dataset they are shown, and the ranks in one order."""
+    order = sorted(range(len(labels)), key=lambda place: fields[labels[place]])
+    shown = [fields["prompt"], *(fields[labels[place]] for place in order)]
+    return sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest(), [ranks[place] for place in order]
 
 
 def _percent(part: int, whole: int) -> str:
