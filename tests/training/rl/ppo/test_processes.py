@@ -90,7 +90,11 @@ def told(made: Artifact) -> list[list[list[int]]]:
 @pytest.mark.parametrize(
     "config",
     [
-        {"sharding": "shard", "max_grad_norm": 1e6},  # a gradient counted twice would not show when it is clipped
+        {
+            "sharding": "shard",
+            "critic": "shared",
+            "max_grad_norm": 1e6,
+        },  # a gradient counted twice would not show when it is clipped
         {"sharding": "replicate", "critic": "separate"},
         {"sharding": "shard", "critic": "separate", "guard": {}, "gold_every": 1, "entropy_weight": 0.01},
         {"sharding": "replicate", "lora": {"r": 4}, "lr": 1e-2},
