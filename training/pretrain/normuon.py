@@ -46,9 +46,9 @@ class NorMuon(torch.optim.Optimizer):
             for matrices in together([p for p in group["params"] if p.grad is not None]):
                 updates_MRC = torch.stack([whole(self._momentum(p, group["momentum"])) for p in matrices])
                 updates_MRC = self._even(orthogonal(updates_MRC, self.dtype), matrices, group["second"])
-                parts = [own_part(one, p).to(p.dtype) for one, p in zip(updates_MRC, matrices, strict=True)]
-                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(matrices, parts, alpha=-group["lr"])
+                for parameter, update_RC in zip(matrices, updates_MRC, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(own_part(update_RC, parameter).to(parameter.dtype), alpha=-group["lr"])
 
     def _momentum(self, parameter: Tensor, decay: float) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad
