@@ -1,7 +1,7 @@
 """Pretraining against its peers, in one run on this machine.
 
     python -m benchmarks.training --json [--quick] [--data FOLDER] [--only scaling_law] [--only memory [--before CHECKOUT]]
-    python -m benchmarks.training --json --only ranks [--quick] [--keep FOLDER]
+    python -m benchmarks.training --json --only ablations|ranks [--quick] [--data FOLDER] [--keep FOLDER]
 
 1. nanoGPT's Shakespeare-by-characters recipe for a CPU: nanoGPT as it is, our loop with the same numbers, and our best
    recipe. They take turns, a few steps each, so that whatever else the machine does slows them alike; a clock counts each
@@ -12,7 +12,8 @@
 4. Memory and CPU seconds of every trainer with a real vocabulary (`benchmarks.training_memory`), where `make weights` was done;
    `--only memory` measures that alone, `--before CHECKOUT` an older version beside it.
 5. Whether four small models foretell a larger one's loss (`benchmarks.parts.scaling_law`); `--only scaling_law` measures that alone.
-6. `--only ranks`: training that ranks share, in every combination (`benchmarks.parts.ranks`), half an hour.
+6. `--only ablations`: what each part of the best recipe is worth, over three seeds (`benchmarks.parts.ablations`).
+7. `--only ranks`: training that ranks share, in every combination (`benchmarks.parts.ranks`), half an hour.
 
 Nothing is fetched: `--data` holds `tinyshakespeare/input.txt` (the megabyte that char-rnn made known) and
 `alpaca_eval/outputs.parquet`. What needs a file that isn't there is not measured, and says so.
@@ -38,13 +39,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from benchmarks.parts.ablations import BEST, PUBLISHED, SHAPE, about_ablations, held_out, started
 from benchmarks.parts.ranks import KINDS, about_ranks
 from benchmarks.parts.scaling_law import about_scaling
 from benchmarks.peers.nanogpt import Recipe, Trainer
 from benchmarks.training_memory import STAGES, about_memory
 from benchmarks.training_proofs import Claims, claim, prove
 from engine.execution.worker import carry_out
-from engine.stage.job import Job
 from engine.stage.stage import Stage
 from engine.store.artifact import Artifact
 from engine.store.store import Store
@@ -52,14 +53,8 @@ from training.pretrain.stage import Pretrain
 from training.pretrain.work import Pretraining
 
 DATA = Path(os.environ.get("FLYWHEEL_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
-PUBLISHED = 1.88  # nanoGPT's README, validation loss of the CPU recipe
-SHAPE = {"depth": 4, "heads": 4, "width": 128}
 SAME = {
     "batch": 12, "lr": 1e-3, "final_lr": 0.1, "warmup": 100, "betas": (0.9, 0.99), "weight_decay": 0.1, "dtype": "float32",
-}  # fmt: skip
-BEST = {
-    "batch": 12, "steps": 400, "optimizer": "muon", "lr": 1e-2, "schedule": "wsd", "decay": 0.5, "final_lr": 0.0,
-    "warmup": 40,
 }  # fmt: skip
 
 
@@ -148,12 +143,6 @@ class Contestant:
         return None
 
 
-def held_out(data: np.ndarray, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-    ids = torch.from_numpy(data)
-    count = (len(ids) - 1) // block
-    return ids[: count * block].view(-1, block), ids[1 : count * block + 1].view(-1, block)
-
-
 def shakespeare(artifact: Artifact, data: np.ndarray, vocabulary: int, steps: int, store: Store) -> dict[str, Any]:
     cut = int(0.9 * len(data))
     x_NT, y_NT = held_out(data[cut:], 64)
@@ -190,12 +179,6 @@ def shakespeare(artifact: Artifact, data: np.ndarray, vocabulary: int, steps: in
             "tokens_per_s": round(c.done * 12 * 64 / c.seconds),
         }
     return result
-
-
-def started(stage: Pretrain, artifact: Artifact, store: Store) -> Pretraining:
-    return Pretraining(
-        stage, Job(store, f"run-{time.monotonic_ns()}", "Model", {"tokens": {"t": artifact}}, stage.seed or 0)
-    )
 
 
 def throughput(run: Pretraining, rounds: int) -> dict[str, Any]:
@@ -308,8 +291,8 @@ def about_shakespeare(found: dict[str, Any]) -> Claims:
         claim(
             "best recipe: wall time to the published loss, as a share of nanoGPT's",
             share,
-            0.5,
-            share is not None and share <= 0.5,
+            0.2,
+            share is not None and share <= 0.2,
         ),
     ]
 
@@ -326,7 +309,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object (the only form there is)")
     parser.add_argument("--quick", action="store_true", help="few steps, rows and kills, no server: for development")
     parser.add_argument("--data", type=Path, default=DATA, help="holds tinyshakespeare/ and alpaca_eval/")
-    parser.add_argument("--only", choices=["memory", "scaling_law", "ranks"], help="that part alone")
+    parser.add_argument("--only", choices=["memory", "scaling_law", "ranks", "ablations"], help="that part alone")
     parser.add_argument("--stages", nargs="*", default=list(STAGES), help="of `memory`")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), help="of `ranks`")
     parser.add_argument("--keep", type=Path, help="where `ranks` keeps what it has found, and goes on from")
@@ -354,6 +337,22 @@ def main() -> None:
         artifact = carry_out(store, "characters", Characters.model_validate({"file": str(source), "block": 64}), {})
         result = about_machine()
         claims: Claims = []
+        if options.only == "ablations" and not (file.exists() or options.quick):
+            print(
+                json.dumps(
+                    {
+                        **result,
+                        "ablations": {"skipped": f"there is no {file}"},
+                        "claims": [claim("ablations", None, "", False)],
+                    }
+                )
+            )
+            return
+        if options.only == "ablations":
+            result["ablations"], more = about_ablations(artifact, data[int(0.9 * len(data)) :], store, options.quick)
+            minutes = round((time.monotonic() - clock) / 60, 1)
+            print(json.dumps({**result, "minutes": minutes, "claims": more}, default=str))
+            return
         if file.exists() or options.quick:
             result["scaling_law"], more = about_scaling(artifact, store, options.quick)
         else:

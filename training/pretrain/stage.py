@@ -17,7 +17,7 @@ from training.loops.tracking_settings import ReportTo
 from training.models.precision_settings import Dtype
 from training.pretrain.size import Family, Size
 
-OptimizerName = Literal["adamw", "muon"]
+OptimizerName = Literal["adamw", "muon", "normuon"]
 
 
 class Pretrain(Stage):
@@ -52,7 +52,9 @@ class Pretrain(Stage):
     batch: int = Field(16, ge=1, description="Blocks in one optimizer step, over all processes.")
     micro_batch: int | None = Field(None, ge=1, description="Blocks in memory at once; `batch` if left out.")
 
-    optimizer: OptimizerName = Field("adamw", description="AdamW, or Muon for matrices with AdamW for the rest.")
+    optimizer: OptimizerName = Field(
+        "adamw", description="AdamW, or Muon or NorMuon for matrices with AdamW for the rest."
+    )
     lr: float | None = Field(
         None, gt=0, description="Peak learning rate; follows from the width if left out, a tenth of that with a model."
     )
@@ -62,9 +64,9 @@ class Pretrain(Stage):
     warmup: int | None = Field(None, ge=0, description="Steps; a fiftieth of all if left out, a tenth with a model.")
     decay: float = Field(0.3, gt=0, le=1, description="Share of the steps in which `wsd` falls.")
     final_lr: float = Field(0.1, ge=0, le=1, description="Last learning rate as a share of the peak.")
-    weight_decay: float = Field(0.1, ge=0, description="Of AdamW and Muon.")
+    weight_decay: float = Field(0.1, ge=0, description="Of all optimizers.")
     betas: tuple[float, float] = Field((0.9, 0.95), description="Decay of AdamW's two moments.")
-    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's.")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's and NorMuon's.")
     clip: float = Field(1.0, gt=0, description="Greatest norm of the gradient.")
 
     dtype: Dtype = "auto"

@@ -42,6 +42,14 @@ def advantages(
     return advantages_BR, torch.where(mask_BR, advantages_BR + values_BR, 0.0)
 
 
+def to_go(rewards_BR: Tensor, gamma: float = 1.0) -> Tensor:
+    """The discounted rewards from each token on: sum_l gamma^l r_{t+l}. 0 where masked, as the rewards are."""
+    sums_BR = rewards_BR.clone()
+    for t in reversed(range(rewards_BR.shape[1] - 1)):
+        sums_BR[:, t] += gamma * sums_BR[:, t + 1]
+    return sums_BR
+
+
 def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     """Scale to unit variance (and zero mean) over the unmasked entries; masked ones become 0.
 

@@ -23,6 +23,7 @@ from training.loops.checkpoint import (
     restore_random_state,
 )
 from training.loops.sealed import SEAL
+from training.pretrain.normuon import NorMuon
 
 
 def save(checkpoints: Checkpoints, step: int, score: float | None = None) -> None:
@@ -148,12 +149,15 @@ def test_random_states_go_on_where_they_were(tmp_path: Path) -> None:
     assert draw() == expected
 
 
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Muon])
-def test_an_optimizer_goes_on_bitwise(kind: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [(torch.optim.AdamW, {}), (torch.optim.Muon, {}), (NorMuon, {"weight_decay": 0.1, "momentum": 0.9})],
+)
+def test_an_optimizer_goes_on_bitwise(kind: Any, more: dict[str, float]) -> None:
     def make() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
         torch.manual_seed(0)
         layer = torch.nn.Linear(4, 4, bias=False)
-        return layer, kind(layer.parameters(), lr=0.1)
+        return layer, kind(list(layer.parameters()), lr=0.1, **more)
 
     def step(layer: torch.nn.Linear, optimizer: torch.optim.Optimizer, scale: float) -> None:
         optimizer.zero_grad()

@@ -36,7 +36,7 @@ def train(store: Store, **config: Any) -> tuple[dict[str, torch.Tensor], list[di
 
 
 @pytest.mark.parametrize("sharding", ["replicate", "shard"])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "normuon"])
 def test_two_processes_train_the_model_of_one(store: Store, tmp_path: Path, sharding: str, optimizer: str) -> None:
     alone, truth = train(store, log_every=1, optimizer=optimizer)
     way: dict[str, Any] = {"processes": 2, "sharding": sharding, "optimizer": optimizer}

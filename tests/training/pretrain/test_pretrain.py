@@ -118,7 +118,7 @@ def test_the_first_loss_is_that_of_a_guess(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", [{}, {"optimizer": "muon", "schedule": "wsd", "document_mask": True}], ids=["adamw", "muon"]
+    "extra", [{}, {"optimizer": "normuon", "schedule": "wsd", "document_mask": True}], ids=["adamw", "normuon"]
 )
 def test_a_run_that_stops_at_every_checkpoint_ends_with_the_same_bytes(
     store: Store, build: Any, tmp_path: Path, monkeypatch: Any, extra: dict[str, Any]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.rl.advantages import advantages, whiten
+from training.rl.advantages import advantages, to_go, whiten
 
 GAMMA = 0.9
 
@@ -38,12 +38,15 @@ def test_advantages_are_the_sum_of_discounted_td_errors(lam: float) -> None:
 def test_lambda_one_is_the_return_minus_the_value() -> None:
     rewards, values, mask = rollouts(1)
     found, returns = advantages(rewards, values, mask, GAMMA, 1.0)
+    sums = to_go(torch.where(mask, rewards, 0.0), GAMMA)
+    assert (sums[~mask] == 0).all()
     for b in range(len(rewards)):
         n = int(mask[b].sum())
         for t in range(n):
             discounted = sum(GAMMA ** (k - t) * rewards[b, k].item() for k in range(t, n))
             assert found[b, t].item() == pytest.approx(discounted - values[b, t].item(), abs=1e-14)
             assert returns[b, t].item() == pytest.approx(discounted, abs=1e-14)
+            assert sums[b, t].item() == pytest.approx(discounted, abs=1e-14)
 
 
 def test_padding_changes_nothing_whatever_stands_in_it() -> None:

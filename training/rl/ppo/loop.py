@@ -31,9 +31,11 @@ from training.models.logprobs import forward
 from training.models.lora import peft_config
 from training.models.padding import pad
 from training.models.precision import autocast, products, recompute_layers
+from training.rl.advantages import to_go
 from training.rl.critic import Critic
+from training.rl.fitted_values import features, fitted_values
 from training.rl.guard import Watch
-from training.rl.ppo.loss import Experience, describe, experience, loss
+from training.rl.ppo.loss import Experience, describe, experience, loss, rewards
 from training.rl.ppo.stage import Ppo
 from training.rl.ppo.state import restore
 from training.rl.record import consumed, keep, warn_of_sameness
@@ -56,7 +58,10 @@ def optimise(stage: Ppo, job: Job) -> None:
     tokenizer, lead = models.tokenizer, distributed.rank() == 0
     scorer = make_scorer(job, tokenizer, stage.rules, stage.weights, stage.pessimism, models.device) if lead else None
     questions = load_questions(job, tokenizer)
-    state = restore(job.scratch / "checkpoints", {"policy": models.policy, "critic": models.critic}, stage)
+    learners = {"policy": models.policy, "critic": models.critic}
+    state = restore(
+        job.scratch / "checkpoints", {name: one for name, one in learners.items() if one is not None}, stage
+    )
     watch = Watch(job, tokenizer, stage.guard, stage.gold, stage.gold_every, state.points) if stage.guard else None
     iterations = range(state.learnt, stage.iterations + bool(watch))  # a guard looks at the last policy, too
     everything = [*questions, *(watch.questions if watch else [])]
@@ -117,11 +122,12 @@ def optimise(stage: Ppo, job: Job) -> None:
 
 @dataclass(frozen=True)
 class Models:
-    """What one process has of them; `reference` is None where it is the policy without its adapter."""
+    """What one process has of them; `reference` is None where it is the policy without its adapter, `critic` where values are
+    fitted."""
 
     policy: Any
     reference: Any
-    critic: Critic
+    critic: Critic | None
     tokenizer: Any
     device: torch.device
 
@@ -138,13 +144,13 @@ def load_models(stage: Ppo, job: Job) -> Models:
         None if stage.lora and not given else load_model(given.location if given else location, job, dtype=dtype)[0]
     )
     backbone: Any = load_model(location, job)[0].base_model if stage.critic == "separate" else None
-    critic = Critic(int(policy.config.hidden_size), backbone)
+    critic = None if stage.critic == "fitted" else Critic(int(policy.config.hidden_size), backbone)
     if stage.lora:
         policy = get_peft_model(policy, peft_config(stage.lora))
     for module in (policy, reference, critic):
         if module is not None:
             module.to(device).eval()  # dropout off: rho is 1 before the first step
-    for module in (policy, critic.backbone):
+    for module in (policy, backbone):
         if module is not None and recomputes(stage):
             recompute_layers(module)
     for module in (policy, reference, critic):
@@ -174,14 +180,16 @@ def look_back(stage: Ppo, models: Models, rollouts: Sequence[Rollout], scores: n
     policy, reference, critic, device = models.policy, models.reference, models.critic, models.device
     answers = [rollout.answer for rollout in rollouts]
     mask_BR = pad(answers, device).mask_BR
+    place_BR = torch.arange(mask_BR.numel(), device=device).view(mask_BR.shape)
+    states: list[tuple[torch.Tensor, torch.Tensor]] = []  # features of this process's tokens, and where they are
     logprobs_BR, reference_BR, values_BR, entropy_BR = (torch.zeros(mask_BR.shape, device=device) for _ in range(4))
     tokens = bound(stage, policy.config)
     with torch.no_grad():
         for chunk, counts in distributed.turns(answers, tokens, stage.micro_batch):
             batch = pad([answers[i] for i in chunk], device)
             with autocast(device, products(stage.dtype)):
-                out = forward(policy, batch, entropy=True, hidden=critic.backbone is None)
-                values = critic(batch, out.hidden_BRD)
+                out = forward(policy, batch, entropy=True, hidden=reads_policy(critic))
+                values = critic(batch, out.hidden_BRD) if critic else 0.0
                 with policy.disable_adapter() if reference is None else nullcontext():
                     theirs = forward(reference or policy, batch).logprobs_BR
             assert out.entropy_BR is not None
@@ -190,13 +198,30 @@ def look_back(stage: Ppo, models: Models, rollouts: Sequence[Rollout], scores: n
             entropy_BR[chunk, :width] += counts * out.entropy_BR
             values_BR[chunk, :width] += counts * values
             reference_BR[chunk, :width] += counts * theirs
-    for known_BR in (logprobs_BR, reference_BR, values_BR, entropy_BR):
+            if critic is None:
+                assert out.hidden_BRD is not None
+                counted_BR = batch.mask_BR & bool(counts)
+                states.append((features(out.hidden_BRD)[counted_BR], place_BR[chunk, :width][counted_BR]))
+
+    def put_together(known_BR: torch.Tensor) -> None:
         distributed.total(known_BR)  # each process knows the rows of its share
         known_BR.masked_fill_(~mask_BR, 0.0)
+
+    for known_BR in (logprobs_BR, reference_BR, entropy_BR):
+        put_together(known_BR)
     score_B = torch.tensor(scores, dtype=torch.float32, device=device)
-    return experience(
-        rollouts, mask_BR, logprobs_BR, reference_BR, values_BR, entropy_BR, score_B, beta, stage
-    )  # fmt: skip
+    rewards_BR = rewards(mask_BR, logprobs_BR, reference_BR, score_B, beta, stage)
+    if critic is None:
+        x_NF, place_N = (torch.cat(parts) for parts in zip(*states, strict=True))
+        targets_N = to_go(rewards_BR, stage.gamma).view(-1)[place_N]
+        values_BR.view(-1)[place_N] = fitted_values(x_NF, targets_N, place_N // mask_BR.shape[1])
+    put_together(values_BR)
+    return experience(rollouts, mask_BR, logprobs_BR, reference_BR, values_BR, entropy_BR, rewards_BR, stage)
+
+
+def reads_policy(critic: Critic | None) -> bool:
+    """Whether values come from the policy's hidden states."""
+    return critic is None or critic.backbone is None
 
 
 def learn(
@@ -206,7 +231,7 @@ def learn(
     value: where an iteration ends early, the one that ended it."""
     policy, critic = models.policy, models.critic
     for group in optimizer.param_groups:
-        group["lr"] = stage.lr * (schedule.linear(iteration, stage.iterations, 0.0) if stage.decay else 1.0)
+        group["lr"] = stage.lr * share_of_rate(stage, iteration)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     seen: list[dict[str, float]] = []
     step_kl = 0.0
@@ -219,8 +244,10 @@ def learn(
             part = old.of(minibatch[chunk])
             batch = pad(part.answers, models.device)
             with autocast(models.device, products(stage.dtype)):
-                now = forward(policy, batch, entropy=stage.entropy_weight > 0, hidden=critic.backbone is None)
-                values_BR = critic(batch, now.hidden_BRD)
+                now = forward(
+                    policy, batch, stage.entropy_weight > 0, hidden=critic is not None and reads_policy(critic)
+                )
+                values_BR = critic(batch, now.hidden_BRD) if critic else None
             summed, parts = loss(now, values_BR, part, stage)
             (counts * summed / tokens).backward()
             sums = {name: sums.get(name, 0.0) + counts * value for name, value in parts.items()}
@@ -233,12 +260,19 @@ def learn(
             )
             break
         distributed.sum_gradients(policy)
-        distributed.sum_gradients(critic)
+        if critic:
+            distributed.sum_gradients(critic)
         torch.nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm)
         optimizer.step()
         seen.append(step)
     means = {name: float(np.mean([step[name] for step in seen])) for name in (seen[0] if seen else {})}
     return {**means, "step_kl": step_kl, "steps": float(len(seen))}
+
+
+def share_of_rate(stage: Ppo, iteration: int) -> float:
+    """Adam's first steps are as long as any, and know the direction least: at the full rate they end exploration before it begins."""
+    rise = min((iteration + 1) / max(int(stage.warmup * stage.iterations), 1), 1.0)
+    return schedule.linear(iteration, stage.iterations, stage.warmup) if stage.decay else rise
 
 
 def minibatches(stage: Ppo, rollouts: int, iteration: int, seed: int) -> Iterator[np.ndarray]:

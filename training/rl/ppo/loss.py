@@ -78,17 +78,12 @@ def experience(
     reference_BR: Tensor,
     values_BR: Tensor,
     entropy_BR: Tensor,
-    score_B: Tensor,
-    beta: float,
+    rewards_BR: Tensor,
     settings: Settings,
 ) -> Experience:
     """What the rollouts were worth, token by token, under the policy and the values they were sampled with."""
     flat = torch.cat([torch.tensor(rollout.logprobs).float() for rollout in rollouts]).to(mask_BR.device)
     sampler_BR = torch.zeros(mask_BR.shape, device=mask_BR.device).masked_scatter(mask_BR, flat)
-    kl_BR = torch.where(mask_BR, kl.estimate(logprobs_BR, reference_BR, settings.kl_estimator), 0.0)
-    rewards_BR = token_rewards(kl_BR, score_B, mask_BR, beta)
-    if settings.whiten_rewards:
-        rewards_BR = advantages.whiten(rewards_BR, mask_BR, shift_mean=False)
     advantages_BR, returns_BR = advantages.advantages(rewards_BR, values_BR, mask_BR, settings.gamma, settings.lam)
     if settings.whiten_advantages:
         advantages_BR = advantages.whiten(advantages_BR, mask_BR)
@@ -100,6 +95,15 @@ def experience(
     )  # fmt: skip
 
 
+def rewards(
+    mask_BR: Tensor, logprobs_BR: Tensor, reference_BR: Tensor, score_B: Tensor, beta: float, settings: Settings
+) -> Tensor:
+    """What each token is rewarded with."""
+    kl_BR = torch.where(mask_BR, kl.estimate(logprobs_BR, reference_BR, settings.kl_estimator), 0.0)
+    rewards_BR = token_rewards(kl_BR, score_B, mask_BR, beta)
+    return advantages.whiten(rewards_BR, mask_BR, shift_mean=False) if settings.whiten_rewards else rewards_BR
+
+
 def token_rewards(kl_BR: Tensor, score_B: Tensor, mask_BR: Tensor, beta: float) -> Tensor:
     """-beta KL for every token, and the score on the last one: the end of the turn, not the padding after it (Ziegler et
     al. 2019, eq. 2)."""
@@ -108,12 +112,14 @@ def token_rewards(kl_BR: Tensor, score_B: Tensor, mask_BR: Tensor, beta: float) 
     return rewards_BR
 
 
-def loss(now: Forward, values_BR: Tensor, old: Experience, settings: Settings) -> tuple[Tensor, dict[str, float]]:
+def loss(
+    now: Forward, values_BR: Tensor | None, old: Experience, settings: Settings
+) -> tuple[Tensor, dict[str, float]]:
     """The loss summed over tokens, and sums of what it is made of.
 
     Args:
         now: what the policy says about the tokens of `old`, with gradients. Its entropy is missing where it has no weight.
-        values_BR: what the critic says about them.
+        values_BR: what the critic says about them; None where nobody trains one.
     """
     mask_BR = old.mask_BR
 
@@ -125,19 +131,20 @@ def loss(now: Forward, values_BR: Tensor, old: Experience, settings: Settings) -
     gain_BR = ratio_BR * old.advantages_BR
     clipped_BR = ratio_BR.clamp(1 - settings.clip, 1 + settings.clip) * old.advantages_BR
     policy_loss = -total(torch.minimum(gain_BR, clipped_BR) * old.weights_BR)
-    # PPO, eq. 9, clipped as the policy is
-    reach = settings.clip_value * old.scale
-    near_BR = old.values_BR + (values_BR - old.values_BR).clamp(-reach, reach)
-    error_BR = torch.maximum((values_BR - old.returns_BR) ** 2, (near_BR - old.returns_BR) ** 2)
-    value_loss = total(error_BR / (2 * old.scale**2))
-
-    summed = policy_loss + settings.value_weight * value_loss
+    summed = policy_loss
+    parts: dict[str, Tensor] = {}
+    if values_BR is not None:
+        # PPO, eq. 9, clipped as the policy is
+        reach = settings.clip_value * old.scale
+        near_BR = old.values_BR + (values_BR - old.values_BR).clamp(-reach, reach)
+        error_BR = torch.maximum((values_BR - old.returns_BR) ** 2, (near_BR - old.returns_BR) ** 2)
+        parts["value_loss"] = total(error_BR / (2 * old.scale**2))
+        summed = summed + settings.value_weight * parts["value_loss"]
     if now.entropy_BR is not None:
         summed = summed - settings.entropy_weight * total(now.entropy_BR)
     with torch.no_grad():
-        parts = {
+        parts |= {
             "policy_loss": policy_loss,
-            "value_loss": value_loss,
             "clip_fraction": total((gain_BR > clipped_BR).float()),
             # KL(pi_old || pi) by k3: the samples are pi_old's
             "step_kl": total(kl.estimate(old.logprobs_BR, now.logprobs_BR, "k3")),

@@ -5,10 +5,11 @@ One iteration:
 1.  sample answers from the policy with vLLM at temperature 1: the samples are the policy's own
 2.  r_t = -beta (log pi(y_t) - log pi_ref(y_t)) + [t is the last token] (score - penalty if it is not an end token)
                                                                                          (Ziegler et al. 2019, eq. 2)
-3.  A_t, R_t by generalised advantage estimation                                      (`training.rl.advantages`)
+3.  values by a regression on the policy's hidden states (`training.rl.fitted_values`) or by a critic that learns, and from them
+    A_t, R_t by generalised advantage estimation                                      (`training.rl.advantages`)
 4.  a few epochs of minibatches on
         L = E[min(rho_t A_t, clip(rho_t, 1-eps, 1+eps) A_t)],   rho_t = pi(y_t) / pi_old(y_t)     (PPO, eq. 7)
-        + value_weight 1/2 E[max((V_t - R_t)^2, (clip(V_t, V_old +- eps_v) - R_t)^2)]             (PPO, eq. 9, clipped)
+        + value_weight 1/2 E[max((V_t - R_t)^2, (clip(V_t, V_old +- eps_v) - R_t)^2)]  for a critic (PPO, eq. 9, clipped)
         - entropy_weight E[H_t]
     with values and returns in units of the returns' root mean square, so that no weight depends on the reward's scale
 
@@ -62,7 +63,7 @@ class Ppo(Stage):
     work = "training.rl.ppo.loop:train"
     drawings = DRAWINGS
     random = True
-    version = 5
+    version = 6
 
     iterations: int = Field(30, ge=1, description="Batches of prompts that are answered and learnt from.")
     rollouts: int = Field(128, ge=2, description="Answers sampled an iteration.")
@@ -76,19 +77,26 @@ class Ppo(Stage):
         description="Answers in memory at once, on each device; as many as keep a gibibyte (on a GPU: four) if left out.",
     )
     lr: float = Field(1e-5, gt=0, description="Peak learning rate.")
-    decay: bool = Field(True, description="Let the rate fall linearly to 0 over the run.")
+    warmup: float = Field(0.2, ge=0, le=1, description="Share of the iterations in which the rate rises.")
+    decay: bool = Field(True, description="Let the rate then fall linearly to 0 over the run.")
     clip: float = Field(0.2, gt=0, description="eps: how far the ratio moves before it stops to pay.")
-    clip_value: float = Field(0.2, gt=0, description="eps_v: the same for a value, in units of the returns' RMS.")
-    value_weight: float = Field(0.5, ge=0, description="Of the value function's loss beside the policy's.")
+    clip_value: float = Field(
+        0.2, gt=0, description="eps_v: the same for a critic's value, in units of the returns' RMS."
+    )
+    value_weight: float = Field(0.5, ge=0, description="Of a critic's loss beside the policy's.")
     entropy_weight: float = Field(0.0, ge=0, description="Of a bonus for entropy.")
-    critic: Literal["shared", "separate"] = Field("shared", description="A head on the policy, or a model of its own.")
+    critic: Literal["fitted", "shared", "separate"] = Field(
+        "fitted",
+        description="Where values come from: a regression on the policy's hidden states, a head on the policy that is trained, or a "
+        "model of its own.",
+    )
     gamma: float = Field(1.0, gt=0, le=1, description="Discount of rewards a token later.")
     lam: float = Field(0.95, ge=0, le=1, description="Lambda of generalised advantage estimation.")
     beta: float = Field(0.05, ge=0, description="Reward given up per nat of KL to the reference.")
     target: float | None = Field(None, gt=0, description="KL (nats an answer) towards which beta is steered.")
     kl_estimator: Literal["k1", "k3"] = Field("k1", description="Of the KL in the reward, per token.")
     stop_kl: float | None = Field(
-        0.05, gt=0, description="KL (nats a token) between the policy and pi_old that ends an iteration's epochs early."
+        None, gt=0, description="KL (nats a token) between the policy and pi_old that ends an iteration's epochs early."
     )
     missing_eos: float = Field(1.0, ge=0, description="Taken off the score of an answer that was cut at `max_tokens`.")
     whiten_rewards: bool = Field(False, description="Scale rewards to unit variance. beta then counts in those units.")
@@ -131,6 +139,14 @@ class Ppo(Stage):
             raise ValueError(f"`samples` ({self.samples}) must divide `rollouts` ({self.rollouts})")
         if self.minibatches > self.rollouts:
             raise ValueError(f"{self.rollouts} `rollouts` can't be cut into {self.minibatches} `minibatches`")
+        if self.critic == "fitted":
+            fields = type(self).model_fields
+            idle = [name for name in ("value_weight", "clip_value") if getattr(self, name) != fields[name].default]
+            if idle:
+                raise ValueError(
+                    f"`{idle[0]}` is for a critic that is trained; `critic: fitted` trains none. Leave it out, or set `critic` to "
+                    "`shared` or `separate`"
+                )
         check_launch(self.processes)
         if self.lora and self.sharding == "shard":
             raise ValueError("`lora` needs whole matrices: use `sharding: replicate`, or train all weights")

@@ -30,8 +30,12 @@ def policy(store: Store, tmp_path: Path) -> Artifact:
     return tiny_chat.artifact(store, tiny_chat.save(tmp_path / "policy"))
 
 
-def test_rollouts_that_cannot_be_cut_are_refused() -> None:
+def test_rollouts_that_cannot_be_cut_and_idle_options_are_refused() -> None:
     assert Ppo(rollouts=4, minibatches=4).minibatches == 4
+    with pytest.raises(
+        ValueError, match="`value_weight` is for a critic that is trained; `critic: fitted` trains none"
+    ):
+        Ppo(value_weight=0.1)
     with pytest.raises(ValueError, match=r"`samples` \(3\) must divide `rollouts` \(4\)"):
         Ppo(rollouts=4, minibatches=4, samples=3)
     with pytest.raises(ValueError, match="4 `rollouts` can't be cut into 8 `minibatches`"):
@@ -50,7 +54,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_anything_runs(
     [
         {"critic": "shared", "lr": 5e-3},
         {"critic": "separate", "lr": 5e-3},
-        {"critic": "shared", "lr": 3e-2, "lora": {"r": 8, "alpha": 16}, "rules": {"right": "completion LIKE '%blue%'"}},
+        {"critic": "fitted", "lr": 3e-2, "lora": {"r": 8, "alpha": 16}, "rules": {"right": "completion LIKE '%blue%'"}},
     ],
     ids=["shared", "separate", "lora"],
 )

@@ -52,7 +52,7 @@ def test_the_loss_is_the_formula_worked_out_token_by_token() -> None:
     critic = Critic(32)
     torch.manual_seed(1)
     torch.nn.init.normal_(critic.head.weight)
-    stage = Ppo(value_weight=0.7, entropy_weight=0.01, clip=0.2, clip_value=0.3)
+    stage = Ppo(critic="shared", value_weight=0.7, entropy_weight=0.01, clip=0.2, clip_value=0.3)
     now = forward(model, pad(ANSWERS), entropy=True, hidden=True)
     found, parts = loss(now, critic(pad(ANSWERS), now.hidden_BRD), old, stage)
 
@@ -84,13 +84,14 @@ def test_before_the_first_step_the_gradient_is_that_of_the_policy_gradient_theor
         now_BR = torch.where(old.mask_BR, forward(model, pad(ANSWERS)).logprobs_BR, 0.0)
     old = replace(old, logprobs_BR=now_BR, weights_BR=torch.ones(2, 3))
     now = forward(model, pad(ANSWERS), hidden=True)
-    found, parts = loss(now, Critic(32)(pad(ANSWERS), now.hidden_BRD), old, Ppo(value_weight=0))
+    found, parts = loss(now, None, old, Ppo())
     found.backward()
     ours = model.model.embed_tokens.weight.grad.clone()
     model.zero_grad()
     (-(torch.where(old.mask_BR, forward(model, pad(ANSWERS)).logprobs_BR, 0.0) * old.advantages_BR).sum()).backward()
     assert torch.allclose(ours, model.model.embed_tokens.weight.grad, atol=1e-5)
     assert parts["clip_fraction"] == 0 and parts["step_kl"] == pytest.approx(0, abs=1e-9)
+    assert "value_loss" not in parts  # nobody learns values
 
 
 def test_some_rollouts_of_an_experience_are_as_wide_as_the_longest_of_them() -> None:

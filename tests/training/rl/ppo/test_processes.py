@@ -35,7 +35,7 @@ Given = Callable[[str, list[dict[str, Any]]], Artifact]
 
 # Minibatches of 2, 1, 1 and 1 answers: one process has nothing to do in most of them.
 CONFIG: dict[str, Any] = {"seed": 3, "dtype": "float32", "iterations": 2, "rollouts": 5, "max_tokens": 4, "lr": 1e-3,
-                          "rules": {"right": "completion = reference", "short": "-0.1 * length"}}  # fmt: skip
+                          "rules": {"right": "completion = reference", "short": "-0.1 * LENGTH(completion)"}}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -90,7 +90,11 @@ def told(made: Artifact) -> list[list[list[int]]]:
 @pytest.mark.parametrize(
     "config",
     [
-        {"sharding": "shard", "max_grad_norm": 1e6},  # a gradient counted twice would not show when it is clipped
+        {
+            "sharding": "shard",
+            "critic": "shared",
+            "max_grad_norm": 1e6,
+        },  # a gradient counted twice would not show when it is clipped
         {"sharding": "replicate", "critic": "separate"},
         {"sharding": "shard", "critic": "separate", "guard": {}, "gold_every": 1, "entropy_weight": 0.01},
         {"sharding": "replicate", "lora": {"r": 4}, "lr": 1e-2},
