@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.columns import Array
+from pipelines.tokenize.derivations import Derivations
 
 _enter = kernel("pipelines.kernels.pretoken_table", "enter")
 _keys_of = kernel("pipelines.kernels.pretoken_table", "keys_of")
@@ -41,6 +42,7 @@ class ByteLevel:
         byte_ids: (256,) uint32.
         merges, merge_shift: a table of pairs of ids (`pipelines.kernels.pretoken_table`): rank and id of what each becomes.
         vocabulary, vocabulary_shift: a table of pretokens that are a token as they are, whatever the merges; empty if merges decide.
+        derivations: how merges make each token.
     """
 
     family: int
@@ -51,6 +53,7 @@ class ByteLevel:
     merge_shift: int
     vocabulary: Array
     vocabulary_shift: int
+    derivations: Derivations
 
     @staticmethod
     def read(tokenizer_json: str) -> ByteLevel | None:
@@ -68,16 +71,23 @@ class ByteLevel:
             return None
         literals = (token["content"] for token in parts.get("added_tokens") or [] if not token["special"])
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-        left, right, made = (
-            np.array([vocab[token] for token in tokens], np.uint64)
-            for tokens in ((a for a, _ in pairs), (b for _, b in pairs), (a + b for a, b in pairs))
-        )
+        pairs_M3 = np.array([(vocab[a], vocab[b], vocab[a + b]) for a, b in pairs], np.uint32).reshape(-1, 3)
+        left, right, made = pairs_M3.T.astype(np.uint64)
         ranks = np.arange(len(pairs), dtype=np.uint64)
         merges = table((left + np.uint64(1)) << np.uint64(32) | right, ranks << np.uint64(32) | made)
-        whole = _tokens(vocab) if model.get("ignore_merges") else (np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+        tokens = [""] * (1 + max(vocab.values()))
+        for token, index in vocab.items():
+            tokens[index] = token
+        spelling, bounds, plain = _bytes_of(tokens)
+        byte_ids = np.array([vocab[letter] for letter in letters], np.uint32)
+        keys, ids = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+        if model.get("ignore_merges"):
+            keys = np.empty(len(tokens), np.uint64)
+            _keys_of(spelling, bounds, keys)
+            keys, ids = keys[plain], np.flatnonzero(plain).astype(np.uint64) + np.uint64(1)
         return ByteLevel(
-            family, normalizer is not None, tuple(sorted({one.encode() for one in literals if one})),
-            np.array([vocab[letter] for letter in letters], np.uint32), *merges, *table(*whole),
+            family, normalizer is not None, tuple(sorted({one.encode() for one in literals if one})), byte_ids,
+            *merges, *table(keys, ids), Derivations.of(tokens, spelling, bounds, pairs_M3, byte_ids, *merges),
         )  # fmt: skip
 
 
@@ -91,13 +101,6 @@ def alphabet() -> list[str]:
     ]
 
 
-@cache
-def spelling() -> Array:
-    """(768,) how each byte is spelled: the number of bytes in UTF-8, and they."""
-    rows = [letter.encode() for letter in alphabet()]
-    return np.array([[len(row), row[0], row[-1] if len(row) > 1 else 0] for row in rows], np.uint8).reshape(-1)
-
-
 def table(keys: Array, values: Array) -> tuple[Array, int]:
     """A table with these keys and values, at most half full, and its shift."""
     bits = max(int(2 * len(keys)).bit_length(), 1)
@@ -107,18 +110,19 @@ def table(keys: Array, values: Array) -> tuple[Array, int]:
     return made, 64 - bits
 
 
-def _tokens(vocab: dict[str, int]) -> tuple[Array, Array]:
-    """The keys of all tokens of bytes, and 1 + their ids."""
-    bytes_of = {letter: bytes([byte]) for byte, letter in enumerate(alphabet())}
-    tokens, ids = list[bytes](), list[int]()
-    for token, index in vocab.items():
-        if token and all(letter in bytes_of for letter in token):
-            tokens.append(b"".join([bytes_of[letter] for letter in token]))
-            ids.append(index + 1)
+def _bytes_of(tokens: list[str]) -> tuple[Array, Array, Array]:
+    """The bytes of all tokens and 64 more, where those of each begin (V + 1), and which have but bytes, and some."""
+    places = np.full(512, 256, np.uint16)
+    places[[ord(letter) for letter in alphabet()]] = np.arange(256)
+    letters = np.frombuffer("".join(tokens).encode("utf-32-le"), np.uint32)
+    spelled = places[np.minimum(letters, 511)]
     bounds = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
-    keys = np.empty(len(tokens), np.uint64)
-    _keys_of(np.frombuffer(b"".join([*tokens, bytes(64)]), np.uint8), bounds, keys)
-    return keys, np.array(ids, np.uint64)
+    other = np.cumsum([0, *(spelled == 256)], dtype=np.int64)[bounds]
+    return (
+        np.append(spelled.astype(np.uint8), np.zeros(64, np.uint8)),
+        bounds,
+        (np.diff(other) == 0) & (np.diff(bounds) > 0),
+    )
 
 
 def _family(pre: dict[str, Any]) -> int | None:

@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 
 from pipelines.texts.columns import Texts
 from pipelines.tokenize.byte_level import ByteLevel
-from pipelines.tokenize.checked import Checked
 from pipelines.tokenize.pretokens import Ids, PretokenCache
 
 
@@ -35,7 +34,7 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         parts = ByteLevel.read(model)
-        self._cache = PretokenCache(self._backend, parts, Checked(model), self.dtype) if parts else None
+        self._cache = PretokenCache(self._backend, parts, self.dtype) if parts else None
 
     @staticmethod
     def load(folder: Path) -> Encoder:
