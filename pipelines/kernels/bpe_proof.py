@@ -22,7 +22,7 @@ RANK, LEFT, RIGHT = range(3)
 
 
 @numba.njit(cache=True, nogil=True)
-def apart(left: Any, right: Any, before: int, steps: Any, merges: Any, shift: int) -> bool:
+def apart(left: Any, right: Any, before: Any, steps: Any, merges: Any, shift: int) -> bool:
     """Whether two tokens are made, each of its own bytes, before a merge across the boundary that comes before the step `before`.
 
     Undoes, from the last one on, the merges of what stands at the boundary: what stands there then can't have been merged if it would have

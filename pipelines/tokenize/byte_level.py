@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -70,8 +71,12 @@ class ByteLevel:
         if any(letter not in vocab for letter in letters) or max(vocab.values()) >= IDS:
             return None
         literals = (token["content"] for token in parts.get("added_tokens") or [] if not token["special"])
-        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-        pairs_M3 = np.array([(vocab[a], vocab[b], vocab[a + b]) for a, b in pairs], np.uint32).reshape(-1, 3)
+        pairs: list[Any] = model["merges"]
+        if pairs and isinstance(pairs[0], str):
+            pairs = [pair.split(" ") for pair in pairs]
+        names = itertools.chain(itertools.chain.from_iterable(pairs), map("".join, pairs))
+        ids = np.fromiter(map(vocab.__getitem__, names), np.uint32, 3 * len(pairs))
+        pairs_M3 = np.column_stack([ids[: 2 * len(pairs)].reshape(-1, 2), ids[2 * len(pairs) :]])
         left, right, made = pairs_M3.T.astype(np.uint64)
         ranks = np.arange(len(pairs), dtype=np.uint64)
         merges = table((left + np.uint64(1)) << np.uint64(32) | right, ranks << np.uint64(32) | made)
@@ -80,14 +85,14 @@ class ByteLevel:
             tokens[index] = token
         spelling, bounds, plain = _bytes_of(tokens)
         byte_ids = np.array([vocab[letter] for letter in letters], np.uint32)
-        keys, ids = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+        keys, whole = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
         if model.get("ignore_merges"):
             keys = np.empty(len(tokens), np.uint64)
             _keys_of(spelling, bounds, keys)
-            keys, ids = keys[plain], np.flatnonzero(plain).astype(np.uint64) + np.uint64(1)
+            keys, whole = keys[plain], np.flatnonzero(plain).astype(np.uint64) + np.uint64(1)
         return ByteLevel(
             family, normalizer is not None, tuple(sorted({one.encode() for one in literals if one})), byte_ids,
-            *merges, *table(keys, ids), Derivations.of(tokens, spelling, bounds, pairs_M3, byte_ids, *merges),
+            *merges, *table(keys, whole), Derivations.of(tokens, spelling, bounds, pairs_M3, byte_ids, *merges),
         )  # fmt: skip
 
 
@@ -117,7 +122,7 @@ def _bytes_of(tokens: list[str]) -> tuple[Array, Array, Array]:
     letters = np.frombuffer("".join(tokens).encode("utf-32-le"), np.uint32)
     spelled = places[np.minimum(letters, 511)]
     bounds = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
-    other = np.cumsum([0, *(spelled == 256)], dtype=np.int64)[bounds]
+    other = np.append(0, np.cumsum(spelled == 256))[bounds]
     return (
         np.append(spelled.astype(np.uint8), np.zeros(64, np.uint8)),
         bounds,
