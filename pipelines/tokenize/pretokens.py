@@ -197,9 +197,8 @@ class PretokenCache:
         if self._used + LONGEST >= len(self._arena):
             self._arena = np.concatenate([self._arena, np.empty_like(self._arena)])
 
-    @staticmethod
-    def _composed(texts: Texts) -> Texts:
-        """In NFC."""
+    def _composed(self, texts: Texts) -> Texts:
+        """In NFC as the tokenizer has it, whose tables are older than Python's: it leaves marks of later in the order in which they stand."""
         changed: dict[int, bytes] = {}
         data, offsets = texts.data, texts.offsets.tolist()
         if not len(texts) or data[offsets[0] : offsets[-1]].max(initial=0) < 0x80:
@@ -207,7 +206,7 @@ class PretokenCache:
         for i, (a, b) in enumerate(itertools.pairwise(offsets)):
             text = data[a:b].tobytes()
             if not text.isascii() and not unicodedata.is_normalized("NFC", whole := text.decode()):
-                changed[i] = unicodedata.normalize("NFC", whole).encode()
+                changed[i] = self._tokenizer.normalizer.normalize_str(whole).encode()
         if not changed:
             return texts
         rows = [changed.get(i, data[a:b].tobytes()) for i, (a, b) in enumerate(itertools.pairwise(offsets))]
