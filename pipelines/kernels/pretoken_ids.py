@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.kernels.pretoken_ends import DIGITS, begin_gpt2, mark, next_begin, pretoken_end
 from pipelines.kernels.pretoken_table import ZERO, find, place, prefetch, pretoken_key
-from pipelines.kernels.word_hashes import U64, mix
+from pipelines.kernels.word_hashes import U64
 
 EMPTY = 4
 LONGEST = 1024  # bytes of a pretoken that is merged here: merging takes the square of them
@@ -17,8 +17,7 @@ INLINE, ID_BITS = 3, 20  # so many ids of so many bits stand in the table itself
 NEVER = U64(0xFFFFFFFFFFFFFFFF)
 ID = U64((1 << ID_BITS) - 1)
 # What a call tells in `tally`, and goes on from.
-TEXT, PLACE, COUNT, BEGUN, KNOWN, ARENA, NEW, SPELLED, LEARNT, PLAIN = range(10)
-SALT = U64(0x2545F4914F6CDD1D)
+TEXT, PLACE, COUNT, BEGUN, KNOWN, ARENA, NEW, PLAIN = range(8)
 AHEAD = 128  # pretokens that are cut before the first of them is looked up, so that memory can be fetched meanwhile
 
 
@@ -59,34 +58,30 @@ def merge(data: Any, i: int, stop: int, byte_ids: Any, merges: Any, shift: int, 
 @numba.njit(cache=True, nogil=True)
 def encode(
     data: Any, offsets: Any, family: int, kinds: Any, masks: Any, begins: Any, table: Any, shift: int, arena: Any, byte_ids: Any, merges: Any,
-    merge_shift: int, vocabulary: Any, vocabulary_shift: int, checked: Any, checked_shift: int, last: int, spelling: Any, ids: Any, ranks: Any,
-    stops: Any, keys: Any, out: Any, ends: Any, news: Any, digests: Any, spelled: Any, learnt: Any, tally: Any,
+    merge_shift: int, vocabulary: Any, vocabulary_shift: int, last: int, ids: Any, ranks: Any, stops: Any, keys: Any, out: Any, ends: Any,
+    news: Any, tally: Any,
 ) -> int:  # fmt: skip
     """Write the ids of texts one after the other to `out`, going on where `tally` says.
 
-    Stops before a new pretoken for which there is no room. New ones that are not `checked` are to be looked at before the next call.
+    Stops before a new pretoken for which there is no room. New ones are to be looked at before the next call.
 
     Args:
         data: the texts, and 64 bytes more; text t is `data[offsets[t]:offsets[t + 1]]`.
         table: pretoken -> its ids, or where they are in `arena` (their number before them).
         byte_ids: the id of each byte. merges: see `_merge_of`.
         vocabulary: pretoken -> 1 + the id of what is a token as it is, whatever its merges; empty (`EMPTY` places) if merges decide.
-        checked: digests of pretokens that need not be looked at; empty, or a table.
         last: an id that ends each text, or -1.
-        spelling: (768,) how each byte is spelled in the tokenizer's alphabet: the number of bytes, and they.
         masks, begins: room for a batch (`pipelines.kernels.pretoken_ends`). ids, ranks: for `LONGEST`; stops, keys: for `AHEAD`.
         ends: where the ids of each text end in `out`, out; -1 less that for a text that the tokenizer itself must encode.
-        news: (n, 4) int64, where each new pretoken begins and ends in `data`, where in the table it is, and where its ids end in `learnt`, out.
-        digests: (n,) uint64, of each new pretoken, out.
-        spelled: new pretokens as the tokenizer spells them, each with a space after it, out. learnt: their ids, out.
-        tally: (10,) int64, in and out: the text, the place in it, ids in `out`, those of the texts before, pretokens in the table, ids in the
-            arena, new pretokens, bytes in `spelled`, ids in `learnt`, whether `begins` is of use.
+        news: (n, 3) int64, where each new pretoken begins and ends in `data`, and where in the table it is, out.
+        tally: (8,) int64, in and out: the text, the place in it, ids in `out`, those of the texts before, pretokens in the table, ids in the
+            arena, new pretokens, whether `begins` is of use.
 
     Returns:
         1 if all texts are done.
     """
     text, i, count, begun = tally[TEXT], tally[PLACE], tally[COUNT], tally[BEGUN]
-    known, used, new, told, learned = tally[KNOWN], tally[ARENA], tally[NEW], tally[SPELLED], tally[LEARNT]
+    known, used, new = tally[KNOWN], tally[ARENA], tally[NEW]
     most = 3 * (len(table) >> 3)
     if text == 0 and i == 0:
         tally[PLAIN] = family <= DIGITS and mark(data, offsets[len(offsets) - 1], kinds, masks)
@@ -126,10 +121,7 @@ def encode(
                     if size > LONGEST:
                         whole = False
                         break
-                    if (
-                        known >= most or new == len(news) or told + 2 * size + 1 > len(spelled) or learned + size > len(learnt)
-                        or used + size >= len(arena)
-                    ):  # fmt: skip
+                    if known >= most or new == len(news) or used + size >= len(arena):
                         done = 0
                         break
                     length = 0
@@ -152,21 +144,8 @@ def encode(
                             value |= U64(ids[k]) << U64(2 + k * ID_BITS)
                     table[slot], table[slot + 1] = key, value
                     known += 1
-                    digest = mix(key ^ SALT)
-                    if len(checked) <= EMPTY or checked[find(checked, checked_shift, digest)] == ZERO:
-                        for k in range(length):
-                            learnt[learned] = ids[k]
-                            learned += 1
-                        for k in range(i, stop):
-                            spell = 3 * np.int64(data[k])
-                            spelled[told] = spelling[spell + 1]
-                            spelled[told + 1] = spelling[spell + 2]
-                            told += spelling[spell]
-                        spelled[told] = 0x20
-                        told += 1
-                        news[new, 0], news[new, 1], news[new, 2], news[new, 3] = i, stop, slot, learned
-                        digests[new] = digest
-                        new += 1
+                    news[new, 0], news[new, 1], news[new, 2] = i, stop, slot
+                    new += 1
                 value = table[slot + 1]
                 length = np.int64(value & U64(3))
                 if length:  # all that there may be are written, and those counted that there are
@@ -195,5 +174,21 @@ def encode(
         i = end
         text += 1
     tally[TEXT], tally[PLACE], tally[COUNT], tally[BEGUN] = text, i, count, begun
-    tally[KNOWN], tally[ARENA], tally[NEW], tally[SPELLED], tally[LEARNT] = known, used, new, told, learned
+    tally[KNOWN], tally[ARENA], tally[NEW] = known, used, new
     return done
+
+
+@numba.njit(cache=True, nogil=True)
+def ids_at(slot: int, table: Any, arena: Any, ids: Any) -> int:
+    """Write the ids of the pretoken at a place of the table; how many there are."""
+    value = table[slot + 1]
+    length = np.int64(value & U64(3))
+    if length:
+        for k in range(length):
+            ids[k] = np.uint32((value >> U64(2 + k * ID_BITS)) & ID)
+        return length
+    at = np.int64(value >> U64(2))
+    length = np.int64(arena[at])
+    for k in range(length):
+        ids[k] = arena[at + 1 + k]
+    return length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,7 @@ import numpy as np
 
 from pipelines.kernels.compiled import kernel
 from pipelines.texts.columns import Array
+from pipelines.tokenize.derivations import Derivations
 
 _enter = kernel("pipelines.kernels.pretoken_table", "enter")
 _keys_of = kernel("pipelines.kernels.pretoken_table", "keys_of")
@@ -41,6 +43,7 @@ class ByteLevel:
         byte_ids: (256,) uint32.
         merges, merge_shift: a table of pairs of ids (`pipelines.kernels.pretoken_table`): rank and id of what each becomes.
         vocabulary, vocabulary_shift: a table of pretokens that are a token as they are, whatever the merges; empty if merges decide.
+        derivations: how merges make each token.
     """
 
     family: int
@@ -51,6 +54,7 @@ class ByteLevel:
     merge_shift: int
     vocabulary: Array
     vocabulary_shift: int
+    derivations: Derivations
 
     @staticmethod
     def read(tokenizer_json: str) -> ByteLevel | None:
@@ -67,17 +71,28 @@ class ByteLevel:
         if any(letter not in vocab for letter in letters) or max(vocab.values()) >= IDS:
             return None
         literals = (token["content"] for token in parts.get("added_tokens") or [] if not token["special"])
-        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-        left, right, made = (
-            np.array([vocab[token] for token in tokens], np.uint64)
-            for tokens in ((a for a, _ in pairs), (b for _, b in pairs), (a + b for a, b in pairs))
-        )
+        pairs: list[Any] = model["merges"]
+        if pairs and isinstance(pairs[0], str):
+            pairs = [pair.split(" ") for pair in pairs]
+        names = itertools.chain(itertools.chain.from_iterable(pairs), map("".join, pairs))
+        ids = np.fromiter(map(vocab.__getitem__, names), np.uint32, 3 * len(pairs))
+        pairs_M3 = np.column_stack([ids[: 2 * len(pairs)].reshape(-1, 2), ids[2 * len(pairs) :]])
+        left, right, made = pairs_M3.T.astype(np.uint64)
         ranks = np.arange(len(pairs), dtype=np.uint64)
         merges = table((left + np.uint64(1)) << np.uint64(32) | right, ranks << np.uint64(32) | made)
-        whole = _tokens(vocab) if model.get("ignore_merges") else (np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+        tokens = [""] * (1 + max(vocab.values()))
+        for token, index in vocab.items():
+            tokens[index] = token
+        spelling, bounds, plain = _bytes_of(tokens)
+        byte_ids = np.array([vocab[letter] for letter in letters], np.uint32)
+        keys, whole = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+        if model.get("ignore_merges"):
+            keys = np.empty(len(tokens), np.uint64)
+            _keys_of(spelling, bounds, keys)
+            keys, whole = keys[plain], np.flatnonzero(plain).astype(np.uint64) + np.uint64(1)
         return ByteLevel(
-            family, normalizer is not None, tuple(sorted({one.encode() for one in literals if one})),
-            np.array([vocab[letter] for letter in letters], np.uint32), *merges, *table(*whole),
+            family, normalizer is not None, tuple(sorted({one.encode() for one in literals if one})), byte_ids,
+            *merges, *table(keys, whole), Derivations.of(tokens, spelling, bounds, pairs_M3, byte_ids, *merges),
         )  # fmt: skip
 
 
@@ -91,13 +106,6 @@ def alphabet() -> list[str]:
     ]
 
 
-@cache
-def spelling() -> Array:
-    """(768,) how each byte is spelled: the number of bytes in UTF-8, and they."""
-    rows = [letter.encode() for letter in alphabet()]
-    return np.array([[len(row), row[0], row[-1] if len(row) > 1 else 0] for row in rows], np.uint8).reshape(-1)
-
-
 def table(keys: Array, values: Array) -> tuple[Array, int]:
     """A table with these keys and values, at most half full, and its shift."""
     bits = max(int(2 * len(keys)).bit_length(), 1)
@@ -107,18 +115,19 @@ def table(keys: Array, values: Array) -> tuple[Array, int]:
     return made, 64 - bits
 
 
-def _tokens(vocab: dict[str, int]) -> tuple[Array, Array]:
-    """The keys of all tokens of bytes, and 1 + their ids."""
-    bytes_of = {letter: bytes([byte]) for byte, letter in enumerate(alphabet())}
-    tokens, ids = list[bytes](), list[int]()
-    for token, index in vocab.items():
-        if token and all(letter in bytes_of for letter in token):
-            tokens.append(b"".join([bytes_of[letter] for letter in token]))
-            ids.append(index + 1)
+def _bytes_of(tokens: list[str]) -> tuple[Array, Array, Array]:
+    """The bytes of all tokens and 64 more, where those of each begin (V + 1), and which have but bytes, and some."""
+    places = np.full(512, 256, np.uint16)
+    places[[ord(letter) for letter in alphabet()]] = np.arange(256)
+    letters = np.frombuffer("".join(tokens).encode("utf-32-le"), np.uint32)
+    spelled = places[np.minimum(letters, 511)]
     bounds = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
-    keys = np.empty(len(tokens), np.uint64)
-    _keys_of(np.frombuffer(b"".join([*tokens, bytes(64)]), np.uint8), bounds, keys)
-    return keys, np.array(ids, np.uint64)
+    other = np.append(0, np.cumsum(spelled == 256))[bounds]
+    return (
+        np.append(spelled.astype(np.uint8), np.zeros(64, np.uint8)),
+        bounds,
+        (np.diff(other) == 0) & (np.diff(bounds) > 0),
+    )
 
 
 def _family(pre: dict[str, Any]) -> int | None:

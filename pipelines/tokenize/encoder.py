@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 
 from pipelines.texts.columns import Texts
 from pipelines.tokenize.byte_level import ByteLevel
-from pipelines.tokenize.checked import Checked
 from pipelines.tokenize.pretokens import Ids, PretokenCache
 
 
@@ -19,7 +18,7 @@ class Encoder:
     """Text -> ids, without special tokens; text that looks like a special token stays text.
 
     Args:
-        model: the tokenizer, as tokenizer.json has it.
+        model: the tokenizer, as tokenizer.json has it. backend: the same, where it is read already.
 
     Attributes:
         eos: the id that ends a document.
@@ -27,15 +26,15 @@ class Encoder:
         dtype: of ids.
     """
 
-    def __init__(self, model: str, eos: int, vocab_size: int) -> None:
+    def __init__(self, model: str, eos: int, vocab_size: int, backend: Any = None) -> None:
         self.eos, self.vocab_size, self._model = eos, vocab_size, model
         self.dtype: np.dtype[Any] = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-        self._backend: Any = Tokenizer.from_str(model)
+        self._backend: Any = backend or Tokenizer.from_str(model)
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
         self._backend.no_padding()
         parts = ByteLevel.read(model)
-        self._cache = PretokenCache(self._backend, parts, Checked(model), self.dtype) if parts else None
+        self._cache = PretokenCache(self._backend, parts, self.dtype) if parts else None
 
     @staticmethod
     def load(folder: Path) -> Encoder:
@@ -51,7 +50,7 @@ class Encoder:
 
             tokenizer = load(str(folder))
             return Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, len(tokenizer))
-        return Encoder(model, eos, backend.get_vocab_size())
+        return Encoder(model, eos, backend.get_vocab_size(), backend)
 
     def __reduce__(self) -> Any:
         return Encoder, (self._model, self.eos, self.vocab_size)

@@ -96,14 +96,15 @@ class Packer:
 
     def flush(self, last: bool = False) -> None:
         """Write the whole blocks (and, at the end, the last one, filled up) as one file."""
+        waste = -self.size % self.block if last and not self.by_best_fit else 0
         stream, begins_D, names_D = (
-            np.concatenate(self.tokens),
+            np.concatenate([*self.tokens, np.full(waste, self.eos, self.dtype)]),
             np.concatenate(self.begins),
             pa.concat_arrays(self.names),
         )
-        rest, first = self._flush_best_fit(stream, begins_D, names_D) if self.by_best_fit else self._flush_stream(
-            stream, begins_D, names_D, last
-        )  # fmt: skip
+        self.counts["waste"] += waste
+        flush = self._flush_best_fit if self.by_best_fit else self._flush_stream
+        rest, first = flush(stream, begins_D, names_D)
         self.tokens, self.begins = [stream[rest:].copy()], [begins_D[first:] - rest]
         self.names = [names_D.slice(first)]
         self.size = len(self.tokens[0])
@@ -114,14 +115,9 @@ class Packer:
             "begins": [[at, n] for at, n in zip(self.begins[0].tolist(), self.names[0].to_pylist(), strict=True)],
         }
 
-    def _flush_stream(self, stream: Array, begins_D: Array, names_D: pa.Array, last: bool) -> tuple[int, int]:
+    def _flush_stream(self, stream: Array, begins_D: Array, names_D: pa.Array) -> tuple[int, int]:
         """Returns what to go on with: the first token, and the first document."""
-        size = len(stream)
-        if last and size % self.block:
-            waste = -size % self.block
-            stream = np.concatenate([stream, np.full(waste, self.eos, self.dtype)])
-            self.counts["waste"] += waste
-        blocks = len(stream) // self.block
+        size, blocks = self.size, len(stream) // self.block
         cut = blocks * self.block
         if blocks:
             edges = np.arange(blocks + 1) * self.block
