@@ -77,7 +77,9 @@ def test_a_stage_runs_with_threads_that_sleep_while_they_wait(tmp_path: Path, mo
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.setenv("KMP_BLOCKTIME", "30")  # what somebody set stays
     file = tmp_path / "recipe.yaml"
-    file.write_text("name: r\nstages: {all: {kind: toy_environment, names: [GOMP_SPINCOUNT, KMP_BLOCKTIME, TOY_SETTING]}}\n")
+    file.write_text(
+        "name: r\nstages: {all: {kind: toy_environment, names: [GOMP_SPINCOUNT, KMP_BLOCKTIME, TOY_SETTING]}}\n"
+    )
     made = flywheel.run(file, store=str(tmp_path / "store"))["all"]
     assert made.to_table()["text"].to_pylist() == ["2000", "30", "own"]  # and what the stage brings
     engine = spawn.environment()
