@@ -179,7 +179,7 @@ def encode(
 
 
 @numba.njit(cache=True, nogil=True)
-def ids_at(slot: int, table: Any, arena: Any, ids: Any) -> int:
+def ids_at(slot: int, table: Any, arena: Any, ids: Any) -> Any:
     """Write the ids of the pretoken at a place of the table; how many there are."""
     value = table[slot + 1]
     length = np.int64(value & U64(3))
