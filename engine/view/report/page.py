@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jinja2
+from markupsafe import Markup, escape
 
 from engine.errors import UserError
 from engine.redaction import redacted
@@ -60,6 +61,7 @@ def write_report(store: Store, run: str, to: Path) -> Path:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["code"] = coded
     page = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text()).render(
         run=run,
         stops=stops,
@@ -111,6 +113,11 @@ def write_report(store: Store, run: str, to: Path) -> Path:
     with whole_file(to) as partial:
         partial.write_text(visible(page), encoding="utf-8")
     return to
+
+
+def coded(text: str) -> Markup:
+    """A sentence as HTML, its `names` as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _facts(store: Store, run: str, done: list[tuple[Stop, Artifact]]) -> list[tuple[str, str]]:

@@ -93,9 +93,10 @@ def test_scores_are_means_over_prompts(given: Any, build: Any, store: Store, tmp
     assert score.mean.value == 4.0 and score.mean.low == 3.0 and score.mean.high == 5.0
     # A run that generates says how good the answers are, then what was kept of them: five of nine are as long as that.
     page = text_of(write_report(store, "r", tmp_path / "r.html").read_text())
-    assert "Asked: how good the 9 answers in `answers` by small to 3 prompts are. `long` is 4.00 on average (95 % interval 3.00 to 5.00)." in page  # fmt: skip
-    assert "5 conversations to fine-tune on in `best`; `best` let 5 of 9 rows through (55.6%)." in page
+    assert "Asked: how good the 9 answers in answers by small to 3 prompts are. long is 4.00 on average (95 % interval 3.00 to 5.00)." in page  # fmt: skip
+    assert "5 conversations to fine-tune on in best ; best let 5 of 9 rows through (55.6%)." in page
     assert "r What an <answer> is worth. Asked:" in page
+    assert "<code>best</code> let 5 of 9" in (tmp_path / "r.html").read_text()
     assert "LENGTH(completion)" in page and "Keep the best answers to each prompt by their verdicts" in page
 
 
