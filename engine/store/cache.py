@@ -300,7 +300,7 @@ def _entries() -> Iterator[tuple[int, int, Path, bool]]:
 
 
 def _remove(folder: Path) -> bool:
-    """Take an entry away, unless it is being written."""
+    """Take an entry away, unless it is being written, or a view has got it meanwhile."""
     try:
         descriptor = os.open(folder / PARTIAL, os.O_RDONLY)
     except FileNotFoundError:
@@ -313,6 +313,9 @@ def _remove(folder: Path) -> bool:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+    with contextlib.suppress(FileNotFoundError):
+        if (folder / DATA).stat().st_nlink > 1:
+            return False
     shutil.rmtree(folder, ignore_errors=True)
     return True
 

@@ -18,6 +18,7 @@ NOT_IDENTITY = {
     "sandbox",  # where programs run that the kernel can not hold back whole
     "max_failed", "patience", "checkpoint_every", "validation_every", "log_every", "keep", "processes", "sharding", "prompts", "gpu_share", "recompute",
     "replicas", "memory_gb", "report_to",
+    "tool",  # where people rank: the rows are the same (tests/labeling/label_studio)
     "max_touched", "contamination",  # may fail a run, or add a stage to it
     "license",  # said on cards alone
     "paths", "exclude", "tokenizer", "file", "model", "embedding",
