@@ -96,7 +96,7 @@ class Argilla(Connection):
 
     def me(self) -> str:
         """The name of the user that the key belongs to."""
-        return self.call("GET", "me", patience=0.0)["username"]
+        return self.user("me", "username")
 
     # --- workspaces and users ---------------------------------------------------------------------
 

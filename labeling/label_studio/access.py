@@ -44,7 +44,10 @@ class PersonalAccessToken(httpx.Auth):
                 )
                 if not traded.is_success:
                     return
-                access = str(traded.json()["access"])
+                try:
+                    access = str(traded.json()["access"])
+                except (ValueError, KeyError, TypeError):  # another server: the caller sees by what it said
+                    return
                 declare_value(access)
                 self._access = access
             request.headers["Authorization"] = f"Bearer {access}"

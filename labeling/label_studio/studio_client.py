@@ -89,7 +89,7 @@ class LabelStudio(Connection):
 
     def me(self) -> str:
         """The name of the user that the key belongs to."""
-        return name_of(self.call("GET", "current-user/whoami", patience=0.0)["email"])
+        return name_of(self.user("current-user/whoami", "email"))
 
     def as_user(self, annotator: Annotator) -> LabelStudio:
         """The same server, for this annotator: with the same key, since in Label Studio whoever may annotate may say whose it is."""

@@ -100,6 +100,20 @@ class Connection:
             time.sleep(pause)
             pause = min(pause * 2, 2.0)
 
+    def user(self, path: str, field: str) -> str:
+        """What the server calls the user that the key belongs to.
+
+        Raises:
+            UserError: what answers there is another server.
+        """
+        told = self.call("GET", path, patience=0.0)
+        if not isinstance(told, dict) or not isinstance(told.get(field), str):  # pyright: ignore[reportUnknownMemberType]
+            raise self._stranger()
+        return told[field]
+
+    def _stranger(self) -> UserError:
+        return UserError(f"{self.url} answers, but not as a {self.words.name} server does: is the address right?")
+
     def _body(self, response: httpx.Response) -> Any:
         if response.is_success:
             if not response.content:
@@ -107,9 +121,7 @@ class Connection:
             try:
                 return response.json()
             except ValueError as error:
-                raise UserError(
-                    f"{self.url} answers, but not as a {self.words.name} server does: is the address right?"
-                ) from error
+                raise self._stranger() from error
         server, status, detail = f"The {self.words.name} server at {self.url}", response.status_code, _detail(response)
         if status == 401:
             said = f" It says: {detail}." if isinstance(detail, str) else ""
